@@ -1,0 +1,117 @@
+#include "core/memory.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__linux__) || defined(__APPLE__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace tmoe {
+
+namespace {
+
+constexpr size_t kMapFrom = size_t{1} << 20;  // blocks from here on come from the system, with huge pages where it has them
+
+int64_t read_number(const char* path, const char* key) {
+    FILE* file = fopen(path, "re");
+    if (!file) return -1;
+    char line[256];
+    int64_t value = -1;
+    while (value < 0 && fgets(line, sizeof line, file)) {
+        const size_t skip = strlen(key);
+        if (strncmp(line, key, skip) != 0) continue;
+        char* end = nullptr;
+        const long long number = strtoll(line + skip, &end, 10);
+        if (end != line + skip) value = number;
+    }
+    fclose(file);
+    return value;
+}
+
+bool use_map(size_t bytes) {
+#if defined(__linux__) || defined(__APPLE__)
+    return bytes >= kMapFrom;
+#else
+    (void)bytes;
+    return false;
+#endif
+}
+
+}  // namespace
+
+Counters& counters() {
+    static Counters instance;
+    return instance;
+}
+
+int64_t available_memory() {
+    int64_t available = INT64_MAX;
+#if defined(__linux__)
+    const int64_t kib = read_number("/proc/meminfo", "MemAvailable:");
+    if (kib >= 0) available = kib * 1024;
+    const char* const groups[][2] = {
+        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+    for (const auto& group : groups) {
+        const int64_t limit = read_number(group[0], ""), used = read_number(group[1], "");
+        if (limit >= 0 && used >= 0 && limit - used < available) available = limit > used ? limit - used : 0;
+    }
+#elif defined(__APPLE__)
+    available = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+#endif
+    return available;
+}
+
+Status Buffer::allocate(size_t bytes) {
+    release();
+    if (bytes == 0) return {};
+    const size_t padded = (bytes + 63) & ~size_t{63};
+    void* block = nullptr;
+    if (padded >= bytes) {
+#if defined(__linux__) || defined(__APPLE__)
+        if (use_map(padded)) {
+            block = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (block == MAP_FAILED) block = nullptr;
+#if defined(__linux__)
+            if (block) madvise(block, padded, MADV_HUGEPAGE);
+#endif
+        } else if (posix_memalign(&block, 64, padded) != 0) {
+            block = nullptr;
+        }
+#else
+        block = _aligned_malloc(padded, 64);
+#endif
+    }
+    if (!block) {
+        return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("cannot allocate %zu bytes", bytes))
+            .with("required", static_cast<double>(bytes))
+            .with("available", static_cast<double>(available_memory()));
+    }
+    if (!use_map(padded)) memset(block, 0, padded);
+    data_ = static_cast<uint8_t*>(block);
+    size_ = bytes;
+    counters().live_bytes += static_cast<int64_t>(padded);
+    return {};
+}
+
+void Buffer::release() {
+    if (!data_) return;
+    const size_t padded = (size_ + 63) & ~size_t{63};
+#if defined(__linux__) || defined(__APPLE__)
+    if (use_map(padded)) {
+        munmap(data_, padded);
+    } else {
+        free(data_);
+    }
+#else
+    _aligned_free(data_);
+#endif
+    counters().live_bytes -= static_cast<int64_t>(padded);
+    data_ = nullptr;
+    size_ = 0;
+}
+
+}  // namespace tmoe

@@ -1,0 +1,59 @@
+// The one allocator for large memory: never throws, aligned to 64 bytes, counts live bytes.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/status.h"
+
+namespace tmoe {
+
+/** What the addon holds now; `tiered-moe` tests compare these with a baseline. */
+struct Counters {
+    std::atomic<int64_t> live_bytes{0};
+    std::atomic<int64_t> live_handles{0};
+    std::atomic<int64_t> open_files{0};
+    std::atomic<int64_t> active_jobs{0};
+};
+Counters& counters();
+
+/** Bytes that this process may still take: the machine's MemAvailable, or less where a cgroup sets a limit. */
+int64_t available_memory();
+
+/** An owned, zero-filled block of memory, aligned to 64 bytes (large blocks to huge pages where the system has them). */
+class Buffer {
+  public:
+    Buffer() = default;
+    ~Buffer() { release(); }
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    /** Replaces the block by one of `bytes`. RESOURCE_MEMORY_EXHAUSTED {required, available} when there is none. */
+    Status allocate(size_t bytes);
+    void release();
+
+    size_t size() const { return size_; }
+    uint8_t* data() { return data_; }
+    const uint8_t* data() const { return data_; }
+    template <class T> T* as() { return reinterpret_cast<T*>(data_); }
+    template <class T> const T* as() const { return reinterpret_cast<const T*>(data_); }
+
+  private:
+    void swap(Buffer& other) {
+        uint8_t* data = data_;
+        const size_t size = size_;
+        data_ = other.data_;
+        size_ = other.size_;
+        other.data_ = data;
+        other.size_ = size;
+    }
+    uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,75 @@
+/**
+ * A plan: one forward call as a short list of named operations over named buffers, with the tensors that it reads.
+ * Every backend executes the same plan; lib/model/<architecture>.ts writes one declaratively.
+ *
+ * A buffer is a row per token, `width` floats each. `h` is read by an operation's `in`, written by its `out`.
+ */
+
+/** What a tensor is for; it decides the layout that it is kept in. */
+export type TensorRole =
+  /** Rows are looked up by token id. */
+  | 'embedding'
+  /** [columns, rows]: multiplied by activations. */
+  | 'matrix'
+  /** [columns, rows, experts]: one matrix per expert. */
+  | 'experts'
+  /** [columns, experts]: router weights, kept as 24-bit integers. */
+  | 'router'
+  /** [n]: kept as floats. */
+  | 'vector'
+
+export interface PlanTensor {
+  name: string
+  role: TensorRole
+  /** Innermost first, as GGUF has it. */
+  shape: number[]
+}
+
+export type RouteForm =
+  /** Softmax over every expert, then the k largest (renormalised to sum 1 where `normalise`). */
+  | 'softmax_topk'
+  /** The k largest, then softmax over these. */
+  | 'topk_softmax'
+
+export type PlanOp =
+  /** out[t] = row `token[t]` of the table. */
+  | { op: 'embed'; table: string; out: string }
+  /** Each run of `weight.length` floats of `in` divided by its root mean square, times the weight. */
+  | { op: 'rmsNorm'; in: string; weight: string; out: string; epsilon: number }
+  /** out = W · in for each part; `add` adds to what the buffer holds. */
+  | { op: 'matmul'; in: string; parts: { weight: string; out: string }[]; add?: boolean }
+  /** Rotary embedding in place: pairs (i, i + dim/2) for `neox`, (2i, 2i + 1) for `interleaved`. */
+  | { op: 'rope'; buffer: string; heads: number; headDim: number; rotaryDim: number; base: number; pairs: 'neox' | 'interleaved' }
+  /** Appends k and v to the layer's cache, then causal attention of q over it. */
+  | {
+      op: 'attention'
+      q: string
+      k: string
+      v: string
+      out: string
+      heads: number
+      kvHeads: number
+      headDim: number
+      valueDim: number
+      scale: number
+      layer: number
+    }
+  /** Chooses k experts per token from the exact integer scores of `in`. */
+  | { op: 'route'; in: string; weight: string; k: number; form: RouteForm; normalise: boolean; layer: number }
+  /** Dispatch, expert matmul (down · act(gate) ∘ up), combine in expert-id order; adds to `out`. */
+  | { op: 'experts'; in: string; gate: string; up: string; down: string; activation: 'silu'; out: string; layer: number }
+  /** Logits of the positions asked for. */
+  | { op: 'logits'; in: string; weight: string }
+
+export interface Plan {
+  /** Floats per token of every buffer. */
+  buffers: Record<string, number>
+  tensors: PlanTensor[]
+  ops: PlanOp[]
+  /** Sizes that the executor needs to allocate for. */
+  layers: number
+  vocab: number
+  contextLength: number
+  /** Routing seed, 4 × u32: breaks exact ties of scores. */
+  routingSeed: [number, number, number, number]
+}

@@ -1,0 +1,186 @@
+/**
+ * The typed surface of the native addon, and the one place that loads it. Nothing else in lib/ touches the addon's names.
+ * Native calls return values or promises and throw (or reject with) an EngineError built by the factory given to `initialize`.
+ */
+import loaded from '#addon'
+import type { ErrorDetails } from './errors/index.js'
+import { createError } from './errors/index.js'
+import type { Plan } from './model/plan.js'
+
+/** Instruction sets that a kernel can be built for; `scalar` uses FMA instructions where the CPU has them. */
+export type Isa = 'scalar' | 'avx2' | 'avx512' | 'neon'
+/** Weight types, as GGUF names them. */
+export type DType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q6_K'
+export type KvType = 'f16' | 'f32'
+
+export interface CpuInfo {
+  model: string
+  /** Usable here, slowest first. */
+  isas: Isa[]
+  /** Features that were looked for, each found or not: fma, avx2, avx512vnni, ... */
+  features: Record<string, boolean>
+}
+
+export interface Counters {
+  liveBytes: number
+  liveHandles: number
+  openFiles: number
+  activeJobs: number
+}
+
+export interface GgufTensorInfo {
+  name: string
+  /** Name of the type (`Q4_0`), or `type 37` where it is unknown. */
+  type: string
+  /** Innermost dimension first, as the file has it. */
+  shape: number[]
+  bytes: number
+}
+
+export type GgufMetadataValue = string | number | boolean | string[] | number[] | boolean[]
+
+/** An open GGUF file: its whole header, checked. Closed by `close` or by garbage collection. */
+export interface NativeGguf {
+  readonly path: string
+  readonly version: number
+  readonly fileBytes: number
+  readonly metadata: Record<string, GgufMetadataValue>
+  readonly tensors: GgufTensorInfo[]
+  close(): void
+}
+
+/** A flag that native work looks at between small pieces of it (well under a millisecond apart). */
+export interface NativeCancel {
+  cancel(): void
+}
+
+export interface SamplingParams {
+  /** 0 = greedy. */
+  temperature: number
+  /** 0 = off. */
+  topK: number
+  /** 1 = off. */
+  topP: number
+  /** 0 = off. */
+  minP: number
+  /** 1 = off; applies to the tokens of `recent`. */
+  repetitionPenalty: number
+  seed: number
+  /** How many of the most likely tokens to report with their log probabilities, 0 to 20; -1 = no log probability at all. */
+  topLogprobs: number
+  /** Tokens that the repetition penalty looks back at. */
+  recent?: Int32Array
+  /** Tokens that may not be chosen (`ignoreEos`). */
+  banned?: Int32Array
+}
+
+export interface StepItem {
+  sequence: NativeSequence
+  /** Token ids that follow what the sequence holds. */
+  tokens: Int32Array
+  /** Which positions' logits to compute. */
+  logits: 'none' | 'last' | 'all'
+  /** Caller-owned, filled with `vocab` floats per position asked for. */
+  logitsOut?: Float32Array
+  /** Sample the next token from the last position (needs `logits` other than `none`). */
+  sampling?: SamplingParams
+}
+
+export interface StepItemResult {
+  /** The sampled id, or -1 where no sampling was asked for. */
+  token: number
+  logprob?: number
+  top?: { ids: Int32Array; logprobs: Float32Array }
+  /** Set where this sequence alone failed (non-finite values); its tokens are not kept, the others' are. */
+  error?: Error
+}
+
+export interface StepResult {
+  items: StepItemResult[]
+  /** Tokens in this step, and per expert layer the number of (token, expert) rows that expertMatmul computed. */
+  rows: number
+  expertRows: number
+}
+
+/** One sequence's KV cache. */
+export interface NativeSequence {
+  /** Positions held. */
+  readonly length: number
+  /** Forgets all positions from `length` on. */
+  truncate(length: number): void
+  dispose(): void
+}
+
+/** Weights in the kernels' layout, with the plan that runs them. */
+export interface NativeModel {
+  readonly weightBytes: number
+  /** Bytes of one position of a sequence's KV cache, per KV type. */
+  readonly kvBytesPerToken: Record<KvType, number>
+  createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
+  /**
+   * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
+   */
+  step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
+  dispose(): void
+}
+
+export interface LoadProgress {
+  tensor: string
+  index: number
+  count: number
+  bytesDone: number
+  bytesTotal: number
+}
+
+/** A pool of worker threads on one instruction set, and the queue of work for it. */
+export interface NativeBackend {
+  readonly isa: Isa
+  readonly threads: number
+  /** The instruction set that each kernel resolved to. */
+  kernels(): Record<string, Isa>
+  /** Reads and repacks every tensor of the plan on all threads. */
+  loadModel(
+    file: NativeGguf,
+    plan: Plan,
+    options: { maxBatchTokens: number; onProgress?: (progress: LoadProgress) => void },
+    cancel: NativeCancel
+  ): Promise<NativeModel>
+  /** Runs one kernel of the kernel-level API (lib/kernels.ts knows the positional arguments). */
+  call(op: string, args: readonly unknown[], naive: boolean): unknown
+  callAsync(op: string, args: readonly unknown[], naive: boolean): Promise<unknown>
+  dispose(): void
+}
+
+export interface NativeAddon {
+  /** Hands over the function that makes a typed error out of a native status. Called once per environment. */
+  initialize(makeError: (code: string, message: string, details: ErrorDetails) => Error): void
+  statusCodes(): string[]
+  cpuInfo(): CpuInfo
+  counters(): Counters
+  availableMemory(): number
+  openGguf(path: string): Promise<NativeGguf>
+  /** Writes a GGUF file with every matrix in `type` (norms and routers stay F32), atomically. */
+  quantizeGguf(
+    from: string,
+    to: string,
+    options: { type: 'Q8_0' | 'Q4_0'; onProgress?: (progress: LoadProgress) => void },
+    cancel: NativeCancel
+  ): Promise<{ bytes: number }>
+  createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
+  createCancel(): NativeCancel
+}
+
+let instance: NativeAddon | undefined
+
+/** The addon, loaded and initialised. Throws ADDON_UNAVAILABLE with every place that was tried and what to do. */
+export function native(): NativeAddon {
+  if (instance) return instance
+  const { addon, tried, platform } = loaded
+  if (!addon) {
+    throw createError('ADDON_UNAVAILABLE', `the native addon for ${platform} could not be loaded`, { platform, tried })
+  }
+  const candidate = addon as NativeAddon
+  candidate.initialize((code, message, details) => createError(code, message, details))
+  instance = candidate
+  return candidate
+}
