@@ -1,19 +1,32 @@
-// Compiles lib/ twice: dist/esm and dist/cjs. Both import the one addon loader through "#addon".
+// Compiles lib/ twice: dist/esm (with the command line) and dist/cjs. Both import the one addon loader through "#addon".
+// The old output is replaced only after both compiled, so that a failing build never leaves half a package.
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
-rmSync(join(root, 'dist'), { recursive: true, force: true })
-for (const [name, type, flags] of [
-  ['esm', 'module', ['--module', 'NodeNext', '--moduleResolution', 'NodeNext']],
-  ['cjs', 'commonjs', ['--module', 'CommonJS', '--moduleResolution', 'Node10', '--ignoreDeprecations', '5.0']]
-]) {
-  mkdirSync(join(root, 'dist', name), { recursive: true })
-  const { status } = spawnSync(process.execPath, [tsc, '-p', join(root, `tsconfig.${name}.json`)], { stdio: 'inherit' })
+const next = join(root, `build-lib.${process.pid}`)
+mkdirSync(next)
+process.on('exit', () => rmSync(next, { recursive: true, force: true }))
+
+for (const format of ['esm', 'cjs']) {
+  const outDir = join(next, format)
+  const { status } = spawnSync(
+    process.execPath,
+    [tsc, '-p', join(root, `tsconfig.${format}.json`), '--outDir', outDir],
+    {
+      stdio: 'inherit'
+    }
+  )
   if (status !== 0) process.exit(status ?? 1)
-  if (type === 'commonjs') writeFileSync(join(root, 'dist', name, 'package.json'), '{ "type": "commonjs" }\n')
 }
+// "#addon" is looked up in the nearest package.json, and may not point outside of that folder.
+writeFileSync(join(next, 'cjs', 'package.json'), '{ "type": "commonjs", "imports": { "#addon": "./addon.cjs" } }\n')
+writeFileSync(join(next, 'cjs', 'addon.cjs'), "module.exports = require('../../addon.cjs')\n")
+const cli = join(next, 'esm', 'cli', 'main.js')
+if (existsSync(cli)) chmodSync(cli, 0o755)
+rmSync(join(root, 'dist'), { recursive: true, force: true })
+renameSync(next, join(root, 'dist'))
