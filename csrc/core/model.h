@@ -1,0 +1,126 @@
+// A loaded model: weights in the kernels' layout, its plan, and the executor of one step.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/gguf.h"
+#include "core/memory.h"
+#include "core/plan.h"
+#include "core/sampling.h"
+
+namespace tmoe {
+
+/** Threads, kernels and the queue of work of one backend. Bindings keep it in a shared_ptr; jobs keep a copy. */
+struct Backend {
+    Isa isa = Isa::Scalar;
+    const Kernels* kernels = nullptr;
+    ThreadPool pool;
+    JobQueue queue;
+
+    /** `isa`: "auto" or a name; threads ≥ 1. ISA_UNSUPPORTED {isa, available}, RESOURCE_MEMORY_EXHAUSTED. */
+    static Status create(const char* isa, size_t threads, std::shared_ptr<Backend>& out);
+};
+
+/** A tensor as the kernels read it. */
+struct Weight {
+    TensorRole role = TensorRole::Vector;
+    DType type = DType::F32;
+    size_t columns = 0, rows = 1, experts = 1;
+    Buffer data;
+    size_t expert_bytes = 0;      ///< Experts: distance of one expert's packed matrix from the next
+    int exponent = 0;             ///< Router: w = q · 2^(exponent - 23)
+
+    MatrixView matrix(size_t expert = 0) const {
+        return {type, rows, columns, data.data() + expert * expert_bytes};
+    }
+};
+
+struct LoadProgress {
+    std::string tensor;
+    size_t index, count;
+    uint64_t bytes_done, bytes_total;
+};
+
+class Sequence;
+
+enum class LogitsWanted : uint32_t { None, Last, All };
+
+/** One sequence's part of a step. */
+struct StepItem {
+    std::shared_ptr<Sequence> sequence;
+    const int32_t* tokens = nullptr;
+    size_t count = 0;
+    LogitsWanted logits = LogitsWanted::None;
+    float* logits_out = nullptr;           ///< caller's, vocab floats per position asked for; may be null
+    bool sample = false;
+    SamplingParams sampling;
+};
+
+struct StepItemResult {
+    Status status;                         ///< of this sequence alone; when not OK its tokens were not kept
+    Sampled sampled;                       ///< token -1 where none was asked for
+};
+
+struct StepResult {
+    std::vector<StepItemResult> items;
+    size_t rows = 0;                       ///< tokens in the step
+    size_t expert_rows = 0;                ///< (token, expert) rows per expert layer
+};
+
+class Model {
+  public:
+    ~Model();
+
+    /**
+     * Reads and repacks every tensor of the plan on all threads of the backend; call on its queue. Allocates the arena for steps of
+     * up to max_batch tokens. Errors of the file, of the plan and of memory; CANCELLED.
+     */
+    static Status load(Backend& backend, const GgufFile& file, Plan plan, size_t max_batch,
+                       const std::function<void(const LoadProgress&)>& progress, const std::atomic<bool>* cancel,
+                       std::shared_ptr<Model>& out);
+
+    /** One forward call; call on the backend's queue. On an error every sequence is as it was before. */
+    Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result);
+
+    /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows). */
+    Status create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Sequence>& out) const;
+
+    uint64_t weight_bytes() const { return weight_bytes_; }
+    uint64_t arena_bytes() const { return arena_bytes_; }
+    size_t kv_bytes_per_token(KvType type) const;
+    size_t max_batch() const { return max_batch_; }
+    const Plan& plan() const { return plan_; }
+
+  private:
+    friend class Executor;
+    Model() = default;
+    struct Arena;
+    Plan plan_;
+    std::vector<Weight> weights_;
+    std::unique_ptr<Arena> arena_;
+    uint64_t weight_bytes_ = 0, arena_bytes_ = 0;
+    size_t max_batch_ = 0;
+};
+
+/** The KV cache of one sequence, in pages of kKvPage positions that hold all layers. Used on the backend's queue only. */
+class Sequence {
+  public:
+    KvType type = KvType::F16;
+    size_t max_tokens = 0;
+    size_t page_bytes = 0;
+    size_t layer_bytes = 0;                ///< of one layer's part of a page
+    std::vector<Buffer> pages;
+    std::vector<const uint8_t*> page_data; ///< pages[i].data(), what the attend kernel reads
+    std::atomic<size_t> length{0};
+
+    /** Pages for positions up to `tokens`. RESOURCE_MEMORY_EXHAUSTED; CONTEXT_LENGTH_EXCEEDED {required, limit}. */
+    Status reserve(size_t tokens);
+    void truncate(size_t tokens) {
+        if (tokens < length) length = tokens;
+    }
+};
+
+}  // namespace tmoe

@@ -1,0 +1,62 @@
+// A plan as the executor runs it: named operations with their buffers and tensors resolved to indices.
+// lib/model/plan.ts is the same list in TypeScript; napi/bind_model.cpp reads one into the other.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace tmoe {
+
+enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector };
+
+struct PlanTensor {
+    std::string name;
+    TensorRole role;
+    std::vector<uint64_t> shape;   ///< innermost first, as in the file
+};
+
+enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits };
+enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax };
+
+struct MatmulPart {
+    uint32_t weight, out;
+};
+
+/** One operation. Tensors and buffers are indices into the plan's lists; fields that an operation has no use for are zero. */
+struct PlanOp {
+    OpKind kind = OpKind::Embed;
+    uint32_t in = 0, out = 0;
+    uint32_t weight = 0;                    ///< embed, rmsNorm, route, logits
+    std::vector<MatmulPart> parts;          ///< matmul
+    bool add = false;                       ///< matmul
+    float epsilon = 0;                      ///< rmsNorm
+    uint32_t heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0, rotary_dim = 0;
+    double base = 0;                        ///< rope
+    RopePairs pairs = RopePairs::Neox;      ///< rope (buffer: `in`)
+    uint32_t k_buffer = 0, v_buffer = 0;    ///< attention (q: `in`)
+    float scale = 0;                        ///< attention
+    uint32_t layer = 0;                     ///< attention: cache slot; route: layer of the tie hash; experts: report
+    uint32_t k = 0;                         ///< route
+    RouteForm form = RouteForm::SoftmaxTopk;
+    bool normalise = false;
+    uint32_t gate = 0, up = 0, down = 0;    ///< experts (activation silu)
+};
+
+struct Plan {
+    std::vector<std::string> buffer_names;
+    std::vector<uint32_t> buffer_widths;
+    std::vector<PlanTensor> tensors;
+    std::vector<PlanOp> ops;
+    uint32_t layers = 0, vocab = 0, context_length = 0;
+    uint32_t routing_seed[4] = {0, 0, 0, 0};
+};
+
+/**
+ * Checks what the executor relies on: indices, widths against tensor shapes, head counts, dims, k. Everything that could read or
+ * write out of bounds is refused here. VALIDATION_ERROR or TENSOR_SHAPE_MISMATCH with the operation and the sizes.
+ */
+Status validate(const Plan& plan);
+
+}  // namespace tmoe

@@ -1,0 +1,40 @@
+// Sampling of one token from logits: counter-based, so that (seed, position) alone decides the draw.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace tmoe {
+
+struct SamplingParams {
+    float temperature = 0;             ///< 0 = the largest logit, smallest id first on a tie
+    int32_t top_k = 0;                 ///< 0 = off
+    float top_p = 1;                   ///< 1 = off
+    float min_p = 0;                   ///< 0 = off
+    float repetition_penalty = 1;      ///< 1 = off
+    uint64_t seed = 0;
+    int32_t top_logprobs = -1;         ///< -1 = no log probability, 0 to 20 = with that many alternatives
+    std::vector<int32_t> recent;       ///< tokens that the penalty applies to
+    std::vector<int32_t> banned;       ///< tokens that are never chosen
+};
+
+struct Sampled {
+    int32_t token = -1;
+    bool has_logprob = false;
+    float logprob = 0;                 ///< of the token under the plain model (before temperature and filters)
+    std::vector<int32_t> top_ids;      ///< most likely first
+    std::vector<float> top_logprobs;
+};
+
+/** Uniform in [0, 1), 24 bits, from the seed and the absolute position of the token that is drawn. */
+float uniform_at(uint64_t seed, uint64_t position);
+
+/**
+ * Draws from `logits` [vocab] for the token at `position`. Order: banned, repetition penalty, temperature, top-k, top-p, min-p; candidates
+ * in descending order of logit, then ascending id. `scratch` has 2 · vocab floats. RUNTIME_NAN_DETECTED where a logit is not finite.
+ */
+Status sample(const Kernels& kernels, const float* logits, size_t vocab, const SamplingParams& params, uint64_t position,
+              float* scratch, Sampled& out);
+
+}  // namespace tmoe
