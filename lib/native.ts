@@ -4,7 +4,7 @@
  */
 import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
-import { createError } from './errors/index.js'
+import { createError, createNativeError } from './errors/index.js'
 import type { Plan } from './model/plan.js'
 
 /** Instruction sets that a kernel can be built for; `scalar` uses FMA instructions where the CPU has them. */
@@ -180,7 +180,7 @@ export function native(): NativeAddon {
     throw createError('ADDON_UNAVAILABLE', `the native addon for ${platform} could not be loaded`, { platform, tried })
   }
   const candidate = addon as NativeAddon
-  candidate.initialize((code, message, details) => createError(code, message, details))
+  candidate.initialize(createNativeError)
   instance = candidate
   return candidate
 }
