@@ -23,6 +23,8 @@ export interface PlanTensor {
   role: TensorRole
   /** Innermost first, as GGUF has it. */
   shape: number[]
+  /** Name of the file's tensor where it is another: a tied output matrix is read from the embedding table. */
+  source?: string
 }
 
 export type RouteForm =
@@ -39,7 +41,15 @@ export type PlanOp =
   /** out = W · in for each part; `add` adds to what the buffer holds. */
   | { op: 'matmul'; in: string; parts: { weight: string; out: string }[]; add?: boolean }
   /** Rotary embedding in place: pairs (i, i + dim/2) for `neox`, (2i, 2i + 1) for `interleaved`. */
-  | { op: 'rope'; buffer: string; heads: number; headDim: number; rotaryDim: number; base: number; pairs: 'neox' | 'interleaved' }
+  | {
+      op: 'rope'
+      buffer: string
+      heads: number
+      headDim: number
+      rotaryDim: number
+      base: number
+      pairs: 'neox' | 'interleaved'
+    }
   /** Appends k and v to the layer's cache, then causal attention of q over it. */
   | {
       op: 'attention'
@@ -57,7 +67,16 @@ export type PlanOp =
   /** Chooses k experts per token from the exact integer scores of `in`. */
   | { op: 'route'; in: string; weight: string; k: number; form: RouteForm; normalise: boolean; layer: number }
   /** Dispatch, expert matmul (down · act(gate) ∘ up), combine in expert-id order; adds to `out`. */
-  | { op: 'experts'; in: string; gate: string; up: string; down: string; activation: 'silu'; out: string; layer: number }
+  | {
+      op: 'experts'
+      in: string
+      gate: string
+      up: string
+      down: string
+      activation: 'silu'
+      out: string
+      layer: number
+    }
   /** Logits of the positions asked for. */
   | { op: 'logits'; in: string; weight: string }
 

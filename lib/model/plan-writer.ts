@@ -1,0 +1,99 @@
+/**
+ * Writes a plan operation by operation. Each call adds the operation and the tensors that it reads; their shapes follow from
+ * the buffers' widths, so an architecture's file states every size once.
+ */
+import type { Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
+import type { Sizes } from './sizes.js'
+
+/** The routing seed of a plain model: any constant will do, as long as it is the same everywhere. */
+export const DEFAULT_ROUTING_SEED: Plan['routingSeed'] = [0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834]
+
+type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
+
+export class PlanWriter<Buffer extends string> {
+  private readonly ops: PlanOp[] = []
+  private readonly tensors = new Map<string, PlanTensor>()
+
+  /** @param buffers floats per token of each buffer */
+  constructor(
+    private readonly sizes: Sizes,
+    private readonly buffers: Record<Buffer, number>
+  ) {}
+
+  private tensor(name: string, role: TensorRole, shape: number[], source?: string): string {
+    const full = `${name}.weight`
+    this.tensors.set(full, { name: full, role, shape, ...(source ? { source: `${source}.weight` } : {}) })
+    return full
+  }
+
+  embed(table: string, out: Buffer): void {
+    const name = this.tensor(table, 'embedding', [this.buffers[out], this.sizes.vocab])
+    this.ops.push({ op: 'embed', table: name, out })
+  }
+
+  /** `length`: floats that share one root mean square; the whole row where it is left out. */
+  rmsNorm(input: Buffer, weight: string, out: Buffer, length: number = this.buffers[input]): void {
+    const name = this.tensor(weight, 'vector', [length])
+    this.ops.push({ op: 'rmsNorm', in: input, weight: name, out, epsilon: this.sizes.epsilon })
+  }
+
+  /** One product per entry {weight: out}. */
+  matmul(input: Buffer, parts: Record<string, Buffer>, { add = false } = {}): void {
+    const named = Object.entries(parts).map(([weight, out]) => ({
+      weight: this.tensor(weight, 'matrix', [this.buffers[input], this.buffers[out]]),
+      out
+    }))
+    this.ops.push({ op: 'matmul', in: input, parts: named, ...(add ? { add } : {}) })
+  }
+
+  rope(buffer: Buffer, heads: number, pairs: OpOf<'rope'>['pairs']): void {
+    const { headDim, rope } = this.sizes
+    this.ops.push({ op: 'rope', buffer, heads, headDim, rotaryDim: rope.rotaryDim, base: rope.base, pairs })
+  }
+
+  attention(layer: number, { q, k, v, out }: Record<'q' | 'k' | 'v' | 'out', Buffer>): void {
+    const { heads, kvHeads, headDim, attentionScale: scale } = this.sizes
+    this.ops.push({ op: 'attention', q, k, v, out, heads, kvHeads, headDim, valueDim: headDim, scale, layer })
+  }
+
+  route(layer: number, input: Buffer, weight: string, form: RouteForm): void {
+    const { experts, expertsUsed: k, normalise } = this.sizes
+    const name = this.tensor(weight, 'router', [this.buffers[input], experts])
+    this.ops.push({ op: 'route', in: input, weight: name, k, form, normalise, layer })
+  }
+
+  /** Adds the experts' weighted sum to `out`. */
+  experts(layer: number, input: Buffer, names: Record<'gate' | 'up' | 'down', string>, out: Buffer): void {
+    const { experts, feedForward } = this.sizes
+    const inner = [this.buffers[input], feedForward, experts]
+    this.ops.push({
+      op: 'experts',
+      in: input,
+      gate: this.tensor(names.gate, 'experts', inner),
+      up: this.tensor(names.up, 'experts', inner),
+      down: this.tensor(names.down, 'experts', [feedForward, this.buffers[out], experts]),
+      activation: 'silu',
+      out,
+      layer
+    })
+  }
+
+  /** `tied`: the table that stands in for a matrix that the file does not have. */
+  logits(input: Buffer, weight: string, tied?: string): void {
+    const name = this.tensor(weight, 'matrix', [this.buffers[input], this.sizes.vocab], tied)
+    this.ops.push({ op: 'logits', in: input, weight: name })
+  }
+
+  finish(): Plan {
+    const { layers, vocab, contextLength } = this.sizes
+    return {
+      buffers: this.buffers,
+      tensors: [...this.tensors.values()],
+      ops: this.ops,
+      layers,
+      vocab,
+      contextLength,
+      routingSeed: [...DEFAULT_ROUTING_SEED]
+    }
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Qwen3 MoE (Qwen/Qwen3-30B-A3B and kin). Q and K are normalised head by head; the chosen experts' weights sum to 1; the head
+ * dimension is its own, not width / heads. Source: Qwen3MoeForCausalLM in transformers.
+ */
+import type { Architecture } from './architectures.js'
+import { PlanWriter } from './plan-writer.js'
+
+export const qwen3moe: Architecture = {
+  ggufName: 'qwen3moe',
+  title: 'qwen3moe',
+  rules: { feedForwardKey: '.expert_feed_forward_length', normalise: true },
+
+  plan(s, tied) {
+    const q = s.heads * s.headDim
+    const kv = s.kvHeads * s.headDim
+    const p = new PlanWriter(s, { x: s.embedding, h: s.embedding, q, k: kv, v: kv, a: q })
+
+    p.embed('token_embd', 'x')
+    for (let layer = 0; layer < s.layers; layer++) {
+      const b = `blk.${layer}`
+      p.rmsNorm('x', `${b}.attn_norm`, 'h')
+      p.matmul('h', { [`${b}.attn_q`]: 'q', [`${b}.attn_k`]: 'k', [`${b}.attn_v`]: 'v' })
+      p.rmsNorm('q', `${b}.attn_q_norm`, 'q', s.headDim)
+      p.rmsNorm('k', `${b}.attn_k_norm`, 'k', s.headDim)
+      p.rope('q', s.heads, 'neox')
+      p.rope('k', s.kvHeads, 'neox')
+      p.attention(layer, { q: 'q', k: 'k', v: 'v', out: 'a' })
+      p.matmul('a', { [`${b}.attn_output`]: 'x' }, { add: true })
+
+      p.rmsNorm('x', `${b}.ffn_norm`, 'h')
+      p.route(layer, 'h', `${b}.ffn_gate_inp`, 'softmax_topk')
+      const experts = { gate: `${b}.ffn_gate_exps`, up: `${b}.ffn_up_exps`, down: `${b}.ffn_down_exps` }
+      p.experts(layer, 'h', experts, 'x')
+    }
+    p.rmsNorm('x', 'output_norm', 'h')
+    p.logits('h', 'output', tied ? 'token_embd' : undefined)
+    return p.finish()
+  }
+}

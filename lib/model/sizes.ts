@@ -1,0 +1,135 @@
+/** Sizes of a decoder with a Mixture-of-Experts feed-forward, from a file's metadata, each within the limits below. */
+import type { Metadata } from './metadata.js'
+
+/** Largest sizes that are read: beyond them a file is damaged, not large. */
+const LIMITS = {
+  layers: 1024,
+  /** The router's sums of products are exact in 64 bits up to here. */
+  embedding: 2 ** 16,
+  width: 2 ** 20,
+  heads: 2 ** 14,
+  headDim: 2 ** 14,
+  experts: 2 ** 14,
+  vocab: 2 ** 24
+}
+
+export interface Sizes {
+  layers: number
+  /** Width of the residual stream. */
+  embedding: number
+  heads: number
+  kvHeads: number
+  /** Of keys, queries and values. */
+  headDim: number
+  experts: number
+  expertsUsed: number
+  /** Width inside one expert. */
+  feedForward: number
+  vocab: number
+  contextLength: number
+  epsilon: number
+  rope: { base: number; rotaryDim: number }
+  /** Multiplies q · k. */
+  attentionScale: number
+  /** Whether the chosen experts' weights are made to sum to 1. */
+  normalise: boolean
+}
+
+/** What an architecture says of itself where files do not. */
+export interface SizeRules {
+  /** Key of the width inside one expert. */
+  feedForwardKey: '.feed_forward_length' | '.expert_feed_forward_length'
+  normalise: boolean
+}
+
+/** Values that change the computation in a way no plan of this version expresses. Silence would be a wrong answer. */
+function refuseUnsupported(m: Metadata): void {
+  const scaling = m.optionalString('.rope.scaling.type')
+  const factor = m.has('.rope.scaling.factor') ? m.number('.rope.scaling.factor') : 1
+  const linear = m.has('.rope.scale_linear') ? m.number('.rope.scale_linear') : 1
+  if (scaling !== undefined && scaling !== 'none')
+    m.refuse('.rope.scaling.type', '"none": RoPE scaling is not supported')
+  if (factor !== 1 && factor !== 0) m.refuse('.rope.scaling.factor', '1: RoPE scaling is not supported')
+  if (linear !== 1 && linear !== 0) m.refuse('.rope.scale_linear', '1: RoPE scaling is not supported')
+  for (const [key, neutral] of [
+    ['.attention.clamp_kqv', 0],
+    ['.attention.sliding_window', 0],
+    ['.expert_shared_count', 0],
+    ['.leading_dense_block_count', 0],
+    ['.expert_group_count', 0],
+    ['.logit_scale', 0],
+    ['.residual_scale', 0],
+    ['.embedding_scale', 0],
+    ['.nextn_predict_layers', 0]
+  ] as const) {
+    if (m.has(key) && m.number(key) !== neutral) m.refuse(key, `${neutral}: anything else is not supported`)
+  }
+  if (m.has('.expert_weights_scale') && ![0, 1].includes(m.number('.expert_weights_scale'))) {
+    m.refuse('.expert_weights_scale', '1: scaled expert weights are not supported')
+  }
+  if (m.has('.expert_gating_func') && m.integer('.expert_gating_func', { min: 0 }) > 1) {
+    m.refuse('.expert_gating_func', '1 (softmax)')
+  }
+  if (m.has('split.count') && m.integer('split.count', { min: 0 }) > 1) {
+    m.refuse('split.count', '1: a model in several files has to be merged first')
+  }
+}
+
+/** Reads and checks every size. METADATA_INVALID {key, found, allowed} on the first that is wrong. */
+export function readSizes(m: Metadata, rules: SizeRules): Sizes {
+  refuseUnsupported(m)
+  const layers = m.integer('.block_count', { max: LIMITS.layers })
+  const embedding = m.integer('.embedding_length', { max: LIMITS.embedding })
+  const heads = m.integer('.attention.head_count', { max: LIMITS.heads })
+  const kvHeads = m.integer('.attention.head_count_kv', { max: LIMITS.heads, default: heads })
+  if (heads % kvHeads !== 0) m.refuse('.attention.head_count_kv', `a divisor of the ${heads} heads`)
+  if (!m.has('.attention.key_length') && embedding % heads !== 0) {
+    m.refuse('.attention.head_count', `a divisor of the width ${embedding}, or ${m.key('.attention.key_length')} given`)
+  }
+  const headDim = m.integer('.attention.key_length', { max: LIMITS.headDim, default: embedding / heads })
+  if (headDim % 2 !== 0) m.refuse('.attention.key_length', `an even head dimension (it is ${headDim})`)
+  const valueDim = m.integer('.attention.value_length', { max: LIMITS.headDim, default: headDim })
+  if (valueDim !== headDim) m.refuse('.attention.value_length', `${headDim}, equal to the key length`)
+  if (heads * headDim > LIMITS.width) m.refuse('.attention.head_count', `heads × ${headDim} of at most ${LIMITS.width}`)
+  const rotaryDim = m.integer('.rope.dimension_count', { max: headDim, default: headDim })
+  if (rotaryDim % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
+
+  const experts = m.integer('.expert_count', { max: LIMITS.experts })
+  const expertsUsed = m.integer('.expert_used_count', { max: experts })
+  const wide = { max: LIMITS.width }
+  // files of before the expert width had a key of its own: each expert has its share of the whole width
+  const feedForward =
+    rules.feedForwardKey === '.expert_feed_forward_length' && !m.has(rules.feedForwardKey)
+      ? Math.floor(m.integer('.feed_forward_length', wide) / expertsUsed)
+      : m.integer(rules.feedForwardKey, wide)
+  if (feedForward < 1) m.refuse('.feed_forward_length', `at least the ${expertsUsed} experts used`)
+
+  const scale = m.has('.attention.scale') ? m.number('.attention.scale', { min: 0, max: 1e6 }) : 0
+  return {
+    layers,
+    embedding,
+    heads,
+    kvHeads,
+    headDim,
+    experts,
+    expertsUsed,
+    feedForward,
+    vocab: readVocab(m),
+    contextLength: m.integer('.context_length'),
+    epsilon: m.number('.attention.layer_norm_rms_epsilon', { min: 0, above: true, max: 1 }),
+    rope: { base: m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 }), rotaryDim },
+    attentionScale: scale || 1 / Math.sqrt(headDim),
+    normalise: m.boolean('.expert_weights_norm', rules.normalise)
+  }
+}
+
+/** The token list decides; a file without one has to state the size. */
+function readVocab(m: Metadata): number {
+  const key = 'tokenizer.ggml.tokens'
+  const tokens = m.get(key)
+  if (tokens === undefined) return m.integer('.vocab_size', { max: LIMITS.vocab })
+  if (!Array.isArray(tokens) || tokens.length < 1 || tokens.length > LIMITS.vocab) {
+    m.refuse(key, `an array of 1 to ${LIMITS.vocab} tokens`)
+  }
+  return tokens.length
+}
