@@ -1,0 +1,41 @@
+// The settings that determinism is checked over, and which of them a short run takes.
+import { seededRandom } from './harness.mjs'
+
+export const axes = {
+  isa: ['scalar', 'avx2', 'avx512', 'neon'],
+  threads: [1, 2, 3],
+  chunk: [1, 7, 64, 'all'],
+  batch: [1, 3, 8]
+}
+
+/** Every combination of the axes' values. */
+export function crossProduct(axes) {
+  return Object.entries(axes).reduce(
+    (cells, [name, values]) => cells.flatMap((cell) => values.map((value) => ({ ...cell, [name]: value }))),
+    [{}]
+  )
+}
+
+const pairsOf = (cell) => {
+  const names = Object.keys(cell)
+  return names.flatMap((a, i) => names.slice(i + 1).map((b) => `${a}=${cell[a]},${b}=${cell[b]}`))
+}
+
+/** A seeded choice of combinations in which every pair of values of two axes occurs at least once. */
+export function pairwise(axes, seed = 1) {
+  const all = crossProduct(axes)
+  const random = seededRandom(seed)
+  const order = all
+    .map((cell) => ({ cell, rank: random() }))
+    .sort((a, b) => a.rank - b.rank)
+    .map(({ cell }) => cell)
+  const left = new Set(all.flatMap(pairsOf))
+  const chosen = []
+  while (left.size) {
+    const news = (cell) => pairsOf(cell).filter((pair) => left.has(pair)).length
+    const best = order.reduce((a, b) => (news(b) > news(a) ? b : a))
+    for (const pair of pairsOf(best)) left.delete(pair)
+    chosen.push(best)
+  }
+  return chosen
+}

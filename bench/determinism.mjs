@@ -1,0 +1,155 @@
+// Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
+// and batch. Prints what each cell really ran, and fails where that is not what the cell asked for.
+//   npm run determinism                     pairs of settings, all types, and the deep file (under 5 minutes on 2 cores)
+//   npm run determinism -- --full           the whole cross product
+//   npm run determinism -- --types f32,q8_0 [--no-deep]
+//   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
+//   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { createTokenizer } from '../dist/esm/model/tokenizer.js'
+import { native } from '../dist/esm/native.js'
+import { axes, crossProduct, pairwise } from './cells.mjs'
+import { runCell, runLengths } from './determinism-run.mjs'
+import { environment, outputFolder, printEnvironment, printTable, root, writeReport } from './harness.mjs'
+import { syntheticModel, trainedModel } from './models.mjs'
+import { openModel } from './runtime.mjs'
+
+const { values: options } = parseArgs({
+  options: {
+    full: { type: 'boolean', default: false },
+    types: { type: 'string', default: 'f32,f16,q8_0,q4_0' },
+    deep: { type: 'boolean', default: true },
+    mutant: { type: 'boolean', default: false },
+    record: { type: 'boolean', default: false },
+    seed: { type: 'string', default: '1' }
+  },
+  allowNegative: true
+})
+const recordedPath = join(root, 'bench', 'determinism.json')
+
+/** Builds the addon with a reordered sum and expects a run with it to fail by a differing hash, and by nothing else. */
+function checkMutant() {
+  const folder = join(outputFolder, 'mutant')
+  const run = (args, env = {}) =>
+    spawnSync(process.execPath, args, {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, ...env },
+      maxBuffer: 1 << 26
+    })
+  const built = run(['scripts/build-addon.mjs', '--out', folder, '--', '--defines=TMOE_TEST_REORDERED_SUM'])
+  const addon = join(folder, 'tiered_moe.node')
+  if (built.status !== 0 || !existsSync(addon)) {
+    console.error(`the mutant did not build:\n${built.stderr}`)
+    return 1
+  }
+  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep'], { TIERED_MOE_ADDON: addon })
+  const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
+  console.log(differing.slice(0, 4).join('\n'))
+  const caught = result.status === 1 && differing.length > 0
+  console.log(
+    caught
+      ? `mutant caught: ${differing.length} cells differ`
+      : `the mutant passed (exit ${result.status})\n${result.stdout}${result.stderr}`
+  )
+  return caught ? 0 : 1
+}
+
+const cpu = native().cpuInfo()
+const available = { ...axes, isa: axes.isa.filter((isa) => cpu.isas.includes(isa)) }
+const rows = []
+const hashes = {}
+const kept = {}
+let failures = 0
+let skipped = 0
+
+/** Runs all cells over one file; those of one instruction set and thread count share the loaded model. */
+async function checkFile(name, path, cells, shape) {
+  const groups = new Map()
+  for (const cell of cells) {
+    const key = `${cell.isa} ${cell.threads}`
+    groups.set(key, [...(groups.get(key) ?? []), cell])
+  }
+  let reference
+  for (const group of groups.values()) {
+    const [{ isa, threads }] = group
+    const opened = await openModel(path, { isa, threads, maxBatchTokens: 512 })
+    try {
+      const tokenizer = createTokenizer(opened.metadata)
+      const kernels = opened.backend.kernels()
+      const others = Object.entries(kernels).filter(([, resolved]) => resolved !== isa)
+      for (const { chunk, batch } of group) {
+        const size = chunk === 'all' ? shape.prompt : chunk
+        const cell = await runCell(opened, tokenizer, { ...shape, chunk: size, batch })
+        const problems = [...cell.problems]
+        if (opened.backend.isa !== isa) problems.push(`backend runs ${opened.backend.isa}`)
+        for (const [kernel, resolved] of others) problems.push(`${kernel} is ${resolved}`)
+        reference ??= cell
+        const equal = cell.hash === reference.hash && cell.tokens.join() === reference.tokens.join()
+        if (!equal || problems.length) failures++
+        const resolved = others.length
+          ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
+          : `${Object.keys(kernels).length} x ${isa}`
+        const verdict = problems.length ? `NOT AS ASKED: ${problems[0]}` : equal ? 'equal' : 'DIFFERS'
+        rows.push([name, isa, threads, chunk, batch, resolved, runLengths(cell.rows), cell.hash.slice(0, 12), verdict])
+      }
+    } finally {
+      opened.dispose()
+    }
+  }
+  hashes[name] = reference.hash
+  // A synthetic file's weights depend on the numpy that made it, so its hash is not kept between machines.
+  if (!shape.lastOnly) kept[name] = reference.hash
+}
+
+function compareWithRecorded() {
+  const recorded = existsSync(recordedPath) ? JSON.parse(readFileSync(recordedPath, 'utf8')) : {}
+  if (options.record) {
+    writeFileSync(recordedPath, `${JSON.stringify({ ...recorded, ...kept }, null, 2)}\n`)
+    return
+  }
+  for (const [name, hash] of Object.entries(kept)) {
+    const same = recorded[name] === hash
+    if (recorded[name] && !same) failures++
+    console.log(
+      `${name}: ${hash} ${recorded[name] ? (same ? 'as recorded in bench/determinism.json' : 'DIFFERS from bench/determinism.json') : 'not recorded yet'}`
+    )
+  }
+}
+
+if (options.mutant) process.exit(checkMutant())
+
+const started = performance.now()
+const stamp = environment()
+printEnvironment(stamp)
+for (const isa of ['scalar', 'avx2', 'avx512']) {
+  if (process.arch === 'x64' && !cpu.isas.includes(isa))
+    console.log(`skipped ${isa}: this CPU has ${cpu.isas.join(', ')}`)
+}
+const choose = (axes) => (options.full ? crossProduct(axes) : pairwise(axes, Number(options.seed)))
+for (const type of options.types.split(',')) {
+  const path = await trainedModel(type)
+  if (path) await checkFile(`${type}, KV f16, 150 + 50 tokens`, path, choose(available), { prompt: 150, generate: 50 })
+  else skipped++
+}
+if (options.deep) {
+  const shape = { preset: 'olmoe-1b-7b', 'n-layer': 2, 'n-vocab': 4096, type: 'Q4_0' }
+  const path = await syntheticModel('olmoe-2-layers-q4_0.gguf', shape)
+  const deep = options.full
+    ? crossProduct({ isa: available.isa, threads: [1, 2], chunk: [64, 256], batch: [1, 3] })
+    : available.isa.map((isa, i) => ({ isa, threads: (i % 2) + 1, chunk: [256, 64][i % 2], batch: [1, 3][i % 2] }))
+  if (path)
+    await checkFile('olmoe, 2 layers, q4_0, depth 600', path, deep, { prompt: 600, generate: 8, lastOnly: true })
+  else skipped++
+}
+
+printTable(['file', 'isa', 'threads', 'chunk', 'batch', 'kernels', 'rows of each step', 'sha-256', 'logits'], rows)
+compareWithRecorded()
+writeReport('determinism.json', { environment: stamp, full: options.full, hashes, cells: rows })
+console.log(
+  `${rows.length} cells in ${Math.round((performance.now() - started) / 1000)} s: ${rows.length - rows.filter((row) => row.at(-1) !== 'equal').length} equal, ${failures} failed, ${skipped} files skipped`
+)
+process.exit(failures || !rows.length ? 1 : 0)

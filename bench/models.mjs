@@ -1,0 +1,71 @@
+// Finds the model files that the benches run on, and makes the synthetic ones.
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, renameSync } from 'node:fs'
+import { join } from 'node:path'
+import { native } from '../dist/esm/native.js'
+import { outputFolder, root } from './harness.mjs'
+
+export const sharedFolder = process.env.TIERED_MOE_SHARED ?? join(root, '..', 'shared')
+export const embeddedModel = join(root, 'models', 'tiny-shakespeare-moe-q8_0.gguf')
+const modelFolder = process.env.TIERED_MOE_BENCH_MODELS ?? join(outputFolder, 'models')
+
+/** Runs `make(temporaryPath)` unless the file is there already; a half-made file never stays under its final name. */
+async function once(name, make) {
+  mkdirSync(modelFolder, { recursive: true })
+  const path = join(modelFolder, name)
+  if (existsSync(path)) return path
+  const temporary = `${path}.${process.pid}`
+  await make(temporary)
+  renameSync(temporary, path)
+  return path
+}
+
+/**
+ * A file of seeded random weights made by the shared folder's synth_gguf.py, or undefined with the reason printed.
+ * `options` are its options without dashes: `{ arch: 'olmoe', 'n-embd': 90 }`.
+ */
+export async function syntheticModel(name, options) {
+  const script = join(sharedFolder, 'peer', 'synth_gguf.py')
+  if (!existsSync(script)) {
+    console.log(`skipped ${name}: ${script} is not there (TIERED_MOE_SHARED names the shared folder)`)
+    return undefined
+  }
+  const flags = Object.entries(options).flatMap(([key, value]) =>
+    value === true ? [`--${key}`] : [`--${key}`, String(value)]
+  )
+  try {
+    return await once(name, (path) =>
+      execFileSync('/usr/bin/python3', [script, path, ...flags], { stdio: ['ignore', 'ignore', 'pipe'] })
+    )
+  } catch (cause) {
+    console.log(
+      `skipped ${name}: ${String(cause.stderr ?? cause.message)
+        .trim()
+        .split('\n')
+        .at(-1)} (needs python3 and numpy)`
+    )
+    return undefined
+  }
+}
+
+/** The OLMoE-shaped file of 7 billion parameters, 3.9 GB. */
+export const bigModel = () => syntheticModel('olmoe-1b-7b-q4_0.gguf', { preset: 'olmoe-1b-7b', type: 'Q4_0' })
+
+/** The trained model with weights of one type (f32, f16, q8_0, q4_0), or undefined with the reason printed. */
+export async function trainedModel(type) {
+  if (type === 'q8_0') return embeddedModel
+  const shared = join(sharedFolder, 'models')
+  const path = join(shared, `tiny-shakespeare-moe-${type}.gguf`)
+  if (existsSync(path)) return path
+  const source = join(shared, 'tiny-shakespeare-moe-f32.gguf')
+  if (type !== 'q4_0' || !existsSync(source)) {
+    console.log(`skipped ${type}: ${path} is not there (TIERED_MOE_SHARED names the shared folder)`)
+    return undefined
+  }
+  // Made anew each time: it shows what today's quantiser writes.
+  mkdirSync(modelFolder, { recursive: true })
+  const made = join(modelFolder, 'tiny-shakespeare-moe-q4_0.gguf')
+  const addon = native()
+  await addon.quantizeGguf(source, made, { type: 'Q4_0' }, addon.createCancel())
+  return made
+}

@@ -1,0 +1,86 @@
+// The peers that bench/engine.mjs compares with, each run as a child process: figures and peak memory of one run.
+import { spawn, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { peakMemory, root } from './harness.mjs'
+
+/** Runs a command and resolves to its standard output and the peak resident bytes that were seen; rejects with its last words. */
+export function runChild(command, args) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    let [output, complaint, peakBytes] = ['', '', 0]
+    child.stdout.setEncoding('utf8').on('data', (text) => {
+      output += text
+    })
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      complaint = (complaint + text).slice(-2000)
+    })
+    // Rare enough to leave the cores to the measurement; the kernel keeps the peak itself.
+    const timer = setInterval(() => {
+      peakBytes = Math.max(peakBytes, peakMemory(child.pid))
+    }, 500)
+    child.on('error', reject)
+    child.on('close', (status, signal) => {
+      clearInterval(timer)
+      if (status === 0) resolve({ output, peakBytes })
+      else
+        reject(
+          new Error(`${command} ${args[0]} ended with ${signal ?? status}: ${complaint.trim().split('\n').at(-1)}`)
+        )
+    })
+  })
+}
+
+const lastLine = (text) => JSON.parse(text.trim().split('\n').at(-1))
+const better = (a, b) => (a === undefined || (b !== undefined && b > a) ? b : a)
+
+/** The best of flash attention on and off, per figure. llama-bench has figures of its own repetitions; one a run is taken here. */
+export async function runLlamaBench(program, { path, prompt, decode, threads, kvType }) {
+  const figures = { byAttention: {} }
+  let peakBytes = 0
+  for (const depth of [0, prompt]) {
+    const sizes = ['-p', String(depth ? 0 : prompt), '-n', String(decode), '-d', String(depth)]
+    const types = ['-ctk', kvType, '-ctv', kvType, '-fa', 'on,off']
+    const run = await runChild(program, [
+      '-m',
+      path,
+      '-t',
+      String(threads),
+      ...types,
+      ...sizes,
+      '-r',
+      '1',
+      '-o',
+      'json'
+    ])
+    peakBytes = Math.max(peakBytes, run.peakBytes)
+    for (const row of JSON.parse(run.output)) {
+      const name = row.n_prompt ? 'prefill' : depth ? 'decodeDeep' : 'decode0'
+      figures[name] = better(figures[name], row.avg_ts)
+      figures.byAttention[`${name} ${row.flash_attn ? 'on' : 'off'}`] = row.avg_ts
+    }
+  }
+  return { ...figures, peakBytes }
+}
+
+/** node-llama-cpp in its own process; `realtime` puts it under `chrt -r 1`, where its spinning threads are not disturbed. */
+export async function runNodePeer({ path, prompt, decode, threads }, realtime) {
+  const args = [join(root, 'bench', 'measure-peer.mjs'), 'speed', path, ...[prompt, decode, threads].map(String)]
+  const [command, ...rest] = realtime ? ['chrt', '-r', '1', process.execPath, ...args] : [process.execPath, ...args]
+  return lastLine((await runChild(command, rest)).output)
+}
+
+export async function runOwn({ path, prompt, decode, threads, kvType, isa }) {
+  const args = [join(root, 'bench', 'measure-own.mjs'), path, ...[prompt, decode, threads].map(String), kvType, isa]
+  return lastLine((await runChild(process.execPath, args)).output)
+}
+
+/** Greedy tokens and logits of llama.cpp for one prompt (bench/peer-agreement.mjs). */
+export async function runPeerGreedy(path, count, kvType, ids) {
+  const args = [join(root, 'bench', 'measure-peer.mjs'), 'greedy', path, String(count), kvType, ids.join()]
+  const { tokens, logits } = lastLine((await runChild(process.execPath, args)).output)
+  const rows = logits.map((text) => new Float32Array(new Uint8Array(Buffer.from(text, 'base64')).buffer))
+  return { tokens, rows }
+}
+
+/** True where real-time scheduling may be asked for (it needs root or CAP_SYS_NICE). */
+export const mayRunRealtime = () => spawnSync('chrt', ['-r', '1', 'true']).status === 0
