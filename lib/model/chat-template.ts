@@ -1,0 +1,73 @@
+/** Renders a file's chat template (Jinja). A template is foreign text: it gets no clock, no host and a bounded `range`. */
+import { Environment, Interpreter, Template } from '@huggingface/jinja'
+import { createError } from '../errors/index.js'
+
+/** One turn. Further fields (name, tool calls) reach the template as they are. */
+export interface ChatMessage {
+  role: string
+  content: unknown
+  [field: string]: unknown
+}
+
+export interface ChatOptions {
+  /** Ends the text with the start of the assistant's turn; true where left out. */
+  addGenerationPrompt?: boolean
+}
+
+/** Elements that all `range` calls of one rendering may make together: a template loops over messages, not to a million. */
+const RANGE_BUDGET = 100_000
+
+/** A `range` as Jinja's that refuses to fill memory. */
+function boundedRange(): (...args: unknown[]) => number[] {
+  let left = RANGE_BUDGET
+  return (...args) => {
+    const numbers = args.filter((arg): arg is number => typeof arg === 'number')
+    const [start, stop, step] =
+      numbers.length === 1 ? [0, numbers[0]!, 1] : [numbers[0] ?? 0, numbers[1] ?? 0, numbers[2] ?? 1]
+    const count = step === 0 ? Number.NaN : Math.max(0, Math.ceil((stop - start) / step))
+    left -= count
+    if (!(left >= 0)) throw new RangeError(`range(${numbers.join(', ')}) is more than a template may loop over`)
+    return Array.from({ length: count }, (_, i) => start + i * step)
+  }
+}
+
+/**
+ * The text of a conversation. CHAT_TEMPLATE_INVALID {reason}: no template, one that cannot be parsed, or one that refuses the messages.
+ */
+export function renderChat(
+  template: string | undefined,
+  messages: readonly ChatMessage[],
+  tokens: { bos: string; eos: string },
+  { addGenerationPrompt = true }: ChatOptions = {}
+): string {
+  if (template === undefined) {
+    throw createError('CHAT_TEMPLATE_INVALID', 'the file has no chat template: give a prompt instead of messages', {
+      reason: 'missing'
+    })
+  }
+  try {
+    const environment = new Environment()
+    const globals: Record<string, unknown> = {
+      true: true,
+      false: false,
+      none: null,
+      True: true,
+      False: false,
+      None: null,
+      range: boundedRange(),
+      raise_exception(message: unknown) {
+        throw new SyntaxError(String(message))
+      },
+      messages,
+      add_generation_prompt: addGenerationPrompt,
+      bos_token: tokens.bos,
+      eos_token: tokens.eos
+    }
+    for (const [name, value] of Object.entries(globals)) environment.set(name, value)
+    const rendered: unknown = new Interpreter(environment).run(new Template(template).parsed)
+    return String((rendered as { value: unknown }).value)
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw createError('CHAT_TEMPLATE_INVALID', `the chat template failed: ${reason}`, { reason }, { cause })
+  }
+}

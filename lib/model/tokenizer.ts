@@ -1,0 +1,204 @@
+/**
+ * Text to token ids and back, from a file's own metadata. Encoding is byte-level BPE through @huggingface/tokenizers, built when
+ * text is first encoded; decoding needs only the token list, so a model whose tokenizer is not supported still runs on token ids.
+ */
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
+import { createError } from '../errors/index.js'
+import { BYTE_SYMBOLS } from './byte-level.js'
+import { type ChatMessage, type ChatOptions, renderChat } from './chat-template.js'
+import type { RawMetadata } from './metadata.js'
+import { findPretokenizer, type Pretokenizer, SUPPORTED_PRETOKENIZERS } from './pretokenizers.js'
+import { Vocabulary } from './vocabulary.js'
+
+export type { ChatMessage, ChatOptions } from './chat-template.js'
+
+export interface EncodeOptions {
+  /** Adds the start (and end) token where the file asks for it; true where left out. A start token that is there is not doubled. */
+  addSpecial?: boolean
+  /** Recognises control tokens such as `<|im_start|>` in the text; false where left out, because text may be foreign. */
+  parseSpecial?: boolean
+}
+
+export interface DecodeOptions {
+  /** Shows control tokens; false where left out. */
+  special?: boolean
+}
+
+/** Decodes token by token; a character whose bytes are not all there yet is held back. */
+export interface DecodeStream {
+  push(id: number): string
+  /** What is left: an incomplete character becomes U+FFFD. */
+  end(): string
+}
+
+export interface Tokenizer {
+  /** Tokens in the list; 0 where the file has none. */
+  readonly vocab: number
+  readonly bosId: number | undefined
+  readonly eosIds: ReadonlySet<number>
+  readonly chatTemplate: string | undefined
+  /** TOKENIZER_UNSUPPORTED {tokenizer, supported} where the file's tokenizer is not one that this version has. */
+  encode(text: string, options?: EncodeOptions): number[]
+  /** VALIDATION_ERROR {id, vocab} for an id that is not in the vocabulary. */
+  decode(ids: ArrayLike<number>, options?: DecodeOptions): string
+  decodeStream(options?: DecodeOptions): DecodeStream
+  /** The token's bytes, not always whole UTF-8. */
+  tokenBytes(id: number): Uint8Array
+  /** CHAT_TEMPLATE_INVALID {reason}. Encode the text with `parseSpecial`. */
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): string
+}
+
+type EncodeWords = (text: string) => number[]
+
+const encoder = new TextEncoder()
+
+/** The tokenizer.json of a byte-level BPE vocabulary, without special tokens: these are cut out of the text before. */
+function buildBpe(vocabulary: Vocabulary, { patterns, ignoreMerges }: Pretokenizer): EncodeWords {
+  const vocab: Record<string, number> = Object.create(null)
+  vocabulary.tokens.forEach((token, id) => {
+    vocab[token] = id
+  })
+  // bytes that are in no assigned character are missing from some vocabularies; a text that has one must not lose it silently
+  const missing = new Set(BYTE_SYMBOLS.flatMap((symbol, byte) => (vocab[symbol] === undefined ? [byte] : [])))
+  const splits = patterns.map((Regex) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false }))
+  const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false }
+  const json = {
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: { type: 'Sequence', pretokenizers: [...splits, bytes] },
+    post_processor: null,
+    decoder: null,
+    model: { type: 'BPE', vocab, merges: vocabulary.merges, ignore_merges: ignoreMerges }
+  }
+  const tokenizer = new HuggingFaceTokenizer(json, {})
+  return (text) => {
+    const lost = missing.size > 0 ? encoder.encode(text).find((byte) => missing.has(byte)) : undefined
+    if (lost !== undefined) {
+      throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${lost} of the text`, {
+        tokenizer: 'gpt2',
+        byte: lost,
+        supported: 'a byte-level vocabulary with every byte of the text'
+      })
+    }
+    return tokenizer.encode(text, { add_special_tokens: false }).ids
+  }
+}
+
+/** Cuts text at tokens that are matched whole: leftmost first, of these the longest. */
+function createSplitter(whole: readonly [string, number][]): (text: string) => (string | number)[] {
+  const byFirst = new Map<string, [string, number][]>()
+  for (const entry of [...whole].sort((a, b) => b[0].length - a[0].length)) {
+    const first = entry[0][0]!
+    byFirst.set(first, [...(byFirst.get(first) ?? []), entry])
+  }
+  return (text) => {
+    if (byFirst.size === 0) return text === '' ? [] : [text]
+    const pieces: (string | number)[] = []
+    let start = 0
+    for (let at = 0; at < text.length; ) {
+      const match = byFirst.get(text[at]!)?.find(([token]) => text.startsWith(token, at))
+      if (!match) {
+        at++
+        continue
+      }
+      if (at > start) pieces.push(text.slice(start, at))
+      pieces.push(match[1])
+      at += match[0].length
+      start = at
+    }
+    if (start < text.length) pieces.push(text.slice(start))
+    return pieces
+  }
+}
+
+class FileTokenizer implements Tokenizer {
+  private words: EncodeWords | undefined
+  private readonly splitters = new Map<boolean, (text: string) => (string | number)[]>()
+
+  constructor(private readonly vocabulary: Vocabulary) {}
+
+  get vocab(): number {
+    return this.vocabulary.size
+  }
+  get bosId(): number | undefined {
+    return this.vocabulary.bosId
+  }
+  get eosIds(): ReadonlySet<number> {
+    return this.vocabulary.eosIds
+  }
+  get chatTemplate(): string | undefined {
+    return this.vocabulary.chatTemplate
+  }
+
+  encode(text: string, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
+    const pretokenizer = this.pretokenizer()
+    this.words ??= buildBpe(this.vocabulary, pretokenizer)
+    let splitter = this.splitters.get(parseSpecial)
+    if (!splitter) {
+      splitter = createSplitter(this.vocabulary.wholeTokens(parseSpecial))
+      this.splitters.set(parseSpecial, splitter)
+    }
+    const ids: number[] = []
+    for (const piece of splitter(text)) {
+      if (typeof piece === 'number') ids.push(piece)
+      else for (const id of this.words(piece)) ids.push(id)
+    }
+    if (!addSpecial) return ids
+    const { bosId, eosId, addBos, addEos } = this.vocabulary
+    if ((addBos ?? pretokenizer.addBos) && bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId)
+    if (addEos && eosId !== undefined && ids.at(-1) !== eosId) ids.push(eosId)
+    return ids
+  }
+
+  private pretokenizer(): Pretokenizer {
+    const { model, pretokenizer: name } = this.vocabulary
+    const refuse = (tokenizer: string, supported: readonly string[]): never => {
+      throw createError(
+        'TOKENIZER_UNSUPPORTED',
+        `tokenizer ${tokenizer} is not supported; supported: ${supported.join(', ')}. Token ids can be given instead of text`,
+        { tokenizer, supported: [...supported] }
+      )
+    }
+    if (model !== 'gpt2') return refuse(model ?? '(none in the file)', ['gpt2 (byte-level BPE)'])
+    return findPretokenizer(name) ?? refuse(`gpt2 with pre-tokenizer ${name}`, SUPPORTED_PRETOKENIZERS)
+  }
+
+  decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    const stream = this.decodeStream(options)
+    let text = ''
+    for (let i = 0; i < ids.length; i++) text += stream.push(ids[i]!)
+    return text + stream.end()
+  }
+
+  decodeStream({ special = false }: DecodeOptions = {}): DecodeStream {
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+    return {
+      push: (id) => {
+        this.checkId(id)
+        return !special && this.vocabulary.isControl(id) ? '' : decoder.decode(this.tokenBytes(id), { stream: true })
+      },
+      end: () => decoder.decode()
+    }
+  }
+
+  tokenBytes(id: number): Uint8Array {
+    return this.vocabulary.tokenBytes(id)
+  }
+
+  private checkId(id: number): void {
+    const { vocab } = this
+    if (Number.isInteger(id) && id >= 0 && (id < vocab || vocab === 0)) return
+    throw createError('VALIDATION_ERROR', `token id ${id} is not in the vocabulary of ${vocab} tokens`, { id, vocab })
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    const { bosId, eosId, tokens, chatTemplate } = this.vocabulary
+    const text = (id: number | undefined) => (id === undefined ? '' : (tokens[id] ?? ''))
+    return renderChat(chatTemplate, messages, { bos: text(bosId), eos: text(eosId) }, options)
+  }
+}
+
+/** A tokenizer from a file's metadata. METADATA_INVALID where the token list contradicts itself. */
+export function createTokenizer(metadata: RawMetadata): Tokenizer {
+  return new FileTokenizer(new Vocabulary(metadata))
+}

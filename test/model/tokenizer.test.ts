@@ -1,0 +1,240 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
+import t from 'tap'
+import { isEngineError } from '../../lib/errors/index.js'
+import { SUPPORTED_PRETOKENIZERS } from '../../lib/model/pretokenizers.js'
+import { createTokenizer, type Tokenizer } from '../../lib/model/tokenizer.js'
+import { readGgufHeader } from '../fixtures/gguf.js'
+import { byteVocabulary, moeModel } from '../fixtures/moe-model.js'
+import { random } from '../fixtures/weights.js'
+
+const shared = process.env.TIERED_MOE_SHARED ?? resolve('../shared')
+const embedded = createTokenizer(readGgufHeader('models/tiny-shakespeare-moe-q8_0.gguf').metadata)
+
+const CORPUS = [
+  '',
+  ' ',
+  '   \n\n \t x',
+  'ROMEO:\nBut soft, what light through yonder window breaks?\n',
+  "I'll we've DON'T you're he'd 'tis",
+  'digits 1 12 123 1234 3.14159 ½ ²',
+  'naïve façade — “quotes” … Ελληνικά русский 中文 日本語 한국어 العربية',
+  '🚀🦙 👩‍👩‍👧‍👦 e\u0301 \u00a0\u2003\ufeff\u0085 end  ',
+  'a'.repeat(600),
+  '    indented\n\tcode(x) { return x**2; } // ok\r\n'
+]
+
+function codeOf(action: () => unknown): string {
+  try {
+    action()
+  } catch (error) {
+    return isEngineError(error) ? error.code : String(error)
+  }
+  return 'no error'
+}
+
+t.test('same ids as tokenizer.json through @huggingface/tokenizers', { skip: !existsSync(shared) }, async (t) => {
+  const json = JSON.parse(readFileSync(join(shared, 'models/hf/tokenizer.json'), 'utf8'))
+  const oracle = new HuggingFaceTokenizer(json, {})
+  const next = random(7)
+  const noise = Array.from({ length: 200 }, () =>
+    String.fromCodePoint(...Array.from({ length: 20 }, () => Math.floor(32 + next() ** 4 * 0xd000)))
+  )
+  for (const text of [...CORPUS, ...noise]) {
+    // the oracle's own ByteLevel counts U+FEFF as white space and U+0085 not; ours follows Unicode
+    if (/[\ufeff\u0085]/.test(text)) continue
+    const expected = text === '' ? [] : oracle.encode(text, { add_special_tokens: false }).ids
+    t.same(embedded.encode(text), expected, JSON.stringify(text.slice(0, 30)))
+  }
+  const { prompt, ids, greedy, text } = JSON.parse(readFileSync(join(shared, 'models/reference.json'), 'utf8'))
+  t.same(embedded.encode(prompt), ids)
+  t.equal(embedded.decode([...ids, ...greedy]), text)
+})
+
+t.test('every text comes back', async (t) => {
+  for (const text of CORPUS) t.equal(embedded.decode(embedded.encode(text)), text)
+  t.equal(embedded.decode(embedded.encode('lone \ud800 surrogate')), 'lone \ufffd surrogate')
+})
+
+t.test('a stream holds back incomplete characters', async (t) => {
+  const text = 'é 🚀 中'
+  const byByte = createTokenizer(moeModel({ vocab: 256 }).file.metadata)
+  const stream = byByte.decodeStream()
+  const parts = [...new TextEncoder().encode(text)].map((byte) => stream.push(byte))
+  t.equal(parts.join('') + stream.end(), text)
+  t.notOk(parts.some((part) => part.includes('\ufffd')))
+  const cut = byByte.decodeStream()
+  t.equal(cut.push(0xf0) + cut.push(0x9f), '')
+  t.equal(cut.end(), '\ufffd')
+})
+
+t.test('special tokens', async (t) => {
+  const { tokens, types, merges, eos } = byteVocabulary(280)
+  tokens[270] = '<tool>'
+  types[270] = 4
+  tokens[271] = '<tool>x'
+  types[271] = 4
+  const metadata = {
+    'tokenizer.ggml.model': 'gpt2',
+    'tokenizer.ggml.pre': 'qwen2',
+    'tokenizer.ggml.tokens': tokens,
+    'tokenizer.ggml.token_type': types,
+    'tokenizer.ggml.merges': merges,
+    'tokenizer.ggml.bos_token_id': eos,
+    'tokenizer.ggml.eos_token_id': eos
+  }
+  const tokenizer = createTokenizer(metadata)
+  const plain = tokenizer.encode('a<|endoftext|>')
+  t.notOk(plain.includes(eos), 'foreign text cannot make a control token')
+  t.equal(tokenizer.decode(plain), 'a<|endoftext|>')
+  t.same(tokenizer.encode('a<|endoftext|><|pad275|>', { parseSpecial: true }).slice(0, 2), [97, eos])
+  t.same(tokenizer.encode('<tool>y<tool>x'), [270, 121, 271], 'user-defined tokens are matched always, longest first')
+  t.equal(tokenizer.decode([97, eos, 270]), 'a<tool>', 'control tokens are hidden')
+  t.equal(tokenizer.decode([97, eos], { special: true }), 'a<|endoftext|>')
+  t.same([...tokenizer.eosIds], [eos])
+
+  const withBos = createTokenizer({ ...metadata, 'tokenizer.ggml.add_bos_token': true })
+  t.same(withBos.encode('a'), [eos, 97])
+  t.same(withBos.encode('a', { addSpecial: false }), [97])
+  t.same(withBos.encode('<|endoftext|>a', { parseSpecial: true }), [eos, 97], 'a start token is not doubled')
+  t.same(createTokenizer({ ...metadata, 'tokenizer.ggml.add_eos_token': true }).encode('a'), [97, eos])
+  const llama3 = createTokenizer({ ...metadata, 'tokenizer.ggml.pre': 'llama-bpe' })
+  t.same(llama3.encode('a'), [eos, 97], 'this family starts with a start token unless the file says no')
+})
+
+t.test('a tokenizer that is not supported fails when text is encoded, not before', async (t) => {
+  const { metadata } = moeModel({ architecture: 'llama' }).file
+  const spm = createTokenizer({
+    'tokenizer.ggml.model': 'llama',
+    'tokenizer.ggml.tokens': ['<unk>', '<s>', '</s>', '<0xE4>', '<0xB8>', '<0xAD>', '▁the', 'm'],
+    'tokenizer.ggml.token_type': [2, 3, 3, 6, 6, 6, 1, 1],
+    'tokenizer.ggml.bos_token_id': 1,
+    'tokenizer.ggml.eos_token_id': 2
+  })
+  t.equal(
+    codeOf(() => spm.encode('the')),
+    'TOKENIZER_UNSUPPORTED'
+  )
+  t.equal(spm.decode([1, 6, 7, 3, 4, 5, 2]), ' them中')
+  t.same([...spm.eosIds], [2])
+  t.equal(
+    codeOf(() => createTokenizer({ ...metadata, 'tokenizer.ggml.pre': 'martian' }).encode('x')),
+    'TOKENIZER_UNSUPPORTED'
+  )
+  t.equal(
+    codeOf(() => createTokenizer({ ...metadata, 'tokenizer.ggml.tokens': ['a'], 'tokenizer.ggml.token_type': [1] })),
+    'METADATA_INVALID',
+    'ids outside of the vocabulary'
+  )
+  const short = createTokenizer({ 'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.tokens': ['a', '__proto__', '7'] })
+  t.equal(
+    codeOf(() => short.encode('ab')),
+    'TOKENIZER_UNSUPPORTED',
+    'a byte has no token'
+  )
+  const none = createTokenizer({})
+  t.equal(
+    codeOf(() => none.encode('a')),
+    'TOKENIZER_UNSUPPORTED'
+  )
+  t.equal(none.decode([1, 2]), '')
+})
+
+t.test('hostile lists and ids', async (t) => {
+  const { metadata } = moeModel().file
+  for (const [key, value] of [
+    ['tokenizer.ggml.tokens', [1, 2]],
+    ['tokenizer.ggml.tokens', 'abc'],
+    ['tokenizer.ggml.token_type', [1]],
+    ['tokenizer.ggml.merges', 7],
+    ['tokenizer.ggml.eos_token_id', -1],
+    ['tokenizer.ggml.bos_token_id', 1e9],
+    ['tokenizer.ggml.add_bos_token', 'yes'],
+    ['tokenizer.chat_template', true],
+    ['tokenizer.ggml.pre', ['qwen2']]
+  ] as const) {
+    t.equal(
+      codeOf(() => createTokenizer({ ...metadata, [key]: value as string })),
+      'METADATA_INVALID',
+      key
+    )
+  }
+  for (const id of [-1, 1024, 0.5, Number.NaN]) {
+    t.equal(
+      codeOf(() => embedded.decode([id])),
+      'VALIDATION_ERROR'
+    )
+  }
+})
+
+t.test('chat templates', async (t) => {
+  const chatTemplate =
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}" +
+    '{% if add_generation_prompt %}{{ "<|assistant|>" + eos_token }}{% endif %}'
+  const chat = (template: string): Tokenizer => createTokenizer(moeModel({ chatTemplate: template }).file.metadata)
+  const messages = [
+    { role: 'system', content: 'be brief' },
+    { role: 'user', content: 'hi {{ 7 }}' }
+  ]
+  t.equal(
+    chat(chatTemplate).applyChatTemplate(messages),
+    '<|system|>be brief<|user|>hi {{ 7 }}<|assistant|><|endoftext|>'
+  )
+  t.equal(
+    chat(chatTemplate).applyChatTemplate(messages, { addGenerationPrompt: false }),
+    '<|system|>be brief<|user|>hi {{ 7 }}'
+  )
+  for (const [name, template] of [
+    ['does not parse', '{% for %}'],
+    ['refuses', '{{ raise_exception("no system role") }}'],
+    ['loops', '{% for i in range(10000000000) %}x{% endfor %}'],
+    ['loops in loops', '{% for i in range(1000) %}{% for j in range(1000) %}x{% endfor %}{% endfor %}'],
+    ['recurses', '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}']
+  ] as const) {
+    t.equal(
+      codeOf(() => chat(template).applyChatTemplate(messages)),
+      'CHAT_TEMPLATE_INVALID',
+      name
+    )
+  }
+  t.equal(
+    codeOf(() => embedded.applyChatTemplate(messages)),
+    'CHAT_TEMPLATE_INVALID',
+    'none in the file'
+  )
+  t.equal(chat('{% for i in range(2, 8, 3) %}{{ i }} {% endfor %}').applyChatTemplate([]), '2 5 ')
+})
+
+// Cases of llama.cpp's vocabularies (models/ggml-vocab-*.gguf with .inp and .out), which are not part of this repository.
+const vocabularies = process.env.TIERED_MOE_VOCABS
+t.test(
+  'cases of published vocabularies',
+  { skip: vocabularies ? false : 'TIERED_MOE_VOCABS names no folder' },
+  async (t) => {
+    const folder = vocabularies!
+    for (const file of readdirSync(folder).filter((name) => name.endsWith('.gguf.out'))) {
+      const path = join(folder, file.slice(0, -'.out'.length))
+      const { metadata } = readGgufHeader(path)
+      const pre = metadata['tokenizer.ggml.pre'] as string | undefined
+      if (metadata['tokenizer.ggml.model'] !== 'gpt2' || !SUPPORTED_PRETOKENIZERS.includes(pre ?? 'default')) {
+        t.comment(`${file}: ${metadata['tokenizer.ggml.model']}, ${pre}: not supported`)
+        continue
+      }
+      const started = performance.now()
+      const tokenizer = createTokenizer(metadata)
+      tokenizer.encode('x')
+      t.comment(`${file}: ${tokenizer.vocab} tokens, built in ${Math.round(performance.now() - started)} ms`)
+      const texts = readFileSync(`${path}.inp`, 'utf8').split('\n__ggml_vocab_test__\n')
+      const lines = readFileSync(`${path}.out`, 'utf8').split('\n')
+      let passed = 0
+      texts.forEach((text, i) => {
+        const expected = (lines[i] ?? '').trim().split(/\s+/).filter(Boolean).map(Number)
+        const actual = tokenizer.encode(text, { addSpecial: false })
+        if (JSON.stringify(actual) === JSON.stringify(expected)) passed++
+        else t.same(actual, expected, `${file}: ${JSON.stringify(text)}`)
+      })
+      t.pass(`${file}: ${passed} of ${texts.length}`)
+    }
+  }
+)
