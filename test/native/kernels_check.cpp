@@ -1,0 +1,230 @@
+// Runs every kernel of the table over a grid of shapes for each instruction set of this machine, and prints one hash of all the
+// results per kernel. Instruction sets must agree here; `scripts/check-neon.mjs` compares the hashes of x86 and AArch64 builds.
+// Exit status 1 where two instruction sets differ. Needs no Node: it also runs under qemu-user.
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/memory.h"
+#include "cpu/isa_prelude.h"
+#include "cpu/kernels.h"
+#include "quant/blocks.h"
+#include "quant/repack.h"
+
+using namespace tmoe;
+
+namespace {
+
+/** FNV-1a, 64 bits. */
+struct Hash {
+    uint64_t value = 0xcbf29ce484222325ull;
+    void add(const void* data, size_t bytes) {
+        for (size_t i = 0; i < bytes; i++) value = (value ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001b3ull;
+    }
+    template <class T> void add(const std::vector<T>& v) { add(v.data(), v.size() * sizeof(T)); }
+    template <class T> void one(T v) { add(&v, sizeof v); }
+};
+
+/** Seeded floats with zeros, denormals, large and equal values among them. */
+struct Source {
+    uint64_t state;
+    uint32_t next() {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        return static_cast<uint32_t>(state >> 33);
+    }
+    float number() {
+        const uint32_t kind = next() % 32;
+        if (kind == 0) return 0.0f;
+        if (kind == 1) return -0.0f;
+        if (kind == 2) return 1e-41f;
+        if (kind == 3) return 127.0f;
+        const float unit = static_cast<float>(next() % 20001) / 10000.0f - 1.0f;
+        return kind == 4 ? unit * 300.0f : unit;
+    }
+    std::vector<float> numbers(size_t n) {
+        std::vector<float> v(n);
+        for (float& x : v) x = number();
+        return v;
+    }
+};
+
+int failures = 0;
+void fail(const char* what) {
+    fprintf(stderr, "%s\n", what);
+    failures++;
+}
+
+const size_t kLengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 257};
+
+void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash& combined, Hash& state) {
+    for (size_t n : kLengths) {
+        Source source{n * 77 + 1};
+        const std::vector<float> x = source.numbers(n), w = source.numbers(n);
+        std::vector<float> out(n);
+        norm.one(k.rms_norm(x.data(), w.data(), n, 1e-5f, out.data()));
+        norm.add(out);
+        out = x;
+        k.softmax(out.data(), n);
+        soft.add(out);
+        k.silu_mul(x.data(), w.data(), n, out.data());
+        silu.add(out);
+        for (size_t slots : {0, 1, 2, 3, 8}) {
+            std::vector<std::vector<float>> rows;
+            std::vector<const float*> pointers;
+            for (size_t s = 0; s < slots; s++) rows.push_back(source.numbers(n));
+            for (const std::vector<float>& row : rows) pointers.push_back(row.data());
+            const std::vector<float> weights = source.numbers(slots);
+            for (bool add : {false, true}) {
+                out = w;
+                k.combine_row(pointers.data(), weights.data(), slots, n, add, out.data());
+                combined.add(out);
+            }
+        }
+        std::vector<int32_t> a(n), b(n);
+        state.one(k.quantise_state(x.data(), n, a.data()));
+        state.one(k.quantise_state(w.data(), n, b.data()));
+        state.add(a);
+        state.one(k.dot_i64(a.data(), b.data(), n));
+    }
+}
+
+void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
+    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
+        const size_t block = dtype_info(type).block;
+        for (size_t rows : {1, 16, 17, 50}) {
+            for (size_t blocks : {1, 2, 9}) {
+                const size_t columns = block == 1 ? blocks * 13 : blocks * block;
+                Source source{rows * 1000 + columns};
+                const size_t groups = (rows + kLanes - 1) / kLanes;
+                std::vector<uint8_t> file(rows * row_bytes(type, columns));
+                Buffer packed;  // weights and cache pages are aligned to 64 bytes
+                if (!packed.allocate(packed_bytes(type, rows, columns)).ok()) return fail("no memory");
+                for (size_t r = 0; r < rows; r++) {
+                    uint8_t* row = file.data() + r * row_bytes(type, columns);
+                    if (can_encode(type)) {
+                        if (!encode_row(type, source.numbers(columns).data(), row, columns)) fail("a row was not encoded");
+                        continue;
+                    }
+                    for (size_t i = 0; i < row_bytes(type, columns); i++) row[i] = static_cast<uint8_t>(source.next());
+                    for (size_t b = 0; b < columns / 256; b++) store_u16(row + b * 210 + 208, f32_to_f16(source.number() / 300));
+                }
+                for (size_t g = 0; g < groups; g++) {
+                    const size_t left = rows - g * kLanes;
+                    pack_group(type, file.data() + g * kLanes * row_bytes(type, columns), left < kLanes ? left : kLanes, columns,
+                               packed.data() + g * packed_group_bytes(type, columns));
+                }
+                for (size_t tokens : {0, 1, 2, 5, 13, 25}) {
+                    const std::vector<float> x = source.numbers(tokens * columns);
+                    std::vector<int8_t> q(x.size());
+                    std::vector<float> scale(x.size() / 32);
+                    std::vector<int32_t> sum(x.size() / 32), sum16(x.size() / 16);
+                    ActivationView view{columns, x.data(), columns, nullptr, nullptr, nullptr, nullptr};
+                    if (is_quantised(type)) {
+                        for (size_t t = 0; t < tokens; t++) {
+                            const size_t at = t * columns;
+                            quantised.one(k.quantise_row(x.data() + at, columns, {q.data() + at, scale.data() + at / 32,
+                                                                                  sum.data() + at / 32, sum16.data() + at / 16}));
+                        }
+                        quantised.add(q);
+                        quantised.add(scale);
+                        quantised.add(sum);
+                        quantised.add(sum16);
+                        view = {columns, nullptr, 0, q.data(), scale.data(), sum.data(), sum16.data()};
+                    }
+                    std::vector<uint32_t> gather(tokens);
+                    for (size_t t = 0; t < tokens; t++) gather[t] = static_cast<uint32_t>(tokens - 1 - t);
+                    std::vector<float> out(tokens * rows, 0.5f);
+                    k.matmul({type, rows, columns, packed.data()}, view, nullptr, tokens, out.data(), rows, false, 0, groups);
+                    k.matmul({type, rows, columns, packed.data()}, view, gather.data(), tokens, out.data(), rows, true, 0, groups);
+                    product.add(out);
+                }
+            }
+        }
+    }
+}
+
+void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
+    const size_t shapes[][2] = {{2, 1}, {6, 6}, {16, 16}, {18, 30}, {64, 64}, {128, 128}};
+    for (const auto& shape : shapes) {
+        const size_t head_dim = shape[0], value_dim = shape[1], positions = 150;
+        Source source{head_dim * 31 + value_dim};
+        const std::vector<float> cosines = source.numbers(head_dim / 2), sines = source.numbers(head_dim / 2);
+        for (RopePairs pairs : {RopePairs::Neox, RopePairs::Interleaved}) {
+            std::vector<float> x = source.numbers(3 * head_dim);
+            k.rope(x.data(), 3, head_dim, head_dim, cosines.data(), sines.data(), pairs);
+            rotated.add(x);
+        }
+        for (KvType type : {KvType::F16, KvType::F32}) {
+            const size_t value_offset = kKvPage * head_dim * kv_bytes(type);
+            const size_t page_bytes = value_offset + kKvPage * value_dim * kv_bytes(type);
+            std::vector<Buffer> pages;
+            std::vector<const uint8_t*> pointers;
+            for (size_t p = 0; p < positions; p++) {
+                if (p % kKvPage == 0) {
+                    pages.emplace_back();
+                    if (!pages.back().allocate(page_bytes).ok()) return fail("no memory");
+                }
+                const std::vector<float> key = source.numbers(head_dim);
+                const std::vector<float> value = source.numbers(value_dim);
+                k.kv_write(pages.back().data(), 0, value_offset, type, p % kKvPage, key.data(), head_dim, value.data(), value_dim);
+            }
+            for (const Buffer& page : pages) {
+                pointers.push_back(page.data());
+                attended.add(page.data(), page.size());
+            }
+            for (size_t rows = 1; rows <= kAttendRows; rows++) {
+                std::vector<float> q = source.numbers(rows * head_dim), out(rows * value_dim), scores(rows * 160);
+                AttendTile tile{};
+                tile.rows = rows;
+                for (size_t r = 0; r < rows; r++) {
+                    tile.q[r] = q.data() + r * head_dim;
+                    tile.visible[r] = rows == 1 ? 1 : positions - 3 * (rows - 1 - r);
+                    tile.out[r] = out.data() + r * value_dim;
+                }
+                tile.pages = pointers.data();
+                tile.value_offset = value_offset;
+                tile.type = type;
+                tile.head_dim = head_dim;
+                tile.value_dim = value_dim;
+                tile.scale = 0.25f;
+                tile.scores = scores.data();
+                tile.score_stride = 160;
+                k.attend(tile);
+                attended.add(out);
+            }
+        }
+    }
+}
+
+constexpr size_t kHashes = 9;
+const char* const kNames[kHashes] = {"rms_norm", "softmax", "silu_mul", "combine_row", "quantise_state",
+                                     "quantise_row", "matmul", "rope", "attend"};
+
+}  // namespace
+
+int main() {
+    std::vector<std::pair<std::string, const Kernels*>> tables;
+    Isa isas[4];
+    const size_t count = available_isas(isas);
+    for (size_t i = 0; i < count; i++) tables.emplace_back(isa_name(isas[i]), find_kernels(isas[i]));
+    // The build without FMA instructions: not offered where the CPU has them, but it must agree.
+    if (const Kernels* soft = kernels_scalar_soft()) tables.emplace_back("scalar with software fma", soft);
+
+    uint64_t first[kHashes];
+    for (size_t i = 0; i < tables.size(); i++) {
+        const Kernels& kernels = *tables[i].second;
+        Hash hashes[kHashes];
+        hash_elementwise(kernels, hashes[0], hashes[1], hashes[2], hashes[3], hashes[4]);
+        hash_matmul(kernels, hashes[5], hashes[6]);
+        hash_attention(kernels, hashes[7], hashes[8]);
+        for (size_t h = 0; h < kHashes; h++) {
+            if (i == 0) first[h] = hashes[h].value;
+            if (hashes[h].value != first[h]) fail((std::string(kNames[h]) + ": " + tables[i].first + " differs from " + tables[0].first).c_str());
+        }
+        fprintf(stderr, "ran %s\n", tables[i].first.c_str());
+    }
+    for (size_t h = 0; h < kHashes; h++) printf("%s %016llx\n", kNames[h], static_cast<unsigned long long>(first[h]));
+    return failures ? 1 : 0;
+}
