@@ -19,4 +19,4 @@ const addon = override
   ? load(override)
   : (load(join(__dirname, 'build', 'Release', 'tiered_moe.node')) ?? load(`@tiered-moe/${platform}`))
 
-module.exports = { addon, tried, platform }
+module.exports = { addon, tried, platform, root: __dirname }

@@ -3,5 +3,7 @@ declare const loaded: {
   addon: unknown
   tried: { request: string; reason: string }[]
   platform: string
+  /** The folder of this package. */
+  root: string
 }
 export = loaded

@@ -184,3 +184,8 @@ export function native(): NativeAddon {
   instance = candidate
   return candidate
 }
+
+/** The folder of this package, where models/ lies. */
+export function packageRoot(): string {
+  return loaded.root
+}

@@ -1,0 +1,260 @@
+/** One sequence being generated: what it still has to compute, and what its consumer gets. */
+import type { EngineError, ErrorDetails } from '../errors/index.js'
+import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
+import type { NativeSequence, SamplingParams, StepItem, StepItemResult } from '../native.js'
+import type { CheckedRequest } from './options.js'
+import { StopStrings } from './stop-strings.js'
+
+export interface Usage {
+  promptTokens: number
+  completionTokens: number
+  totalTokens: number
+}
+
+/** stop: an end-of-text token or a stop string. length: maxTokens or the context's end. */
+export type FinishReason = 'stop' | 'length'
+
+/** One generated token. `text` may be empty (an unfinished character, or what may become a stop string) or hold several tokens' text. */
+export interface TokenItem {
+  text: string
+  token: number
+  /** Natural log of its probability, of the whole vocabulary at temperature 1; with `logprobs` only. */
+  logprob?: number
+  /** The most likely tokens, most likely first; with `topLogprobs` only. */
+  topLogprobs?: { token: number; logprob: number }[]
+  /** With `logits` only: the vocabulary's size. */
+  logits?: Float32Array
+  finishReason?: undefined
+  usage?: undefined
+}
+
+/** The last item. `text` is what had been held back, often empty. */
+export interface FinalItem {
+  text: string
+  finishReason: FinishReason
+  usage: Usage
+  /** Give it with the same request to get the same text. */
+  seed: number
+  requestId: string
+  token?: undefined
+  logprob?: undefined
+  topLogprobs?: undefined
+  logits?: undefined
+}
+
+export type GenerationItem = TokenItem | FinalItem
+
+/** What a generation needs to know of its model and of the request. */
+export interface GenerationSetup {
+  request: CheckedRequest
+  requestId: string
+  prompt: Int32Array
+  /** Positions that the sequence may hold. */
+  contextLength: number
+  vocab: number
+  eosIds: ReadonlySet<number>
+  decoder: { push(id: number): string; end(): string }
+  createSequence(maxTokens: number): NativeSequence
+}
+
+interface Waiter {
+  /** The consumer's iterator, which must not be collected while a call of it waits. */
+  owner: object
+  resolve(result: IteratorResult<GenerationItem, undefined>): void
+  reject(error: unknown): void
+}
+
+export class Generation {
+  /** Set while this one runs alone, after a step that it was part of failed as a whole. */
+  isolated = false
+  readonly requestId: string
+  readonly #setup: GenerationSetup
+  readonly #stops: StopStrings
+  /** Generated tokens at most. */
+  readonly #limit: number
+  readonly #tokens: number[] = []
+  readonly #waiters: Waiter[] = []
+  readonly #ready: GenerationItem[] = []
+  readonly #endListeners: (() => void)[] = []
+  #sequence: NativeSequence | undefined
+  #fed = 0
+  #text = ''
+  #finished = false
+  #error: unknown
+
+  constructor(setup: GenerationSetup) {
+    this.#setup = setup
+    this.requestId = setup.requestId
+    this.#stops = new StopStrings(setup.request.stop)
+    // The last token is never fed back, so it needs no position.
+    this.#limit = Math.min(setup.request.maxTokens, setup.contextLength - setup.prompt.length + 1)
+  }
+
+  get finished(): boolean {
+    return this.#finished
+  }
+
+  /** Whether a step is wanted: the consumer waits, or nothing is ready for its next call (one token ahead, once it has begun). */
+  get wanting(): boolean {
+    return !this.#finished && (this.#waiters.length > 0 || (this.#ready.length === 0 && this.#tokens.length > 0))
+  }
+
+  /** What was generated up to now, for the details of an error. */
+  partial(): ErrorDetails & { text: string; tokens: number[]; usage: Usage } {
+    const text = this.#text + this.#stops.end()
+    const { request } = this.#setup
+    return { requestId: this.requestId, model: request.model, text, tokens: [...this.#tokens], usage: this.#usage() }
+  }
+
+  /** The next item for the iterator `owner`; calls may overlap and are served in order. */
+  next(owner: object): Promise<IteratorResult<GenerationItem, undefined>> {
+    const item = this.#ready.shift()
+    if (item) return Promise.resolve({ done: false, value: item })
+    if (this.#error !== undefined) {
+      const error = this.#error
+      this.#error = undefined
+      return Promise.reject(error)
+    }
+    if (this.#finished) return Promise.resolve({ done: true, value: undefined })
+    return new Promise((resolve, reject) => this.#waiters.push({ owner, resolve, reject }))
+  }
+
+  /** Called once, when nothing more will be computed for this generation. */
+  onEnd(listener: () => void): void {
+    if (this.#finished) listener()
+    else this.#endListeners.push(listener)
+  }
+
+  /** This sequence's part of a step of at most `budget` tokens. Throws what creating the sequence throws. */
+  stepItem(budget: number): StepItem {
+    const { prompt, request, vocab } = this.#setup
+    this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
+    const decoding = this.#fed >= prompt.length
+    const tokens = decoding ? Int32Array.of(this.#tokens.at(-1)!) : prompt.subarray(this.#fed, this.#fed + budget)
+    if (!decoding && this.#fed + tokens.length < prompt.length) {
+      return { sequence: this.#sequence, tokens, logits: 'none' }
+    }
+    const item: StepItem = { sequence: this.#sequence, tokens, logits: 'last', sampling: this.#sampling() }
+    if (request.logits) item.logitsOut = new Float32Array(vocab)
+    return item
+  }
+
+  /** Takes over what a step gave for `item`. Throws what the tokenizer throws. */
+  accept(item: StepItem, result: StepItemResult): void {
+    if (this.#fed < this.#setup.prompt.length) this.#fed += item.tokens.length
+    if (!item.sampling || this.#finished) return
+    const { token } = result
+    if (this.#setup.eosIds.has(token)) {
+      this.#finish('stop')
+      return
+    }
+    this.#tokens.push(token)
+    const { text, stopped } = this.#stops.push(this.#setup.decoder.push(token))
+    this.#text += text
+    const value: TokenItem = { text, token }
+    if (result.logprob !== undefined) value.logprob = result.logprob
+    if (result.top && item.sampling.topLogprobs > 0) {
+      const { ids, logprobs } = result.top
+      value.topLogprobs = Array.from(ids, (id, i) => ({ token: id, logprob: logprobs[i]! }))
+    }
+    if (item.logitsOut) value.logits = item.logitsOut
+    this.#deliver(value)
+    if (stopped) this.#finish('stop', true)
+    else if (this.#tokens.length >= this.#limit) this.#finish('length')
+  }
+
+  /** Ends with an error, which carries what was generated so far; the consumer's next call (or the waiting one) gets it. */
+  fail(error: unknown): void {
+    if (this.#finished) return
+    this.#error = isEngineError(error) ? this.#withPartial(error) : error
+    // What was computed ahead is in the error's details.
+    this.#ready.length = 0
+    this.#end()
+    const waiter = this.#waiters.shift()
+    if (waiter) {
+      waiter.reject(this.#error)
+      this.#error = undefined
+    }
+    this.#settleWaiters()
+  }
+
+  /** Ends without a last item: the consumer has lost interest. */
+  abandon(): void {
+    this.#ready.length = 0
+    this.#error = undefined
+    if (!this.#finished) this.#end()
+    this.#settleWaiters()
+  }
+
+  /** Frees the KV cache. Not while a step that it is part of runs. */
+  release(): void {
+    this.#sequence?.dispose()
+    this.#sequence = undefined
+  }
+
+  #usage(): Usage {
+    const promptTokens = this.#setup.prompt.length
+    const completionTokens = this.#tokens.length
+    return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens }
+  }
+
+  #sampling(): SamplingParams {
+    const { request, eosIds } = this.#setup
+    const { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs } = request
+    const sampling: SamplingParams = { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs }
+    if (repetitionPenalty !== 1 && request.repetitionWindow > 0)
+      sampling.recent = this.#recent(request.repetitionWindow)
+    if (request.ignoreEos && eosIds.size > 0) sampling.banned = Int32Array.from(eosIds)
+    return sampling
+  }
+
+  #recent(window: number): Int32Array {
+    const generated = this.#tokens.slice(-window)
+    const { prompt } = this.#setup
+    const before = prompt.subarray(Math.max(0, prompt.length - (window - generated.length)))
+    const recent = new Int32Array(before.length + generated.length)
+    recent.set(before)
+    recent.set(generated, before.length)
+    return recent
+  }
+
+  #finish(reason: FinishReason, stopped = false): void {
+    let text = ''
+    let finishReason = reason
+    if (!stopped) {
+      const rest = this.#stops.push(this.#setup.decoder.end())
+      text = rest.stopped ? rest.text : rest.text + this.#stops.end()
+      if (rest.stopped) finishReason = 'stop'
+    }
+    this.#text += text
+    this.#deliver({
+      text,
+      finishReason,
+      usage: this.#usage(),
+      seed: this.#setup.request.seed,
+      requestId: this.requestId
+    })
+    this.#end()
+    this.#settleWaiters()
+  }
+
+  #deliver(value: GenerationItem): void {
+    const waiter = this.#waiters.shift()
+    if (waiter) waiter.resolve({ done: false, value })
+    else this.#ready.push(value)
+  }
+
+  #end(): void {
+    this.#finished = true
+    for (const listener of this.#endListeners.splice(0)) listener()
+  }
+
+  #settleWaiters(): void {
+    for (const waiter of this.#waiters.splice(0)) waiter.resolve({ done: true, value: undefined })
+  }
+
+  #withPartial(error: EngineError): EngineError {
+    if ('tokens' in error.details && 'usage' in error.details) return error
+    return new EngineErrorClass(error.code, error.message, { ...error.details, ...this.partial() }, { cause: error })
+  }
+}

@@ -1,0 +1,116 @@
+/** The iterator that a consumer holds: starts its generation at the first call of next(), and ends it by abort, timeout or return(). */
+import { performance } from 'node:perf_hooks'
+import { createError, createTimeoutError } from '../errors/index.js'
+import type { Generation, GenerationItem } from './generation.js'
+import type { CallOptions } from './options.js'
+import type { Scheduler } from './scheduler.js'
+
+/** A generator that its consumer dropped without return() gives its sequence back when it is collected. */
+const abandoned = new FinalizationRegistry<{ scheduler: Scheduler; generation: Generation }>(
+  ({ scheduler, generation }) => {
+    generation.abandon()
+    void scheduler.remove(generation, false)
+  }
+)
+
+/** Ends `generation` when the signal aborts or the time is up. Must not know the Generator, which has to stay collectable. */
+function watch(scheduler: Scheduler, generation: Generation, method: string, { signal, timeoutMs }: CallOptions): void {
+  const began = performance.now()
+  let ending = false
+  const end = async (makeError: () => unknown): Promise<void> => {
+    if (ending) return
+    ending = true
+    await scheduler.remove(generation, true)
+    generation.fail(makeError())
+  }
+  if (signal) {
+    const onAbort = (): void => {
+      void end(() => cancelled(generation, signal))
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    generation.onEnd(() => signal.removeEventListener('abort', onAbort))
+  }
+  if (timeoutMs !== undefined) {
+    const onTimeout = (): void => {
+      const duration = performance.now() - began
+      void end(() => {
+        const partial = generation.partial()
+        const text = `no end after ${Math.round(duration)} ms, of ${timeoutMs} ms allowed; ${partial.tokens.length} tokens generated`
+        const details = { ...partial, method, timeout: timeoutMs, requestId: generation.requestId, duration }
+        return createTimeoutError('INFERENCE_TIMEOUT', `${method}: ${text}`, details)
+      })
+    }
+    // Native work in progress keeps the process alive; a deadline alone must not.
+    const timer = setTimeout(onTimeout, timeoutMs).unref()
+    generation.onEnd(() => clearTimeout(timer))
+  }
+}
+
+function cancelled(generation: Generation, signal: AbortSignal): unknown {
+  const partial = generation.partial()
+  return createError('CANCELLED', `the caller aborted after ${partial.tokens.length} tokens`, partial, {
+    cause: signal.reason
+  })
+}
+
+/**
+ * An async iterator of TokenItems that ends with one FinalItem. Throws CANCELLED, INFERENCE_TIMEOUT, RUNTIME_NAN_DETECTED,
+ * RESOURCE_MEMORY_EXHAUSTED, MODEL_NOT_LOADED (unloaded meanwhile), ENGINE_DISPOSED, each with details {text, tokens, usage}.
+ */
+export class Generator implements AsyncIterableIterator<GenerationItem, undefined, undefined>, AsyncDisposable {
+  readonly requestId: string
+  readonly #scheduler: Scheduler
+  readonly #generation: Generation
+  readonly #method: string
+  readonly #call: CallOptions
+  #started = false
+
+  constructor(scheduler: Scheduler, generation: Generation, method: string, call: CallOptions) {
+    this.requestId = generation.requestId
+    this.#scheduler = scheduler
+    this.#generation = generation
+    this.#method = method
+    this.#call = call
+  }
+
+  next(): Promise<IteratorResult<GenerationItem, undefined>> {
+    if (!this.#started) this.#start()
+    const result = this.#generation.next(this)
+    this.#scheduler.wake()
+    return result
+  }
+
+  /** Ends the generation and frees its sequence; resolves when that is done. A waiting next() gets `done`. */
+  async return(): Promise<IteratorResult<GenerationItem, undefined>> {
+    this.#started = true
+    abandoned.unregister(this)
+    this.#generation.abandon()
+    await this.#scheduler.remove(this.#generation, false)
+    return { done: true, value: undefined }
+  }
+
+  async throw(error?: unknown): Promise<IteratorResult<GenerationItem, undefined>> {
+    await this.return()
+    throw error
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
+  #start(): void {
+    this.#started = true
+    const { signal } = this.#call
+    if (signal?.aborted) {
+      this.#generation.fail(cancelled(this.#generation, signal))
+      return
+    }
+    this.#scheduler.add(this.#generation)
+    abandoned.register(this, { scheduler: this.#scheduler, generation: this.#generation }, this)
+    watch(this.#scheduler, this.#generation, this.#method, this.#call)
+  }
+}

@@ -1,0 +1,165 @@
+/** A generation request: its options, their defaults and their OpenAI spellings, checked once at the border. */
+import { randomInt } from 'node:crypto'
+import { z } from 'zod'
+import { isEngineError } from '../errors/index.js'
+import { callFields, unreadable, validated, validationError } from '../validation.js'
+
+export interface ChatMessage {
+  /** system, user, assistant, or another role that the model's template knows. */
+  role: string
+  content: string
+}
+
+/** What to generate. Exactly one of prompt, promptTokens and messages. */
+export interface GenerationRequest {
+  /** Id of a loaded model. */
+  model: string
+  prompt?: string
+  /** Token ids, taken as they are (no beginning-of-text token is added). */
+  promptTokens?: readonly number[] | Int32Array | Uint32Array
+  /** Rendered with the model's chat template. */
+  messages?: readonly ChatMessage[]
+  /** At most this many tokens; the context's end is the other bound. Default 512. */
+  maxTokens?: number
+  /** 0 = greedy. Default 0.8. */
+  temperature?: number
+  /** The k most likely tokens only; 0 = off. Default 40. */
+  topK?: number
+  /** The most likely tokens that together have this probability; 1 = off. Default 0.95. */
+  topP?: number
+  /** Only tokens at least this fraction as likely as the most likely one; 0 = off. Default 0.05. */
+  minP?: number
+  /** Divides or multiplies the logits of recent tokens; 1 = off (default). */
+  repetitionPenalty?: number
+  /** How many recent tokens, of the prompt too, the penalty looks at. Default 64. */
+  repetitionWindow?: number
+  /** Same seed, same text: sampling depends on (seed, position) only. Random by default; the last item tells it. */
+  seed?: number
+  /** Text that ends the generation; it is not part of the output. */
+  stop?: string | readonly string[]
+  /** Never choose an end-of-text token. */
+  ignoreEos?: boolean
+  /** Report the log probability of each token. */
+  logprobs?: boolean
+  /** Report the n most likely tokens at each position as well, 0 to 20. */
+  topLogprobs?: number
+  /** Hand out the logits that each token was chosen from (a Float32Array of the vocabulary's size). */
+  logits?: boolean
+  /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
+  parseSpecial?: boolean
+  /** A name for the request in errors; random by default. */
+  requestId?: string
+}
+
+/** OpenAI's spelling of each option that has another one there. */
+const aliases: Readonly<Record<string, string>> = {
+  max_tokens: 'maxTokens',
+  max_completion_tokens: 'maxTokens',
+  prompt_tokens: 'promptTokens',
+  top_k: 'topK',
+  top_p: 'topP',
+  min_p: 'minP',
+  repetition_penalty: 'repetitionPenalty',
+  repetition_window: 'repetitionWindow',
+  ignore_eos: 'ignoreEos',
+  top_logprobs: 'topLogprobs',
+  parse_special: 'parseSpecial',
+  request_id: 'requestId'
+}
+
+const stopText = z.string().min(1).max(1000)
+const stopAllowed = 'a string, or up to 16 strings, of 1 to 1000 characters each'
+
+export const maxTokenId = 2 ** 31 - 1
+export const isTokenList = (value: unknown): value is number[] | Int32Array | Uint32Array =>
+  value instanceof Int32Array ||
+  value instanceof Uint32Array ||
+  (Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0 && id <= maxTokenId))
+
+const requestSchema = z.strictObject({
+  model: z.string().min(1).describe('the id of a loaded model'),
+  prompt: z.string().optional().describe('a string'),
+  promptTokens: z.custom<number[]>(isTokenList).optional().describe('an array, Int32Array or Uint32Array of token ids'),
+  messages: z
+    .array(z.strictObject({ role: z.string().min(1), content: z.string() }))
+    .min(1)
+    .optional()
+    .describe('a list of {role: string, content: string}, at least one'),
+  maxTokens: z.number().int().min(1).max(maxTokenId).default(512).describe('an integer from 1 on'),
+  temperature: z.number().min(0).max(100).default(0.8).describe('a number from 0 (greedy) to 100'),
+  topK: z.number().int().min(0).max(maxTokenId).default(40).describe('an integer from 0 (off) on'),
+  topP: z.number().gt(0).max(1).default(0.95).describe('a number above 0, up to 1 (off)'),
+  minP: z.number().min(0).max(1).default(0.05).describe('a number from 0 (off) to 1'),
+  repetitionPenalty: z.number().gt(0).max(100).default(1).describe('a number above 0, up to 100; 1 is off'),
+  repetitionWindow: z.number().int().min(0).max(65536).default(64).describe('an integer from 0 to 65536'),
+  seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional().describe('an integer from 0 to 2^53 - 1'),
+  stop: z
+    .union([stopText, z.array(stopText).max(16)])
+    .optional()
+    .describe(stopAllowed),
+  ignoreEos: z.boolean().default(false).describe('true or false'),
+  logprobs: z.boolean().optional().describe('true or false'),
+  topLogprobs: z.number().int().min(0).max(20).optional().describe('an integer from 0 to 20'),
+  logits: z.boolean().default(false).describe('true or false'),
+  parseSpecial: z.boolean().default(false).describe('true or false'),
+  requestId: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters')
+})
+
+const callSchema = z.strictObject(callFields)
+
+export type CheckedRequest = Omit<z.output<typeof requestSchema>, 'stop' | 'seed' | 'topLogprobs'> & {
+  stop: string[]
+  seed: number
+  /** -1 = no log probability. */
+  topLogprobs: number
+}
+
+/** How long and until when a call may run. */
+export interface CallOptions {
+  signal?: AbortSignal
+  /** Milliseconds from the first call of next(). */
+  timeoutMs?: number
+}
+
+/** The request under its own spellings. Throws VALIDATION_ERROR where both spellings are there. */
+function withoutAliases(subject: string, request: unknown): unknown {
+  if (typeof request !== 'object' || request === null || Array.isArray(request)) return request
+  const result: Record<string, unknown> = {}
+  for (const [key, value] of Object.entries(request)) {
+    const name = (Object.hasOwn(aliases, key) && aliases[key]) || key
+    if (value === undefined) continue
+    if (Object.hasOwn(result, name)) throw validationError(subject, key, value, `one spelling of ${name}, not two`)
+    result[name] = value
+  }
+  return result
+}
+
+/** Checks a request and fills in defaults. Throws VALIDATION_ERROR. */
+export function checkRequest(subject: string, request: unknown): CheckedRequest {
+  let own: unknown = request
+  try {
+    own = withoutAliases(subject, request)
+  } catch (error) {
+    throw isEngineError(error) ? error : unreadable(subject, error)
+  }
+  const checked = validated(requestSchema, own, subject)
+  const sources = (['prompt', 'promptTokens', 'messages'] as const).filter((key) => checked[key] !== undefined)
+  if (sources.length !== 1) {
+    const found = sources.length === 0 ? undefined : sources.join(' and ')
+    throw validationError(subject, 'the prompt', found, 'exactly one of prompt, promptTokens and messages')
+  }
+  const { stop, seed, logprobs, topLogprobs } = checked
+  return {
+    ...checked,
+    stop: stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop,
+    // Greedy decoding uses no random numbers.
+    seed: seed ?? (checked.temperature === 0 ? 0 : randomInt(2 ** 32)),
+    topLogprobs: topLogprobs ?? (logprobs ? 0 : -1)
+  }
+}
+
+/** Checks the second argument of a call. Throws VALIDATION_ERROR. */
+export function checkCall(subject: string, options: unknown): CallOptions {
+  const { signal, timeoutMs } = validated(callSchema, options ?? {}, subject)
+  return { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) }
+}

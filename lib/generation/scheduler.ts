@@ -1,0 +1,205 @@
+/**
+ * Continuous batching for one model: each native step takes one token of every sequence that decodes, and prompt tokens of those
+ * that begin, up to a budget. Sequences are stepped only while their consumers want tokens. What a sequence is stepped together
+ * with changes no bit of it, so a step that one of them interrupts is simply run again for the others.
+ */
+import { isEngineError } from '../errors/index.js'
+import type { NativeCancel, NativeModel, StepItem, StepResult } from '../native.js'
+import type { Generation } from './generation.js'
+
+/** After this many interrupted steps in a row the next one is left to end, so that aborts cannot starve the others. */
+const maxInterruptions = 3
+
+interface Running {
+  members: readonly Generation[]
+  items: readonly StepItem[]
+  done: Promise<void>
+}
+
+export interface SchedulerOptions {
+  model: NativeModel
+  maxBatchTokens: number
+  createCancel(): NativeCancel
+  /** A failure that is fatal for the engine; the generations of the step have been told. */
+  onFatal(error: unknown): void
+}
+
+export class Scheduler {
+  readonly #options: SchedulerOptions
+  /** Least recently served first. */
+  readonly #members = new Set<Generation>()
+  #cancel: NativeCancel
+  #interrupted = false
+  #interruptions = 0
+  #running: Running | undefined
+  #active = false
+  #waking = false
+  /** Set once no more work is taken: the error for whoever comes. */
+  #closed: ((generation: Generation) => unknown) | undefined
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options
+    this.#cancel = options.createCancel()
+  }
+
+  /** Sequences that are not finished. */
+  get size(): number {
+    return this.#members.size
+  }
+
+  /** Takes a generation on; after close() it fails at once. */
+  add(generation: Generation): void {
+    if (this.#closed) generation.fail(this.#closed(generation))
+    else this.#members.add(generation)
+  }
+
+  /** Begins a step soon if one is wanted. All that ask in the same turn of the event loop share it. */
+  wake(): void {
+    if (this.#active || this.#waking || this.#closed) return
+    this.#waking = true
+    setImmediate(() => {
+      this.#waking = false
+      void this.#run()
+    })
+  }
+
+  /**
+   * Takes a generation out and frees its sequence; resolves when that is done. An urgent removal interrupts the step that it is
+   * part of; another one does so only where nobody else would have to wait for it.
+   */
+  async remove(generation: Generation, urgent: boolean): Promise<void> {
+    this.#members.delete(generation)
+    const running = this.#running
+    const at = running ? running.members.indexOf(generation) : -1
+    if (running && at >= 0) {
+      const others = running.members.some((member) => this.#members.has(member))
+      const long = running.items[at]!.tokens.length > 1
+      if (!others || ((urgent || long) && this.#interruptions < maxInterruptions)) this.#interrupt()
+      await running.done
+    }
+    generation.release()
+  }
+
+  /** Ends every generation with the error that `makeError` gives for it, and waits until nothing runs. Takes no more work if `forGood`. */
+  async close(makeError: (generation: Generation) => unknown, forGood = true): Promise<void> {
+    if (forGood) this.#closed ??= makeError
+    const members = [...this.#members]
+    this.#members.clear()
+    if (this.#running) this.#interrupt()
+    await this.#running?.done
+    for (const member of members) {
+      member.release()
+      member.fail(makeError(member))
+    }
+  }
+
+  #interrupt(): void {
+    this.#interrupted = true
+    this.#cancel.cancel()
+  }
+
+  async #run(): Promise<void> {
+    if (this.#active) return
+    this.#active = true
+    for (let batch = this.#compose(); batch; batch = this.#compose()) {
+      const { members, items } = batch
+      const done = this.#step(members, items)
+      this.#running = { members, items, done }
+      await done
+      this.#running = undefined
+    }
+    this.#active = false
+  }
+
+  /** The next step, or undefined when nobody wants one. */
+  #compose(): { members: Generation[]; items: StepItem[] } | undefined {
+    let wanting = [...this.#members].filter((member) => member.wanting)
+    const alone = wanting.find((member) => member.isolated)
+    if (alone) wanting = [alone]
+    const members: Generation[] = []
+    const items: StepItem[] = []
+    let budget = this.#options.maxBatchTokens
+    let waiting = wanting.length
+    for (const member of wanting) {
+      waiting--
+      if (budget <= 0) break
+      try {
+        // A prompt takes what is left when everyone after it has had one token.
+        const item = member.stepItem(Math.max(1, budget - waiting))
+        budget -= item.tokens.length
+        items.push(item)
+        members.push(member)
+        this.#members.delete(member)
+        this.#members.add(member)
+      } catch (error) {
+        this.#drop(member, error)
+      }
+    }
+    return items.length > 0 ? { members, items } : undefined
+  }
+
+  /** One native step; never rejects. */
+  async #step(members: readonly Generation[], items: readonly StepItem[]): Promise<void> {
+    let result: StepResult | undefined
+    let failure: unknown
+    try {
+      result = await this.#options.model.step([...items], this.#cancel)
+    } catch (error) {
+      failure = error
+    }
+    this.#running = undefined
+    const interrupted = this.#interrupted
+    if (interrupted) {
+      this.#interrupted = false
+      this.#cancel = this.#options.createCancel()
+    }
+    if (result) {
+      this.#interruptions = 0
+      this.#accept(members, items, result)
+    } else if (interrupted && isEngineError(failure) && failure.code === 'CANCELLED') {
+      // Every sequence is as it was: the next step takes those that are still here.
+      this.#interruptions++
+    } else {
+      this.#fail(members, failure)
+    }
+  }
+
+  #accept(members: readonly Generation[], items: readonly StepItem[], result: StepResult): void {
+    for (const [i, member] of members.entries()) {
+      if (!this.#members.has(member)) continue
+      member.isolated = false
+      const own = result.items[i]!
+      if (own.error) {
+        this.#drop(member, own.error)
+        continue
+      }
+      try {
+        member.accept(items[i]!, own)
+      } catch (error) {
+        this.#drop(member, error)
+      }
+      if (member.finished) {
+        this.#members.delete(member)
+        member.release()
+      }
+    }
+  }
+
+  /** A step failed as a whole: each of its sequences is tried alone, so that only the one at fault ends. */
+  #fail(members: readonly Generation[], failure: unknown): void {
+    const left = members.filter((member) => this.#members.has(member))
+    const fatal = isEngineError(failure) && failure.severity === 'fatal'
+    if (left.length > 1 && !fatal) {
+      for (const member of left) member.isolated = true
+      return
+    }
+    for (const member of left) this.#drop(member, failure)
+    if (fatal) this.#options.onFatal(failure)
+  }
+
+  #drop(member: Generation, error: unknown): void {
+    this.#members.delete(member)
+    member.release()
+    member.fail(error)
+  }
+}

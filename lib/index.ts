@@ -1,0 +1,26 @@
+/** tiered-moe: Mixture-of-Experts models in Node. The kernel-level interface is `tiered-moe/kernels`. */
+export type { BackendInfo, Engine, GenerationResult } from './engine.js'
+export { createEngine } from './engine.js'
+export type { BackendName, EngineOptions, LoadModelOptions, LoadModelRequest } from './engine-options.js'
+export type {
+  CatalogEntry,
+  EngineCode,
+  ErrorCategory,
+  ErrorCode,
+  ErrorDetails,
+  ErrorScope,
+  ErrorSeverity,
+  LogLevel,
+  ResourceInfo,
+  RetryClass,
+  WireError
+} from './errors/index.js'
+export { catalog, EngineClientError, EngineError, isEngineError, TimeoutError } from './errors/index.js'
+export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from './generation/generation.js'
+export type { Generator } from './generation/generator.js'
+export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
+export type { EngineState, Transition } from './lifecycle.js'
+export type { ModelInfo } from './loaded-model.js'
+export type { Alternative } from './memory-plan.js'
+export type { ModelDescriptor } from './model/index.js'
+export type { Counters, Isa, KvType, LoadProgress } from './native.js'

@@ -1,0 +1,56 @@
+/** Ends one native call when its caller aborts, when its time is up, or when the engine says so. */
+import { performance } from 'node:perf_hooks'
+import type { EngineError, TimeoutCode } from './errors/index.js'
+import { createError, createTimeoutError, isEngineError } from './errors/index.js'
+import type { CallOptions } from './generation/options.js'
+import type { NativeCancel } from './native.js'
+
+export class Interruption {
+  readonly #cancel: NativeCancel
+  readonly #stopWatching: () => void
+  #reason: EngineError | undefined
+
+  /** `subject` begins the messages: what was being done. */
+  constructor(cancel: NativeCancel, method: string, subject: string, timeoutCode: TimeoutCode, call: CallOptions) {
+    this.#cancel = cancel
+    const { signal, timeoutMs } = call
+    const began = performance.now()
+    const onAbort = (): void => {
+      this.interrupt(createError('CANCELLED', `${subject}: the caller aborted`, { method }, { cause: signal?.reason }))
+    }
+    const onTimeout = (): void => {
+      const duration = performance.now() - began
+      const text = `${subject}: no end after ${Math.round(duration)} ms, of ${timeoutMs} ms allowed`
+      this.interrupt(createTimeoutError(timeoutCode, text, { method, timeout: timeoutMs!, duration }))
+    }
+    // Native work in progress keeps the process alive; a deadline alone must not.
+    const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs).unref()
+    signal?.addEventListener('abort', onAbort, { once: true })
+    this.#stopWatching = () => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+    }
+    if (signal?.aborted) onAbort()
+  }
+
+  /** Cancels the native call; the first reason counts. */
+  interrupt(reason: EngineError): void {
+    this.#reason ??= reason
+    this.#cancel.cancel()
+  }
+
+  /** Throws the reason once there is one. */
+  check(): void {
+    if (this.#reason) throw this.#reason
+  }
+
+  /** What to throw for a failure of the native call: the reason, where it failed because of that. */
+  explain(error: unknown): unknown {
+    return this.#reason && isEngineError(error) && error.code === 'CANCELLED' ? this.#reason : error
+  }
+
+  /** Stops watching the signal and the time. */
+  end(): void {
+    this.#stopWatching()
+  }
+}

@@ -1,0 +1,217 @@
+/** One loaded model: its weights, its tokenizer and its scheduler. */
+import { randomUUID } from 'node:crypto'
+import type { EngineError } from './errors/index.js'
+import { createError } from './errors/index.js'
+import { Generation } from './generation/generation.js'
+import { Generator } from './generation/generator.js'
+import type { CallOptions, CheckedRequest } from './generation/options.js'
+import { Scheduler } from './generation/scheduler.js'
+import { Interruption } from './interruption.js'
+import type { ModelDescriptor } from './model/index.js'
+import type { Tokenizer } from './model/tokenizer.js'
+import type { KvType, NativeAddon, NativeModel, StepItem } from './native.js'
+import { validationError } from './validation.js'
+
+export interface LoadedModelOptions {
+  id: string
+  addon: NativeAddon
+  native: NativeModel
+  tokenizer: Tokenizer
+  descriptor: ModelDescriptor
+  vocab: number
+  /** Positions that one sequence may hold. */
+  contextLength: number
+  kvType: KvType
+  maxBatchTokens: number
+  onFatal(error: unknown): void
+}
+
+/** What a caller sees of a loaded model. */
+export interface ModelInfo {
+  id: string
+  descriptor: ModelDescriptor
+  contextLength: number
+  kvType: KvType
+  /** Bytes of its weights in memory. */
+  weightBytes: number
+  /** Generations in progress. */
+  activeSequences: number
+}
+
+export class LoadedModel {
+  readonly tokenizer: Tokenizer
+  readonly #options: LoadedModelOptions
+  readonly #scheduler: Scheduler
+  readonly #forwards = new Map<Interruption, Promise<unknown>>()
+  #closed: EngineError | undefined
+
+  constructor(options: LoadedModelOptions) {
+    this.tokenizer = options.tokenizer
+    this.#options = options
+    this.#scheduler = new Scheduler({
+      model: options.native,
+      maxBatchTokens: options.maxBatchTokens,
+      createCancel: () => options.addon.createCancel(),
+      onFatal: options.onFatal
+    })
+  }
+
+  info(): ModelInfo {
+    const { id, descriptor, contextLength, kvType, native } = this.#options
+    return {
+      id,
+      descriptor,
+      contextLength,
+      kvType,
+      weightBytes: native.weightBytes,
+      activeSequences: this.#scheduler.size
+    }
+  }
+
+  /** Throws CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
+  createGenerator(method: string, request: CheckedRequest, call: CallOptions): Generator {
+    const { native, contextLength, kvType, vocab, id } = this.#options
+    const prompt = this.#promptTokens(method, request)
+    if (prompt.length > contextLength) {
+      const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
+      throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: prompt.length, limit: contextLength })
+    }
+    const { tokenizer } = this
+    const decoder = tokenizer.decodeStream()
+    const generation = new Generation({
+      request,
+      requestId: request.requestId ?? randomUUID(),
+      prompt,
+      contextLength,
+      vocab,
+      eosIds: tokenizer.eosIds,
+      decoder: {
+        // A model's matrix may have more rows than its vocabulary has tokens.
+        push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
+        end: () => decoder.end()
+      },
+      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens })
+    })
+    return new Generator(this.#scheduler, generation, method, call)
+  }
+
+  /**
+   * Logits of `tokens` as one sequence from position 0: Float32Array [vocab] of the last position, or [tokens, vocab] of all.
+   * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
+   */
+  async forward(tokens: Int32Array, logits: 'last' | 'all', call: CallOptions): Promise<Float32Array> {
+    const { addon, contextLength, id, vocab } = this.#options
+    this.#checkTokens('forward', 'tokens', tokens)
+    if (tokens.length > contextLength) {
+      const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
+      throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
+    }
+    const out = allocateLogits((logits === 'all' ? tokens.length : 1) * vocab)
+    if (this.#closed) throw this.#closed
+    const cancel = addon.createCancel()
+    const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', call)
+    const done = this.#forward(tokens, logits, out, interruption, (item) => this.#options.native.step([item], cancel))
+    this.#forwards.set(interruption, done)
+    try {
+      await done
+      return out
+    } catch (error) {
+      throw interruption.explain(error)
+    } finally {
+      this.#forwards.delete(interruption)
+      interruption.end()
+    }
+  }
+
+  /** Ends every generation of this model with an error; the model stays. */
+  async recover(error: unknown): Promise<void> {
+    await this.#scheduler.close(() => error, false)
+  }
+
+  /** Ends what runs with the error, waits until nothing does, and frees everything. */
+  async close(makeError: () => EngineError): Promise<void> {
+    this.#closed = makeError()
+    const running = [...this.#forwards]
+    for (const [interruption] of running) interruption.interrupt(this.#closed)
+    await this.#scheduler.close(makeError)
+    await Promise.allSettled(running.map(([, done]) => done))
+    this.#options.native.dispose()
+  }
+
+  async #forward(
+    tokens: Int32Array,
+    logits: 'last' | 'all',
+    out: Float32Array,
+    interruption: Interruption,
+    step: (item: StepItem) => ReturnType<NativeModel['step']>
+  ): Promise<void> {
+    const { native, kvType, maxBatchTokens, vocab } = this.#options
+    interruption.check()
+    const sequence = native.createSequence({ kvType, maxTokens: tokens.length })
+    try {
+      for (let at = 0; at < tokens.length; at += maxBatchTokens) {
+        interruption.check()
+        const chunk = tokens.subarray(at, at + maxBatchTokens)
+        const last = at + chunk.length === tokens.length
+        const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
+        if (logits === 'all') item.logitsOut = out.subarray(at * vocab, (at + chunk.length) * vocab)
+        else if (last) item.logitsOut = out
+        const { items } = await step(item)
+        if (items[0]?.error) throw items[0].error
+      }
+    } finally {
+      sequence.dispose()
+    }
+  }
+
+  #promptTokens(method: string, request: CheckedRequest): Int32Array {
+    const { tokenizer } = this
+    if (request.stop.length > 0 && tokenizer.vocab === 0) {
+      throw createError('TOKENIZER_UNSUPPORTED', 'stop strings need a tokenizer, and the file of the model has none', {
+        model: this.#options.id
+      })
+    }
+    let tokens: ArrayLike<number> = request.promptTokens ?? []
+    let path = 'promptTokens'
+    if (request.prompt !== undefined) {
+      path = 'prompt'
+      tokens = tokenizer.encode(request.prompt, { parseSpecial: request.parseSpecial })
+    } else if (request.messages !== undefined) {
+      path = 'messages'
+      const text = tokenizer.applyChatTemplate(request.messages, { addGenerationPrompt: true })
+      // The template writes the special tokens itself.
+      tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true })
+    }
+    this.#checkTokens(method, path, tokens)
+    return Int32Array.from(tokens)
+  }
+
+  #checkTokens(method: string, path: string, tokens: ArrayLike<number>): void {
+    const { vocab } = this.#options
+    if (tokens.length === 0) throw validationError(method, path, tokens, 'at least one token')
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!
+      if (!(token >= 0 && token < vocab)) {
+        throw validationError(method, `${path}[${i}]`, token, `a token id from 0 to ${vocab - 1}`)
+      }
+    }
+  }
+}
+
+/** Caller-owned memory for logits: `length` floats. */
+function allocateLogits(length: number): Float32Array {
+  try {
+    return new Float32Array(length)
+  } catch (cause) {
+    const required = length * Float32Array.BYTES_PER_ELEMENT
+    throw createError(
+      'RESOURCE_MEMORY_EXHAUSTED',
+      `the logits of all positions take ${required} bytes, more than one array can have here`,
+      {
+        resourceInfo: { required, available: 0, current: null, limit: null, unit: 'bytes' },
+        alternatives: ["logits: 'last'"]
+      },
+      { cause }
+    )
+  }
+}

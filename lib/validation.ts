@@ -1,0 +1,99 @@
+/** Checks what callers hand in, at the border: zod schemas in, VALIDATION_ERROR with path, found and allowed out. */
+import { z } from 'zod'
+import type { EngineError } from './errors/index.js'
+import { createError, isEngineError } from './errors/index.js'
+
+/** A value as a short text: never long, never throws. */
+export function describeValue(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value)
+  if (typeof value === 'bigint') return `${String(value).slice(0, 40)}n`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value !== 'object' || value === null) return String(value)
+  try {
+    if (Array.isArray(value)) return `an array of ${value.length}`
+    if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`
+    return 'an object'
+  } catch {
+    return 'an object'
+  }
+}
+
+/** The error of one bad argument. `path` is as the caller writes it: `temperature`, `stop[1]`. */
+export function validationError(
+  subject: string,
+  path: string,
+  found: unknown,
+  allowed: string,
+  cause?: unknown
+): EngineError {
+  return refusal(subject, path, describeValue(found), allowed, cause)
+}
+
+function refusal(subject: string, path: string, text: string, allowed: string, cause?: unknown): EngineError {
+  return createError(
+    'VALIDATION_ERROR',
+    `${subject}: ${path} is ${text}, allowed: ${allowed}`,
+    { path, found: text, allowed },
+    { cause }
+  )
+}
+
+/**
+ * `value` as the schema types it. Each field's description says what is allowed. Throws VALIDATION_ERROR {path, found, allowed};
+ * of several faults the first. A getter or proxy that throws is a fault too.
+ */
+export function validated<Shape extends z.core.$ZodLooseShape>(
+  schema: z.ZodObject<Shape, z.core.$strict>,
+  value: unknown,
+  subject: string
+): z.output<z.ZodObject<Shape, z.core.$strict>> {
+  try {
+    const result = schema.safeParse(value)
+    if (result.success) return result.data
+    const [issue] = result.error.issues
+    const [field, ...rest] = issue?.path ?? []
+    if (field === undefined && issue?.code === 'unrecognized_keys') {
+      throw refusal(subject, String(issue.keys[0]), 'not an option', Object.keys(schema.shape).join(', '))
+    }
+    if (field === undefined) throw validationError(subject, 'the argument', value, 'an object of options')
+    const allowed = (schema.shape as Record<string, z.ZodType>)[String(field)]?.description ?? 'see the documentation'
+    let found: unknown = (value as Record<PropertyKey, unknown>)[field]
+    for (const key of rest) found = (found as Record<PropertyKey, unknown> | undefined)?.[key]
+    const path = [String(field), ...rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))].join(
+      ''
+    )
+    throw validationError(subject, path, found, allowed)
+  } catch (error) {
+    if (isEngineError(error)) throw error
+    throw unreadable(subject, error)
+  }
+}
+
+/** The error of an argument that throws when it is looked at. */
+export const unreadable = (subject: string, cause: unknown): EngineError =>
+  refusal(subject, 'the argument', 'an object that cannot be read', 'a plain object', cause)
+
+const isSignal = (value: unknown): value is AbortSignal =>
+  typeof value === 'object' &&
+  value !== null &&
+  typeof (value as AbortSignal).aborted === 'boolean' &&
+  typeof (value as AbortSignal).addEventListener === 'function' &&
+  typeof (value as AbortSignal).removeEventListener === 'function'
+
+/** The longest delay that a timer can have, in milliseconds. */
+const longestTimeout = 2 ** 31 - 1
+
+/** The fields that every call takes. */
+export const callFields = {
+  signal: z.custom<AbortSignal>(isSignal).optional().describe('an AbortSignal'),
+  timeoutMs: z
+    .number()
+    .positive()
+    .max(longestTimeout)
+    .optional()
+    .describe(`a number of milliseconds above 0, up to ${longestTimeout}`)
+}
+
+/** A function of the caller's, not called here. */
+export const callback = <F extends (...args: never[]) => unknown>() =>
+  z.custom<F>((value) => typeof value === 'function').optional()
