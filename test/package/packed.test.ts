@@ -1,0 +1,106 @@
+// What users install: the packed package has what it needs and nothing that builds, and loads both ways.
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const addon = process.env.TIERED_MOE_ADDON ?? join(root, 'build', 'Release', 'tiered_moe.node')
+const npm = (args: string[], cwd: string) =>
+  execFileSync('npm', args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+
+interface Packed {
+  filename: string
+  files: { path: string }[]
+}
+
+t.test('contents', async (t) => {
+  const folder = t.testdir()
+  const [packed] = JSON.parse(
+    npm(['pack', '--json', '--ignore-scripts', '--pack-destination', folder], root)
+  ) as Packed[]
+  t.ok(packed)
+  if (!packed) return
+  const paths = packed.files.map(({ path }) => path)
+  const needed = [
+    'package.json',
+    'README.md',
+    'LICENSE',
+    'CHANGELOG.md',
+    'addon.cjs',
+    'addon.d.cts',
+    'dist/esm/index.js',
+    'dist/esm/index.d.ts',
+    'dist/esm/kernels.js',
+    'dist/esm/cli/main.js',
+    'dist/cjs/index.js',
+    'dist/cjs/index.d.ts',
+    'dist/cjs/kernels.js',
+    'dist/cjs/package.json',
+    'models/tiny-shakespeare-moe-q8_0.gguf',
+    'models/README.md'
+  ]
+  for (const path of needed) t.ok(paths.includes(path), path)
+  const building = paths.filter((path) =>
+    /binding\.gyp|CMakeLists|^csrc\/|^scripts\/|^test\/|^bench\/|^build|\.node$/.test(path)
+  )
+  t.same(building, [], 'nothing that would start a build')
+
+  const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    gypfile: boolean
+    scripts: Record<string, string>
+    exports: Record<string, unknown>
+    engines: { node: string }
+  }
+  t.equal(manifest.gypfile, false)
+  for (const script of ['preinstall', 'install', 'postinstall'])
+    t.notOk(manifest.scripts[script], `no ${script} script`)
+  t.same(Object.keys(manifest.exports), ['.', './kernels', './package.json'])
+
+  await t.test('import and require from an installed copy', async (t) => {
+    if (!existsSync(addon)) return t.skip('the addon is not built')
+    const user = join(folder, 'user')
+    const installed = join(user, 'node_modules', 'tiered-moe')
+    mkdirSync(installed, { recursive: true })
+    execFileSync('tar', ['-xzf', join(folder, packed.filename), '--strip-components=1', '-C', installed])
+    for (const name of ['@huggingface', 'commander', 'zod']) {
+      symlinkSync(join(root, 'node_modules', name), join(user, 'node_modules', name))
+    }
+    const program = `
+      const engine = await createEngine({ threads: 1 })
+      const { id } = await engine.loadModel({})
+      const { text } = await engine.generate({ model: id, prompt: 'ROMEO:', maxTokens: 8, temperature: 0 })
+      await engine.dispose()
+      console.log(JSON.stringify([id, text, typeof openBackend]))`
+    writeFileSync(
+      join(user, 'user.mjs'),
+      `import { createEngine } from 'tiered-moe'\nimport { openBackend } from 'tiered-moe/kernels'\n${program}`
+    )
+    writeFileSync(
+      join(user, 'user.cjs'),
+      `const { createEngine } = require('tiered-moe')\nconst { openBackend } = require('tiered-moe/kernels')\n;(async () => {${program}})()`
+    )
+    const env = { ...process.env, TIERED_MOE_ADDON: addon, NODE_OPTIONS: '' }
+    const run = (file: string) => execFileSync(process.execPath, [file], { cwd: user, encoding: 'utf8', env }).trim()
+    const [id, text, kernels] = JSON.parse(run('user.mjs')) as [string, string, string]
+    t.ok(id)
+    t.ok(text.length > 0)
+    t.equal(kernels, 'function')
+    t.equal(run('user.cjs'), JSON.stringify([id, text, kernels]), 'CommonJS gives the same')
+    const command = join(installed, 'dist', 'esm', 'cli', 'main.js')
+    t.match(
+      execFileSync(process.execPath, [command, '--version'], { cwd: user, encoding: 'utf8', env }),
+      /^\d+\.\d+\.\d+/
+    )
+  })
+
+  await t.test('without an addon the error says what was tried', async (t) => {
+    const program = `import('${join(root, 'dist', 'esm', 'index.js')}').then(async ({ createEngine }) => {
+      await createEngine({}).then(() => console.log('no error'), (e) => console.log(e.code, JSON.stringify(e.details.tried)))
+    })`
+    const env = { ...process.env, TIERED_MOE_ADDON: join(folder, 'absent.node'), NODE_OPTIONS: '' }
+    const output = execFileSync(process.execPath, ['-e', program], { encoding: 'utf8', env })
+    t.match(output, /^ADDON_UNAVAILABLE .*absent\.node/)
+  })
+})
