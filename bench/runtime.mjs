@@ -50,11 +50,10 @@ export function expertsPerToken(plan) {
 /** Bytes of weights that one decoded token reads: the chosen experts' share, one row of the embedding, everything else. */
 export function weightBytesPerToken(plan, tensors) {
   const used = expertsPerToken(plan)
-  const sizes = new Map(tensors.map((tensor) => [tensor.name, tensor]))
-  const tied = plan.ops.some((op) => op.op === 'logits' && op.weight === plan.ops.find((o) => o.op === 'embed')?.table)
-  return plan.tensors.reduce((total, { name, role, shape }) => {
-    const bytes = sizes.get(name)?.bytes ?? 0
-    if (role === 'embedding' && !tied) return total + bytes / shape[1]
+  const sizes = new Map(tensors.map((tensor) => [tensor.name, tensor.bytes]))
+  return plan.tensors.reduce((total, { name, source, role, shape }) => {
+    const bytes = sizes.get(source ?? name) ?? 0
+    if (role === 'embedding') return total + bytes / shape[1]
     return total + (role === 'experts' ? (bytes * used) / shape[2] : bytes)
   }, 0)
 }
