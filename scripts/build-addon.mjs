@@ -1,27 +1,42 @@
 // Builds the CPU addon with node-gyp into build/Release (what `npm ci` runs in a checkout).
 //   node scripts/build-addon.mjs [--out DIR] [-- gyp variables, such as --defines=NAME --sanitize=address,undefined]
-// --out copies the addon to DIR, so that a test build never replaces the real one.
+// With --out the addon becomes DIR/tiered_moe.node, so that a test build never replaces the real one.
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const args = process.argv.slice(2)
-const at = args.indexOf('--out')
-const out = at < 0 ? null : resolve(args.splice(at, 2)[1])
+const { values, positionals: variables } = parseArgs({ options: { out: { type: 'string' } }, allowPositionals: true })
 const gyp = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js')
-const buildDir = out ?? root
 
-if (out) mkdirSync(out, { recursive: true })
-const run = (command) => {
-  const extra = command === 'configure' ? ['--', ...args.filter((a) => a !== '--').map((a) => a.replace(/^--/, '-D'))] : []
-  const options = command === 'build' ? [`--jobs=${availableParallelism()}`, '--silent'] : ['--silent']
-  const { status } = spawnSync(process.execPath, [gyp, command, ...options, ...extra], { cwd: buildDir, stdio: 'inherit' })
+/** node-gyp always builds into ./build: another folder needs a source tree of its own, made of links. */
+function linkedTree(folder) {
+  mkdirSync(folder, { recursive: true })
+  for (const name of ['binding.gyp', 'package.json', 'csrc', 'scripts', 'node_modules']) {
+    rmSync(join(folder, name), { force: true })
+    symlinkSync(join(root, name), join(folder, name))
+  }
+  return folder
+}
+
+const out = values.out === undefined ? undefined : resolve(values.out)
+const cwd = out === undefined ? root : linkedTree(join(out, 'tree'))
+
+// Headers that came with Node spare a download.
+const prefix = join(dirname(process.execPath), '..')
+const headers = existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
+
+function run(command, ...args) {
+  const { status } = spawnSync(process.execPath, [gyp, command, '--silent', ...headers, ...args], {
+    cwd,
+    stdio: 'inherit'
+  })
   if (status !== 0) process.exit(status ?? 1)
 }
-run('configure')
-run('build')
-if (out && !existsSync(join(out, 'tiered_moe.node'))) copyFileSync(join(root, 'build/Release/tiered_moe.node'), join(out, 'tiered_moe.node'))
+run('configure', '--', ...variables.map((variable) => variable.replace(/^--/, '-D')))
+run('build', `--jobs=${availableParallelism()}`)
+if (out !== undefined) copyFileSync(join(cwd, 'build', 'Release', 'tiered_moe.node'), join(out, 'tiered_moe.node'))
