@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/status.h"
@@ -24,6 +25,8 @@ struct GgufValue {
 struct GgufEntry {
     std::string key;
     GgufValue value;
+    uint64_t offset = 0;                 ///< of the entry (its key's length) in the file
+    uint64_t bytes = 0;                  ///< key, type and value
 };
 
 struct GgufTensor {
@@ -34,6 +37,20 @@ struct GgufTensor {
     uint64_t bytes = 0;                  ///< size of the data in the file
 };
 
+/** A type that GGUF files can have, supported here or not. */
+struct GgufType {
+    uint32_t id;
+    const char* name;
+    uint32_t block, bytes;               ///< weights in a block of a row, and its bytes
+};
+
+/** The type of an id, or null where the format has no such type. */
+const GgufType* gguf_type(uint32_t id);
+/** Its name (`Q4_K`), or `type 37`. */
+std::string gguf_type_name(uint32_t id);
+/** Names of the types that the kernels have, for messages: `F32, F16, ...`. */
+std::string supported_type_names();
+
 /** An open GGUF file. The descriptor lives as long as the object (counters().open_files counts it). */
 class GgufFile {
   public:
@@ -43,31 +60,42 @@ class GgufFile {
 
     /**
      * Opens and checks the whole header: magic, version (2 or 3), counts, lengths, types, alignment, dimensions, offsets, and that
-     * every tensor of a known type lies inside the file. No size read from the file is trusted before it is compared with the bytes left.
+     * every tensor lies inside the file and on no other. No size read from the file is trusted before it is compared with the bytes left.
+     * Types that the format has but the kernels lack (Q4_K, ...) are let in, so that such a file can be inspected; loading refuses them.
      * MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_FILE_INVALID {offset}, MODEL_VERSION_MISMATCH {expected, actual, supported},
-     * TENSOR_TYPE_UNSUPPORTED {tensor, type, supported}.
+     * TENSOR_TYPE_UNSUPPORTED {tensor, type, supported} for an id that the format has not,
+     * RESOURCE_MEMORY_EXHAUSTED {required, available} for metadata that would not fit.
      */
     static Status open(const std::string& path, std::shared_ptr<GgufFile>& out);
 
     /** Reads `bytes` at `offset` of tensor `t`'s data. Thread-safe. FILE_READ_FAILED, also on a file that has shrunk. */
     Status read(const GgufTensor& t, uint64_t offset, void* to, size_t bytes) const;
 
+    /** Reads bytes anywhere in the file. Thread-safe. FILE_READ_FAILED. */
+    Status read_at(uint64_t offset, void* to, size_t bytes) const;
+
+    /** The tensor of a name, or null. */
     const GgufTensor* find(const std::string& name) const;
+    /** The metadata entry of a key, or null. */
+    const GgufEntry* entry(const std::string& key) const;
 
     const std::string& path() const { return path_; }
     uint64_t file_bytes() const { return file_bytes_; }
     uint32_t version() const { return version_; }
+    uint32_t alignment() const { return alignment_; }
     const std::vector<GgufEntry>& metadata() const { return metadata_; }
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
   private:
+    friend class GgufHeader;
     GgufFile() = default;
     std::string path_;
     int descriptor_ = -1;
     uint64_t file_bytes_ = 0;
-    uint32_t version_ = 0;
+    uint32_t version_ = 0, alignment_ = 32;
     std::vector<GgufEntry> metadata_;
     std::vector<GgufTensor> tensors_;
+    std::unordered_map<std::string, size_t> tensor_index_, entry_index_;
 };
 
 }  // namespace tmoe

@@ -1,0 +1,121 @@
+// createBackend, and loading models onto one. The kernel methods are in bind_kernels.cpp.
+#include "napi/bindings.h"
+#include "napi/objects.h"
+#include "napi/read_plan.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr int64_t kMostThreads = 1024;
+constexpr int64_t kMostBatch = 1 << 20;
+
+Status create_backend(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    std::string isa;
+    int64_t threads = 0;
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "threads", 1, kMostThreads, threads));
+    TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "isa", isa));
+    std::shared_ptr<Backend> backend;
+    TMOE_RETURN_IF_ERROR(Backend::create(isa.c_str(), static_cast<size_t>(threads), backend));
+    TMOE_RETURN_IF_ERROR(wrap(call.environment, std::make_unique<BackendHandle>(env, backend), result));
+    define(env, result, "isa", js_text(env, isa_name(backend->isa)));
+    define(env, result, "threads", js_number(env, static_cast<double>(threads)));
+    return {};
+}
+
+Status kernels(Call& call, napi_value& result) {
+    static const char* const names[] = {"quantiseRow", "matmul",   "rmsNorm", "rope",    "kvWrite",   "attend",
+                                        "quantiseState", "dotI64", "softmax", "siluMul", "combineRow"};
+    BackendHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
+    if (napi_create_object(call.env, &result) != napi_ok) return exception_pending();
+    for (const char* name : names) define(call.env, result, name, js_text(call.env, isa_name(handle->backend->kernels->isa)));
+    return {};
+}
+
+class LoadTask : public Task {
+  public:
+    LoadTask(std::shared_ptr<Backend> backend, std::shared_ptr<GgufFile> file, Plan plan, size_t max_batch, bool progress, CancelFlag cancel)
+        : backend_(std::move(backend)),
+          file_(std::move(file)),
+          plan_(std::move(plan)),
+          max_batch_(max_batch),
+          progress_(progress),
+          cancel_(std::move(cancel)) {}
+    Status run(const Ticket& ticket) override {
+        return Model::load(*backend_, *file_, std::move(plan_), max_batch_, progress_sender(ticket, progress_), cancel_.get(), model_);
+    }
+    void release() override { file_.reset(); }
+    Status result(Environment& environment, napi_value, napi_value& value) override {
+        return wrap_model(environment, std::move(backend_), std::move(model_), value);
+    }
+    void cancel() override { cancel_->store(true); }
+
+  private:
+    std::shared_ptr<Backend> backend_;
+    std::shared_ptr<GgufFile> file_;
+    Plan plan_;
+    size_t max_batch_;
+    bool progress_;
+    CancelFlag cancel_;
+    std::shared_ptr<Model> model_;
+};
+
+Status load_model(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    BackendHandle* backend = nullptr;
+    GgufHandle* file = nullptr;
+    CancelHandle* cancel = nullptr;
+    Plan plan;
+    int64_t max_batch = 0;
+    napi_value on_progress = nullptr;
+    Keep keep;
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, backend));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[0], "file", file));
+    TMOE_RETURN_IF_ERROR(read_plan(env, call.args[1], plan));
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[2], "options"));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[2], "options", "maxBatchTokens", 1, kMostBatch, max_batch));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "onProgress", on_progress));
+    TMOE_RETURN_IF_ERROR(read_optional_function(env, on_progress, "options.onProgress", keep.progress));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[3], "cancel", cancel));
+    // Getters above may have closed either; the native objects are what counts from here on.
+    if (!file->file) return Status(StatusCode::VALIDATION_ERROR, "file: the file was closed").with("argument", "file");
+    if (!backend->backend) return backend_disposed();
+    std::shared_ptr<Backend> runs_on = backend->backend;
+    JobQueue& queue = runs_on->queue;
+    auto task = std::make_shared<LoadTask>(std::move(runs_on), file->file, std::move(plan), static_cast<size_t>(max_batch),
+                                           keep.progress != nullptr, cancel->flag);
+    return start(call.environment, std::move(task), keep, queue, result);
+}
+
+Status dispose(Call& call, napi_value&) {
+    BackendHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    handle->dispose();
+    return {};
+}
+
+}  // namespace
+
+Status backend_disposed() {
+    return Status(StatusCode::VALIDATION_ERROR, "this: the backend was disposed").with("argument", "this");
+}
+
+Status unwrap_backend(Call& call, BackendHandle*& out) {
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
+    return out->backend ? Status() : backend_disposed();
+}
+
+napi_status bind_backend(Environment& environment, napi_value exports) {
+    const Member members[] = {{"kernels", throwing<kernels>, nullptr},
+                              {"loadModel", promising<load_model>, nullptr},
+                              {"call", throwing<backend_call>, nullptr},
+                              {"callAsync", promising<backend_call_async>, nullptr},
+                              {"dispose", throwing<dispose>, nullptr}};
+    const napi_status status = define_class(environment, ClassId::Backend, members, sizeof members / sizeof members[0]);
+    return status == napi_ok ? export_function(environment.env, exports, "createBackend", throwing<create_backend>) : status;
+}
+
+}  // namespace tmoe

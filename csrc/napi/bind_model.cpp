@@ -1,0 +1,341 @@
+// Models and their sequences: making sequences, and steps off the JavaScript thread.
+#include <cmath>
+#include <unordered_set>
+
+#include "napi/bindings.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr int64_t kMostItems = 65536;
+constexpr double kLargestSeed = 9007199254740991;  // 2^53 - 1
+
+Status model_disposed() { return Status(StatusCode::MODEL_NOT_LOADED, "the model was disposed"); }
+
+Status unwrap_model(Call& call, ModelHandle*& out) {
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
+    return out->model ? Status() : model_disposed();
+}
+
+Status unwrap_sequence(Call& call, SequenceHandle*& out) {
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
+    if (out->sequence) return {};
+    return Status(StatusCode::VALIDATION_ERROR, "this: the sequence was disposed").with("argument", "this");
+}
+
+Status create_sequence(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ModelHandle* handle = nullptr;
+    std::string type;
+    int64_t tokens = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
+    TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "kvType", type));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "maxTokens", 1, INT32_MAX, tokens));
+    if (type != "f16" && type != "f32") {
+        return Status(StatusCode::VALIDATION_ERROR, "options.kvType: expected f16 or f32, got " + type)
+            .with("argument", "options.kvType")
+            .with("expected", "f16 or f32")
+            .with("actual", type);
+    }
+    if (!handle->model) return model_disposed();  // by a getter of the options
+    std::shared_ptr<Sequence> sequence;
+    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), sequence));
+    return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->model, std::move(sequence)), result);
+}
+
+// One item as read, with the memory that it points to.
+struct Item {
+    SequenceHandle* handle = nullptr;   // kept alive by the promise
+    std::vector<int32_t> tokens;
+    Buffer logits;                      // copied to the caller's array at the end: its memory may be transferred meanwhile
+    size_t logits_wanted = 0;           // floats
+    uint32_t kept = 0;                  // place of the caller's array among the kept values
+};
+
+class StepTask : public Task {
+  public:
+    StepTask(std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, CancelFlag cancel)
+        : backend_(std::move(backend)), model_(std::move(model)), cancel_(std::move(cancel)) {}
+
+    // Items are complete: `steps` may point into them.
+    Status prepare() {
+        for (size_t i = 0; i < items.size(); i++) {
+            if (items[i].logits_wanted > 0) TMOE_RETURN_IF_ERROR(items[i].logits.allocate(items[i].logits_wanted * sizeof(float)));
+            steps[i].tokens = items[i].tokens.data();
+            steps[i].count = items[i].tokens.size();
+            if (items[i].logits_wanted > 0) steps[i].logits_out = items[i].logits.as<float>();
+        }
+        for (Item& item : items) item.handle->steps++;
+        return {};
+    }
+
+    Status run(const Ticket&) override { return model_->step(*backend_, steps, cancel_.get(), outcome_); }
+    void release() override {
+        steps.clear();
+        model_.reset();
+        backend_.reset();
+    }
+    void finished() override {
+        for (Item& item : items)
+            if (--item.handle->steps == 0) item.handle->report_pages();
+    }
+    Status result(Environment& environment, napi_value kept, napi_value& value) override;
+
+    std::vector<Item> items;
+    std::vector<StepItem> steps;
+
+  private:
+    Status copy_logits(napi_env env, napi_value kept, const Item& item) const;
+
+    std::shared_ptr<Backend> backend_;
+    std::shared_ptr<Model> model_;
+    CancelFlag cancel_;
+    StepResult outcome_;
+};
+
+napi_value typed_array(napi_env env, napi_typedarray_type type, const void* from, size_t length) {
+    void* data = nullptr;
+    napi_value buffer = nullptr, out = nullptr;
+    if (napi_create_arraybuffer(env, length * 4, &data, &buffer) != napi_ok) return nullptr;
+    if (length > 0) memcpy(data, from, length * 4);
+    napi_create_typedarray(env, type, length, buffer, 0, &out);
+    return out;
+}
+
+Status item_result(Environment& environment, const StepItemResult& item, napi_value& out) {
+    napi_env env = environment.env;
+    if (napi_create_object(env, &out) != napi_ok) return exception_pending();
+    const Sampled& sampled = item.sampled;
+    define(env, out, "token", js_number(env, item.status.ok() ? sampled.token : -1));
+    if (!item.status.ok()) {
+        define(env, out, "error", make_error(environment, item.status));
+        return {};
+    }
+    if (!sampled.has_logprob) return {};
+    napi_value top = nullptr;
+    define(env, out, "logprob", js_number(env, sampled.logprob));
+    if (napi_create_object(env, &top) != napi_ok) return exception_pending();
+    define(env, top, "ids", typed_array(env, napi_int32_array, sampled.top_ids.data(), sampled.top_ids.size()));
+    define(env, top, "logprobs", typed_array(env, napi_float32_array, sampled.top_logprobs.data(), sampled.top_logprobs.size()));
+    define(env, out, "top", top);
+    return {};
+}
+
+Status StepTask::copy_logits(napi_env env, napi_value kept, const Item& item) const {
+    napi_value array = nullptr;
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_element(env, kept, item.kept, array));
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, array, "logitsOut", napi_float32_array, item.logits_wanted, view));
+    memcpy(view.data, item.logits.data(), item.logits_wanted * sizeof(float));
+    return {};
+}
+
+Status StepTask::result(Environment& environment, napi_value kept, napi_value& value) {
+    napi_env env = environment.env;
+    napi_value list = nullptr;
+    if (napi_create_object(env, &value) != napi_ok || napi_create_array_with_length(env, items.size(), &list) != napi_ok) {
+        return exception_pending();
+    }
+    for (size_t i = 0; i < items.size() && i < outcome_.items.size(); i++) {
+        napi_value item = nullptr;
+        if (items[i].logits_wanted > 0) TMOE_RETURN_IF_ERROR(copy_logits(env, kept, items[i]));
+        TMOE_RETURN_IF_ERROR(item_result(environment, outcome_.items[i], item));
+        napi_set_element(env, list, static_cast<uint32_t>(i), item);
+    }
+    define(env, value, "items", list);
+    define(env, value, "rows", js_number(env, static_cast<double>(outcome_.rows)));
+    define(env, value, "expertRows", js_number(env, static_cast<double>(outcome_.expert_rows)));
+    return {};
+}
+
+Status read_tokens(napi_env env, napi_value value, const std::string& argument, std::vector<int32_t>& out) {
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, argument.c_str(), napi_int32_array, 0, view));
+    out.assign(view.as<int32_t>(), view.as<int32_t>() + view.length);
+    return {};
+}
+
+Status read_optional_tokens(napi_env env, napi_value object, const std::string& at, const char* key, std::vector<int32_t>& out) {
+    napi_value value = nullptr;
+    TMOE_RETURN_IF_ERROR(read_property(env, object, key, value));
+    return is_undefined(env, value) ? Status() : read_tokens(env, value, at + "." + key, out);
+}
+
+Status read_sampling(napi_env env, napi_value value, const std::string& at, SamplingParams& out) {
+    const char* path = at.c_str();
+    double temperature = 0, top_p = 0, min_p = 0, penalty = 0, seed = 0;
+    int64_t top_k = 0, top_logprobs = 0;
+    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
+    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "temperature", 0, 1e6, temperature));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, path, "topK", 0, INT32_MAX, top_k));
+    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "topP", 0, 1, top_p));
+    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "minP", 0, 1, min_p));
+    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "repetitionPenalty", 1e-6, 1e6, penalty));
+    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "seed", 0, kLargestSeed, seed));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, path, "topLogprobs", -1, 20, top_logprobs));
+    TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "recent", out.recent));
+    TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "banned", out.banned));
+    if (seed != std::floor(seed)) {
+        return Status(StatusCode::VALIDATION_ERROR, at + ".seed: expected an integer").with("argument", at + ".seed");
+    }
+    out.temperature = static_cast<float>(temperature);
+    out.top_k = static_cast<int32_t>(top_k);
+    out.top_p = static_cast<float>(top_p);
+    out.min_p = static_cast<float>(min_p);
+    out.repetition_penalty = static_cast<float>(penalty);
+    out.seed = static_cast<uint64_t>(seed);
+    out.top_logprobs = static_cast<int32_t>(top_logprobs);
+    return {};
+}
+
+Status read_logits_wanted(napi_env env, napi_value value, const std::string& at, LogitsWanted& out) {
+    std::string text;
+    TMOE_RETURN_IF_ERROR(read_text(env, value, at.c_str(), "logits", text));
+    if (text == "none") {
+        out = LogitsWanted::None;
+    } else if (text == "last") {
+        out = LogitsWanted::Last;
+    } else if (text == "all") {
+        out = LogitsWanted::All;
+    } else {
+        return Status(StatusCode::VALIDATION_ERROR, at + ".logits: expected none, last or all, got " + text)
+            .with("argument", at + ".logits")
+            .with("expected", "none, last or all")
+            .with("actual", text);
+    }
+    return {};
+}
+
+Status read_item(Call& call, napi_value value, const std::string& at, size_t vocab, Item& item, StepItem& step, Keep& keep) {
+    napi_env env = call.env;
+    napi_value sequence = nullptr, tokens = nullptr, logits = nullptr, sampling = nullptr;
+    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "sequence", sequence));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, sequence, (at + ".sequence").c_str(), item.handle));
+    keep.values.push_back(sequence);
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "tokens", tokens));
+    TMOE_RETURN_IF_ERROR(read_tokens(env, tokens, at + ".tokens", item.tokens));
+    TMOE_RETURN_IF_ERROR(read_logits_wanted(env, value, at, step.logits));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "logitsOut", logits));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "sampling", sampling));
+    const size_t positions = step.logits == LogitsWanted::All ? item.tokens.size() : step.logits == LogitsWanted::Last ? 1 : 0;
+    if (!is_undefined(env, logits)) {
+        ArrayView view;
+        TMOE_RETURN_IF_ERROR(read_typed_array(env, logits, (at + ".logitsOut").c_str(), napi_float32_array, positions * vocab, view));
+        item.logits_wanted = positions * vocab;
+        item.kept = static_cast<uint32_t>(keep.values.size());
+        keep.values.push_back(logits);
+    }
+    if (is_undefined(env, sampling)) return {};
+    if (step.logits == LogitsWanted::None) {
+        return Status(StatusCode::VALIDATION_ERROR, at + ".sampling needs logits other than none").with("argument", at + ".sampling");
+    }
+    step.sample = true;
+    return read_sampling(env, sampling, at + ".sampling", step.sampling);
+}
+
+// After every getter has run: what the items name must still be there, belong to this model and stand once.
+Status check_sequences(const ModelHandle& model, std::vector<Item>& items, std::vector<StepItem>& steps) {
+    std::unordered_set<const SequenceHandle*> seen;
+    for (size_t i = 0; i < items.size(); i++) {
+        const SequenceHandle& handle = *items[i].handle;
+        const std::string at = format("items[%zu].sequence", i);
+        if (!handle.sequence) return Status(StatusCode::VALIDATION_ERROR, at + ": the sequence was disposed").with("argument", at);
+        if (handle.model.lock() != model.model) return Status(StatusCode::VALIDATION_ERROR, at + ": the sequence is another model's").with("argument", at);
+        if (!seen.insert(&handle).second) return Status(StatusCode::VALIDATION_ERROR, at + ": the sequence is there twice").with("argument", at);
+        steps[i].sequence = handle.sequence;
+    }
+    return {};
+}
+
+Status step(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ModelHandle* handle = nullptr;
+    CancelHandle* cancel = nullptr;
+    uint32_t count = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(read_array(env, call.args[0], "items", count));
+    if (count > kMostItems) return invalid_argument(env, "items", format("at most %lld items", static_cast<long long>(kMostItems)), call.args[0]);
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[1], "cancel", cancel));
+    auto task = std::make_shared<StepTask>(handle->backend, handle->model, cancel->flag);
+    const size_t vocab = handle->model->plan().vocab;
+    Keep keep;
+    task->items.resize(count);
+    task->steps.resize(count);
+    for (uint32_t i = 0; i < count; i++) {
+        napi_value item = nullptr;
+        TMOE_RETURN_IF_ERROR(read_element(env, call.args[0], i, item));
+        TMOE_RETURN_IF_ERROR(read_item(call, item, format("items[%u]", i), vocab, task->items[i], task->steps[i], keep));
+    }
+    if (!handle->model) return model_disposed();
+    TMOE_RETURN_IF_ERROR(check_sequences(*handle, task->items, task->steps));
+    TMOE_RETURN_IF_ERROR(task->prepare());
+    std::shared_ptr<Backend> backend = handle->backend;
+    const Status status = start(call.environment, task, keep, backend->queue, result);
+    if (!status.ok()) task->finished();
+    return status;
+}
+
+Status dispose_model(Call& call, napi_value&) {
+    ModelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    handle->dispose();
+    return {};
+}
+
+Status sequence_length(Call& call, napi_value& result) {
+    SequenceHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
+    result = js_number(call.env, static_cast<double>(handle->sequence->length.load()));
+    return {};
+}
+
+Status truncate(Call& call, napi_value&) {
+    SequenceHandle* handle = nullptr;
+    int64_t length = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "length", 0, INT32_MAX, length));
+    if (handle->steps > 0) return Status(StatusCode::VALIDATION_ERROR, "this: a step with the sequence is under way").with("argument", "this");
+    handle->sequence->truncate(static_cast<size_t>(length));
+    handle->report_pages();
+    return {};
+}
+
+Status dispose_sequence(Call& call, napi_value&) {
+    SequenceHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    handle->dispose();
+    return {};
+}
+
+}  // namespace
+
+Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, napi_value& out) {
+    napi_env env = environment.env;
+    const Model& loaded = *model;
+    napi_value kv = nullptr;
+    const auto weights = static_cast<double>(loaded.weight_bytes());
+    const auto f16 = static_cast<double>(loaded.kv_bytes_per_token(KvType::F16)), f32 = static_cast<double>(loaded.kv_bytes_per_token(KvType::F32));
+    TMOE_RETURN_IF_ERROR(wrap(environment, std::make_unique<ModelHandle>(env, std::move(backend), std::move(model)), out));
+    if (napi_create_object(env, &kv) != napi_ok) return exception_pending();
+    define(env, kv, "f16", js_number(env, f16));
+    define(env, kv, "f32", js_number(env, f32));
+    define(env, out, "weightBytes", js_number(env, weights));
+    define(env, out, "kvBytesPerToken", kv);
+    return {};
+}
+
+napi_status bind_model(Environment& environment, napi_value) {
+    const Member model[] = {{"createSequence", throwing<create_sequence>, nullptr},
+                            {"step", promising<step>, nullptr},
+                            {"dispose", throwing<dispose_model>, nullptr}};
+    const Member sequence[] = {{"length", nullptr, throwing<sequence_length>},
+                               {"truncate", throwing<truncate>, nullptr},
+                               {"dispose", throwing<dispose_sequence>, nullptr}};
+    const napi_status status = define_class(environment, ClassId::Model, model, 3);
+    return status == napi_ok ? define_class(environment, ClassId::Sequence, sequence, 3) : status;
+}
+
+}  // namespace tmoe

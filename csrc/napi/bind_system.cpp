@@ -1,0 +1,102 @@
+// The addon's own functions: what this process and machine are, and the flag that cancels work.
+#include "core/cpu_model.h"
+#include "core/memory.h"
+#include "cpu/kernels.h"
+#include "napi/bindings.h"
+#include "napi/objects.h"
+
+namespace tmoe {
+
+namespace {
+
+Status initialize(Call& call, napi_value&) {
+    napi_valuetype type = napi_undefined;
+    napi_typeof(call.env, call.args[0], &type);
+    if (type != napi_function) return invalid_argument(call.env, "makeError", "a function", call.args[0]);
+    napi_ref reference = nullptr;
+    if (napi_create_reference(call.env, call.args[0], 1, &reference) != napi_ok) return exception_pending();
+    if (call.environment.make_error) napi_delete_reference(call.env, call.environment.make_error);
+    call.environment.make_error = reference;
+    return {};
+}
+
+Status status_codes(Call& call, napi_value& result) {
+    constexpr auto last = static_cast<int32_t>(StatusCode::CANCELLED);
+    if (napi_create_array_with_length(call.env, last, &result) != napi_ok) return exception_pending();
+    for (int32_t code = 1; code <= last; code++)
+        napi_set_element(call.env, result, static_cast<uint32_t>(code - 1), js_text(call.env, status_code_name(static_cast<StatusCode>(code))));
+    return {};
+}
+
+Status cpu_info(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    napi_value isas = nullptr, features = nullptr;
+    if (napi_create_object(env, &result) != napi_ok || napi_create_array(env, &isas) != napi_ok ||
+        napi_create_object(env, &features) != napi_ok) {
+        return exception_pending();
+    }
+    Isa available[4];
+    const size_t count = available_isas(available);
+    for (size_t i = 0; i < count; i++) napi_set_element(env, isas, static_cast<uint32_t>(i), js_text(env, isa_name(available[i])));
+    const CpuFeature* found = nullptr;
+    const size_t looked_for = cpu_features(found);
+    for (size_t i = 0; i < looked_for; i++) {
+        napi_value present = nullptr;
+        napi_get_boolean(env, found[i].present, &present);
+        define(env, features, found[i].name, present);
+    }
+    define(env, result, "model", js_text(env, cpu_model()));
+    define(env, result, "isas", isas);
+    define(env, result, "features", features);
+    return {};
+}
+
+Status read_counters(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    if (napi_create_object(env, &result) != napi_ok) return exception_pending();
+    Counters& now = counters();
+    define(env, result, "liveBytes", js_number(env, static_cast<double>(now.live_bytes.load())));
+    define(env, result, "liveHandles", js_number(env, static_cast<double>(now.live_handles.load())));
+    define(env, result, "openFiles", js_number(env, static_cast<double>(now.open_files.load())));
+    define(env, result, "activeJobs", js_number(env, static_cast<double>(now.active_jobs.load())));
+    return {};
+}
+
+Status read_available_memory(Call& call, napi_value& result) {
+    result = js_number(call.env, static_cast<double>(available_memory()));
+    return {};
+}
+
+Status create_cancel(Call& call, napi_value& result) {
+    return wrap(call.environment, std::make_unique<CancelHandle>(call.env), result);
+}
+
+Status cancel(Call& call, napi_value&) {
+    CancelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    handle->flag->store(true);
+    return {};
+}
+
+}  // namespace
+
+napi_status bind_system(Environment& environment, napi_value exports) {
+    const Member members[] = {{"cancel", throwing<cancel>, nullptr}};
+    napi_status status = define_class(environment, ClassId::Cancel, members, 1);
+    const struct {
+        const char* name;
+        napi_callback function;
+    } functions[] = {
+        {"initialize", throwing<initialize>},
+        {"statusCodes", throwing<status_codes>},
+        {"cpuInfo", throwing<cpu_info>},
+        {"counters", throwing<read_counters>},
+        {"availableMemory", throwing<read_available_memory>},
+        {"createCancel", throwing<create_cancel>},
+    };
+    for (const auto& entry : functions)
+        if (status == napi_ok) status = export_function(environment.env, exports, entry.name, entry.function);
+    return status;
+}
+
+}  // namespace tmoe

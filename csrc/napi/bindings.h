@@ -1,0 +1,33 @@
+// What each bind_<area>.cpp adds to the addon's exports; lib/native.ts is the same surface in TypeScript.
+#pragma once
+#include "core/model.h"
+#include "napi/call.h"
+#include "napi/objects.h"
+#include "napi/worker.h"
+
+namespace tmoe {
+
+/** initialize, statusCodes, cpuInfo, counters, availableMemory, createCancel. */
+napi_status bind_system(Environment& environment, napi_value exports);
+/** openGguf, quantizeGguf. */
+napi_status bind_gguf(Environment& environment, napi_value exports);
+/** createBackend and the class behind it. */
+napi_status bind_backend(Environment& environment, napi_value exports);
+/** The classes of models and sequences. */
+napi_status bind_model(Environment& environment, napi_value exports);
+
+/** Methods of a backend that run one kernel (bind_kernels.cpp). */
+Status backend_call(Call& call, napi_value& result);
+Status backend_call_async(Call& call, napi_value& result);
+
+/** The backend that a method was called on. VALIDATION_ERROR where it is none, or disposed. */
+Status unwrap_backend(Call& call, BackendHandle*& out);
+Status backend_disposed();
+
+/** The JavaScript object of a loaded model. */
+Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, napi_value& out);
+
+/** A callback that sends a loader's progress to JavaScript; empty where `wanted` is false. The ticket must outlive it. */
+std::function<void(const LoadProgress&)> progress_sender(const Ticket& ticket, bool wanted);
+
+}  // namespace tmoe

@@ -1,0 +1,75 @@
+// The native side of every class in lib/native.ts.
+#pragma once
+#include <atomic>
+#include <memory>
+
+#include "core/gguf.h"
+#include "core/model.h"
+#include "napi/handles.h"
+
+namespace tmoe {
+
+using CancelFlag = std::shared_ptr<std::atomic<bool>>;
+
+struct GgufHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Gguf;
+    GgufHandle(napi_env env, std::shared_ptr<GgufFile> opened) : Handle(env, kClass, true), file(std::move(opened)) {}
+    void close() {
+        file.reset();
+        retire();
+    }
+    std::shared_ptr<GgufFile> file;  ///< null once closed
+};
+
+/** Not counted as live: it has nothing to close. */
+struct CancelHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Cancel;
+    explicit CancelHandle(napi_env env) : Handle(env, kClass, false), flag(std::make_shared<std::atomic<bool>>(false)) {}
+    CancelFlag flag;
+};
+
+struct BackendHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Backend;
+    BackendHandle(napi_env env, std::shared_ptr<Backend> started) : Handle(env, kClass, true), backend(std::move(started)) {}
+    void dispose() {
+        backend.reset();
+        retire();
+    }
+    std::shared_ptr<Backend> backend;  ///< null once disposed; models and jobs keep their own
+};
+
+struct ModelHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Model;
+    ModelHandle(napi_env env, std::shared_ptr<Backend> runs_on, std::shared_ptr<Model> loaded)
+        : Handle(env, kClass, true), backend(std::move(runs_on)), model(std::move(loaded)) {
+        report(static_cast<int64_t>(model->weight_bytes() + model->arena_bytes()));
+    }
+    void dispose() {
+        model.reset();
+        backend.reset();
+        retire();
+    }
+    std::shared_ptr<Backend> backend;
+    std::shared_ptr<Model> model;  ///< null once disposed
+};
+
+struct SequenceHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Sequence;
+    SequenceHandle(napi_env env, const std::shared_ptr<Model>& of, std::shared_ptr<Sequence> made)
+        : Handle(env, kClass, true), model(of), sequence(std::move(made)) {}
+    void dispose() {
+        sequence.reset();
+        model.reset();
+        retire();
+    }
+    /** Tells V8 what the cache holds now. Not while a step runs. */
+    void report_pages() {
+        if (!sequence) return;
+        report(static_cast<int64_t>((sequence->length.load() + kKvPage - 1) / kKvPage * sequence->page_bytes));
+    }
+    std::weak_ptr<Model> model;           ///< whose layout the cache has; weights go when the model is disposed, whatever sequences remain
+    std::shared_ptr<Sequence> sequence;   ///< null once disposed
+    size_t steps = 0;                     ///< under way with this sequence in them
+};
+
+}  // namespace tmoe

@@ -1,0 +1,89 @@
+// Block layouts of weights in a GGUF file: number formats, decoding to float, encoding of Q8_0 and Q4_0.
+//
+// F16, BF16: one little-endian 16-bit number a weight.
+// Q8_0, 32 weights in 34 bytes: f16 d; int8 q[32].                       weight i = d · q[i]
+// Q4_0, 32 weights in 18 bytes: f16 d; uint8 q[16].                      weight i = d · (low nibble of q[i] − 8), weight i + 16 = the high one
+// Q6_K, 256 weights in 210 bytes: uint8 low[128]; uint8 high[64]; int8 scale[16]; f16 d.
+//   Per half of 128 weights (64 bytes of low, 32 of high, 8 scales), l = 0..31 and quarter p = 0..3:
+//   q = 4 bits of low[l + 32·(p & 1)] (the high nibble where p >= 2) | 2 bits (2p, 2p + 1) of high[l] << 4
+//   weight 32·p + l = d · scale[2·p + l / 16] · (q − 32)
+// Source: the block structs of ggml (ggml-common.h) as the GGUF specification refers to them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "quant/types.h"
+
+namespace tmoe {
+
+inline uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+inline float bits_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/** Exact. NaN keeps its sign and payload, made quiet. */
+inline float f16_to_f32(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+    const uint32_t exponent = (half >> 10) & 0x1fu, fraction = half & 0x3ffu;
+    if (exponent == 0x1f) return bits_float(sign | 0x7f800000u | (fraction ? 0x400000u : 0u) | (fraction << 13));
+    if (exponent != 0) return bits_float(sign | ((exponent + 112) << 23) | (fraction << 13));
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;  // exact: at most 10 bits times a power of two
+    return bits_float(sign | float_bits(magnitude));
+}
+
+/** Round to nearest even; overflow is infinity, NaN stays a (quiet) NaN. */
+inline uint16_t f32_to_f16(float value) {
+    const uint32_t bits = float_bits(value);
+    const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above
+    if (magnitude >= 0x38800000u) {                                             // normal in f16
+        const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+        return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+    }
+    if (magnitude < 0x33000000u) return static_cast<uint16_t>(sign);  // below half of the smallest subnormal
+    const uint32_t shift = 126 - (magnitude >> 23);                   // 14 to 24
+    const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+    const uint32_t kept = mantissa >> shift, rest = mantissa & ((1u << shift) - 1), half = 1u << (shift - 1);
+    return static_cast<uint16_t>(sign | (kept + (rest > half || (rest == half && (kept & 1u)) ? 1u : 0u)));
+}
+
+/** Exact. */
+inline float bf16_to_f32(uint16_t value) { return bits_float(static_cast<uint32_t>(value) << 16); }
+
+/** Round to nearest even; NaN stays a (quiet) NaN. */
+inline uint16_t f32_to_bf16(float value) {
+    const uint32_t bits = float_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline uint16_t load_u16(const uint8_t* from) {
+    return static_cast<uint16_t>(from[0] | (static_cast<uint16_t>(from[1]) << 8));
+}
+inline void store_u16(uint8_t* to, uint16_t value) {
+    to[0] = static_cast<uint8_t>(value);
+    to[1] = static_cast<uint8_t>(value >> 8);
+}
+
+/** Decodes `columns` weights (a multiple of the type's block) at `from` to floats. The pointers need no alignment and do not overlap. */
+void decode_row(DType type, const uint8_t* from, float* to, size_t columns);
+
+/** True for the types that encode_row can write: all but Q6_K. */
+inline bool can_encode(DType type) { return type != DType::Q6_K; }
+
+/**
+ * Encodes `columns` floats (a multiple of the type's block) into the file's layout.
+ * Q8_0: d = max|x| / 127, q = x / d rounded, halves away from zero. Q4_0: d = (the x of largest magnitude) / −8, q = x / d + 8.5 cut off, at most 15.
+ * Returns false, with `to` unspecified, where a value is not finite or a scale overflows f16: such a row has no encoding.
+ */
+[[nodiscard]] bool encode_row(DType type, const float* from, uint8_t* to, size_t columns);
+
+}  // namespace tmoe
