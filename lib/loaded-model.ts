@@ -34,6 +34,8 @@ export interface ModelInfo {
   kvType: KvType
   /** Bytes of its weights in memory. */
   weightBytes: number
+  /** Whether `messages` can be given. */
+  hasChatTemplate: boolean
   /** Generations in progress. */
   activeSequences: number
 }
@@ -64,6 +66,7 @@ export class LoadedModel {
       contextLength,
       kvType,
       weightBytes: native.weightBytes,
+      hasChatTemplate: this.tokenizer.chatTemplate !== undefined,
       activeSequences: this.#scheduler.size
     }
   }

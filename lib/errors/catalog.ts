@@ -87,7 +87,7 @@ export const catalog = {
     category: 'configuration',
     scope: 'engine',
     logLevel: 'error',
-    httpStatus: 503,
+    httpStatus: 400,
     exitCode: 1,
     engineCode: 'ServerError',
     suggestedAction: 'Choose a backend of details.available; nothing falls back to another one by itself.',
