@@ -113,7 +113,7 @@ class Sequence {
     size_t page_bytes = 0;
     size_t layer_bytes = 0;                ///< of one layer's part of a page
     std::vector<Buffer> pages;
-    std::vector<const uint8_t*> page_data; ///< pages[i].data(), what the attend kernel reads
+    std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
 
     /** Pages for positions up to `tokens`. RESOURCE_MEMORY_EXHAUSTED; CONTEXT_LENGTH_EXCEEDED {required, limit}. */

@@ -57,7 +57,7 @@ struct AttendTile {
     const float* q[kAttendRows];        ///< [head_dim]
     size_t visible[kAttendRows];        ///< positions 0 … visible-1 are attended, at least 1, ascending over rows
     float* out[kAttendRows];            ///< [value_dim]
-    const uint8_t* const* pages;        ///< one per kKvPage positions
+    uint8_t* const* pages;              ///< one per kKvPage positions
     size_t key_offset, value_offset;    ///< of this layer and head, bytes inside a page
     KvType type;
     size_t head_dim, value_dim;

@@ -1,0 +1,288 @@
+#include "core/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+#include "cpu/route.h"
+#include "quant/blocks.h"
+
+namespace tmoe {
+
+namespace {
+
+Status cancelled() { return Status(StatusCode::CANCELLED, "the step was cancelled"); }
+
+Status invalid(std::string message) { return Status(StatusCode::VALIDATION_ERROR, std::move(message)); }
+
+}  // namespace
+
+Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) {
+    return Executor(*this, backend, items, cancel, result).run();
+}
+
+Status Executor::run() {
+    TMOE_RETURN_IF_ERROR(prepare());
+    backend_.pool.begin_burst();
+    Status status;
+    for (size_t i = 0; i < plan_.ops.size() && status.ok(); i++) status = run_op(i);
+    backend_.pool.end_burst();
+    TMOE_RETURN_IF_ERROR(std::move(status));
+    commit();
+    return {};
+}
+
+/** Checks the items, gathers their tokens and makes room in their caches; nothing of a sequence changes before `commit`. */
+Status Executor::prepare() {
+    result_.items.assign(items_.size(), {});
+    size_t visible = 0;
+    for (size_t i = 0; i < items_.size(); i++) {
+        StepItem& item = items_[i];
+        if (item.count == 0 || tokens_ + item.count > model_.max_batch_) {
+            return invalid(format("a step takes 1 to %zu tokens, item %zu brings %zu after %zu", model_.max_batch_, i, item.count, tokens_));
+        }
+        for (size_t j = 0; j < i; j++) {
+            if (items_[j].sequence == item.sequence) return invalid(format("items %zu and %zu name the same sequence", j, i));
+        }
+        if (item.sample && item.logits == LogitsWanted::None) return invalid("sampling needs logits");
+        const size_t start = item.sequence->length;
+        for (size_t t = 0; t < item.count; t++) {
+            const int32_t id = item.tokens[t];
+            if (id < 0 || static_cast<uint32_t>(id) >= plan_.vocab) {
+                return Status(invalid(format("token id %d of item %zu is outside the vocabulary of %u", id, i, plan_.vocab))).with("token", id);
+            }
+            ids_.push_back(id);
+            positions_.push_back(static_cast<uint32_t>(start + t));
+        }
+        TMOE_RETURN_IF_ERROR(item.sequence->reserve(start + item.count));
+        first_row_.push_back(tokens_);
+        runs_.push_back({tokens_, item.count, start, item.sequence->page_data.data()});
+        tokens_ += item.count;
+        visible = std::max(visible, start + item.count);
+    }
+    result_.rows = tokens_;
+    TMOE_RETURN_IF_ERROR(arena_.attention.reserve(context_.pool.threads(), visible));
+    for (size_t t = 0; t < tokens_; t++) {
+        arena_.bad[t].store(0, std::memory_order_relaxed);
+        arena_.bad_layer[t] = -1;
+    }
+    for (size_t table = 0; table < arena_.rope_tables.size(); table++) {
+        const RopeTable& rope = arena_.rope_tables[table];
+        const size_t half = rope.rotary_dim() / 2;
+        float* cosines = arena_.cosines.as<float>() + table * arena_.rope_stride;
+        float* sines = arena_.sines.as<float>() + table * arena_.rope_stride;
+        context_.pool.for_each(tokens_, nullptr, [&](size_t t, size_t) { rope.fill(positions_[t], cosines + t * half, sines + t * half); });
+    }
+    return {};
+}
+
+Status Executor::run_op(size_t index) {
+    const PlanOp& op = plan_.ops[index];
+    switch (op.kind) {
+        case OpKind::Embed: return embed(op);
+        case OpKind::RmsNorm: return rms_norm(op);
+        case OpKind::Matmul: return matmul(op);
+        case OpKind::Rope: return rope(op, index);
+        case OpKind::Attention: return attention(op);
+        case OpKind::Route: return route(op);
+        case OpKind::Experts: return experts(op);
+        case OpKind::Logits: return logits(op);
+    }
+    return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
+}
+
+void Executor::note_layer(int32_t layer) {
+    for (size_t t = 0; t < tokens_; t++) {
+        if (arena_.bad[t].load(std::memory_order_relaxed) && arena_.bad_layer[t] < 0) arena_.bad_layer[t] = layer;
+    }
+}
+
+Status Executor::embed(const PlanOp& op) {
+    const Weight& table = model_.weights_[op.weight];
+    const size_t row = row_bytes(table.type, table.columns);
+    float* out = arena_.buffer(op.out);
+    const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
+        decode_row(table.type, table.data.data() + static_cast<size_t>(ids_[t]) * row, out + t * table.columns, table.columns);
+    });
+    return done ? Status() : cancelled();
+}
+
+Status Executor::rms_norm(const PlanOp& op) {
+    const Weight& weight = model_.weights_[op.weight];
+    const size_t width = plan_.buffer_widths[op.in], n = weight.columns;
+    const float* in = arena_.buffer(op.in);
+    float* out = arena_.buffer(op.out);
+    const NonFinite bad = flags();
+    const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
+        for (size_t at = t * width; at < (t + 1) * width; at += n) {
+            if (!context_.kernels.rms_norm(in + at, weight.data.as<float>(), n, op.epsilon, out + at)) bad.mark(t);
+        }
+    });
+    return done ? Status() : cancelled();
+}
+
+Status Executor::matmul(const PlanOp& op) {
+    ActivationView a;
+    a.columns = a.value_stride = plan_.buffer_widths[op.in];
+    a.values = arena_.buffer(op.in);
+    std::vector<MatmulTarget> targets;
+    bool quantised = false;
+    for (const MatmulPart& part : op.parts) {
+        const Weight& weight = model_.weights_[part.weight];
+        quantised = quantised || is_quantised(weight.type);
+        targets.push_back({weight.matrix(), arena_.buffer(part.out), plan_.buffer_widths[part.out]});
+    }
+    if (quantised) {
+        if (!quantise_rows(context_, a.values, tokens_, a.columns, a.columns, arena_.activations, flags())) return cancelled();
+        arena_.activations.attach(a);
+    }
+    return tmoe::matmul(context_, a, tokens_, targets.data(), targets.size(), op.add) ? Status() : cancelled();
+}
+
+Status Executor::rope(const PlanOp& op, size_t index) {
+    const size_t table = arena_.rope_of_op[index], half = op.rotary_dim / 2, width = plan_.buffer_widths[op.in];
+    const float* cosines = arena_.cosines.as<float>() + table * arena_.rope_stride;
+    const float* sines = arena_.sines.as<float>() + table * arena_.rope_stride;
+    float* x = arena_.buffer(op.in);
+    const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
+        context_.kernels.rope(x + t * width, op.heads, op.head_dim, op.rotary_dim, cosines + t * half, sines + t * half, op.pairs);
+    });
+    return done ? Status() : cancelled();
+}
+
+Status Executor::attention(const PlanOp& op) {
+    note_layer(static_cast<int32_t>(op.layer));
+    AttentionArgs args;
+    args.q = arena_.buffer(op.in);
+    args.k = arena_.buffer(op.k_buffer);
+    args.v = arena_.buffer(op.v_buffer);
+    args.out = arena_.buffer(op.out);
+    args.heads = op.heads;
+    args.kv_heads = op.kv_heads;
+    args.head_dim = op.head_dim;
+    args.value_dim = op.value_dim;
+    args.scale = op.scale;
+    for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
+        size_t last = i + 1;
+        args.type = items_[i].sequence->type;
+        while (last < items_.size() && items_[last].sequence->type == args.type) last++;
+        args.layer_offset = op.layer * items_[i].sequence->layer_bytes;
+        args.runs = runs_.data() + i;
+        args.run_count = last - i;
+        TMOE_RETURN_IF_ERROR(tmoe::attention(context_, args, arena_.attention));
+        i = last;
+    }
+    return {};
+}
+
+Status Executor::route(const PlanOp& op) {
+    const Weight& weight = model_.weights_[op.weight];
+    routed_ = &op;
+    RouteArgs args;
+    args.states = arena_.buffer(op.in);
+    args.tokens = tokens_;
+    args.router = {weight.data.as<int32_t>(), weight.exponent, weight.rows, weight.columns};
+    args.k = op.k;
+    args.form = op.form;
+    args.normalise = op.normalise;
+    args.layer = op.layer;
+    memcpy(args.seed, plan_.routing_seed, sizeof args.seed);
+    args.positions = positions_.data();
+    args.enabled = nullptr;
+    args.ids = arena_.ids.as<int32_t>();
+    args.weights = arena_.weights.as<float>();
+    args.scores = arena_.scores.as<int64_t>();
+    args.states24 = arena_.states24.as<int32_t>();
+    args.probabilities = arena_.probabilities.as<float>();
+    return tmoe::route(context_, args);
+}
+
+Status Executor::experts(const PlanOp& op) {
+    const Weight &gate = model_.weights_[op.gate], &up = model_.weights_[op.up], &down = model_.weights_[op.down];
+    const size_t k = routed_->k, width = plan_.buffer_widths[op.in];
+    const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
+                            arena_.rows.as<uint32_t>()};
+    TMOE_RETURN_IF_ERROR(dispatch(d));
+    const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
+    const ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, stack(gate), stack(up), stack(down), d.offsets, d.slots,
+                                arena_.values.as<float>()};
+    TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
+    result_.expert_rows = tokens_ * k;
+    const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
+    TMOE_RETURN_IF_ERROR(combine(context_, c));
+    note_layer(static_cast<int32_t>(op.layer));
+    return {};
+}
+
+/** Logits of the rows asked for, kLogitRows at a time; each part is handed out and sampled from before the next. */
+Status Executor::logits(const PlanOp& op) {
+    const Weight& weight = model_.weights_[op.weight];
+    const size_t width = plan_.buffer_widths[op.in];
+    std::vector<uint32_t> rows, owner;
+    for (size_t i = 0; i < items_.size(); i++) {
+        if (items_[i].logits == LogitsWanted::None) continue;
+        const size_t first = items_[i].logits == LogitsWanted::Last ? items_[i].count - 1 : 0;
+        for (size_t t = first; t < items_[i].count; t++) {
+            rows.push_back(static_cast<uint32_t>(first_row_[i] + t));
+            owner.push_back(static_cast<uint32_t>(i));
+        }
+    }
+    std::vector<size_t> given(items_.size(), 0);   // positions handed out so far
+    const float* states = arena_.buffer(op.in);
+    for (size_t begin = 0; begin < rows.size(); begin += kLogitRows) {
+        const size_t count = std::min(kLogitRows, rows.size() - begin);
+        // The rows wanted are copied side by side into `values`, which no expert needs any more.
+        float* gathered = arena_.values.as<float>();
+        for (size_t i = 0; i < count; i++) memcpy(gathered + i * width, states + rows[begin + i] * width, width * sizeof(float));
+        ActivationView a;
+        a.columns = a.value_stride = width;
+        a.values = gathered;
+        if (is_quantised(weight.type)) {
+            if (!quantise_rows(context_, gathered, count, width, width, arena_.activations, {})) return cancelled();
+            arena_.activations.attach(a);
+        }
+        float* out = arena_.logits.as<float>();
+        const MatmulTarget target = {weight.matrix(), out, plan_.vocab};
+        if (!tmoe::matmul(context_, a, count, &target, 1, false)) return cancelled();
+        const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t worker) {
+            const uint32_t index = owner[begin + i];
+            StepItem& item = items_[index];
+            StepItemResult& result = result_.items[index];
+            const float* row = out + i * plan_.vocab;
+            if (!item.sample || rows[begin + i] != first_row_[index] + item.count - 1) return;
+            const uint64_t position = item.sequence->length + item.count;
+            result.status = sample(context_.kernels, row, plan_.vocab, item.sampling, position,
+                                   arena_.sampling.as<float>() + worker * 2 * plan_.vocab, result.sampled);
+        });
+        if (!done) return cancelled();
+        for (size_t i = 0; i < count; i++) {
+            const uint32_t index = owner[begin + i];
+            if (!items_[index].logits_out) continue;
+            memcpy(items_[index].logits_out + given[index]++ * plan_.vocab, out + i * plan_.vocab, plan_.vocab * sizeof(float));
+        }
+    }
+    return {};
+}
+
+/** Keeps the tokens of every item that is sound; an item with a value that was not finite fails alone. */
+void Executor::commit() {
+    note_layer(static_cast<int32_t>(plan_.layers));
+    for (size_t i = 0; i < items_.size(); i++) {
+        StepItemResult& result = result_.items[i];
+        for (size_t t = 0; t < items_[i].count && result.status.ok(); t++) {
+            const size_t row = first_row_[i] + t;
+            if (!arena_.bad[row].load(std::memory_order_relaxed)) continue;
+            const int32_t layer = arena_.bad_layer[row];
+            result.status = Status(StatusCode::RUNTIME_NAN_DETECTED, format("a value of position %u is not finite (layer %d)", positions_[row], layer))
+                                .with("layer", layer)
+                                .with("token", positions_[row]);
+        }
+        if (result.status.ok()) {
+            items_[i].sequence->length += items_[i].count;
+        } else {
+            result.sampled = {};
+        }
+    }
+}
+
+}  // namespace tmoe

@@ -1,0 +1,48 @@
+// Runs one step of a plan: a list of operations over the arena's buffers.
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "core/model.h"
+
+namespace tmoe {
+
+class Executor {
+  public:
+    Executor(Model& model, Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result)
+        : model_(model), plan_(model.plan_), arena_(*model.arena_), backend_(backend), context_{*backend.kernels, backend.pool, cancel},
+          items_(items), result_(result) {}
+
+    Status run();
+
+  private:
+    Status prepare();
+    Status run_op(size_t index);
+    Status embed(const PlanOp& op);
+    Status rms_norm(const PlanOp& op);
+    Status matmul(const PlanOp& op);
+    Status rope(const PlanOp& op, size_t index);
+    Status attention(const PlanOp& op);
+    Status route(const PlanOp& op);
+    Status experts(const PlanOp& op);
+    Status logits(const PlanOp& op);
+    void commit();
+    NonFinite flags() { return {arena_.bad.get()}; }
+    void note_layer(int32_t layer);
+
+    Model& model_;
+    const Plan& plan_;
+    Model::Arena& arena_;
+    Backend& backend_;
+    Context context_;
+    std::vector<StepItem>& items_;
+    StepResult& result_;
+    size_t tokens_ = 0;
+    std::vector<int32_t> ids_;
+    std::vector<uint32_t> positions_;
+    std::vector<size_t> first_row_;             ///< of each item
+    std::vector<AttentionRun> runs_;
+    const PlanOp* routed_ = nullptr;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,151 @@
+#include "core/plan.h"
+
+#include <cmath>
+
+#include "cpu/route.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr uint32_t kMostWidth = 1u << 20;
+constexpr uint32_t kMostHeadDim = 4096;
+
+const char* op_name(OpKind kind) {
+    static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits"};
+    return names[static_cast<uint32_t>(kind)];
+}
+
+/** Checks one plan; every method returns false and leaves a message at the first thing that does not hold. */
+class Checker {
+  public:
+    explicit Checker(const Plan& plan) : plan_(plan) {}
+
+    Status run() {
+        if (plan_.vocab == 0 || plan_.layers == 0 || plan_.context_length == 0) return bad("vocab, layers and contextLength must be positive");
+        for (size_t i = 0; i < plan_.buffer_widths.size(); i++) {
+            if (plan_.buffer_widths[i] == 0 || plan_.buffer_widths[i] > kMostWidth) {
+                return bad(format("buffer '%s' has width %u; 1 to %u", plan_.buffer_names[i].c_str(), plan_.buffer_widths[i], kMostWidth));
+            }
+        }
+        for (const PlanTensor& tensor : plan_.tensors) {
+            const size_t dims = tensor.role == TensorRole::Vector ? 1 : tensor.role == TensorRole::Experts ? 3 : 2;
+            if (tensor.shape.size() != dims) return bad(format("tensor '%s' needs %zu dimensions", tensor.name.c_str(), dims));
+            for (uint64_t n : tensor.shape) {
+                if (n == 0 || n > UINT32_MAX) return bad(format("tensor '%s' has a dimension of %llu", tensor.name.c_str(), static_cast<unsigned long long>(n)));
+            }
+        }
+        for (index_ = 0; index_ < plan_.ops.size(); index_++) {
+            op_ = &plan_.ops[index_];
+            TMOE_RETURN_IF_ERROR(check_op());
+        }
+        return {};
+    }
+
+  private:
+    Status bad(std::string what) const {
+        std::string where = op_ ? format("plan operation %zu (%s): ", index_, op_name(op_->kind)) : std::string("plan: ");
+        return Status(StatusCode::VALIDATION_ERROR, where + what);
+    }
+    bool has_buffer(uint32_t index) const { return index < plan_.buffer_widths.size(); }
+    uint32_t width(uint32_t index) const { return plan_.buffer_widths[index]; }
+    bool is(uint32_t tensor, TensorRole role) const { return tensor < plan_.tensors.size() && plan_.tensors[tensor].role == role; }
+    uint64_t dim(uint32_t tensor, size_t axis) const { return plan_.tensors[tensor].shape[axis]; }
+
+    Status shape(uint32_t tensor, uint64_t columns, uint64_t rows) const {
+        if (dim(tensor, 0) == columns && dim(tensor, 1) == rows) return {};
+        return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' is %llu × %llu, the plan needs %llu × %llu", plan_.tensors[tensor].name.c_str(),
+                                                                static_cast<unsigned long long>(dim(tensor, 0)), static_cast<unsigned long long>(dim(tensor, 1)),
+                                                                static_cast<unsigned long long>(columns), static_cast<unsigned long long>(rows)))
+            .with("tensor", plan_.tensors[tensor].name)
+            .with("expected", format("%llu × %llu", static_cast<unsigned long long>(columns), static_cast<unsigned long long>(rows)))
+            .with("actual", format("%llu × %llu", static_cast<unsigned long long>(dim(tensor, 0)), static_cast<unsigned long long>(dim(tensor, 1))));
+    }
+
+    Status check_op() {
+        const PlanOp& op = *op_;
+        if (!has_buffer(op.in) || !has_buffer(op.out)) return bad("names no buffer");
+        switch (op.kind) {
+            case OpKind::Embed:
+                if (!is(op.weight, TensorRole::Embedding)) return bad("needs an embedding tensor");
+                return shape(op.weight, width(op.out), plan_.vocab);
+            case OpKind::RmsNorm:
+                if (!is(op.weight, TensorRole::Vector)) return bad("needs a vector tensor");
+                if (!(op.epsilon >= 0) || !std::isfinite(op.epsilon)) return bad("epsilon must be a number ≥ 0");
+                if (width(op.in) != width(op.out) || width(op.in) % dim(op.weight, 0) != 0) return bad("widths do not divide by the weight's length");
+                return {};
+            case OpKind::Matmul:
+                if (op.parts.empty()) return bad("needs at least one part");
+                for (const MatmulPart& part : op.parts) {
+                    if (!is(part.weight, TensorRole::Matrix) || !has_buffer(part.out)) return bad("needs matrix tensors and buffers");
+                    if (part.out == op.in) return bad("cannot write the buffer that it reads");
+                    TMOE_RETURN_IF_ERROR(shape(part.weight, width(op.in), width(part.out)));
+                }
+                return {};
+            case OpKind::Rope:
+                if (!op.heads || !op.head_dim || op.head_dim > kMostHeadDim || uint64_t{op.heads} * op.head_dim != width(op.in)) return bad("heads × headDim must be the buffer's width");
+                if (op.rotary_dim == 0 || op.rotary_dim % 2 || op.rotary_dim > op.head_dim) return bad("rotaryDim must be even, positive and at most headDim");
+                if (!(op.base > 0) || !std::isfinite(op.base) || !std::isnormal(op.base)) return bad("base must be a positive number");
+                return {};
+            case OpKind::Attention: return check_attention();
+            case OpKind::Route: return check_route();
+            case OpKind::Experts: return check_experts();
+            case OpKind::Logits:
+                if (!is(op.weight, TensorRole::Matrix)) return bad("needs a matrix tensor");
+                return shape(op.weight, width(op.in), plan_.vocab);
+        }
+        return bad("is unknown");
+    }
+
+    Status check_attention() {
+        const PlanOp& op = *op_;
+        if (!has_buffer(op.k_buffer) || !has_buffer(op.v_buffer)) return bad("names no buffer");
+        if (!op.heads || !op.kv_heads || op.heads % op.kv_heads) return bad("heads must be a multiple of kvHeads");
+        if (!op.head_dim || !op.value_dim || op.head_dim > kMostHeadDim || op.value_dim > kMostHeadDim) return bad("headDim and valueDim are out of range");
+        if (uint64_t{op.heads} * op.head_dim != width(op.in) || uint64_t{op.kv_heads} * op.head_dim != width(op.k_buffer) ||
+            uint64_t{op.kv_heads} * op.value_dim != width(op.v_buffer) || uint64_t{op.heads} * op.value_dim != width(op.out)) {
+            return bad("widths of q, k, v, out do not match the heads");
+        }
+        if (op.layer >= plan_.layers || !std::isfinite(op.scale)) return bad("layer or scale is out of range");
+        for (const PlanOp& other : plan_.ops) {
+            if (other.kind != OpKind::Attention) continue;
+            if (other.kv_heads != op.kv_heads || other.head_dim != op.head_dim || other.value_dim != op.value_dim) return bad("all layers need the same KV sizes");
+            if (&other != &op && other.layer == op.layer) return bad("shares its layer with another");
+        }
+        return {};
+    }
+
+    Status check_route() {
+        const PlanOp& op = *op_;
+        if (!is(op.weight, TensorRole::Router)) return bad("needs a router tensor");
+        const uint64_t experts = dim(op.weight, 1);
+        if (dim(op.weight, 0) != width(op.in) || width(op.in) > kMaxRouterWidth) return bad("the router's width is not the buffer's");
+        if (experts > kMaxExperts || op.k == 0 || op.k > experts || op.k > 256) return bad(format("k = %u of %llu experts", op.k, static_cast<unsigned long long>(experts)));
+        routed_ = op_;
+        return {};
+    }
+
+    Status check_experts() {
+        const PlanOp& op = *op_;
+        if (!routed_) return bad("has no route before it");
+        if (!is(op.gate, TensorRole::Experts) || !is(op.up, TensorRole::Experts) || !is(op.down, TensorRole::Experts)) return bad("needs experts tensors");
+        const uint64_t count = dim(routed_->weight, 1), hidden = dim(op.gate, 1);
+        if (dim(op.gate, 2) != count || dim(op.up, 2) != count || dim(op.down, 2) != count) return bad("the number of experts is not the router's");
+        if (width(op.in) != width(op.out) || op.in == op.out) return bad("in and out must be two buffers of one width");
+        if (hidden > kMostWidth) return bad("hidden width is out of range");
+        TMOE_RETURN_IF_ERROR(shape(op.gate, width(op.in), hidden));
+        TMOE_RETURN_IF_ERROR(shape(op.up, width(op.in), hidden));
+        return shape(op.down, hidden, width(op.out));
+    }
+
+    const Plan& plan_;
+    size_t index_ = 0;
+    const PlanOp* op_ = nullptr;
+    const PlanOp* routed_ = nullptr;
+};
+
+}  // namespace
+
+Status validate(const Plan& plan) { return Checker(plan).run(); }
+
+}  // namespace tmoe

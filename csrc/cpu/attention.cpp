@@ -1,0 +1,78 @@
+#include "cpu/attention.h"
+
+namespace tmoe {
+
+namespace {
+
+struct Tile {
+    const AttentionRun* run;
+    size_t first_row, rows;      // of the run's (token, query head of the group) pairs
+};
+
+size_t tiles_of(const AttentionRun& run, size_t group) { return (run.count * group + kAttendRows - 1) / kAttendRows; }
+
+}  // namespace
+
+Status AttentionScratch::reserve(size_t threads, size_t positions) {
+    const size_t needed = (positions + kLanes - 1) / kLanes * kLanes;
+    if (needed <= stride && scores.size() >= threads * kAttendRows * stride * sizeof(float)) return {};
+    const size_t grown = needed > 2 * stride ? needed : 2 * stride;  // doubling: a growing sequence must not allocate at every step
+    TMOE_RETURN_IF_ERROR(scores.allocate(threads * kAttendRows * grown * sizeof(float)));
+    stride = grown;
+    return {};
+}
+
+Status attention(const Context& context, const AttentionArgs& a, AttentionScratch& scratch) {
+    const auto cancelled = [] { return Status(StatusCode::CANCELLED, "attention was cancelled"); };
+    const size_t group = a.heads / a.kv_heads;
+    const size_t head_bytes = kKvPage * (a.head_dim + a.value_dim) * kv_bytes(a.type);
+    const auto key_offset = [&](size_t head) { return a.layer_offset + head * head_bytes; };
+    const auto value_offset = [&](size_t head) { return key_offset(head) + kKvPage * a.head_dim * kv_bytes(a.type); };
+
+    size_t tokens = 0, tiles = 0;
+    for (size_t i = 0; i < a.run_count; i++) {
+        tokens += a.runs[i].count;
+        tiles += tiles_of(a.runs[i], group);
+    }
+    bool done = context.pool.for_each(tokens, context.cancel, [&](size_t item, size_t) {
+        const AttentionRun* run = a.runs;
+        while (item >= run->count) item -= run++->count;
+        const size_t row = run->first + item, position = run->start + item;
+        for (size_t head = 0; head < a.kv_heads; head++) {
+            context.kernels.kv_write(run->pages[position / kKvPage], key_offset(head), value_offset(head), a.type, position % kKvPage,
+                                     a.k + (row * a.kv_heads + head) * a.head_dim, a.head_dim,
+                                     a.v + (row * a.kv_heads + head) * a.value_dim, a.value_dim);
+        }
+    });
+    if (!done) return cancelled();
+
+    done = context.pool.for_each(tiles * a.kv_heads, context.cancel, [&](size_t item, size_t worker) {
+        const size_t head = item % a.kv_heads;
+        size_t tile = item / a.kv_heads;
+        const AttentionRun* run = a.runs;
+        while (tile >= tiles_of(*run, group)) tile -= tiles_of(*run++, group);
+        const size_t first = tile * kAttendRows, pairs = run->count * group;
+        AttendTile t;
+        t.rows = pairs - first < kAttendRows ? pairs - first : kAttendRows;
+        for (size_t r = 0; r < t.rows; r++) {
+            const size_t token = (first + r) / group, query = head * group + (first + r) % group;
+            const size_t row = run->first + token;
+            t.q[r] = a.q + (row * a.heads + query) * a.head_dim;
+            t.out[r] = a.out + (row * a.heads + query) * a.value_dim;
+            t.visible[r] = run->start + token + 1;
+        }
+        t.pages = run->pages;
+        t.key_offset = key_offset(head);
+        t.value_offset = value_offset(head);
+        t.type = a.type;
+        t.head_dim = a.head_dim;
+        t.value_dim = a.value_dim;
+        t.scale = a.scale;
+        t.scores = scratch.scores.as<float>() + worker * kAttendRows * scratch.stride;
+        t.score_stride = scratch.stride;
+        context.kernels.attend(t);
+    });
+    return done ? Status() : cancelled();
+}
+
+}  // namespace tmoe

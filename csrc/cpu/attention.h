@@ -1,0 +1,63 @@
+// attention: appends keys and values to a paged cache, then causal attention over it; and rotary embedding.
+//
+// Softmax attention as in "Attention Is All You Need" (2017), grouped query heads as in GQA (2023); two passes: exact max first.
+// Query head h reads KV head h / (heads / kv_heads). Attention reads stored (rounded) values only, the current step's too.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "core/memory.h"
+#include "cpu/kernels.h"
+
+namespace tmoe {
+
+/** Bytes of one layer's part of a page: kKvPage positions of every KV head. */
+inline size_t kv_layer_bytes(KvType type, size_t kv_heads, size_t head_dim, size_t value_dim) {
+    return kKvPage * kv_heads * (head_dim + value_dim) * kv_bytes(type);
+}
+
+/** Consecutive tokens of one sequence. */
+struct AttentionRun {
+    size_t first, count;         ///< rows of q, k, v and out
+    size_t start;                ///< absolute position of the first
+    uint8_t* const* pages;       ///< one per kKvPage positions, enough for start + count
+};
+
+struct AttentionArgs {
+    const float *q, *k, *v;      ///< [tokens][heads · head_dim], [tokens][kv_heads · head_dim], [tokens][kv_heads · value_dim]
+    float* out;                  ///< [tokens][heads · value_dim]
+    size_t heads, kv_heads, head_dim, value_dim;
+    float scale;
+    KvType type;
+    size_t layer_offset;         ///< bytes of this layer's part inside a page
+    const AttentionRun* runs;
+    size_t run_count;
+};
+
+/** Scratch of attention: rows of scores for each thread. */
+struct AttentionScratch {
+    Buffer scores;
+    size_t stride = 0;           ///< positions in one row of scores
+    Status reserve(size_t threads, size_t positions);
+};
+
+/** `scratch` must hold the largest start + count. CANCELLED. */
+Status attention(const Context& context, const AttentionArgs& args, AttentionScratch& scratch);
+/** Same contract; plain loops in the documented order. */
+Status attention_ref(const AttentionArgs& args);
+
+/** Frequencies of rotary embedding: base^(-2i / dim), as doubles from the project's own functions. */
+class RopeTable {
+  public:
+    RopeTable(double base, size_t rotary_dim);
+    double base() const { return base_; }
+    size_t rotary_dim() const { return frequency_.size() * 2; }
+    /** cos and sin of position · frequency, [rotary_dim / 2] each. */
+    void fill(uint64_t position, float* cos, float* sin) const;
+
+  private:
+    double base_;
+    std::vector<double> frequency_;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,187 @@
+#include "cpu/expert_matmul.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr size_t kMostGroups = 16;   // row groups of one item: long enough to pay for its panel, short enough to stop at once
+
+size_t groups_of(const MatrixView& w) { return (w.rows + kLanes - 1) / kLanes; }
+
+/** Row groups per item: a few items per thread, an even number of groups so that a block of 32 rows has one owner. */
+size_t item_groups(size_t groups, size_t matrices, size_t threads) {
+    size_t size = groups * matrices / (threads * 8) / 2 * 2;
+    if (size < 2) size = 2;
+    return size < kMostGroups ? size : kMostGroups;
+}
+
+/** One item of work: some row groups of one expert. */
+struct Item {
+    uint32_t expert, first, last;
+};
+
+size_t list_items(const ExpertMatmulArgs& a, size_t groups, size_t size, Item* items) {
+    size_t count = 0;
+    for (size_t e = 0; e < a.experts; e++) {
+        if (a.offsets[e] == a.offsets[e + 1]) continue;
+        for (size_t first = 0; first < groups; first += size) {
+            const size_t last = first + size < groups ? first + size : groups;
+            items[count++] = {static_cast<uint32_t>(e), static_cast<uint32_t>(first), static_cast<uint32_t>(last)};
+        }
+    }
+    return count;
+}
+
+size_t most_items(size_t rows, size_t experts_used, size_t hidden_width, size_t width) {
+    const size_t widest = hidden_width > width ? hidden_width : width;
+    const size_t experts = rows < experts_used ? rows : experts_used;
+    return experts * ((widest + kLanes - 1) / kLanes / 2 + 1);
+}
+
+}  // namespace
+
+Status ActivationBuffer::reserve(size_t rows, size_t columns) {
+    const size_t count = rows * columns;
+    if (q_.size() >= count) return {};
+    TMOE_RETURN_IF_ERROR(q_.allocate(count));
+    TMOE_RETURN_IF_ERROR(scale_.allocate(count / 32 * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(sum_.allocate(count / 32 * sizeof(int32_t)));
+    return sum16_.allocate(count / 16 * sizeof(int32_t));
+}
+
+QuantisedRow ActivationBuffer::row(size_t index, size_t columns, size_t column) {
+    const size_t at = index * columns + column;
+    return {q_.as<int8_t>() + at, scale_.as<float>() + at / 32, sum_.as<int32_t>() + at / 32, sum16_.as<int32_t>() + at / 16};
+}
+
+void ActivationBuffer::attach(ActivationView& view) {
+    view.q = q_.as<int8_t>();
+    view.scale = scale_.as<float>();
+    view.sum = sum_.as<int32_t>();
+    view.sum16 = sum16_.as<int32_t>();
+}
+
+bool quantise_rows(const Context& context, const float* x, size_t rows, size_t columns, size_t stride, ActivationBuffer& to,
+                   const NonFinite& bad) {
+    return context.pool.for_each(rows, context.cancel, [&](size_t row, size_t) {
+        if (!context.kernels.quantise_row(x + row * stride, columns, to.row(row, columns))) bad.mark(row);
+    });
+}
+
+bool matmul(const Context& context, const ActivationView& a, size_t count, const MatmulTarget* targets, size_t target_count,
+            bool add) {
+    size_t groups = 0;
+    for (size_t i = 0; i < target_count; i++) groups += groups_of(targets[i].weight);
+    const size_t size = item_groups(groups, 1, context.pool.threads());
+    size_t items = 0;
+    for (size_t i = 0; i < target_count; i++) items += (groups_of(targets[i].weight) + size - 1) / size;
+    return context.pool.for_each(items, context.cancel, [&](size_t item, size_t) {
+        size_t target = 0;
+        for (;; target++) {
+            const size_t own = (groups_of(targets[target].weight) + size - 1) / size;
+            if (item < own) break;
+            item -= own;
+        }
+        const MatmulTarget& t = targets[target];
+        const size_t all = groups_of(t.weight), first = item * size, last = first + size < all ? first + size : all;
+        context.kernels.matmul(t.weight, a, nullptr, count, t.out, t.out_stride, add, first, last);
+    });
+}
+
+Status ExpertScratch::reserve(size_t token_count, size_t k, size_t width, size_t hidden_width) {
+    const size_t rows = token_count * k;
+    if (width % 32 == 0) TMOE_RETURN_IF_ERROR(x.reserve(token_count, width));
+    if (hidden_width % 32 == 0) TMOE_RETURN_IF_ERROR(hidden.reserve(rows, hidden_width));
+    if (gate.size() < rows * hidden_width * sizeof(float)) {
+        TMOE_RETURN_IF_ERROR(gate.allocate(rows * hidden_width * sizeof(float)));
+        TMOE_RETURN_IF_ERROR(up.allocate(rows * hidden_width * sizeof(float)));
+    }
+    if (tokens.size() < rows * sizeof(uint32_t)) TMOE_RETURN_IF_ERROR(tokens.allocate(rows * sizeof(uint32_t)));
+    const size_t item_bytes = most_items(rows, rows, hidden_width, width) * sizeof(Item);
+    if (items.size() < item_bytes) TMOE_RETURN_IF_ERROR(items.allocate(item_bytes));
+    return {};
+}
+
+size_t ExpertScratch::bytes(size_t token_count, size_t k, size_t width, size_t hidden_width) {
+    const size_t rows = token_count * k;
+    return ActivationBuffer::bytes(token_count, width) + ActivationBuffer::bytes(rows, hidden_width) +
+           2 * rows * hidden_width * sizeof(float) + rows * sizeof(uint32_t) + most_items(rows, rows, hidden_width, width) * sizeof(Item);
+}
+
+Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
+    const auto cancelled = [] { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); };
+    const size_t rows = a.tokens * a.k, hidden = a.gate.shape.rows;
+    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, hidden));
+    for (size_t e = 0; e < a.experts; e++) {
+        if (a.offsets[e] > a.offsets[e + 1] || a.offsets[e + 1] > rows) {
+            return Status(StatusCode::VALIDATION_ERROR, "expertMatmul: offsets must not decrease nor exceed the rows");
+        }
+    }
+    uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what expert_matmul gathers by
+    for (size_t row = 0; row < rows; row++) {
+        if (a.slots[row] >= rows) return Status(StatusCode::VALIDATION_ERROR, format("expertMatmul: slot %u is out of range", a.slots[row]));
+        tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
+    }
+
+    ActivationView x;
+    x.columns = a.width;
+    x.values = a.x;
+    x.value_stride = a.width;
+    if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) {
+        if (!quantise_rows(context, a.x, a.tokens, a.width, a.width, scratch.x, bad)) return cancelled();
+        scratch.x.attach(x);
+    }
+    ActivationView h;
+    h.columns = hidden;
+    h.values = scratch.gate.as<float>();
+    h.value_stride = hidden;
+    const bool quantise_hidden = is_quantised(a.down.shape.type);
+    if (quantise_hidden) scratch.hidden.attach(h);
+
+    size_t used = 0;
+    for (size_t e = 0; e < a.experts; e++) used += a.offsets[e] != a.offsets[e + 1];
+    Item* items = scratch.items.as<Item>();
+    const size_t threads = context.pool.threads();
+    float* gate = scratch.gate.as<float>();
+    float* up = scratch.up.as<float>();
+
+    size_t groups = groups_of(a.gate.shape);
+    size_t count = list_items(a, groups, item_groups(groups, used, threads), items);
+    bool done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
+        const Item& item = items[index];
+        const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
+        context.kernels.matmul(a.gate.at(item.expert), x, tokens + begin, n, gate + begin * hidden, hidden, false, item.first, item.last);
+        context.kernels.matmul(a.up.at(item.expert), x, tokens + begin, n, up + begin * hidden, hidden, false, item.first, item.last);
+        const size_t column = item.first * kLanes;
+        const size_t columns = (item.last * kLanes < hidden ? item.last * kLanes : hidden) - column;
+        for (size_t row = begin; row < begin + n; row++) {
+            float* at = gate + row * hidden + column;
+            context.kernels.silu_mul(at, up + row * hidden + column, columns, at);
+            if (quantise_hidden && !context.kernels.quantise_row(at, columns, scratch.hidden.row(row, hidden, column))) {
+                bad.mark(tokens[row]);
+            }
+        }
+    });
+    if (!done) return cancelled();
+
+    groups = groups_of(a.down.shape);
+    count = list_items(a, groups, item_groups(groups, used, threads), items);
+    // The down matrix reads rows of h where they stand, so a view that starts at the expert's first row serves as its activations.
+    done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
+        const Item& item = items[index];
+        const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
+        ActivationView own = h;
+        own.values += begin * hidden;
+        if (quantise_hidden) {
+            const QuantisedRow row = scratch.hidden.row(begin, hidden);
+            own.q = row.q;
+            own.scale = row.scale;
+            own.sum = row.sum;
+            own.sum16 = row.sum16;
+        }
+        context.kernels.matmul(a.down.at(item.expert), own, nullptr, n, a.out + begin * a.width, a.width, false, item.first, item.last);
+    });
+    return done ? Status() : cancelled();
+}
+
+}  // namespace tmoe

@@ -1,0 +1,100 @@
+// matmul and expert_matmul over packed matrices (quant/repack.h), and the quantisation of their activations.
+//
+// Quantised weights: activations become int8 per block of 32 (amax by bits, id = 127 / amax, round to nearest even, scale = amax / 127,
+// a block below 2^-119 is zero); integer dots are exact; one fma(scale_w · scale_a, float(isum), acc) per block, blocks in order.
+// Float weights: one fma per column, columns in order. K-quants: sub-scales multiply as integers inside the 32-block.
+#pragma once
+#include <cstdint>
+
+#include "core/memory.h"
+#include "cpu/kernels.h"
+
+namespace tmoe {
+
+/** Memory for quantised rows, reused from call to call. */
+class ActivationBuffer {
+  public:
+    /** RESOURCE_MEMORY_EXHAUSTED. Columns: a multiple of 32. */
+    Status reserve(size_t rows, size_t columns);
+    QuantisedRow row(size_t index, size_t columns, size_t column = 0);
+    /** Fills in the quantised part of a view whose float part stands already. */
+    void attach(ActivationView& view);
+    static size_t bytes(size_t rows, size_t columns) { return rows * columns * 3 / 2; }
+
+  private:
+    Buffer q_, scale_, sum_, sum16_;
+};
+
+/** Told about tokens with values that are not finite: called with the row's index, from any thread. */
+struct NonFinite {
+    std::atomic<uint8_t>* rows = nullptr;   ///< one flag per row; null = not wanted
+    void mark(size_t row) const {
+        if (rows) rows[row].store(1, std::memory_order_relaxed);
+    }
+};
+
+/** Quantises rows of x ([rows][stride], `columns` used) into the buffer, on all threads. False when cancelled. */
+bool quantise_rows(const Context& context, const float* x, size_t rows, size_t columns, size_t stride, ActivationBuffer& to,
+                   const NonFinite& bad);
+
+struct MatmulTarget {
+    MatrixView weight;
+    float* out;              ///< [count][out_stride]
+    size_t out_stride;
+};
+/** out[i] (+)= W · a[i] for each target; all targets share the activations. False when cancelled. */
+bool matmul(const Context& context, const ActivationView& a, size_t count, const MatmulTarget* targets, size_t target_count,
+            bool add);
+
+/** Experts as packed matrices one after another. */
+struct ExpertStack {
+    MatrixView shape;        ///< of one expert; `packed` is the first
+    size_t stride;           ///< bytes from one expert to the next
+    MatrixView at(size_t expert) const {
+        MatrixView view = shape;
+        view.packed += expert * stride;
+        return view;
+    }
+};
+
+struct ExpertMatmulArgs {
+    const float* x;              ///< [tokens][width]
+    size_t tokens, width, k, experts;
+    ExpertStack gate, up, down;  ///< [hidden × width], [hidden × width], [width × hidden]
+    const uint32_t* offsets;     ///< [experts + 1], from dispatch
+    const uint32_t* slots;       ///< [tokens · k], from dispatch
+    float* out;                  ///< [tokens · k][width], in row order
+};
+
+/** Scratch of expert_matmul, reused from call to call. */
+struct ExpertScratch {
+    ActivationBuffer x, hidden;
+    Buffer gate, up, tokens, items;
+    Status reserve(size_t tokens, size_t k, size_t width, size_t hidden_width);
+    static size_t bytes(size_t tokens, size_t k, size_t width, size_t hidden_width);
+};
+
+/**
+ * out[row] = down · (silu(gate · x) ∘ (up · x)) for each dispatched row. Shapes are checked by the caller. VALIDATION_ERROR where offsets
+ * and slots are not a dispatch; CANCELLED; RESOURCE_MEMORY_EXHAUSTED.
+ */
+Status expert_matmul(const Context& context, const ExpertMatmulArgs& args, ExpertScratch& scratch, const NonFinite& bad);
+
+/** Naive twins, on weights in the file's layout: `raw` holds rows × columns of the type, experts one after another. */
+struct RawMatrix {
+    DType type;
+    size_t rows, columns;
+    const uint8_t* raw;
+};
+Status matmul_ref(const RawMatrix& weight, const float* x, size_t count, size_t stride, float* out, size_t out_stride, bool add);
+struct ExpertMatmulRefArgs {
+    const float* x;
+    size_t tokens, width, k, experts;
+    RawMatrix gate, up, down;    ///< of the first expert
+    const uint32_t* offsets;
+    const uint32_t* slots;
+    float* out;
+};
+Status expert_matmul_ref(const ExpertMatmulRefArgs& args);
+
+}  // namespace tmoe

@@ -1,0 +1,88 @@
+#include "cpu/route.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tmoe {
+
+namespace {
+
+Status check(const RouteArgs& a) {
+    const RouterView& r = a.router;
+    if (r.experts == 0 || r.experts > kMaxExperts || r.width == 0 || r.width > kMaxRouterWidth) {
+        return Status(StatusCode::VALIDATION_ERROR, format("route: %zu experts of width %zu; at most %zu and %zu, at least 1", r.experts,
+                                                           r.width, kMaxExperts, kMaxRouterWidth));
+    }
+    size_t enabled = r.experts;
+    if (a.enabled) enabled = static_cast<size_t>(std::count_if(a.enabled, a.enabled + r.experts, [](uint8_t e) { return e != 0; }));
+    if (a.k == 0 || a.k > enabled) {
+        return Status(StatusCode::VALIDATION_ERROR, format("route: k = %zu, but %zu of %zu experts are enabled", a.k, enabled, r.experts))
+            .with("k", static_cast<double>(a.k))
+            .with("enabled", static_cast<double>(enabled));
+    }
+    return {};
+}
+
+struct Candidate {
+    int64_t score;
+    uint32_t hash, index;
+    bool operator<(const Candidate& other) const {  // better first
+        if (score != other.score) return score > other.score;
+        return hash != other.hash ? hash < other.hash : index < other.index;
+    }
+};
+
+float logit_of(int64_t score, int exponent) { return static_cast<float>(std::ldexp(static_cast<double>(score), exponent)); }
+
+void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
+    const RouterView& r = a.router;
+    int32_t* state = a.states24 + token * r.width;
+    int64_t* scores = a.scores + token * r.experts;
+    float* probabilities = a.probabilities + token * r.experts;
+    int32_t* ids = a.ids + token * a.k;
+    float* weights = a.weights + token * a.k;
+
+    const int exponent = kernels.quantise_state(a.states + token * r.width, r.width, state) + r.exponent - 46;
+    Candidate candidates[kMaxExperts];
+    size_t count = 0;
+    for (size_t e = 0; e < r.experts; e++) {
+        scores[e] = kernels.dot_i64(state, r.weights + e * r.width, r.width);
+        if (a.enabled && !a.enabled[e]) continue;
+        const uint32_t index = static_cast<uint32_t>(e);
+        candidates[count++] = {scores[e], tie_hash(a.seed, a.layer, a.positions[token], index), index};
+    }
+    std::partial_sort(candidates, candidates + a.k, candidates + count);
+    for (size_t s = 0; s < a.k; s++) ids[s] = static_cast<int32_t>(candidates[s].index);
+
+    if (a.form == RouteForm::TopkSoftmax) {
+        for (size_t s = 0; s < a.k; s++) weights[s] = logit_of(candidates[s].score, exponent);
+        kernels.softmax(weights, a.k);
+    } else {
+        size_t place = 0;
+        uint32_t at[kMaxExperts];  // where each expert stands among the enabled
+        for (size_t e = 0; e < r.experts; e++) {
+            if (a.enabled && !a.enabled[e]) continue;
+            at[e] = static_cast<uint32_t>(place);
+            probabilities[place++] = logit_of(scores[e], exponent);
+        }
+        kernels.softmax(probabilities, place);
+        for (size_t s = 0; s < a.k; s++) weights[s] = probabilities[at[ids[s]]];
+    }
+    if (a.normalise) {
+        float sum = 0;
+        for (size_t s = 0; s < a.k; s++) sum = sum + weights[s];
+        for (size_t s = 0; s < a.k; s++) weights[s] = weights[s] / sum;
+    }
+}
+
+}  // namespace
+
+Status route(const Context& context, const RouteArgs& args) {
+    TMOE_RETURN_IF_ERROR(check(args));
+    const bool done = context.pool.for_each(args.tokens, context.cancel,
+                                            [&](size_t token, size_t) { route_token(context.kernels, args, token); });
+    if (!done) return Status(StatusCode::CANCELLED, "route was cancelled");
+    return {};
+}
+
+}  // namespace tmoe

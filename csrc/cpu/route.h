@@ -1,0 +1,62 @@
+// route: exact integer scores, the k best experts of each token in a seeded total order, and their float weights.
+//
+// Score of expert e = Σ x24[c] · w24[e][c], exact in 64 bits, where x24 and w24 are 24-bit integers with one power-of-two exponent
+// per token and per matrix (Kernels::quantise_state). Order: score descending, tie_hash ascending, index ascending.
+// Weights: logit = f32(f64(score) · 2^(ex + ew - 46)); softmax by lanes (math_simd.h) over the enabled experts (softmax_topk) or over
+// the chosen ones in rank order (topk_softmax); `normalise` divides by the sum of the chosen weights, added in rank order.
+#pragma once
+#include <cstdint>
+
+#include "core/plan.h"
+#include "cpu/kernels.h"
+
+namespace tmoe {
+
+inline constexpr size_t kMaxExperts = 4096;
+inline constexpr size_t kMaxRouterWidth = 65536;   ///< 2^16 products of 46 bits stay below 2^63
+
+struct RouterView {
+    const int32_t* weights;   ///< [experts][width], 24-bit integers
+    int exponent;             ///< w = q · 2^(exponent - 23)
+    size_t experts, width;
+};
+
+struct RouteArgs {
+    const float* states;           ///< [tokens][width], normalised hidden states, finite
+    size_t tokens;
+    RouterView router;
+    size_t k;
+    RouteForm form;
+    bool normalise;
+    uint32_t layer;
+    uint32_t seed[4];
+    const uint32_t* positions;     ///< [tokens], absolute in each token's own sequence
+    const uint8_t* enabled;        ///< [experts], 0 = disabled by the TierSet; null = all enabled
+    int32_t* ids;                  ///< out [tokens][k], best first
+    float* weights;                ///< out [tokens][k]
+    int64_t* scores;               ///< out [tokens][experts]: scratch and routing output
+    int32_t* states24;             ///< scratch [tokens][width]
+    float* probabilities;          ///< scratch [tokens][experts]
+};
+
+/** Breaks ties of equal scores: a 32-bit mix of (seed, layer, position, index). Constants: `lowbias32` (C. Wellons), a public-domain fact. */
+inline uint32_t mix32(uint32_t x) {
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return x;
+}
+inline uint32_t tie_hash(const uint32_t seed[4], uint32_t layer, uint32_t position, uint32_t index) {
+    uint32_t h = 0x9e3779b9u;
+    for (uint32_t word : {seed[0], seed[1], seed[2], seed[3], layer, position, index}) h = mix32(h ^ word) + 0x9e3779b9u;
+    return h;
+}
+
+/** VALIDATION_ERROR when k exceeds the enabled experts or a size is out of range; CANCELLED. */
+Status route(const Context& context, const RouteArgs& args);
+/** The same result from loops that a reader can check by eye. */
+Status route_ref(const RouteArgs& args);
+
+}  // namespace tmoe

@@ -1,0 +1,26 @@
+// The kernels' layout of a matrix ("layout 1"): groups of 16 rows, interleaved, columns walked in order. The last group is
+// filled with zero rows. A group of quantised rows is exactly as large as the 16 rows in the file.
+//
+//   F32, F16, BF16   per column: 16 numbers.
+//   Q8_0             per block of 32 columns: 8 × 64 bytes (16 rows × 4 columns, q + 128 as unsigned), then 16 f16 scales.
+//   Q4_0             per block of 32: 4 × 64 bytes; of vector g the low nibbles are columns 4g…, the high ones 16 + 4g…;
+//                    then 16 f16 scales.
+//   Q6_K             per 256 columns: 8 blocks of 32, each 4 × 64 bytes of low nibbles (as Q4_0), 2 × 64 bytes of high bits
+//                    (vector h, bits 2f and 2f+1: column group 4h + f), 2 × 16 int8 sub-scales; then 16 f16 scales.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "quant/types.h"
+
+namespace tmoe {
+
+/** Bytes of one packed group of 16 rows. */
+size_t packed_group_bytes(DType type, size_t columns);
+/** Bytes of a packed matrix. */
+size_t packed_bytes(DType type, size_t rows, size_t columns);
+
+/** Packs rows (1 to 16, in the file's layout, one after another) into the group at `to`. Columns: a multiple of the block. */
+void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to);
+
+}  // namespace tmoe
