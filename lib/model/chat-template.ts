@@ -2,11 +2,10 @@
 import { Environment, Interpreter, Template } from '@huggingface/jinja'
 import { createError } from '../errors/index.js'
 
-/** One turn. Further fields (name, tool calls) reach the template as they are. */
+/** One turn. Further fields (name, tool calls) reach the template as they are, but this type asks for none. */
 export interface ChatMessage {
   role: string
   content: unknown
-  [field: string]: unknown
 }
 
 export interface ChatOptions {

@@ -39,6 +39,8 @@ export interface ModelDescriptor {
   activeParameters: number
   /** Type of the experts' weights. */
   weightType: string
+  /** Whether `messages` can be given instead of a prompt. */
+  hasChatTemplate: boolean
   fileBytes: number
   parts: Record<ModelPart, PartSize>
 }
@@ -109,6 +111,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
     parameters,
     activeParameters: parameters - idle - table,
     weightType: parts.experts.types[0] ?? 'F32',
+    hasChatTemplate: typeof file.metadata['tokenizer.chat_template'] === 'string',
     fileBytes: file.fileBytes,
     parts
   }

@@ -1,0 +1,34 @@
+/** Command line values to typed ones. What is out of range is a usage error before anything is loaded. */
+import { InvalidArgumentError } from 'commander'
+
+/** The properties of `options` that were given. */
+export function given<Options extends object>(
+  options: Options
+): { [K in keyof Options]: Exclude<Options[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof Options]: Exclude<Options[K], undefined>
+  }
+}
+
+function parse(text: string, allowed: string, accept: (value: number) => boolean): number {
+  const value = text.trim() === '' ? Number.NaN : Number(text)
+  if (!Number.isFinite(value) || !accept(value)) throw new InvalidArgumentError(`Allowed is ${allowed}.`)
+  return value
+}
+
+export const integer =
+  (min: number, max: number = Number.MAX_SAFE_INTEGER) =>
+  (text: string): number =>
+    parse(
+      text,
+      max === Number.MAX_SAFE_INTEGER ? `an integer from ${min} on` : `an integer from ${min} to ${max}`,
+      (value) => Number.isInteger(value) && value >= min && value <= max
+    )
+
+export const number =
+  (min: number, max: number) =>
+  (text: string): number =>
+    parse(text, `a number from ${min} to ${max}`, (value) => value >= min && value <= max)
+
+/** An option that may be given several times. */
+export const several = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value]

@@ -1,0 +1,143 @@
+/** `tiered-moe doctor`: what this machine offers, what is missing and how to get it. */
+import { existsSync } from 'node:fs'
+import { availableParallelism, totalmem } from 'node:os'
+import type { Command } from 'commander'
+import loaded from '#addon'
+import { type EngineError, isEngineError } from '../errors/index.js'
+import { DEFAULT_MODEL, locateModel } from '../model/embedded.js'
+import { type CpuInfo, type Isa, native, packageRoot } from '../native.js'
+import { formatBytes, formatPairs } from './format.js'
+import type { Session } from './session.js'
+
+interface Missing {
+  what: string
+  /** How to get it, or why one may do without. */
+  how: string
+}
+
+interface Report {
+  version: string
+  node: string
+  platform: string
+  addon: { loaded: boolean; tried: { request: string; reason: string }[] }
+  cpu: (CpuInfo & { isa: Isa }) | null
+  threads: number
+  memory: { totalBytes: number; availableBytes: number | null }
+  adapters: { name: string; available: boolean; note: string }[]
+  embeddedModel: { name: string; present: boolean }
+  missing: Missing[]
+}
+
+/** What the addon knows, or why it cannot be asked. */
+function askAddon(): { cpu: CpuInfo & { isa: Isa }; available: number } | EngineError {
+  try {
+    const addon = native()
+    const backend = addon.createBackend({ threads: 1, isa: 'auto' })
+    const { isa } = backend
+    backend.dispose()
+    return { cpu: { ...addon.cpuInfo(), isa }, available: addon.availableMemory() }
+  } catch (error) {
+    if (isEngineError(error)) return error
+    throw error
+  }
+}
+
+function examine(version: string): { report: Report; failure: EngineError | undefined } {
+  const answer = askAddon()
+  const failure = isEngineError(answer) ? answer : undefined
+  const known = isEngineError(answer) ? undefined : answer
+  const threads = availableParallelism()
+  const present = existsSync(locateModel(packageRoot()).path)
+  const missing: Missing[] = []
+  if (failure) missing.push({ what: failure.message, how: failure.details.suggestedAction })
+  if (!present) missing.push({ what: 'the embedded model', how: 'reinstall the package, or give a GGUF file' })
+  if (known?.cpu.isa === 'scalar') {
+    missing.push({
+      what: 'vector instructions (AVX2, AVX-512 VNNI or NEON)',
+      how: 'works without, much slower; use another CPU'
+    })
+  } else if (known?.cpu.isa === 'avx2') {
+    missing.push({ what: 'AVX-512 VNNI', how: 'works without; int8 products are about half as fast' })
+  }
+  if (known && known.available < 2 ** 30) {
+    missing.push({
+      what: 'memory: less than 1 GiB is available',
+      how: 'close programs, or use a Q4_0 file (`tiered-moe quantize`)'
+    })
+  }
+  const later = 'not in this version'
+  const report: Report = {
+    version,
+    node: process.version,
+    platform: `${process.platform}-${process.arch}`,
+    addon: { loaded: loaded.addon !== undefined, tried: loaded.tried },
+    cpu: known?.cpu ?? null,
+    threads,
+    memory: { totalBytes: totalmem(), availableBytes: known?.available ?? null },
+    adapters: [
+      {
+        name: 'cpu',
+        available: known !== undefined,
+        note: known ? `${known.cpu.isa}, ${threads} threads` : 'no addon'
+      },
+      { name: 'webgpu', available: false, note: later },
+      { name: 'cuda', available: false, note: later }
+    ],
+    embeddedModel: { name: DEFAULT_MODEL, present },
+    missing
+  }
+  return { report, failure }
+}
+
+function show({
+  version,
+  node,
+  platform,
+  addon,
+  cpu,
+  threads,
+  memory,
+  adapters,
+  embeddedModel,
+  missing
+}: Report): string {
+  const available = memory.availableBytes === null ? 'unknown' : formatBytes(memory.availableBytes)
+  const features = Object.entries(cpu?.features ?? {})
+  const names = (present: boolean) => features.filter(([, has]) => has === present).map(([name]) => name)
+  const facts: [string, string][] = [
+    ['version', `tiered-moe ${version}, Node ${node}, ${platform}`],
+    ['addon', addon.loaded ? 'loaded' : 'not loaded']
+  ]
+  for (const { request, reason } of addon.loaded ? [] : addon.tried) facts.push(['  tried', `${request}: ${reason}`])
+  if (cpu) {
+    facts.push(
+      ['cpu', cpu.model],
+      ['instructions', `${cpu.isas.join(', ')}; in use: ${cpu.isa}`],
+      [
+        'features',
+        `${names(true).join(' ') || 'none'}${names(false).length > 0 ? `; not: ${names(false).join(' ')}` : ''}`
+      ]
+    )
+  }
+  facts.push(
+    ['threads', String(threads)],
+    ['memory', `${available} available of ${formatBytes(memory.totalBytes)}`],
+    ...adapters.map(({ name, available: has, note }): [string, string] => [name, `${has ? 'yes' : 'no'} (${note})`]),
+    ['model', `${embeddedModel.name}: ${embeddedModel.present ? 'present' : 'missing'}`]
+  )
+  const lines = missing.map(({ what, how }) => `- ${what}: ${how}\n`).join('')
+  return `${formatPairs(facts)}\n${lines ? `missing\n${lines}` : 'nothing is missing\n'}`
+}
+
+export function addDoctor(program: Command, session: Session, version: string): void {
+  program
+    .command('doctor')
+    .description('show what this machine offers, what is missing and how to get it')
+    .option('--json', 'one JSON object')
+    .action((options: { json?: boolean }) => {
+      const { report, failure } = examine(version)
+      if (options.json) session.json(report)
+      else session.write(show(report))
+      if (failure) throw failure
+    })
+}

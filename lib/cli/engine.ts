@@ -1,0 +1,59 @@
+/** The options that every command with a model has, and the engine that they ask for. */
+import { type Command, Option } from 'commander'
+import { createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
+import type { Isa } from '../native.js'
+import { given, integer } from './arguments.js'
+import type { Session } from './session.js'
+
+export interface EngineChoices {
+  threads?: number
+  isa?: Isa | 'auto'
+  kvType?: KvType
+  contextLength?: number
+}
+
+export function withEngineOptions(command: Command): Command {
+  return command
+    .option('--threads <n>', 'worker threads (default: all cores)', integer(1, 1024))
+    .addOption(
+      new Option('--isa <name>', 'instruction set')
+        .choices(['auto', 'scalar', 'avx2', 'avx512', 'neon'])
+        .default('auto')
+    )
+    .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
+    .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
+}
+
+export interface OpenModel {
+  engine: Engine
+  id: string
+  descriptor: ModelDescriptor
+  /** Milliseconds from starting the engine to a model that can run. */
+  loadMs: number
+}
+
+/** Starts an engine with a loaded model, runs `use`, and releases everything however it ends. */
+export async function withModel<Result>(
+  model: string | undefined,
+  choices: EngineChoices,
+  session: Session,
+  use: (open: OpenModel) => Promise<Result>
+): Promise<Result> {
+  const started = performance.now()
+  const engine = await createEngine(given({ threads: choices.threads, isa: choices.isa }))
+  try {
+    const { id, descriptor } = await engine.loadModel(
+      given({ model, kvType: choices.kvType, contextLength: choices.contextLength }),
+      { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }
+    )
+    session.clearProgress()
+    return await use({ engine, id, descriptor, loadMs: performance.now() - started })
+  } finally {
+    await engine.dispose()
+  }
+}
+
+/** The most memory that this process has held, in bytes. */
+export function peakMemory(): number {
+  return process.resourceUsage().maxRSS * 1024
+}

@@ -1,0 +1,152 @@
+/** `tiered-moe run`: streams text, then tells how fast it was. */
+import { createInterface } from 'node:readline/promises'
+import { text as readAll } from 'node:stream/consumers'
+import type { Command } from 'commander'
+import { createError } from '../errors/index.js'
+import type { ChatMessage, FinalItem, GenerationRequest } from '../index.js'
+import { given, integer, number, several } from './arguments.js'
+import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, withModel } from './engine.js'
+import { formatBytes, formatMilliseconds, formatRate } from './format.js'
+import type { Session } from './session.js'
+
+interface RunOptions extends EngineChoices {
+  prompt?: string
+  interactive?: boolean
+  maxTokens?: number
+  temperature?: number
+  topK?: number
+  topP?: number
+  minP?: number
+  repetitionPenalty?: number
+  seed?: number
+  stop?: string[]
+  ignoreEos?: boolean
+  json?: boolean
+}
+
+type Source = Pick<GenerationRequest, 'prompt' | 'messages'>
+
+interface Answer {
+  text: string
+  final: FinalItem | undefined
+  /** From the request to the first token. */
+  firstTokenMs: number
+  /** After the first token. */
+  tokensPerSecond: number
+}
+
+/** Streams one generation to standard output. */
+async function answer(open: OpenModel, source: Source, options: RunOptions, session: Session): Promise<Answer> {
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos, json } = options
+  const sampling = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos }
+  const started = performance.now()
+  let first = 0
+  let last = 0
+  let tokens = 0
+  let text = ''
+  let final: FinalItem | undefined
+  const request: GenerationRequest = { model: open.id, ...source, ...given(sampling) }
+  const generator = open.engine.createGenerator(request, { signal: session.signal })
+  for await (const item of generator) {
+    text += item.text
+    if (item.finishReason === undefined) {
+      last = performance.now()
+      if (tokens++ === 0) first = last
+      if (json) session.json({ text: item.text, token: item.token })
+    } else {
+      final = item
+    }
+    if (!json) session.write(item.text)
+  }
+  const decoding = (last - first) / 1000
+  return {
+    text,
+    final,
+    firstTokenMs: first - started,
+    tokensPerSecond: tokens > 1 && decoding > 0 ? (tokens - 1) / decoding : 0
+  }
+}
+
+function report(
+  { firstTokenMs, tokensPerSecond, final, text }: Answer,
+  open: OpenModel,
+  json: boolean,
+  session: Session
+) {
+  const peakBytes = peakMemory()
+  if (json) {
+    const { loadMs } = open
+    session.json({ ...final, timing: { loadMs, firstTokenMs, tokensPerSecond }, peakMemoryBytes: peakBytes })
+    return
+  }
+  const figures = [
+    `load ${formatMilliseconds(open.loadMs)}`,
+    `first token ${formatMilliseconds(firstTokenMs)}`,
+    formatRate(tokensPerSecond),
+    `peak memory ${formatBytes(peakBytes)}`
+  ]
+  session.write(`${text.endsWith('\n') ? '' : '\n'}[${figures.join(', ')}]\n`)
+}
+
+/** A conversation where the model has a chat template, else one continuation per line. */
+async function converse(open: OpenModel, options: RunOptions, session: Session): Promise<void> {
+  const terminal = process.stdin.isTTY === true
+  const lines = createInterface({ input: process.stdin, terminal, ...(terminal ? { output: process.stderr } : {}) })
+  session.signal.addEventListener('abort', () => lines.close(), { once: true })
+  // a terminal in raw mode gives Ctrl-C to readline, not to the process
+  lines.on('SIGINT', () => process.kill(process.pid, 'SIGINT'))
+  const chat = open.descriptor.hasChatTemplate
+  const history: ChatMessage[] = []
+  if (terminal) {
+    session.note(`${open.id}: ${chat ? 'a conversation' : 'each line is continued'}; Ctrl-D ends it\n`)
+    lines.setPrompt('> ')
+    lines.prompt()
+  }
+  for await (const line of lines) {
+    if (line.trim() !== '') {
+      if (chat) history.push({ role: 'user', content: line })
+      const done = await answer(open, chat ? { messages: history } : { prompt: line }, options, session)
+      if (chat) history.push({ role: 'assistant', content: done.text })
+      report(done, open, options.json === true, session)
+    }
+    if (terminal) lines.prompt()
+  }
+  session.signal.throwIfAborted()
+}
+
+async function readPrompt(options: RunOptions): Promise<string> {
+  const prompt = options.prompt ?? (process.stdin.isTTY ? '' : await readAll(process.stdin))
+  if (prompt !== '') return prompt
+  throw createError('VALIDATION_ERROR', 'run: the prompt is empty', {
+    path: 'prompt',
+    allowed: 'a text after --prompt or on standard input, or --interactive'
+  })
+}
+
+export function addRun(program: Command, session: Session): void {
+  const command = program
+    .command('run')
+    .description('generate text; without a model, with the one that comes with the package')
+    .argument('[model]', 'a GGUF file, or the name of an embedded model')
+    .option('-p, --prompt <text>', 'text to continue (default: standard input)')
+    .option('-i, --interactive', 'read prompts line by line')
+    .option('-n, --max-tokens <n>', 'tokens to generate at most', integer(1), 256)
+    .option('--temperature <t>', '0 always takes the most likely token', number(0, 100))
+    .option('--top-k <k>', 'the k most likely tokens only, 0 = off', integer(0))
+    .option('--top-p <p>', 'the most likely tokens of this probability together, 1 = off', number(0, 1))
+    .option('--min-p <p>', 'tokens at least this likely against the best, 0 = off', number(0, 1))
+    .option('--repetition-penalty <x>', 'against repeating recent tokens, 1 = off', number(0, 100))
+    .option('--seed <n>', 'the same seed gives the same text (default: random)', integer(0))
+    .option('--stop <text>', 'end before this text; may be given several times', several)
+    .option('--ignore-eos', 'go on after an end-of-text token')
+    .option('--json', 'one JSON object per line: each token, then the figures')
+  withEngineOptions(command).action(async (model: string | undefined, options: RunOptions) => {
+    const interactive = options.interactive === true || (options.prompt === undefined && process.stdin.isTTY === true)
+    const prompt = interactive ? '' : await readPrompt(options)
+    await withModel(model, options, session, async (open) => {
+      if (interactive) return converse(open, options, session)
+      if (process.stdout.isTTY && !options.json) session.write(prompt)
+      report(await answer(open, { prompt }, options, session), open, options.json === true, session)
+    })
+  })
+}

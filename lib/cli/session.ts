@@ -1,0 +1,81 @@
+/**
+ * One run of a command: where its output goes and what ends it early. The first Ctrl-C or SIGTERM aborts native work cleanly, the
+ * second ends the process; a reader that closed standard output ends it quietly.
+ */
+import { formatBytes } from './format.js'
+
+interface Progress {
+  bytesDone: number
+  bytesTotal: number
+}
+
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
+
+export class Session {
+  readonly #abort = new AbortController()
+  #exitCode: number | undefined
+  #progressShown = false
+  #progressAt = 0
+
+  constructor() {
+    for (const [name, code] of Object.entries(SIGNALS)) {
+      process.on(name, () => {
+        if (this.#exitCode !== undefined) process.exit(code)
+        this.#stop(code, name)
+      })
+    }
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') this.#stop(0, 'EPIPE')
+      else throw error
+    })
+    // a closed standard error leaves nobody to tell
+    process.stderr.on('error', () => {})
+  }
+
+  /** Aborted when the command has to end early. */
+  get signal(): AbortSignal {
+    return this.#abort.signal
+  }
+
+  /** What ended the command early, as an exit code. */
+  get exitCode(): number | undefined {
+    return this.#exitCode
+  }
+
+  #stop(code: number, reason: string): void {
+    this.#exitCode ??= code
+    this.#abort.abort(new DOMException(`ended by ${reason}`, 'AbortError'))
+  }
+
+  /** To standard output; nothing once its reader has gone. */
+  write(text: string): void {
+    this.clearProgress()
+    if (this.#exitCode !== 0) process.stdout.write(text)
+  }
+
+  json(value: unknown): void {
+    this.write(`${JSON.stringify(value)}\n`)
+  }
+
+  /** To standard error, for people and logs. */
+  note(text: string): void {
+    this.clearProgress()
+    process.stderr.write(text)
+  }
+
+  /** A line that is rewritten in place on a terminal; nothing in a pipe. */
+  readonly progress = (what: string, { bytesDone, bytesTotal }: Progress): void => {
+    const now = performance.now()
+    if (!process.stderr.isTTY || (now - this.#progressAt < 50 && bytesDone < bytesTotal)) return
+    this.#progressAt = now
+    this.#progressShown = true
+    const percent = bytesTotal > 0 ? Math.floor((100 * bytesDone) / bytesTotal) : 100
+    process.stderr.write(`\r\x1b[K${what} ${percent} % (${formatBytes(bytesDone)} of ${formatBytes(bytesTotal)})`)
+  }
+
+  clearProgress(): void {
+    if (!this.#progressShown) return
+    this.#progressShown = false
+    process.stderr.write('\r\x1b[K')
+  }
+}
