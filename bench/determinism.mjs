@@ -131,9 +131,8 @@ for (const isa of ['scalar', 'avx2', 'avx512']) {
 }
 const choose = (axes) => (options.full ? crossProduct(axes) : pairwise(axes, Number(options.seed)))
 for (const type of options.types.split(',')) {
-  const path = await trainedModel(type)
-  if (path) await checkFile(`${type}, KV f16, 150 + 50 tokens`, path, choose(available), { prompt: 150, generate: 50 })
-  else skipped++
+  const { name, path } = await trainedModel(type)
+  await checkFile(`${name}, KV f16, 150 + 50 tokens`, path, choose(available), { prompt: 150, generate: 50 })
 }
 if (options.deep) {
   const shape = { preset: 'olmoe-1b-7b', 'n-layer': 2, 'n-vocab': 4096, type: 'Q4_0' }

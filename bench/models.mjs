@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../dist/esm/native.js'
 import { outputFolder, root } from './harness.mjs'
+import { widen } from './widen.mjs'
 
 export const sharedFolder = process.env.TIERED_MOE_SHARED ?? join(root, '..', 'shared')
 export const embeddedModel = join(root, 'models', 'tiny-shakespeare-moe-q8_0.gguf')
@@ -51,21 +52,23 @@ export async function syntheticModel(name, options) {
 /** The OLMoE-shaped file of 7 billion parameters, 3.9 GB. */
 export const bigModel = () => syntheticModel('olmoe-1b-7b-q4_0.gguf', { preset: 'olmoe-1b-7b', type: 'Q4_0' })
 
-/** The trained model with weights of one type (f32, f16, q8_0, q4_0), or undefined with the reason printed. */
+/**
+ * The trained model with weights of one type (f32, f16, q8_0, q4_0): `{ name, path }`. Without the shared folder f32 and f16 are the
+ * embedded Q8_0 weights written out, and the name says so, because its logits are others.
+ */
 export async function trainedModel(type) {
-  if (type === 'q8_0') return embeddedModel
-  const shared = join(sharedFolder, 'models')
-  const path = join(shared, `tiny-shakespeare-moe-${type}.gguf`)
-  if (existsSync(path)) return path
-  const source = join(shared, 'tiny-shakespeare-moe-f32.gguf')
-  if (type !== 'q4_0' || !existsSync(source)) {
-    console.log(`skipped ${type}: ${path} is not there (TIERED_MOE_SHARED names the shared folder)`)
-    return undefined
-  }
-  // Made anew each time: it shows what today's quantiser writes.
+  if (type === 'q8_0') return { name: type, path: embeddedModel }
+  const shared = join(sharedFolder, 'models', `tiny-shakespeare-moe-${type === 'q4_0' ? 'f32' : type}.gguf`)
   mkdirSync(modelFolder, { recursive: true })
-  const made = join(modelFolder, 'tiny-shakespeare-moe-q4_0.gguf')
-  const addon = native()
-  await addon.quantizeGguf(source, made, { type: 'Q4_0' }, addon.createCancel())
-  return made
+  const made = join(modelFolder, `tiny-shakespeare-moe-${type}.gguf`)
+  if (type === 'q4_0') {
+    // Made anew each time: it shows what today's quantiser writes.
+    const source = await trainedModel('f32')
+    const addon = native()
+    await addon.quantizeGguf(source.path, made, { type: 'Q4_0' }, addon.createCancel())
+    return { name: source.name.replace('f32', type), path: made }
+  }
+  if (existsSync(shared)) return { name: type, path: shared }
+  widen(embeddedModel, made, type)
+  return { name: `${type} (of q8_0)`, path: made }
 }

@@ -83,9 +83,8 @@ async function compare(name, path, kvType, ids, count, mustAgree) {
 
 const { ids } = JSON.parse(readFileSync(join(sharedFolder, 'models', 'reference.json'), 'utf8'))
 for (const type of ['f32', 'f16', 'q8_0', 'q4_0']) {
-  const path = await trainedModel(type)
-  if (!path) continue
-  for (const kvType of ['f16', 'f32']) await compare(`trained ${type}`, path, kvType, ids, 96, type === 'f32')
+  const { name, path } = await trainedModel(type)
+  for (const kvType of ['f16', 'f32']) await compare(`trained ${name}`, path, kvType, ids, 96, type === 'f32')
 }
 for (const [i, [arch, options]] of random.entries()) {
   const path = await syntheticModel(`agree-${arch}-${i}.gguf`, { arch, type: 'F32', seed: i + 1, ...options })
