@@ -18,7 +18,7 @@ Status cancelled() { return Status(StatusCode::CANCELLED, "loading was cancelled
 
 /** Describes a plan tensor by what the file has. TENSOR_MISSING, TENSOR_SHAPE_MISMATCH, TENSOR_TYPE_UNSUPPORTED. */
 Status describe(const GgufFile& file, const PlanTensor& wanted, Weight& out) {
-    const GgufTensor* found = file.find(wanted.name);
+    const GgufTensor* found = file.find(wanted.file_name());
     if (!found) {
         return Status(StatusCode::TENSOR_MISSING, format("the file has no tensor '%s'", wanted.name.c_str())).with("tensor", wanted.name);
     }
@@ -190,10 +190,10 @@ Status Model::load(Backend& backend, const GgufFile& file, Plan plan, size_t max
     Loader loader(backend, file, cancel);
     TMOE_RETURN_IF_ERROR(loader.start());
     uint64_t total = 0, done = 0;
-    for (const PlanTensor& tensor : p.tensors) total += file.find(tensor.name)->bytes;
+    for (const PlanTensor& tensor : p.tensors) total += file.find(tensor.file_name())->bytes;
     for (size_t i = 0; i < p.tensors.size(); i++) {
         if (cancel && cancel->load(std::memory_order_relaxed)) return cancelled();
-        const GgufTensor& tensor = *file.find(p.tensors[i].name);
+        const GgufTensor& tensor = *file.find(p.tensors[i].file_name());
         TMOE_RETURN_IF_ERROR(loader.load(tensor, model->weights_[i]));
         done += tensor.bytes;
         if (progress) progress({p.tensors[i].name, i, p.tensors.size(), done, total});

@@ -15,6 +15,9 @@ struct PlanTensor {
     std::string name;
     TensorRole role;
     std::vector<uint64_t> shape;   ///< innermost first, as in the file
+    std::string source = {};       ///< the file's tensor where that has another name: a tied output matrix is read from the embedding
+
+    const std::string& file_name() const { return source.empty() ? name : source; }
 };
 
 enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits };

@@ -100,6 +100,9 @@ class PlanReader {
             tensor.shape.push_back(static_cast<uint64_t>(number));
             return Status();
         }));
+        napi_value source = nullptr;
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "source", source));
+        if (!is_undefined(env_, source)) TMOE_RETURN_IF_ERROR(read_text(env_, source, at + ".source", tensor.source));
         if (!tensors_.emplace(tensor.name, static_cast<uint32_t>(plan_.tensors.size())).second) {
             return Status(StatusCode::VALIDATION_ERROR, at + ".name: " + tensor.name + " is there twice").with("argument", at + ".name");
         }

@@ -8,8 +8,9 @@ const LIMITS = {
   embedding: 2 ** 16,
   width: 2 ** 20,
   heads: 2 ** 14,
-  headDim: 2 ** 14,
-  experts: 2 ** 14,
+  headDim: 4096,
+  experts: 4096,
+  expertsUsed: 256,
   vocab: 2 ** 24
 }
 
@@ -95,7 +96,7 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
   if (rotaryDim % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
 
   const experts = m.integer('.expert_count', { max: LIMITS.experts })
-  const expertsUsed = m.integer('.expert_used_count', { max: experts })
+  const expertsUsed = m.integer('.expert_used_count', { max: Math.min(experts, LIMITS.expertsUsed) })
   const wide = { max: LIMITS.width }
   // files of before the expert width had a key of its own: each expert has its share of the whole width
   const feedForward =
