@@ -47,11 +47,14 @@ napi_status define_class(Environment& environment, ClassId id, const Member* mem
         property.attributes = static_cast<napi_property_attributes>(napi_enumerable | napi_configurable);
         properties.push_back(property);
     }
-    napi_value constructor = nullptr;
-    const napi_status status = napi_define_class(environment.env, class_name(id), NAPI_AUTO_LENGTH, construct, nullptr,
-                                                 properties.size(), properties.data(), &constructor);
+    // On the prototype, not through napi_define_class: V8 would check the receiver first and throw an error without a code.
+    napi_env env = environment.env;
+    napi_value constructor = nullptr, prototype = nullptr;
+    napi_status status = napi_define_class(env, class_name(id), NAPI_AUTO_LENGTH, construct, nullptr, 0, nullptr, &constructor);
+    if (status == napi_ok) status = napi_get_named_property(env, constructor, "prototype", &prototype);
+    if (status == napi_ok) status = napi_define_properties(env, prototype, properties.size(), properties.data());
     if (status != napi_ok) return status;
-    return napi_create_reference(environment.env, constructor, 1, &environment.constructors[static_cast<uint32_t>(id)]);
+    return napi_create_reference(env, constructor, 1, &environment.constructors[static_cast<uint32_t>(id)]);
 }
 
 Status wrap(Environment& environment, std::unique_ptr<Handle> handle, napi_value& out) {
