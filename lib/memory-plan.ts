@@ -39,8 +39,9 @@ function keyValueBytes(plan: Plan, kvType: KvType): number {
 
 /** Estimates from the file's header; weights take about as much in memory as in the file. */
 export function planMemory(tensors: readonly GgufTensorInfo[], plan: Plan, request: MemoryRequest): MemoryPlan {
-  const used = new Set(plan.tensors.map(({ name }) => name))
-  const weights = tensors.reduce((sum, { name, bytes }) => (used.has(name) ? sum + bytes : sum), 0)
+  const bytesOf = new Map(tensors.map(({ name, bytes }) => [name, bytes]))
+  // A tensor that serves twice (tied embeddings) is kept in two layouts.
+  const weights = plan.tensors.reduce((sum, { name, source }) => sum + (bytesOf.get(source ?? name) ?? 0), 0)
   const width = Object.values(plan.buffers).reduce((sum, floats) => sum + floats, 0)
   const keyValues = keyValueBytes(plan, request.kvType) * request.contextLength
   // Logits are computed for few positions at a time; one row of them is the least.
