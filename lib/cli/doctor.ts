@@ -111,7 +111,7 @@ function show({
   for (const { request, reason } of addon.loaded ? [] : addon.tried) facts.push(['  tried', `${request}: ${reason}`])
   if (cpu) {
     facts.push(
-      ['cpu', cpu.model],
+      ['processor', cpu.model],
       ['instructions', `${cpu.isas.join(', ')}; in use: ${cpu.isa}`],
       [
         'features',

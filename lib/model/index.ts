@@ -35,7 +35,7 @@ export interface ModelDescriptor {
   vocab: number
   contextLength: number
   parameters: number
-  /** Parameters that one token is multiplied with. */
+  /** Parameters without those of the experts that a token does not use. */
   activeParameters: number
   /** Type of the experts' weights. */
   weightType: string
@@ -92,7 +92,6 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
   const parts = measureParts(file)
   const parameters = Object.values(parts).reduce((sum, part) => sum + part.parameters, 0)
   const idle = Math.round(parts.experts.parameters * (1 - s.expertsUsed / s.experts))
-  const table = parts.output.tensors > 0 ? parts.embedding.parameters : 0
   const name = file.metadata['general.name']
   return {
     ...(typeof name === 'string' ? { name } : {}),
@@ -109,7 +108,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
     vocab: s.vocab,
     contextLength: s.contextLength,
     parameters,
-    activeParameters: parameters - idle - table,
+    activeParameters: parameters - idle,
     weightType: parts.experts.types[0] ?? 'F32',
     hasChatTemplate: typeof file.metadata['tokenizer.chat_template'] === 'string',
     fileBytes: file.fileBytes,

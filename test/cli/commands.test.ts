@@ -68,8 +68,8 @@ t.test('a chat template makes a conversation', { skip }, async (t) => {
   const prompts = jsonLines(stdout).flatMap(({ usage }) =>
     usage ? [(usage as { promptTokens: number }).promptTokens] : []
   )
-  t.equal(prompts[0], 'user: a\n'.length)
-  t.ok(prompts[1]! > prompts[0]! + 'user: b\nassistant: '.length, 'the history is part of the second prompt')
+  t.equal(prompts[0], 'user: a\n'.length - 1, 'one pair of letters is one token')
+  t.ok(prompts[1]! > 2 * prompts[0]!, 'the history is part of the second prompt')
 })
 
 t.test('failures of files', { skip }, async (t) => {
@@ -166,7 +166,7 @@ t.test('ended early', { skip }, async (t) => {
   t.equal(closed.stderr, '')
 })
 
-t.test('one model for all three architectures and every weight type', { skip }, async (t) => {
+t.test('all three architectures', { skip }, async (t) => {
   const dir = t.testdir()
   const ids = (stdout: string) => jsonLines(stdout).flatMap(({ token }) => (token === undefined ? [] : [token]))
   for (const architecture of ['olmoe', 'qwen3moe', 'llama'] as const) {
