@@ -3,14 +3,11 @@ import { createHash } from 'node:crypto'
 import { expertsPerToken, greedy } from './runtime.mjs'
 import { textTokens } from './texts.mjs'
 
-/** Writes 7,7,7,3 as 7x3 3. */
-export function runLengths(values) {
-  const runs = []
-  for (const value of values) {
-    if (runs.at(-1)?.value === value) runs.at(-1).count++
-    else runs.push({ value, count: 1 })
-  }
-  return runs.map(({ value, count }) => (count > 1 ? `${value}x${count}` : value)).join(' ')
+/** Writes 28,28,12,28 as 28x3 12: each value with how often it came, in the order of first appearance. */
+export function tally(values) {
+  const counts = new Map()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  return [...counts].map(([value, count]) => (count > 1 ? `${value}x${count}` : value)).join(' ')
 }
 
 /** A companion sequence: it starts ahead of sequence 0, takes 1 to 6 tokens a step, and starts anew with another text when full. */
@@ -47,8 +44,8 @@ class Mate {
 
 /**
  * Feeds `prompt` tokens in chunks, then generates `generate` tokens greedily, and hashes sequence 0's logits: of all positions, or
- * from the last prompt position on with `lastOnly`. Returns `{ hash, tokens, rows, expertRows, problems }`; `problems` tells
- * where a step's rows were not what the cell asked for.
+ * from the last prompt position on with `lastOnly`. Returns `{ hash, tokens, rows, problems }`: `rows` is what each step gave to
+ * expertMatmul, `problems` tells where that was not what the cell asked for.
  */
 export async function runCell(opened, tokenizer, { chunk, batch, prompt, generate, lastOnly = false }) {
   const { model, plan, cancel } = opened
@@ -66,7 +63,7 @@ export async function runCell(opened, tokenizer, { chunk, batch, prompt, generat
   const step = async (items) => {
     const asked = items.reduce((sum, item) => sum + item.tokens.length, 0)
     const result = await model.step(items, cancel)
-    rows.push(result.rows)
+    rows.push(result.expertRows)
     for (const { error } of result.items) if (error) throw error
     if (result.rows !== asked) problems.push(`step ${rows.length}: asked for ${asked} rows, ran ${result.rows}`)
     if (result.expertRows !== asked * used)

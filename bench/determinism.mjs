@@ -12,7 +12,7 @@ import { parseArgs } from 'node:util'
 import { createTokenizer } from '../dist/esm/model/tokenizer.js'
 import { native } from '../dist/esm/native.js'
 import { axes, crossProduct, pairwise } from './cells.mjs'
-import { runCell, runLengths } from './determinism-run.mjs'
+import { runCell, tally } from './determinism-run.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, writeReport } from './harness.mjs'
 import { syntheticModel, trainedModel } from './models.mjs'
 import { openModel } from './runtime.mjs'
@@ -94,7 +94,7 @@ async function checkFile(name, path, cells, shape) {
           ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
           : `${Object.keys(kernels).length} x ${isa}`
         const verdict = problems.length ? `NOT AS ASKED: ${problems[0]}` : equal ? 'equal' : 'DIFFERS'
-        rows.push([name, isa, threads, chunk, batch, resolved, runLengths(cell.rows), cell.hash.slice(0, 12), verdict])
+        rows.push([name, isa, threads, chunk, batch, resolved, tally(cell.rows), cell.hash.slice(0, 12), verdict])
       }
     } finally {
       opened.dispose()
@@ -145,7 +145,10 @@ if (options.deep) {
   else skipped++
 }
 
-printTable(['file', 'isa', 'threads', 'chunk', 'batch', 'kernels', 'rows of each step', 'sha-256', 'logits'], rows)
+printTable(
+  ['file', 'isa', 'threads', 'chunk', 'batch', 'kernels', 'expertMatmul rows of the steps', 'sha-256', 'logits'],
+  rows
+)
 compareWithRecorded()
 writeReport('determinism.json', { environment: stamp, full: options.full, hashes, cells: rows })
 console.log(
