@@ -1,6 +1,5 @@
 /** The engine: loads models, generates with them, and releases everything. */
 import { availableParallelism } from 'node:os'
-import { basename, join, resolve } from 'node:path'
 import type { z } from 'zod'
 import type { EngineOptions, LoadModelOptions, LoadModelRequest } from './engine-options.js'
 import {
@@ -24,18 +23,13 @@ import { Lifecycle } from './lifecycle.js'
 import type { ModelInfo } from './loaded-model.js'
 import { LoadedModel } from './loaded-model.js'
 import { checkMemory } from './memory-plan.js'
+import { locateModel } from './model/embedded.js'
 import type { ModelDescription, ModelDescriptor } from './model/index.js'
 import { readModel } from './model/index.js'
 import { createTokenizer } from './model/tokenizer.js'
 import type { Counters, Isa, NativeAddon, NativeBackend, NativeCancel, NativeGguf } from './native.js'
 import { native, packageRoot } from './native.js'
 import { validated, validationError } from './validation.js'
-
-/** Models that come with the package: name and file. */
-const embeddedModels: Readonly<Record<string, string>> = {
-  'tiny-shakespeare': 'tiny-shakespeare-moe-q8_0.gguf'
-}
-const defaultModel = 'tiny-shakespeare'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
 const leastContext = 4096
@@ -108,10 +102,9 @@ export class Engine implements AsyncDisposable {
     this.#gate('loadModel')
     const checked = validated(loadSchema, request, 'loadModel')
     const { onProgress, ...call } = validated(loadCallSchema, options, 'loadModel')
-    const name = checked.model ?? defaultModel
-    const file = Object.hasOwn(embeddedModels, name) ? embeddedModels[name] : undefined
-    const path = file === undefined ? resolve(name) : join(packageRoot(), 'models', file)
-    const id = checked.id ?? (file === undefined ? basename(path).replace(/\.gguf$/i, '') : name)
+    const location = locateModel(packageRoot(), checked.model)
+    const { path } = location
+    const id = checked.id ?? location.id
     if (this.#models.has(id) || this.#loads.has(id)) {
       const doing = this.#models.has(id) ? 'is loaded already' : 'is being loaded'
       throw createError('MODEL_ALREADY_LOADED', `a model with the id ${id} ${doing}`, {
