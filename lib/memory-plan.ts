@@ -37,15 +37,33 @@ function keyValueBytes(plan: Plan, kvType: KvType): number {
   return values * bytesPerValue[kvType]
 }
 
+/** Bytes of one step's buffers, as csrc/core/arena.cpp has them (little that depends on the number of threads is left out). */
+function arenaBytes(plan: Plan, maxBatchTokens: number): number {
+  const shapes = new Map(plan.tensors.map(({ name, shape }) => [name, shape]))
+  const widths = Object.values(plan.buffers)
+  const widest = Math.max(...widths)
+  let [k, experts, hidden] = [0, 0, 0]
+  for (const op of plan.ops) {
+    if (op.op === 'route') {
+      k = Math.max(k, op.k)
+      experts = Math.max(experts, shapes.get(op.weight)?.[1] ?? 0)
+    } else if (op.op === 'experts') hidden = Math.max(hidden, shapes.get(op.gate)?.[1] ?? 0)
+  }
+  // Activations as 8-bit blocks with their scales and sums take 1.5 bytes a value.
+  const quantised = 1.5 / 4
+  const perToken = widths.reduce((sum, width) => sum + width, 0) + widest * (k + 1 + 2 * quantised)
+  const perExpert = k * hidden * (2 + quantised) + 3 * experts + 4 * k
+  const logitRows = 32
+  return 4 * Math.ceil(maxBatchTokens * (perToken + perExpert) + logitRows * plan.vocab)
+}
+
 /** Estimates from the file's header; weights take about as much in memory as in the file. */
 export function planMemory(tensors: readonly GgufTensorInfo[], plan: Plan, request: MemoryRequest): MemoryPlan {
   const bytesOf = new Map(tensors.map(({ name, bytes }) => [name, bytes]))
   // A tensor that serves twice (tied embeddings) is kept in two layouts.
   const weights = plan.tensors.reduce((sum, { name, source }) => sum + (bytesOf.get(source ?? name) ?? 0), 0)
-  const width = Object.values(plan.buffers).reduce((sum, floats) => sum + floats, 0)
   const keyValues = keyValueBytes(plan, request.kvType) * request.contextLength
-  // Logits are computed for few positions at a time; one row of them is the least.
-  const arena = 4 * (width * request.maxBatchTokens + plan.vocab)
+  const arena = arenaBytes(plan, request.maxBatchTokens)
   return { weights, keyValues, arena, required: weights + keyValues + arena }
 }
 
@@ -68,8 +86,7 @@ function findAlternatives(
   if (request.kvType === 'f32') offer('kvType', 'f16', needed.required - needed.keyValues / 2)
   const smallBatch = 32
   if (request.maxBatchTokens > smallBatch) {
-    const saved = needed.arena * (1 - smallBatch / request.maxBatchTokens)
-    offer('maxBatchTokens', smallBatch, Math.ceil(needed.required - saved))
+    offer('maxBatchTokens', smallBatch, needed.required - needed.arena + arenaBytes(plan, smallBatch))
   }
   const elements = tensors.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0)
   for (const [type, bytes] of Object.entries(quantizedBytes)) {

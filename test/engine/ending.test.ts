@@ -1,13 +1,19 @@
 import { spawnSync } from 'node:child_process'
 import t from 'tap'
-import { createEngine } from 'tiered-moe'
+import { createEngine, type Engine } from 'tiered-moe'
 
 const model = 'tiny-shakespeare'
+/** What a model keeps for its longest sequence is there after the first one. */
+async function loadWarm(engine: Engine): Promise<void> {
+  await engine.loadModel()
+  await engine.generate({ model, prompt: long, maxTokens: 256, ignoreEos: true, repetitionPenalty: 1.1 })
+}
+
 const long = 'Now is the winter of our discontent made glorious summer. '.repeat(8)
 
 t.test('abort during prefill and during decoding: partial text, and everything is given back', async (t) => {
   const engine = await createEngine({ threads: 2 })
-  await engine.loadModel()
+  await loadWarm(engine)
   const before = engine.counters()
   const whole = await engine.generate({ model, prompt: 'ROMEO:', temperature: 0, maxTokens: 100 })
   for (const after of [0, 1, 7]) {
@@ -72,7 +78,7 @@ t.test('a deadline carries what there was', async (t) => {
 
 t.test('break, return and unload free the sequence', async (t) => {
   const engine = await createEngine({ threads: 2 })
-  await engine.loadModel()
+  await loadWarm(engine)
   const before = engine.counters()
   for await (const item of engine.createGenerator({ model, prompt: 'ROMEO:' })) if (item.token !== undefined) break
   t.same(engine.counters(), before)
