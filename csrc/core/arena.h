@@ -6,6 +6,7 @@
 #include "core/model.h"
 #include "cpu/attention.h"
 #include "cpu/expert_matmul.h"
+#include "cpu/rope.h"
 
 namespace tmoe {
 

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "cpu/dispatch.h"
+#include "cpu/embed.h"
 #include "cpu/route.h"
-#include "quant/blocks.h"
 
 namespace tmoe {
 
@@ -99,12 +99,7 @@ void Executor::note_layer(int32_t layer) {
 
 Status Executor::embed(const PlanOp& op) {
     const Weight& table = model_.weights_[op.weight];
-    const size_t row = row_bytes(table.type, table.columns);
-    float* out = arena_.buffer(op.out);
-    const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
-        decode_row(table.type, table.data.data() + static_cast<size_t>(ids_[t]) * row, out + t * table.columns, table.columns);
-    });
-    return done ? Status() : cancelled();
+    return tmoe::embed(context_, {{table.type, table.rows, table.columns, table.data.data()}, ids_.data(), tokens_, arena_.buffer(op.out)});
 }
 
 Status Executor::rms_norm(const PlanOp& op) {

@@ -1,10 +1,9 @@
-// attention: appends keys and values to a paged cache, then causal attention over it; and rotary embedding.
+// attention: appends keys and values to a paged cache, then causal attention over it.
 //
 // Softmax attention as in "Attention Is All You Need" (2017), grouped query heads as in GQA (2023); two passes: exact max first.
 // Query head h reads KV head h / (heads / kv_heads). Attention reads stored (rounded) values only, the current step's too.
 #pragma once
 #include <cstdint>
-#include <vector>
 
 #include "core/memory.h"
 #include "cpu/kernels.h"
@@ -45,19 +44,5 @@ struct AttentionScratch {
 Status attention(const Context& context, const AttentionArgs& args, AttentionScratch& scratch);
 /** Same contract; plain loops in the documented order. */
 Status attention_ref(const AttentionArgs& args);
-
-/** Frequencies of rotary embedding: base^(-2i / dim), as doubles from the project's own functions. */
-class RopeTable {
-  public:
-    RopeTable(double base, size_t rotary_dim);
-    double base() const { return base_; }
-    size_t rotary_dim() const { return frequency_.size() * 2; }
-    /** cos and sin of position · frequency, [rotary_dim / 2] each. */
-    void fill(uint64_t position, float* cos, float* sin) const;
-
-  private:
-    double base_;
-    std::vector<double> frequency_;
-};
 
 }  // namespace tmoe

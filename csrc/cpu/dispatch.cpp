@@ -17,7 +17,9 @@ Status invalid_expert(const char* op, size_t slot, size_t k, int32_t id, const c
         .with("expertId", id);
 }
 
-Status check_ids(const char* op, const int32_t* ids, size_t tokens, size_t k, size_t experts) {
+}  // namespace
+
+Status check_dispatch_ids(const char* op, const int32_t* ids, size_t tokens, size_t k, size_t experts) {
     if (k == 0 || k > kMaxK) return Status(StatusCode::VALIDATION_ERROR, format("%s: k = %zu; 1 to %zu", op, k, kMaxK));
     for (size_t slot = 0; slot < tokens * k; slot++) {
         const int32_t id = ids[slot];
@@ -29,7 +31,7 @@ Status check_ids(const char* op, const int32_t* ids, size_t tokens, size_t k, si
     return {};
 }
 
-Status check_dispatch(const char* op, const AllToAllArgs& a) {
+Status check_all_to_all(const char* op, const AllToAllArgs& a) {
     const auto bad = [&](const char* what) { return Status(StatusCode::VALIDATION_ERROR, format("%s: %s", op, what)); };
     if (a.ranks == 0 || a.k == 0 || a.rows != a.tokens * a.k) return bad("ranks and k must be positive, rows = tokens · k");
     if (a.offsets[0] != 0 || a.offsets[a.experts] != a.rows) return bad("offsets must run from 0 to the number of rows");
@@ -42,10 +44,16 @@ Status check_dispatch(const char* op, const AllToAllArgs& a) {
     return {};
 }
 
-}  // namespace
+Status check_combine(const CombineArgs& a) {
+    TMOE_RETURN_IF_ERROR(check_dispatch_ids("combine", a.ids, a.tokens, a.k, a.experts));
+    for (size_t slot = 0; slot < a.tokens * a.k; slot++) {
+        if (a.rows[slot] >= a.tokens * a.k) return Status(StatusCode::VALIDATION_ERROR, format("combine: row %u is out of range", a.rows[slot]));
+    }
+    return {};
+}
 
 Status dispatch(const DispatchArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_ids("dispatch", a.ids, a.tokens, a.k, a.experts));
+    TMOE_RETURN_IF_ERROR(check_dispatch_ids("dispatch", a.ids, a.tokens, a.k, a.experts));
     const size_t slots = a.tokens * a.k;
     memset(a.offsets, 0, (a.experts + 1) * sizeof(uint32_t));
     for (size_t slot = 0; slot < slots; slot++) a.offsets[a.ids[slot] + 1]++;
@@ -62,10 +70,7 @@ Status dispatch(const DispatchArgs& a) {
 }
 
 Status combine(const Context& context, const CombineArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_ids("combine", a.ids, a.tokens, a.k, a.experts));
-    for (size_t slot = 0; slot < a.tokens * a.k; slot++) {
-        if (a.rows[slot] >= a.tokens * a.k) return Status(StatusCode::VALIDATION_ERROR, format("combine: row %u is out of range", a.rows[slot]));
-    }
+    TMOE_RETURN_IF_ERROR(check_combine(a));
     const bool done = context.pool.for_each(a.tokens, context.cancel, [&](size_t token, size_t) {
         uint32_t order[kMaxK];
         const float* values[kMaxK];
@@ -84,7 +89,7 @@ Status combine(const Context& context, const CombineArgs& a) {
 }
 
 Status all_to_all_pack(const AllToAllArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_dispatch("allToAllPack", a));
+    TMOE_RETURN_IF_ERROR(check_all_to_all("allToAllPack", a));
     const size_t share = a.experts / a.ranks, more = a.experts % a.ranks;
     size_t expert = 0;
     for (size_t rank = 0; rank < a.ranks; rank++) {
@@ -99,7 +104,7 @@ Status all_to_all_pack(const AllToAllArgs& a) {
 }
 
 Status all_to_all_unpack(const AllToAllArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_dispatch("allToAllUnpack", a));
+    TMOE_RETURN_IF_ERROR(check_all_to_all("allToAllUnpack", a));
     for (size_t row = 0; row < a.rows; row++) {
         memcpy(a.to + static_cast<size_t>(a.slots[row]) * a.width, a.from + row * a.width, a.width * sizeof(float));
     }

@@ -47,4 +47,9 @@ Status all_to_all_pack_ref(const AllToAllArgs& args);
 Status all_to_all_unpack(const AllToAllArgs& args);
 Status all_to_all_unpack_ref(const AllToAllArgs& args);
 
+/** The checks above, shared with the naive twins. */
+Status check_dispatch_ids(const char* op, const int32_t* ids, size_t tokens, size_t k, size_t experts);
+Status check_combine(const CombineArgs& args);
+Status check_all_to_all(const char* op, const AllToAllArgs& args);
+
 }  // namespace tmoe

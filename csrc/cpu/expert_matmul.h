@@ -86,7 +86,8 @@ struct RawMatrix {
     size_t rows, columns;
     const uint8_t* raw;
 };
-Status matmul_ref(const RawMatrix& weight, const float* x, size_t count, size_t stride, float* out, size_t out_stride, bool add);
+/** out[i] = W · x[i]: x [count][columns], out [count][rows]. RUNTIME_NAN_DETECTED {token} where a quantised weight meets a value that is not finite. */
+Status matmul_ref(const RawMatrix& weight, const float* x, size_t count, float* out);
 struct ExpertMatmulRefArgs {
     const float* x;
     size_t tokens, width, k, experts;

@@ -1,7 +1,7 @@
 // The elementary functions behind rotary embedding, in double: fixed polynomials, so that tables have the same bits everywhere.
 #include <cmath>
 
-#include "cpu/attention.h"
+#include "cpu/rope.h"
 
 namespace tmoe {
 

@@ -5,9 +5,7 @@
 
 namespace tmoe {
 
-namespace {
-
-Status check(const RouteArgs& a) {
+Status check_route(const RouteArgs& a) {
     const RouterView& r = a.router;
     if (r.experts == 0 || r.experts > kMaxExperts || r.width == 0 || r.width > kMaxRouterWidth) {
         return Status(StatusCode::VALIDATION_ERROR, format("route: %zu experts of width %zu; at most %zu and %zu, at least 1", r.experts,
@@ -22,6 +20,8 @@ Status check(const RouteArgs& a) {
     }
     return {};
 }
+
+namespace {
 
 struct Candidate {
     int64_t score;
@@ -78,7 +78,7 @@ void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
 }  // namespace
 
 Status route(const Context& context, const RouteArgs& args) {
-    TMOE_RETURN_IF_ERROR(check(args));
+    TMOE_RETURN_IF_ERROR(check_route(args));
     const bool done = context.pool.for_each(args.tokens, context.cancel,
                                             [&](size_t token, size_t) { route_token(context.kernels, args, token); });
     if (!done) return Status(StatusCode::CANCELLED, "route was cancelled");

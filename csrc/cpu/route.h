@@ -54,6 +54,8 @@ inline uint32_t tie_hash(const uint32_t seed[4], uint32_t layer, uint32_t positi
     return h;
 }
 
+/** VALIDATION_ERROR where k or a size is out of range. */
+Status check_route(const RouteArgs& args);
 /** VALIDATION_ERROR when k exceeds the enabled experts or a size is out of range; CANCELLED. */
 Status route(const Context& context, const RouteArgs& args);
 /** The same result from loops that a reader can check by eye. */

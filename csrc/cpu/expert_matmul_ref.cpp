@@ -1,0 +1,110 @@
+// The naive twin of matmul and expert_matmul: weights in the file's layout, one output element at a time.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cpu/expert_matmul.h"
+#include "cpu/math_ref.h"
+#include "quant/blocks.h"
+
+namespace tmoe {
+
+namespace {
+
+struct Block {
+    int q[32];
+    float scale;
+};
+
+/** Activations of one block of 32, as the contract says; false where one is not finite. */
+bool quantise_block(const float* x, Block& out) {
+    uint32_t most = 0;
+    for (int i = 0; i < 32; i++) most = std::max(most, float_bits(x[i]) & 0x7fffffffu);
+    if (most >= 0x7f800000u) return false;
+    const float amax = bits_float(most);
+    const bool zero = amax < 0x1p-119f;
+    const float inverse = zero ? 0.0f : 127.0f / amax;
+    for (int i = 0; i < 32; i++) out.q[i] = static_cast<int>(std::nearbyint(x[i] * inverse));
+    out.scale = zero ? 0.0f : amax / 127.0f;
+    return true;
+}
+
+/** The dot product of one row with quantised activations: exact integers per block, one fma per block. */
+float dot_blocks(const RawMatrix& w, const uint8_t* row, const std::vector<Block>& a) {
+    float acc = 0;
+    for (size_t b = 0; b < a.size(); b++) {
+        int sum = 0;
+        float scale = 0;
+        const int* q = a[b].q;
+        if (w.type == DType::Q8_0) {
+            const uint8_t* block = row + b * 34;
+            scale = f16_to_f32(load_u16(block));
+            for (int i = 0; i < 32; i++) sum += static_cast<int8_t>(block[2 + i]) * q[i];
+        } else if (w.type == DType::Q4_0) {
+            const uint8_t* block = row + b * 18;
+            scale = f16_to_f32(load_u16(block));
+            for (int i = 0; i < 16; i++) sum += ((block[2 + i] & 15) - 8) * q[i] + ((block[2 + i] >> 4) - 8) * q[16 + i];
+        } else {
+            const uint8_t* block = row + b / 8 * 210;
+            scale = f16_to_f32(load_u16(block + 208));
+            for (size_t i = 0; i < 32; i++) {
+                const size_t at = b % 8 * 32 + i, half = at / 128, p = at % 128 / 32, l = at % 32;
+                const uint8_t low = block[64 * half + l + 32 * (p & 1)], high = block[128 + 32 * half + l];
+                const int value = ((p < 2 ? low & 15 : low >> 4) | (((high >> (2 * p)) & 3) << 4)) - 32;
+                sum += static_cast<int8_t>(block[192 + at / 16]) * value * q[i];
+            }
+        }
+        acc = std::fma(scale * a[b].scale, static_cast<float>(sum), acc);
+    }
+    return acc;
+}
+
+}  // namespace
+
+Status matmul_ref(const RawMatrix& w, const float* x, size_t count, float* out) {
+    const size_t bytes = row_bytes(w.type, w.columns);
+    std::vector<Block> blocks(w.columns / 32);
+    std::vector<float> floats(w.columns);
+    for (size_t i = 0; i < count; i++) {
+        const float* own = x + i * w.columns;
+        if (is_quantised(w.type)) {
+            for (size_t b = 0; b < blocks.size(); b++) {
+                if (quantise_block(own + 32 * b, blocks[b])) continue;
+                return Status(StatusCode::RUNTIME_NAN_DETECTED, format("a value of row %zu is not finite", i)).with("token", static_cast<double>(i));
+            }
+        }
+        for (size_t r = 0; r < w.rows; r++) {
+            const uint8_t* row = w.raw + r * bytes;
+            float acc = 0;
+            if (is_quantised(w.type)) {
+                acc = dot_blocks(w, row, blocks);
+            } else {
+                decode_row(w.type, row, floats.data(), w.columns);
+                for (size_t c = 0; c < w.columns; c++) acc = std::fma(floats[c], own[c], acc);
+            }
+            out[i * w.rows + r] = acc;
+        }
+    }
+    return {};
+}
+
+Status expert_matmul_ref(const ExpertMatmulRefArgs& a) {
+    const size_t hidden = a.gate.rows;
+    const auto expert_of = [](RawMatrix w, size_t expert) {
+        w.raw += expert * w.rows * row_bytes(w.type, w.columns);
+        return w;
+    };
+    std::vector<float> gate(hidden), up(hidden);
+    for (size_t e = 0; e < a.experts; e++) {
+        for (size_t row = a.offsets[e]; row < a.offsets[e + 1]; row++) {
+            const float* x = a.x + a.slots[row] / a.k * a.width;
+            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.gate, e), x, 1, gate.data()));
+            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.up, e), x, 1, up.data()));
+            for (size_t i = 0; i < hidden; i++) gate[i] = silu_ref(gate[i]) * up[i];
+            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.down, e), gate.data(), 1, a.out + row * a.width));
+        }
+    }
+    return {};
+}
+
+}  // namespace tmoe
