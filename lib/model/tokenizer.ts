@@ -1,13 +1,12 @@
 /**
- * Text to token ids and back, from a file's own metadata. Encoding is byte-level BPE through @huggingface/tokenizers, built when
- * text is first encoded; decoding needs only the token list, so a model whose tokenizer is not supported still runs on token ids.
+ * Text to token ids and back, from a file's own metadata. What encoding needs is built when text is first encoded; decoding needs
+ * only the token list, so a model whose tokenizer is not supported still runs on token ids.
  */
-import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { createError } from '../errors/index.js'
-import { BYTE_SYMBOLS } from './byte-level.js'
+import { BytePairs } from './byte-pairs.js'
 import { type ChatMessage, type ChatOptions, renderChat } from './chat-template.js'
 import type { RawMetadata } from './metadata.js'
-import { findPretokenizer, type Pretokenizer, SUPPORTED_PRETOKENIZERS } from './pretokenizers.js'
+import { findPretokenizer, type Pretokenizer, SUPPORTED_PRETOKENIZERS, splitWords } from './pretokenizers.js'
 import { Vocabulary } from './vocabulary.js'
 
 export type { ChatMessage, ChatOptions } from './chat-template.js'
@@ -48,42 +47,6 @@ export interface Tokenizer {
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): string
 }
 
-type EncodeWords = (text: string) => number[]
-
-const encoder = new TextEncoder()
-
-/** The tokenizer.json of a byte-level BPE vocabulary, without special tokens: these are cut out of the text before. */
-function buildBpe(vocabulary: Vocabulary, { patterns, ignoreMerges }: Pretokenizer): EncodeWords {
-  const vocab: Record<string, number> = Object.create(null)
-  vocabulary.tokens.forEach((token, id) => {
-    vocab[token] = id
-  })
-  // bytes that are in no assigned character are missing from some vocabularies; a text that has one must not lose it silently
-  const missing = new Set(BYTE_SYMBOLS.flatMap((symbol, byte) => (vocab[symbol] === undefined ? [byte] : [])))
-  const splits = patterns.map((Regex) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false }))
-  const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false }
-  const json = {
-    added_tokens: [],
-    normalizer: null,
-    pre_tokenizer: { type: 'Sequence', pretokenizers: [...splits, bytes] },
-    post_processor: null,
-    decoder: null,
-    model: { type: 'BPE', vocab, merges: vocabulary.merges, ignore_merges: ignoreMerges }
-  }
-  const tokenizer = new HuggingFaceTokenizer(json, {})
-  return (text) => {
-    const lost = missing.size > 0 ? encoder.encode(text).find((byte) => missing.has(byte)) : undefined
-    if (lost !== undefined) {
-      throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${lost} of the text`, {
-        tokenizer: 'gpt2',
-        byte: lost,
-        supported: 'a byte-level vocabulary with every byte of the text'
-      })
-    }
-    return tokenizer.encode(text, { add_special_tokens: false }).ids
-  }
-}
-
 /** Cuts text at tokens that are matched whole: leftmost first, of these the longest. */
 function createSplitter(whole: readonly [string, number][]): (text: string) => (string | number)[] {
   const byFirst = new Map<string, [string, number][]>()
@@ -112,7 +75,7 @@ function createSplitter(whole: readonly [string, number][]): (text: string) => (
 }
 
 class FileTokenizer implements Tokenizer {
-  private words: EncodeWords | undefined
+  private pairs: BytePairs | undefined
   private readonly splitters = new Map<boolean, (text: string) => (string | number)[]>()
 
   constructor(private readonly vocabulary: Vocabulary) {}
@@ -132,7 +95,8 @@ class FileTokenizer implements Tokenizer {
 
   encode(text: string, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
     const pretokenizer = this.pretokenizer()
-    this.words ??= buildBpe(this.vocabulary, pretokenizer)
+    const { tokens, merges } = this.vocabulary
+    this.pairs ??= new BytePairs(tokens, merges, pretokenizer.ignoreMerges)
     let splitter = this.splitters.get(parseSpecial)
     if (!splitter) {
       splitter = createSplitter(this.vocabulary.wholeTokens(parseSpecial))
@@ -140,8 +104,11 @@ class FileTokenizer implements Tokenizer {
     }
     const ids: number[] = []
     for (const piece of splitter(text)) {
-      if (typeof piece === 'number') ids.push(piece)
-      else for (const id of this.words(piece)) ids.push(id)
+      if (typeof piece === 'number') {
+        ids.push(piece)
+        continue
+      }
+      for (const word of splitWords(piece, pretokenizer)) for (const id of this.pairs.encode(word)) ids.push(id)
     }
     if (!addSpecial) return ids
     const { bosId, eosId, addBos, addEos } = this.vocabulary
