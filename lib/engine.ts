@@ -16,7 +16,7 @@ import { createError } from './errors/index.js'
 import type { FinishReason, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
 import type { CallOptions, GenerationRequest } from './generation/options.js'
-import { checkCall, checkRequest } from './generation/options.js'
+import { checkCall, checkRequest, copyTokens } from './generation/options.js'
 import { Interruption } from './interruption.js'
 import type { EngineState } from './lifecycle.js'
 import { Lifecycle } from './lifecycle.js'
@@ -212,7 +212,7 @@ export class Engine implements AsyncDisposable {
   ): Promise<Float32Array> {
     this.#gate('forward')
     const { model, tokens, logits } = validated(forwardSchema, request, 'forward')
-    return this.#model(model).forward(Int32Array.from(tokens), logits, checkCall('forward', options))
+    return this.#model(model).forward(copyTokens(tokens), logits, checkCall('forward', options))
   }
 
   /** Ends what runs (generations and loads throw ENGINE_DISPOSED), waits for it, and releases everything. May be called again. */

@@ -5,6 +5,7 @@ import { createError } from './errors/index.js'
 import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
+import { copyTokens } from './generation/options.js'
 import { Scheduler } from './generation/scheduler.js'
 import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
@@ -185,11 +186,13 @@ export class LoadedModel {
       // The template writes the special tokens itself.
       tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true })
     }
-    this.#checkTokens(method, path, tokens)
-    return Int32Array.from(tokens)
+    // Checked is the copy, which nobody can change any more.
+    const copy = copyTokens(tokens)
+    this.#checkTokens(method, path, copy)
+    return copy
   }
 
-  #checkTokens(method: string, path: string, tokens: ArrayLike<number>): void {
+  #checkTokens(method: string, path: string, tokens: Int32Array): void {
     const { vocab } = this.#options
     if (tokens.length === 0) throw validationError(method, path, tokens, 'at least one token')
     for (let i = 0; i < tokens.length; i++) {

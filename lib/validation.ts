@@ -73,19 +73,12 @@ export function validated<Shape extends z.core.$ZodLooseShape>(
 export const unreadable = (subject: string, cause: unknown): EngineError =>
   refusal(subject, 'the argument', 'an object that cannot be read', 'a plain object', cause)
 
-const isSignal = (value: unknown): value is AbortSignal =>
-  typeof value === 'object' &&
-  value !== null &&
-  typeof (value as AbortSignal).aborted === 'boolean' &&
-  typeof (value as AbortSignal).addEventListener === 'function' &&
-  typeof (value as AbortSignal).removeEventListener === 'function'
-
 /** The longest delay that a timer can have, in milliseconds. */
 const longestTimeout = 2 ** 31 - 1
 
 /** The fields that every call takes. */
 export const callFields = {
-  signal: z.custom<AbortSignal>(isSignal).optional().describe('an AbortSignal'),
+  signal: z.instanceof(AbortSignal).optional().describe('an AbortSignal'),
   timeoutMs: z
     .number()
     .positive()

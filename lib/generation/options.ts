@@ -76,6 +76,10 @@ export const isTokenList = (value: unknown): value is number[] | Int32Array | Ui
   value instanceof Uint32Array ||
   (Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0 && id <= maxTokenId))
 
+/** An own copy. A detached array has length 0 and cannot be iterated. */
+export const copyTokens = (tokens: ArrayLike<number>): Int32Array =>
+  tokens.length === 0 ? new Int32Array(0) : Int32Array.from(tokens)
+
 const requestSchema = z.strictObject({
   model: z.string().min(1).describe('the id of a loaded model'),
   prompt: z.string().optional().describe('a string'),
