@@ -1,0 +1,123 @@
+/** A plan run in float64 by the plainest loops, as an oracle for whole models. Small ones only. */
+import type { Plan, PlanOp } from '../../lib/model/plan.js'
+
+/** Floats of a file's tensor. */
+export type ReadTensor = (name: string) => Float32Array
+
+type Rows = number[][]
+
+const dot = (a: ArrayLike<number>, b: ArrayLike<number>, at = 0): number => {
+  let sum = 0
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[at + i]!
+  return sum
+}
+
+function softmax(x: number[]): number[] {
+  const max = Math.max(...x)
+  const e = x.map((v) => Math.exp(v - max))
+  const sum = e.reduce((a, b) => a + b, 0)
+  return e.map((v) => v / sum)
+}
+
+/** Rows of `weight`, which starts at `at`, times x. */
+function multiply(weight: Float32Array, x: number[], rows: number, at = 0): number[] {
+  return Array.from({ length: rows }, (_, r) => dot(x, weight, at + r * x.length))
+}
+
+function rope(row: number[], position: number, op: Extract<PlanOp, { op: 'rope' }>): void {
+  const half = op.rotaryDim / 2
+  for (let head = 0; head < op.heads; head++) {
+    for (let i = 0; i < half; i++) {
+      const angle = position * op.base ** ((-2 * i) / op.rotaryDim)
+      const first = head * op.headDim + (op.pairs === 'neox' ? i : 2 * i)
+      const second = first + (op.pairs === 'neox' ? half : 1)
+      const [a, b] = [row[first]!, row[second]!]
+      row[first] = a * Math.cos(angle) - b * Math.sin(angle)
+      row[second] = a * Math.sin(angle) + b * Math.cos(angle)
+    }
+  }
+}
+
+function attend(q: Rows, k: Rows, v: Rows, op: Extract<PlanOp, { op: 'attention' }>): Rows {
+  return q.map((row, t) => {
+    const out: number[] = []
+    for (let head = 0; head < op.heads; head++) {
+      const kvHead = Math.floor(head / (op.heads / op.kvHeads))
+      const query = row.slice(head * op.headDim, (head + 1) * op.headDim)
+      const scores = k.slice(0, t + 1).map((key) => op.scale * dot(query, key, kvHead * op.headDim))
+      const weights = softmax(scores)
+      for (let d = 0; d < op.valueDim; d++) {
+        out.push(weights.reduce((sum, w, s) => sum + w * v[s]![kvHead * op.valueDim + d]!, 0))
+      }
+    }
+    return out
+  })
+}
+
+interface Choice {
+  expert: number
+  weight: number
+}
+
+function route(x: number[], weight: Float32Array, op: Extract<PlanOp, { op: 'route' }>): Choice[] {
+  const scores = multiply(weight, x, weight.length / x.length)
+  const byScore = scores.map((score, expert) => ({ score, expert })).sort((a, b) => b.score - a.score)
+  const chosen = byScore.slice(0, op.k)
+  const of = op.form === 'softmax_topk' ? softmax(scores) : softmax(chosen.map(({ score }) => score))
+  const weights = chosen.map(({ expert }, i) => of[op.form === 'softmax_topk' ? expert : i]!)
+  const sum = op.normalise ? weights.reduce((a, b) => a + b, 0) : 1
+  return chosen.map(({ expert }, i) => ({ expert, weight: weights[i]! / sum }))
+}
+
+/** Logits [tokens][vocab] of one sequence from position 0. */
+export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly number[]): Rows {
+  const tensor = (name: string) => read(plan.tensors.find((t) => t.name === name)?.source ?? name)
+  const buffers: Record<string, Rows> = {}
+  let choices: Choice[][] = []
+  let logits: Rows = []
+  for (const op of plan.ops) {
+    if (op.op === 'embed') {
+      const table = tensor(op.table)
+      const width = plan.buffers[op.out]!
+      buffers[op.out] = tokens.map((id) => [...table.subarray(id * width, (id + 1) * width)])
+    } else if (op.op === 'rmsNorm') {
+      const weight = tensor(op.weight)
+      const n = weight.length
+      buffers[op.out] = buffers[op.in]!.map((row) =>
+        row.map((value, i) => {
+          const part = row.slice(i - (i % n), i - (i % n) + n)
+          return (value / Math.sqrt(dot(part, part) / n + op.epsilon)) * weight[i % n]!
+        })
+      )
+    } else if (op.op === 'matmul') {
+      const input = buffers[op.in]!
+      for (const { weight, out } of op.parts) {
+        const rows = input.map((x) => multiply(tensor(weight), x, plan.buffers[out]!))
+        const before = buffers[out]
+        buffers[out] = op.add && before ? rows.map((row, t) => row.map((value, i) => value + before[t]![i]!)) : rows
+      }
+    } else if (op.op === 'rope') {
+      for (const [position, row] of buffers[op.buffer]!.entries()) rope(row, position, op)
+    } else if (op.op === 'attention') {
+      buffers[op.out] = attend(buffers[op.q]!, buffers[op.k]!, buffers[op.v]!, op)
+    } else if (op.op === 'route') {
+      choices = buffers[op.in]!.map((x) => route(x, tensor(op.weight), op))
+    } else if (op.op === 'experts') {
+      const hidden = plan.tensors.find((t) => t.name === op.gate)!.shape[1]!
+      const out = buffers[op.out]!
+      for (const [t, x] of buffers[op.in]!.entries()) {
+        for (const { expert, weight } of choices[t]!) {
+          const at = expert * hidden * x.length
+          const gate = multiply(tensor(op.gate), x, hidden, at)
+          const up = multiply(tensor(op.up), x, hidden, at)
+          const inner = gate.map((g, i) => (g / (1 + Math.exp(-g))) * up[i]!)
+          const down = multiply(tensor(op.down), inner, out[t]!.length, expert * hidden * out[t]!.length)
+          out[t] = out[t]!.map((value, i) => value + weight * down[i]!)
+        }
+      }
+    } else {
+      logits = buffers[op.in]!.map((x) => multiply(tensor(op.weight), x, plan.vocab))
+    }
+  }
+  return logits
+}
