@@ -1,15 +1,15 @@
 // Models and their sequences: making sequences, and steps off the JavaScript thread.
-#include <cmath>
+#include <cstring>
 #include <unordered_set>
 
 #include "napi/bindings.h"
+#include "napi/sampling_args.h"
 
 namespace tmoe {
 
 namespace {
 
 constexpr int64_t kMostItems = 65536;
-constexpr double kLargestSeed = 9007199254740991;  // 2^53 - 1
 
 Status model_disposed() { return Status(StatusCode::MODEL_NOT_LOADED, "the model was disposed"); }
 
@@ -95,31 +95,12 @@ class StepTask : public Task {
     StepResult outcome_;
 };
 
-napi_value typed_array(napi_env env, napi_typedarray_type type, const void* from, size_t length) {
-    void* data = nullptr;
-    napi_value buffer = nullptr, out = nullptr;
-    if (napi_create_arraybuffer(env, length * 4, &data, &buffer) != napi_ok) return nullptr;
-    if (length > 0) memcpy(data, from, length * 4);
-    napi_create_typedarray(env, type, length, buffer, 0, &out);
-    return out;
-}
-
 Status item_result(Environment& environment, const StepItemResult& item, napi_value& out) {
     napi_env env = environment.env;
     if (napi_create_object(env, &out) != napi_ok) return exception_pending();
-    const Sampled& sampled = item.sampled;
-    define(env, out, "token", js_number(env, item.status.ok() ? sampled.token : -1));
-    if (!item.status.ok()) {
-        define(env, out, "error", make_error(environment, item.status));
-        return {};
-    }
-    if (!sampled.has_logprob) return {};
-    napi_value top = nullptr;
-    define(env, out, "logprob", js_number(env, sampled.logprob));
-    if (napi_create_object(env, &top) != napi_ok) return exception_pending();
-    define(env, top, "ids", typed_array(env, napi_int32_array, sampled.top_ids.data(), sampled.top_ids.size()));
-    define(env, top, "logprobs", typed_array(env, napi_float32_array, sampled.top_logprobs.data(), sampled.top_logprobs.size()));
-    define(env, out, "top", top);
+    if (item.status.ok()) return define_sampled(env, out, item.sampled);
+    define(env, out, "token", js_number(env, -1));
+    define(env, out, "error", make_error(environment, item.status));
     return {};
 }
 
@@ -147,46 +128,6 @@ Status StepTask::result(Environment& environment, napi_value kept, napi_value& v
     define(env, value, "items", list);
     define(env, value, "rows", js_number(env, static_cast<double>(outcome_.rows)));
     define(env, value, "expertRows", js_number(env, static_cast<double>(outcome_.expert_rows)));
-    return {};
-}
-
-Status read_tokens(napi_env env, napi_value value, const std::string& argument, std::vector<int32_t>& out) {
-    ArrayView view;
-    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, argument.c_str(), napi_int32_array, 0, view));
-    out.assign(view.as<int32_t>(), view.as<int32_t>() + view.length);
-    return {};
-}
-
-Status read_optional_tokens(napi_env env, napi_value object, const std::string& at, const char* key, std::vector<int32_t>& out) {
-    napi_value value = nullptr;
-    TMOE_RETURN_IF_ERROR(read_property(env, object, key, value));
-    return is_undefined(env, value) ? Status() : read_tokens(env, value, at + "." + key, out);
-}
-
-Status read_sampling(napi_env env, napi_value value, const std::string& at, SamplingParams& out) {
-    const char* path = at.c_str();
-    double temperature = 0, top_p = 0, min_p = 0, penalty = 0, seed = 0;
-    int64_t top_k = 0, top_logprobs = 0;
-    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
-    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "temperature", 0, 1e6, temperature));
-    TMOE_RETURN_IF_ERROR(read_integer(env, value, path, "topK", 0, INT32_MAX, top_k));
-    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "topP", 0, 1, top_p));
-    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "minP", 0, 1, min_p));
-    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "repetitionPenalty", 1e-6, 1e6, penalty));
-    TMOE_RETURN_IF_ERROR(read_number(env, value, path, "seed", 0, kLargestSeed, seed));
-    TMOE_RETURN_IF_ERROR(read_integer(env, value, path, "topLogprobs", -1, 20, top_logprobs));
-    TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "recent", out.recent));
-    TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "banned", out.banned));
-    if (seed != std::floor(seed)) {
-        return Status(StatusCode::VALIDATION_ERROR, at + ".seed: expected an integer").with("argument", at + ".seed");
-    }
-    out.temperature = static_cast<float>(temperature);
-    out.top_k = static_cast<int32_t>(top_k);
-    out.top_p = static_cast<float>(top_p);
-    out.min_p = static_cast<float>(min_p);
-    out.repetition_penalty = static_cast<float>(penalty);
-    out.seed = static_cast<uint64_t>(seed);
-    out.top_logprobs = static_cast<int32_t>(top_logprobs);
     return {};
 }
 

@@ -6,6 +6,7 @@
 #include "core/gguf.h"
 #include "core/model.h"
 #include "napi/handles.h"
+#include "napi/kernel_calls.h"
 
 namespace tmoe {
 
@@ -33,9 +34,12 @@ struct BackendHandle : Handle {
     BackendHandle(napi_env env, std::shared_ptr<Backend> started) : Handle(env, kClass, true), backend(std::move(started)) {}
     void dispose() {
         backend.reset();
+        scratch.reset();
         retire();
     }
     std::shared_ptr<Backend> backend;  ///< null once disposed; models and jobs keep their own
+    ThreadPool caller;                 ///< without threads: synchronous kernel calls run where they are made
+    std::unique_ptr<KernelScratch> scratch;
 };
 
 struct ModelHandle : Handle {

@@ -1,0 +1,129 @@
+#include "napi/kernel_args.h"
+
+#include <cstring>
+
+#include "napi/errors.h"
+
+namespace tmoe {
+
+napi_value KernelArgs::next() {
+    napi_value value = nullptr;
+    if (status_.ok() && napi_get_element(env_, list_, index_, &value) != napi_ok) status_ = exception_pending();
+    index_++;
+    return value;
+}
+
+bool KernelArgs::next_is_undefined() {
+    if (!status_.ok()) return true;
+    if (is_undefined(env_, next())) return true;
+    index_--;
+    return false;
+}
+
+void KernelArgs::refuse(const std::string& message) {
+    if (status_.ok()) status_ = Status(StatusCode::VALIDATION_ERROR, message);
+}
+
+size_t KernelArgs::size(const char* name, int64_t least, int64_t most) {
+    napi_value value = next();
+    int64_t out = 0;
+    if (status_.ok()) status_ = read_integer(env_, value, name, least, most, out);
+    return status_.ok() ? static_cast<size_t>(out) : 0;
+}
+
+double KernelArgs::number(const char* name, double least, double most) {
+    napi_value value = next();
+    double out = 0;
+    if (status_.ok()) status_ = read_number(env_, value, name, least, most, out);
+    return status_.ok() ? out : 0;
+}
+
+bool KernelArgs::flag(const char* name) {
+    napi_value value = next();
+    bool out = false;
+    if (status_.ok()) status_ = read_boolean(env_, value, name, out);
+    return out;
+}
+
+DType KernelArgs::dtype(const char* name) {
+    return kDTypes[choice(name, {kDTypes[0].name, kDTypes[1].name, kDTypes[2].name, kDTypes[3].name, kDTypes[4].name, kDTypes[5].name})].type;
+}
+
+size_t KernelArgs::choice(const char* name, std::initializer_list<const char*> names) {
+    napi_value value = next();
+    std::string text, allowed;
+    if (status_.ok()) status_ = read_text(env_, value, name, text);
+    if (!status_.ok()) return 0;
+    size_t index = 0;
+    for (const char* candidate : names) {
+        if (text == candidate) return index;
+        index++;
+    }
+    for (const char* candidate : names) allowed += (allowed.empty() ? "" : ", ") + std::string(candidate);
+    status_ = Status(StatusCode::VALIDATION_ERROR, std::string(name) + ": expected one of " + allowed + ", got " + text)
+                  .with("argument", name)
+                  .with("expected", allowed)
+                  .with("actual", text);
+    return 0;
+}
+
+size_t KernelArgs::parts(const char* name, size_t length, size_t each) {
+    if (!status_.ok() || each == 0) return 0;
+    if (length % each != 0) refuse(std::string(name) + format(": %zu elements, not a multiple of %zu", length, each));
+    return length / each;
+}
+
+void KernelArgs::require(const char* name, size_t length, size_t least) {
+    if (!status_.ok() || length >= least) return;
+    status_ = Status(StatusCode::VALIDATION_ERROR, std::string(name) + format(": %zu elements where at least %zu are needed", length, least))
+                  .with("argument", name)
+                  .with("expected", static_cast<double>(least))
+                  .with("actual", static_cast<double>(length));
+}
+
+ArrayView KernelArgs::view(const char* name, napi_typedarray_type type, size_t least) {
+    napi_value value = next();
+    ArrayView out;
+    if (status_.ok()) status_ = read_typed_array(env_, value, name, type, least, out);
+    if (status_.ok() && threaded_) {
+        status_ = refuse_resizable(env_, value, name);
+        keep.push_back(value);
+    }
+    last_length_ = out.length;
+    return status_.ok() ? out : ArrayView();
+}
+
+float* KernelArgs::floats(const char* name, size_t least) { return array<float>(name, napi_float32_array, least); }
+
+uint8_t* KernelArgs::aligned_bytes(const char* name, size_t least) {
+    uint8_t* data = bytes(name, least);
+    if (reinterpret_cast<uintptr_t>(data) % 4 != 0) refuse(std::string(name) + ": its memory is not aligned to 4 bytes");
+    return data;
+}
+
+std::vector<int32_t> KernelArgs::optional_tokens(const char* name) {
+    std::vector<int32_t> out;
+    if (next_is_undefined()) return out;
+    const ArrayView tokens = view(name, napi_int32_array, 0);
+    if (tokens.length > 0) out.assign(tokens.as<int32_t>(), tokens.as<int32_t>() + tokens.length);
+    return out;
+}
+
+void* KernelArgs::copied(const char* name, napi_typedarray_type type, size_t least) {
+    const ArrayView out = view(name, type, least);
+    if (!threaded_ || !out.data) return out.data;
+    keep.pop_back();
+    if (!copies) copies = std::make_shared<std::vector<std::vector<uint32_t>>>();
+    copies->emplace_back(out.length);
+    if (out.length > 0) memcpy(copies->back().data(), out.data, out.bytes);
+    return copies->back().data();
+}
+
+const int32_t* KernelArgs::ids(const char* name, size_t least) {
+    return static_cast<const int32_t*>(copied(name, napi_int32_array, least));
+}
+const uint32_t* KernelArgs::indices(const char* name, size_t least) {
+    return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
+}
+
+}  // namespace tmoe

@@ -1,0 +1,79 @@
+// The positional arguments of one kernel call, read in order. The first failure is kept and every later read returns an empty value,
+// so that a binding reads all its arguments and asks once.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "napi/args.h"
+#include "quant/types.h"
+
+namespace tmoe {
+
+/** Product that stops at SIZE_MAX: as a least length it then refuses every array. */
+inline size_t product(size_t a, size_t b, size_t c = 1, size_t d = 1) {
+    size_t result = a;
+    for (const size_t factor : {b, c, d})
+        if (__builtin_mul_overflow(result, factor, &result)) return SIZE_MAX;
+    return result;
+}
+
+class KernelArgs {
+  public:
+    /** `threaded`: the call runs on a thread while JavaScript goes on. Indices are then copied, because they are trusted once checked. */
+    KernelArgs(napi_env env, napi_value list, bool threaded) : env_(env), list_(list), threaded_(threaded) {}
+
+    size_t size(const char* name, int64_t least = 0, int64_t most = int64_t{1} << 31);
+    double number(const char* name, double least, double most);
+    bool flag(const char* name);
+    DType dtype(const char* name);
+    /** Index of the text among `names`. */
+    size_t choice(const char* name, std::initializer_list<const char*> names);
+    /** `length` in whole parts of `each`: the number of parts. */
+    size_t parts(const char* name, size_t length, size_t each);
+
+    /** Caller-owned arrays with at least so many elements, read or written in place. */
+    float* floats(const char* name, size_t least);
+    int32_t* int32s(const char* name, size_t least) { return array<int32_t>(name, napi_int32_array, least); }
+    uint32_t* uint32s(const char* name, size_t least) { return array<uint32_t>(name, napi_uint32_array, least); }
+    uint8_t* bytes(const char* name, size_t least) { return array<uint8_t>(name, napi_uint8_array, least); }
+    /** As bytes, at an address that is a multiple of 4. */
+    uint8_t* aligned_bytes(const char* name, size_t least);
+    uint8_t* optional_bytes(const char* name, size_t least) { return next_is_undefined() ? nullptr : bytes(name, least); }
+    int64_t* optional_int64s(const char* name, size_t least) {
+        return next_is_undefined() ? nullptr : array<int64_t>(name, napi_bigint64_array, least);
+    }
+    /** Ids and indices that are input only. */
+    const int32_t* ids(const char* name, size_t least);
+    const uint32_t* indices(const char* name, size_t least);
+
+    std::vector<int32_t> optional_tokens(const char* name);
+    /** Elements of the array read last. */
+    size_t last_length() const { return last_length_; }
+    /** Fails the call, unless it has failed already. */
+    void refuse(const std::string& message);
+    /** Fails where the array read last is shorter than a size that was read after it. */
+    void require(const char* name, size_t length, size_t least);
+
+    bool ok() const { return status_.ok(); }
+    const Status& status() const { return status_; }
+    /** What the call's memory belongs to. */
+    std::vector<napi_value> keep;
+    std::shared_ptr<std::vector<std::vector<uint32_t>>> copies;
+
+  private:
+    napi_value next();
+    bool next_is_undefined();
+    ArrayView view(const char* name, napi_typedarray_type type, size_t least);
+    template <class T> T* array(const char* name, napi_typedarray_type type, size_t least) { return view(name, type, least).as<T>(); }
+    void* copied(const char* name, napi_typedarray_type type, size_t least);
+
+    napi_env env_;
+    napi_value list_;
+    bool threaded_;
+    uint32_t index_ = 0;
+    size_t last_length_ = 0;
+    Status status_;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,202 @@
+// Kernel calls of everything but experts: block formats, rmsNorm, rope, attention, embed, logits, sample.
+#include "core/sampling.h"
+#include "cpu/embed.h"
+#include "cpu/rms_norm.h"
+#include "cpu/rope.h"
+#include "napi/kernel_calls.h"
+#include "napi/sampling_args.h"
+#include "quant/blocks.h"
+#include "quant/repack.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr int64_t kMostHeadDim = 1 << 16;
+
+// [type, x, columns, out]
+KernelWork read_quantize(KernelArgs& in, bool) {
+    const DType type = in.dtype("type");
+    const float* from = in.floats("x", 0);
+    const size_t length = in.last_length(), columns = in.size("columns", 1, kMostSize);
+    if (in.ok() && !can_encode(type)) in.refuse(std::string("type: ") + dtype_info(type).name + " can be read but not written");
+    in.parts("columns", columns, dtype_info(type).block);
+    const size_t rows = in.parts("x", length, columns), row = row_bytes(type, columns);
+    uint8_t* to = in.bytes("out", product(rows, row));
+    return {[=](const Context& context, KernelScratch&) -> Status {
+                RowFlags bad;
+                TMOE_RETURN_IF_ERROR(bad.allocate(rows));
+                const NonFinite flags = bad.flags();
+                const bool done = context.pool.for_each(rows, context.cancel, [&](size_t i, size_t) {
+                    if (!encode_row(type, from + i * columns, to + i * row, columns)) flags.mark(i);
+                });
+                return done ? bad.check("quantize") : Status(StatusCode::CANCELLED, "quantize was cancelled");
+            },
+            nullptr};
+}
+
+// [type, data, columns, out]
+KernelWork read_dequantize(KernelArgs& in, bool) {
+    const DType type = in.dtype("type");
+    const uint8_t* from = in.bytes("data", 0);
+    const size_t length = in.last_length(), columns = in.size("columns", 1, kMostSize);
+    in.parts("columns", columns, dtype_info(type).block);
+    const size_t row = row_bytes(type, columns), rows = in.parts("data", length, row);
+    float* to = in.floats("out", product(rows, columns));
+    return {[=](const Context& context, KernelScratch&) {
+                const bool done = context.pool.for_each(rows, context.cancel, [&](size_t i, size_t) {
+                    decode_row(type, from + i * row, to + i * columns, columns);
+                });
+                return done ? Status() : Status(StatusCode::CANCELLED, "dequantize was cancelled");
+            },
+            nullptr};
+}
+
+// [x, weight, epsilon, out]
+KernelWork read_rms_norm(KernelArgs& in, bool naive) {
+    RmsNormArgs a = {};
+    a.x = in.floats("x", 0);
+    const size_t length = in.last_length();
+    a.weight = in.floats("weight", 1);
+    a.n = in.last_length();
+    a.rows = in.parts("x", length, a.n);
+    a.epsilon = static_cast<float>(in.number("epsilon", 0, 1e30));
+    a.out = in.floats("out", length);
+    return {[=](const Context& context, KernelScratch&) { return naive ? rms_norm_ref(a) : rms_norm(context, a); }, nullptr};
+}
+
+// [x, positions, heads, headDim, rotaryDim, base, pairs]
+KernelWork read_rope(KernelArgs& in, bool naive) {
+    float* x = in.floats("x", 0);
+    const size_t length = in.last_length();
+    const uint32_t* positions = in.indices("positions", 0);
+    const size_t tokens = in.last_length(), heads = in.size("heads", 1, kMostSize), head_dim = in.size("headDim", 1, kMostHeadDim);
+    const size_t rotary = in.size("rotaryDim", 2, kMostHeadDim);
+    const double base = in.number("base", 1, 1e15);
+    const RopePairs pairs = in.choice("pairs", {"neox", "interleaved"}) == 0 ? RopePairs::Neox : RopePairs::Interleaved;
+    if (rotary % 2 != 0 || rotary > head_dim) in.refuse("rotaryDim: must be even and at most headDim");
+    in.require("x", length, product(tokens, heads, head_dim));
+    return {[=](const Context& context, KernelScratch&) {
+                const RopeTable table(base, rotary);
+                const RopeArgs a = {x, positions, tokens, heads, head_dim, table, pairs};
+                return naive ? rope_ref(a) : rope(context, a);
+            },
+            nullptr};
+}
+
+// [q, k, v, cache, start, heads, kvHeads, headDim, valueDim, scale, kvType, out]
+KernelWork read_attention(KernelArgs& in, bool naive) {
+    AttentionArgs a = {};
+    a.q = in.floats("q", 0);
+    const size_t q = in.last_length();
+    a.k = in.floats("k", 0);
+    const size_t k = in.last_length();
+    a.v = in.floats("v", 0);
+    const size_t v = in.last_length();
+    uint8_t* cache = in.aligned_bytes("cache", 0);
+    const size_t cache_bytes = in.last_length(), start = in.size("start", 0, kMostSize);
+    a.heads = in.size("heads", 1, kMostSize);
+    a.kv_heads = in.size("kvHeads", 1, kMostSize);
+    a.head_dim = in.size("headDim", 1, kMostHeadDim);
+    a.value_dim = in.size("valueDim", 1, kMostHeadDim);
+    a.scale = static_cast<float>(in.number("scale", -3e38, 3e38));
+    a.type = in.choice("kvType", {"f16", "f32"}) == 0 ? KvType::F16 : KvType::F32;
+    in.parts("heads", a.heads, a.kv_heads);
+    const size_t tokens = in.parts("q", q, product(a.heads, a.head_dim)), positions = start + tokens;
+    const size_t pages = (positions + kKvPage - 1) / kKvPage;
+    const size_t page = product(product(a.kv_heads, a.head_dim + a.value_dim), kKvPage, kv_bytes(a.type));
+    in.require("k", k, product(tokens, a.kv_heads, a.head_dim));
+    in.require("v", v, product(tokens, a.kv_heads, a.value_dim));
+    in.require("cache", cache_bytes, product(pages, page));
+    a.out = in.floats("out", product(tokens, a.heads, a.value_dim));
+    return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
+                if (tokens == 0) return {};
+                std::vector<uint8_t*> list(pages);
+                for (size_t i = 0; i < pages; i++) list[i] = cache + i * page;
+                const AttentionRun run = {0, tokens, start, list.data()};
+                a.runs = &run;
+                a.run_count = 1;
+                if (naive) return attention_ref(a);
+                TMOE_RETURN_IF_ERROR(scratch.attention.reserve(context.pool.threads(), positions));
+                return attention(context, a, scratch.attention);
+            },
+            nullptr};
+}
+
+// [type, rows, columns, data, ids, out]
+KernelWork read_embed(KernelArgs& in, bool naive) {
+    EmbedArgs a = {};
+    a.table = read_matrix(in, "table", 1, false).raw();
+    a.ids = in.ids("ids", 0);
+    a.count = in.last_length();
+    a.out = in.floats("out", product(a.count, a.table.columns));
+    return {[=](const Context& context, KernelScratch&) { return naive ? embed_ref(a) : embed(context, a); }, nullptr};
+}
+
+// [states, type, rows, columns, data, out]
+KernelWork read_logits(KernelArgs& in, bool naive) {
+    const float* x = in.floats("states", 0);
+    const size_t length = in.last_length();
+    const MatrixArg weight = read_matrix(in, "weight", 1, !naive);
+    const size_t tokens = in.parts("states", length, weight.columns);
+    float* out = in.floats("out", product(tokens, weight.rows));
+    if (naive) {
+        return {[=](const Context&, KernelScratch&) { return matmul_ref(weight.raw(), x, tokens, out); }, nullptr};
+    }
+    return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                const auto cancelled = [] { return Status(StatusCode::CANCELLED, "logits was cancelled"); };
+                ActivationView a;
+                a.columns = a.value_stride = weight.columns;
+                a.values = x;
+                RowFlags bad;
+                TMOE_RETURN_IF_ERROR(bad.allocate(tokens));
+                if (is_quantised(weight.type)) {
+                    TMOE_RETURN_IF_ERROR(scratch.activations.reserve(tokens, weight.columns));
+                    if (!quantise_rows(context, x, tokens, weight.columns, weight.columns, scratch.activations, bad.flags())) return cancelled();
+                    scratch.activations.attach(a);
+                }
+                const MatmulTarget target = {weight.packed().shape, out, weight.rows};
+                if (!matmul(context, a, tokens, &target, 1, false)) return cancelled();
+                return bad.check("logits");
+            },
+            nullptr};
+}
+
+// [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent?, banned?] → {token, logprob?, top?}
+KernelWork read_sample(KernelArgs& in, bool) {
+    const float* logits = in.floats("logits", 1);
+    const size_t vocab = in.last_length(), position = in.size("position", 0, kLargestInteger);
+    auto params = std::make_shared<SamplingParams>();
+    auto out = std::make_shared<Sampled>();
+    params->temperature = static_cast<float>(in.number("temperature", 0, kMostTemperature));
+    params->top_k = static_cast<int32_t>(in.size("topK", 0, INT32_MAX));
+    params->top_p = static_cast<float>(in.number("topP", 0, 1));
+    params->min_p = static_cast<float>(in.number("minP", 0, 1));
+    params->repetition_penalty = static_cast<float>(in.number("repetitionPenalty", kLeastPenalty, kMostPenalty));
+    params->seed = in.size("seed", 0, kLargestInteger);
+    params->top_logprobs = static_cast<int32_t>(in.size("topLogprobs", -1, kMostLogprobs));
+    params->recent = in.optional_tokens("recent");
+    params->banned = in.optional_tokens("banned");
+    return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                TMOE_RETURN_IF_ERROR(reserve(scratch.first, product(2, vocab, sizeof(float))));
+                return sample(context.kernels, logits, vocab, *params, position, scratch.first.as<float>(), *out);
+            },
+            [=](napi_env env, napi_value& value) -> Status {
+                if (napi_create_object(env, &value) != napi_ok) return exception_pending();
+                return define_sampled(env, value, *out);
+            }};
+}
+
+constexpr KernelEntry kEntries[] = {
+    {"rmsNorm", read_rms_norm}, {"rope", read_rope},     {"attention", read_attention}, {"embed", read_embed},
+    {"logits", read_logits},    {"sample", read_sample}, {"quantize", read_quantize},   {"dequantize", read_dequantize},
+};
+
+}  // namespace
+
+size_t dense_kernels(const KernelEntry*& out) {
+    out = kEntries;
+    return sizeof kEntries / sizeof kEntries[0];
+}
+
+}  // namespace tmoe
