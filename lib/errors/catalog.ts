@@ -223,7 +223,8 @@ export const catalog = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'TokenizerError',
-    suggestedAction: 'Pass token ids (promptTokens) instead of text, or use a model with a byte-level BPE tokenizer.',
+    suggestedAction:
+      'Pass token ids (promptTokens) instead of text, or use a model with a byte-level or SentencePiece BPE tokenizer.',
     native: false
   },
   CHAT_TEMPLATE_INVALID: {

@@ -5,47 +5,13 @@
  */
 import { createError } from '../errors/index.js'
 import { BYTE_SYMBOLS } from './byte-level.js'
+import { mergePairs } from './merge-pairs.js'
 
 /** Words whose ids are remembered; the memory is emptied when it is full. */
 const REMEMBERED_WORDS = 20_000
 const LONGEST_REMEMBERED = 128
 
 const encoder = new TextEncoder()
-
-/** A heap of numbers, smallest first. */
-class MinHeap {
-  private readonly items: number[] = []
-
-  push(value: number): void {
-    const { items } = this
-    let at = items.push(value) - 1
-    while (at > 0) {
-      const parent = (at - 1) >> 1
-      if (items[parent]! <= value) break
-      items[at] = items[parent]!
-      at = parent
-    }
-    items[at] = value
-  }
-
-  pop(): number | undefined {
-    const { items } = this
-    const least = items[0]
-    const value = items.pop()
-    if (value === undefined || items.length === 0) return least
-    let at = 0
-    for (;;) {
-      let child = 2 * at + 1
-      if (child >= items.length) break
-      if (child + 1 < items.length && items[child + 1]! < items[child]!) child++
-      if (items[child]! >= value) break
-      items[at] = items[child]!
-      at = child
-    }
-    items[at] = value
-    return least
-  }
-}
 
 export class BytePairs {
   private readonly ids = new Map<string, number>()
@@ -81,35 +47,11 @@ export class BytePairs {
     return ids
   }
 
-  /** Pieces are ranges of `symbols`, linked both ways and named by where they start; every symbol is one UTF-16 unit. */
   private merge(symbols: string): number[] {
-    const n = symbols.length
-    const next = Int32Array.from({ length: n + 1 }, (_, i) => i + 1)
-    const previous = Int32Array.from({ length: n + 1 }, (_, i) => i - 1)
-    /** Rank of the pair that starts here; -1 where there is none or the piece is gone. */
-    const rankAt = new Int32Array(n).fill(-1)
-    const queue = new MinHeap()
-    const rankPair = (start: number): void => {
-      const middle = next[start]!
-      const pair = middle < n && `${symbols.slice(start, middle)} ${symbols.slice(middle, next[middle]!)}`
-      const rank = pair ? this.ranks.get(pair) : undefined
-      rankAt[start] = rank ?? -1
-      if (rank !== undefined) queue.push(rank * n + start)
-    }
-    for (let start = 0; start + 1 < n; start++) rankPair(start)
-    for (let key = queue.pop(); key !== undefined; key = queue.pop()) {
-      const start = key % n
-      // a pair that has changed since it was queued has another rank, or none
-      if (rankAt[start] !== (key - start) / n) continue
-      const gone = next[start]!
-      rankAt[gone] = -1
-      next[start] = next[gone]!
-      previous[next[gone]!] = start
-      rankPair(start)
-      if (previous[start]! >= 0) rankPair(previous[start]!)
-    }
     const ids: number[] = []
-    for (let start = 0; start < n; start = next[start]!) this.push(symbols.slice(start, next[start]!), ids)
+    const starts = Int32Array.from({ length: symbols.length }, (_, i) => i)
+    for (const piece of mergePairs(symbols, starts, (left, right) => this.ranks.get(`${left} ${right}`)))
+      this.push(piece, ids)
     return ids
   }
 

@@ -3,10 +3,9 @@
  * only the token list, so a model whose tokenizer is not supported still runs on token ids.
  */
 import { createError } from '../errors/index.js'
-import { BytePairs } from './byte-pairs.js'
 import { type ChatMessage, type ChatOptions, renderChat } from './chat-template.js'
+import { createEncoding, type Encoding } from './encodings.js'
 import type { RawMetadata } from './metadata.js'
-import { findPretokenizer, type Pretokenizer, SUPPORTED_PRETOKENIZERS, splitWords } from './pretokenizers.js'
 import { Vocabulary } from './vocabulary.js'
 
 export type { ChatMessage, ChatOptions } from './chat-template.js'
@@ -75,7 +74,7 @@ function createSplitter(whole: readonly [string, number][]): (text: string) => (
 }
 
 class FileTokenizer implements Tokenizer {
-  private pairs: BytePairs | undefined
+  private encoding: Encoding | undefined
   private readonly splitters = new Map<boolean, (text: string) => (string | number)[]>()
 
   constructor(private readonly vocabulary: Vocabulary) {}
@@ -94,47 +93,33 @@ class FileTokenizer implements Tokenizer {
   }
 
   encode(text: string, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
-    const pretokenizer = this.pretokenizer()
-    const { tokens, merges } = this.vocabulary
-    this.pairs ??= new BytePairs(tokens, merges, pretokenizer.ignoreMerges)
+    this.encoding ??= createEncoding(this.vocabulary)
     let splitter = this.splitters.get(parseSpecial)
     if (!splitter) {
       splitter = createSplitter(this.vocabulary.wholeTokens(parseSpecial))
       this.splitters.set(parseSpecial, splitter)
     }
     const ids: number[] = []
+    let first = true
     for (const piece of splitter(text)) {
-      if (typeof piece === 'number') {
-        ids.push(piece)
-        continue
-      }
-      for (const word of splitWords(piece, pretokenizer)) for (const id of this.pairs.encode(word)) ids.push(id)
+      if (typeof piece === 'number') ids.push(piece)
+      else for (const id of this.encoding.encode(piece, first)) ids.push(id)
+      first = typeof piece === 'number'
     }
     if (!addSpecial) return ids
     const { bosId, eosId, addBos, addEos } = this.vocabulary
-    if ((addBos ?? pretokenizer.addBos) && bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId)
+    if ((addBos ?? this.encoding.addBos) && bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId)
     if (addEos && eosId !== undefined && ids.at(-1) !== eosId) ids.push(eosId)
     return ids
-  }
-
-  private pretokenizer(): Pretokenizer {
-    const { model, pretokenizer: name } = this.vocabulary
-    const refuse = (tokenizer: string, supported: readonly string[]): never => {
-      throw createError(
-        'TOKENIZER_UNSUPPORTED',
-        `tokenizer ${tokenizer} is not supported; supported: ${supported.join(', ')}. Token ids can be given instead of text`,
-        { tokenizer, supported: [...supported] }
-      )
-    }
-    if (model !== 'gpt2') return refuse(model ?? '(none in the file)', ['gpt2 (byte-level BPE)'])
-    return findPretokenizer(name) ?? refuse(`gpt2 with pre-tokenizer ${name}`, SUPPORTED_PRETOKENIZERS)
   }
 
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
     const stream = this.decodeStream(options)
     let text = ''
     for (let i = 0; i < ids.length; i++) text += stream.push(ids[i]!)
-    return text + stream.end()
+    text += stream.end()
+    // the space that encoding put before the first word
+    return this.vocabulary.addSpacePrefix && text.startsWith(' ') ? text.slice(1) : text
   }
 
   decodeStream({ special = false }: DecodeOptions = {}): DecodeStream {

@@ -1,12 +1,14 @@
 /** A file's token list: what each token's bytes are, which tokens are special, where text starts and ends. */
 import { bytesOfSymbols } from './byte-level.js'
 import { Metadata, type RawMetadata } from './metadata.js'
+import type { PieceToken } from './sentence-pieces.js'
 
 const TOKENS = 'tokenizer.ggml.tokens'
 const TYPES = 'tokenizer.ggml.token_type'
+const SCORES = 'tokenizer.ggml.scores'
 
 /** Kinds of tokens, numbered as in `tokenizer.ggml.token_type`. */
-const KIND = { unknown: 2, control: 3, userDefined: 4, byte: 6 } as const
+const KIND = { unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const
 
 /** Tokens that end a turn or a text, by the names that published models give them; llama.cpp knows them by the same names. */
 const END_NAMES = new Set([
@@ -22,6 +24,12 @@ const END_NAMES = new Set([
 ])
 
 const encoder = new TextEncoder()
+
+/** The byte of a token such as `<0x0A>`. */
+function byteOfName(token: string): number | undefined {
+  const hexadecimal = /^<0x([0-9A-F]{2})>$/i.exec(token)?.[1]
+  return hexadecimal === undefined ? undefined : Number.parseInt(hexadecimal, 16)
+}
 
 export class Vocabulary {
   /** `gpt2` (byte-level BPE), `llama` (SentencePiece), ...; undefined where the file has no tokenizer. */
@@ -39,7 +47,10 @@ export class Vocabulary {
   readonly chatTemplate: string | undefined
   /** The id that the file names as the end token. */
   readonly eosId: number | undefined
+  /** SentencePiece: a space goes before the first word. */
+  readonly addSpacePrefix: boolean
   private readonly types: readonly number[]
+  private readonly scores: readonly number[]
   private readonly bytes = new Map<number, Uint8Array>()
 
   /** METADATA_INVALID {key, found, allowed} for lists of the wrong type or length, and ids outside of the vocabulary. */
@@ -52,6 +63,11 @@ export class Vocabulary {
     if (this.types.length > 0 && this.types.length !== this.tokens.length) {
       m.refuse(TYPES, `one type for each of the ${this.tokens.length} tokens`)
     }
+    this.scores = m.has(SCORES) ? m.numbers(SCORES) : []
+    if (this.scores.length > 0 && this.scores.length !== this.tokens.length) {
+      m.refuse(SCORES, `one score for each of the ${this.tokens.length} tokens`)
+    }
+    this.addSpacePrefix = this.model === 'llama' && m.boolean('tokenizer.ggml.add_space_prefix', true)
     this.pretokenizer = m.optionalString('tokenizer.ggml.pre')
     this.chatTemplate = m.optionalString('tokenizer.chat_template')
     this.addBos = m.has('tokenizer.ggml.add_bos_token') ? m.boolean('tokenizer.ggml.add_bos_token', false) : undefined
@@ -100,13 +116,34 @@ export class Vocabulary {
     return bytes
   }
 
+  /** Tokens that ordinary text can become, with the scores that order their merging. */
+  pieceTokens(): PieceToken[] {
+    const kept: PieceToken[] = []
+    this.tokens.forEach((text, id) => {
+      const type = this.types[id]
+      if (this.isControl(id) || type === KIND.unused || type === KIND.byte) return
+      kept.push({ text, id, score: this.scores[id] ?? 0 })
+    })
+    return kept
+  }
+
+  /** Id of the token of each byte, where there is one. */
+  byteIds(): (number | undefined)[] {
+    const ids: (number | undefined)[] = new Array(256).fill(undefined)
+    this.types.forEach((type, id) => {
+      const byte = type === KIND.byte ? byteOfName(this.tokens[id]!) : undefined
+      if (byte !== undefined) ids[byte] = id
+    })
+    return ids
+  }
+
   private computeBytes(id: number): Uint8Array {
     const token = this.tokens[id] ?? ''
     const type = this.types[id]
     if (type === KIND.control || type === KIND.unknown || type === KIND.userDefined) return encoder.encode(token)
     if (this.model === 'gpt2') return bytesOfSymbols(token)
-    const byte = type === KIND.byte ? /^<0x([0-9A-F]{2})>$/i.exec(token)?.[1] : undefined
-    if (byte !== undefined) return Uint8Array.of(Number.parseInt(byte, 16))
+    const byte = type === KIND.byte ? byteOfName(token) : undefined
+    if (byte !== undefined) return Uint8Array.of(byte)
     return encoder.encode(token.replaceAll('▁', ' '))
   }
 }

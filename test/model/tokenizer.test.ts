@@ -103,21 +103,61 @@ t.test('special tokens', async (t) => {
   t.same(llama3.encode('a'), [eos, 97], 'this family starts with a start token unless the file says no')
 })
 
-t.test('a tokenizer that is not supported fails when text is encoded, not before', async (t) => {
-  const { metadata } = moeModel({ architecture: 'llama' }).file
-  const spm = createTokenizer({
+t.test('SentencePiece', async (t) => {
+  const tokens = [
+    '<unk>',
+    '<s>',
+    '</s>',
+    '<0xE4>',
+    '<0xB8>',
+    '<0xAD>',
+    '▁the',
+    'm',
+    '▁',
+    't',
+    'h',
+    'e',
+    'he',
+    '▁t',
+    'hem',
+    '[x]'
+  ]
+  const metadata = {
     'tokenizer.ggml.model': 'llama',
-    'tokenizer.ggml.tokens': ['<unk>', '<s>', '</s>', '<0xE4>', '<0xB8>', '<0xAD>', '▁the', 'm'],
-    'tokenizer.ggml.token_type': [2, 3, 3, 6, 6, 6, 1, 1],
+    'tokenizer.ggml.tokens': tokens,
+    'tokenizer.ggml.token_type': [2, 3, 3, 6, 6, 6, ...Array(9).fill(1), 4],
+    'tokenizer.ggml.scores': tokens.map((_, id) => -id),
     'tokenizer.ggml.bos_token_id': 1,
     'tokenizer.ggml.eos_token_id': 2
-  })
+  }
+  const spm = createTokenizer(metadata)
+  t.same(spm.encode('them中'), [1, 6, 7, 3, 4, 5], 'a character without a token becomes its bytes')
+  t.equal(spm.decode([1, 6, 7, 3, 4, 5, 2]), 'them中')
+  t.equal(spm.decodeStream().push(6), ' the', 'a stream continues a text')
+  t.same([...spm.eosIds], [2])
+  t.same(spm.encode('the[x]the</s>the', { parseSpecial: true }), [1, 6, 15, 6, 2, 6], 'a space after what is special')
+  t.notOk(spm.encode('m', { addSpecial: false }).includes(1))
   t.equal(
-    codeOf(() => spm.encode('the')),
+    codeOf(() => spm.encode('é')),
+    'TOKENIZER_UNSUPPORTED',
+    'a byte has no token'
+  )
+  const noPrefix = createTokenizer({ ...metadata, 'tokenizer.ggml.add_space_prefix': false })
+  t.same(noPrefix.encode('them', { addSpecial: false }), [9, 14], 'merged by score')
+  t.equal(
+    codeOf(() => createTokenizer({ ...metadata, 'tokenizer.ggml.scores': [1] })),
+    'METADATA_INVALID'
+  )
+})
+
+t.test('a tokenizer that is not supported fails when text is encoded, not before', async (t) => {
+  const { metadata } = moeModel({ architecture: 'llama' }).file
+  const bert = createTokenizer({ 'tokenizer.ggml.model': 'bert', 'tokenizer.ggml.tokens': ['[CLS]', 'the'] })
+  t.equal(
+    codeOf(() => bert.encode('the')),
     'TOKENIZER_UNSUPPORTED'
   )
-  t.equal(spm.decode([1, 6, 7, 3, 4, 5, 2]), ' them中')
-  t.same([...spm.eosIds], [2])
+  t.equal(bert.decode([1]), 'the')
   t.equal(
     codeOf(() => createTokenizer({ ...metadata, 'tokenizer.ggml.pre': 'martian' }).encode('x')),
     'TOKENIZER_UNSUPPORTED'
@@ -217,8 +257,9 @@ t.test(
       const path = join(folder, file.slice(0, -'.out'.length))
       const { metadata } = readGgufHeader(path)
       const pre = metadata['tokenizer.ggml.pre'] as string | undefined
-      if (metadata['tokenizer.ggml.model'] !== 'gpt2' || !SUPPORTED_PRETOKENIZERS.includes(pre ?? 'default')) {
-        t.comment(`${file}: ${metadata['tokenizer.ggml.model']}, ${pre}: not supported`)
+      const model = metadata['tokenizer.ggml.model']
+      if (model !== 'llama' && (model !== 'gpt2' || !SUPPORTED_PRETOKENIZERS.includes(pre ?? 'default'))) {
+        t.comment(`${file}: ${model}, ${pre}: not supported`)
         continue
       }
       const started = performance.now()
