@@ -43,6 +43,16 @@ std::string describe_object(napi_env env, napi_value value) {
     return "an object";
 }
 
+Status refuse_detached(napi_env env, napi_value value, const char* argument) {
+    napi_value buffer = nullptr;
+    bool detached = false;
+    if (napi_get_typedarray_info(env, value, nullptr, nullptr, nullptr, &buffer, nullptr) != napi_ok ||
+        napi_is_detached_arraybuffer(env, buffer, &detached) != napi_ok || !detached) {
+        return {};
+    }
+    return Status(StatusCode::VALIDATION_ERROR, std::string(argument) + ": its buffer is detached").with("argument", argument);
+}
+
 std::string range(double least, double most) { return format("from %.15g to %.15g", least, most); }
 
 std::string join(const char* path, const char* key) { return std::string(path) + "." + key; }
@@ -91,12 +101,20 @@ bool is_undefined(napi_env env, napi_value value) {
 }
 
 Status read_text(napi_env env, napi_value value, const std::string& argument, std::string& out) {
+    char shorter[64];  // names and options: one call instead of two
     size_t length = 0;
-    if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) return invalid_argument(env, argument, "a string", value);
-    if (length > kLongestText) return invalid_argument(env, argument, format("at most %zu bytes", kLongestText), value);
-    out.resize(length + 1);
-    if (napi_get_value_string_utf8(env, value, &out[0], length + 1, &length) != napi_ok) return exception_pending();
-    out.resize(length);
+    if (napi_get_value_string_utf8(env, value, shorter, sizeof shorter, &length) != napi_ok) {
+        return invalid_argument(env, argument, "a string", value);
+    }
+    if (length + 4 < sizeof shorter) {  // a cut text can end up to three bytes early
+        out.assign(shorter, length);
+    } else {
+        if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) return exception_pending();
+        if (length > kLongestText) return invalid_argument(env, argument, format("at most %zu bytes", kLongestText), value);
+        out.resize(length + 1);
+        if (napi_get_value_string_utf8(env, value, &out[0], length + 1, &length) != napi_ok) return exception_pending();
+        out.resize(length);
+    }
     if (out.find('\0') != std::string::npos) return invalid_argument(env, argument, "a string without NUL characters", value);
     return {};
 }
@@ -177,17 +195,11 @@ Status read_boolean(napi_env env, napi_value object, const char* path, const cha
 
 Status read_typed_array(napi_env env, napi_value value, const char* argument, napi_typedarray_type type, size_t least, ArrayView& out) {
     const ElementType element = element_of(type);
-    bool yes = false;
-    if (!value || napi_is_typedarray(env, value, &yes) != napi_ok || !yes) return invalid_argument(env, argument, element.name, value);
     napi_typedarray_type actual = napi_uint8_array;
-    napi_value buffer = nullptr;
-    if (napi_get_typedarray_info(env, value, &actual, &out.length, &out.data, &buffer, nullptr) != napi_ok || actual != type) {
+    if (!value || napi_get_typedarray_info(env, value, &actual, &out.length, &out.data, nullptr, nullptr) != napi_ok || actual != type) {
         return invalid_argument(env, argument, element.name, value);
     }
-    bool detached = false;
-    if (napi_is_detached_arraybuffer(env, buffer, &detached) == napi_ok && detached) {
-        return Status(StatusCode::VALIDATION_ERROR, std::string(argument) + ": its buffer is detached").with("argument", argument);
-    }
+    if (out.length == 0) TMOE_RETURN_IF_ERROR(refuse_detached(env, value, argument));  // a detached array has no elements
     if (out.length < least) return invalid_argument(env, argument, format("a %s of at least %zu elements", element.name, least), value);
     if (reinterpret_cast<uintptr_t>(out.data) % element.bytes != 0) {
         return Status(StatusCode::VALIDATION_ERROR, std::string(argument) + format(": its memory is not aligned to %zu bytes", element.bytes))
