@@ -167,7 +167,7 @@ t.test('messages need a chat template', async (t) => {
 t.test('a model without a usable tokenizer runs on token ids', async (t) => {
   const path = writeMoeModel(join(folder, 'spm.gguf'), {
     architecture: 'llama',
-    metadata: { 'tokenizer.ggml.model': 'llama' }
+    metadata: { 'tokenizer.ggml.model': 'bert' }
   })
   const { id } = await engine.loadModel({ model: path })
   await t.rejects(engine.tokenize({ model: id, text: 'x' }), { code: 'TOKENIZER_UNSUPPORTED' })
