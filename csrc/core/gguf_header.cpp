@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/gguf_keys.h"
 #include "core/memory.h"
 
 namespace tmoe {
@@ -219,7 +220,8 @@ Status GgufHeader::parse_entry(GgufEntry& entry) {
         TMOE_RETURN_IF_ERROR(parse_scalar(entry.value.type, entry.key, entry.value.number));
     }
     entry.bytes = position_ - entry.offset;
-    return {};
+    const std::string wrong = wrong_type(entry);
+    return wrong.empty() ? Status() : invalid(at, "metadata " + printable(entry.key) + " " + wrong);
 }
 
 Status GgufHeader::parse_alignment() {
@@ -295,11 +297,22 @@ Status GgufHeader::place_tensors() {
     order.reserve(file_.tensors_.size());
     for (const GgufTensor& tensor : file_.tensors_) order.push_back(&tensor);
     std::sort(order.begin(), order.end(), [](const GgufTensor* a, const GgufTensor* b) { return a->offset < b->offset; });
-    for (size_t i = 1; i < order.size(); i++) {
-        if (order[i - 1]->offset + order[i - 1]->bytes > order[i]->offset) {
-            return invalid(order[i]->offset,
-                           "tensors " + printable(order[i - 1]->name) + " and " + printable(order[i]->name) + " overlap");
+    // Every writer packs tensors without holes; one means that a size, a type or the number of tensors is damaged.
+    uint64_t expected = start;
+    for (size_t i = 0; i < order.size(); i++) {
+        const GgufTensor& tensor = *order[i];
+        if (tensor.offset < expected && i > 0) {
+            return invalid(tensor.offset, "tensors " + printable(order[i - 1]->name) + " and " + printable(tensor.name) + " overlap");
         }
+        if (tensor.offset != expected) {
+            return invalid(expected, format("there are %llu bytes of no tensor before ", static_cast<unsigned long long>(tensor.offset - expected)) +
+                                         printable(tensor.name));
+        }
+        expected = (tensor.offset + tensor.bytes + file_.alignment_ - 1) / file_.alignment_ * file_.alignment_;
+    }
+    if (!order.empty() && file_.file_bytes_ > expected) {
+        return invalid(expected, format("there are %llu bytes after the last tensor",
+                                        static_cast<unsigned long long>(file_.file_bytes_ - expected)));
     }
     return {};
 }
