@@ -39,6 +39,7 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
     floats += max_batch * (s.experts * 3 + s.routed_width + s.k * 4 + s.k * uint64_t{s.width});
     floats += (kLogitRows + 2 * threads) * uint64_t{plan.vocab};
+    floats += threads * kAttendRows * round_up(plan.context_length, kLanes);
     return floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
            ExpertScratch::bytes(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32));
 }
@@ -58,6 +59,7 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     TMOE_RETURN_IF_ERROR(slots.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(rows.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(values.allocate(max_batch * std::max<size_t>(s.k, 1) * s.width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(attention.reserve(threads, plan.context_length));
     TMOE_RETURN_IF_ERROR(logits.allocate(kLogitRows * plan.vocab * sizeof(float)));
     TMOE_RETURN_IF_ERROR(sampling.allocate(threads * 2 * plan.vocab * sizeof(float)));
 
