@@ -1,6 +1,7 @@
 #include "core/executor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "cpu/dispatch.h"
@@ -12,6 +13,13 @@ namespace tmoe {
 namespace {
 
 Status cancelled() { return Status(StatusCode::CANCELLED, "the step was cancelled"); }
+
+bool all_finite(const float* x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!std::isfinite(x[i])) return false;
+    }
+    return true;
+}
 
 Status invalid(std::string message) { return Status(StatusCode::VALIDATION_ERROR, std::move(message)); }
 
@@ -244,7 +252,10 @@ Status Executor::logits(const PlanOp& op) {
             StepItem& item = items_[index];
             StepItemResult& result = result_.items[index];
             const float* row = out + i * plan_.vocab;
-            if (!item.sample || rows[begin + i] != first_row_[index] + item.count - 1) return;
+            if (!item.sample || rows[begin + i] != first_row_[index] + item.count - 1) {
+                if (!all_finite(row, plan_.vocab)) flags().mark(rows[begin + i]);
+                return;
+            }
             const uint64_t position = item.sequence->length + item.count;
             result.status = sample(context_.kernels, row, plan_.vocab, item.sampling, position,
                                    arena_.sampling.as<float>() + worker * 2 * plan_.vocab, result.sampled);
