@@ -61,8 +61,18 @@ async function outcome(engine: Engine): Promise<string> {
     result = error.code
   }
   const elapsed = performance.now() - started
-  if (elapsed > slowest) throw new RangeError(`it took ${Math.round(elapsed)} ms`)
+  if (elapsed > slowest && elapsed > 5 * (await soundTime(engine)))
+    throw new RangeError(`it took ${Math.round(elapsed)} ms`)
   return result
+}
+
+/** Milliseconds that the undamaged file takes just now: on a machine with other work, a second may pass without any hang. */
+async function soundTime(engine: Engine): Promise<number> {
+  const started = performance.now()
+  await engine.loadModel({ model, id: 'sound' })
+  await engine.generate({ model: 'sound', promptTokens: [1, 2, 3], maxTokens: 8, ignoreEos: true })
+  await engine.unloadModel('sound')
+  return performance.now() - started
 }
 
 /** A file that is damaged in place at one point, used, and mended. */

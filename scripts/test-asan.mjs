@@ -1,0 +1,78 @@
+// Builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer into build-asan and runs the native tests on it.
+//   npm run test:asan [-- --full] [-- test/native/bad-files.test.ts ...]
+// Leaks are looked for too, at the end of each test process, without those of Node itself (scripts/lsan.supp).
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const args = process.argv.slice(2)
+const named = args.filter((arg) => !arg.startsWith('--'))
+const tests =
+  named.length > 0 ? named : ['bad-files', 'arguments', 'teardown'].map((name) => `test/native/${name}.test.ts`)
+const out = join(root, 'build-asan')
+const reports = join(out, 'reports')
+
+/** Node is not built with the sanitizers, so their library has to be loaded before it. */
+function runtime(name) {
+  const path = spawnSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout?.trim()
+  if (path && path !== name) return path
+  console.error(`${name} was not found; it comes with the compiler (Debian: package libasan8, which g++ depends on)`)
+  return process.exit(1)
+}
+
+/** The tests as plain JavaScript: a test runner between would be looked at by the leak checker as well. */
+function transpile(folder) {
+  const ts = createRequire(import.meta.url)('typescript')
+  for (const entry of readdirSync(join(root, folder), { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) transpile(path)
+    if (!entry.name.endsWith('.ts')) continue
+    const options = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 }
+    const { outputText } = ts.transpileModule(readFileSync(join(root, path), 'utf8'), { compilerOptions: options })
+    mkdirSync(join(out, folder), { recursive: true })
+    writeFileSync(join(out, path.replace(/\.ts$/, '.js')), outputText)
+  }
+}
+
+const build = spawnSync(
+  process.execPath,
+  ['scripts/build-addon.mjs', '--out', out, '--', '--sanitize=address,undefined'],
+  {
+    cwd: root,
+    stdio: 'inherit'
+  }
+)
+if (build.status !== 0) process.exit(build.status ?? 1)
+transpile('test')
+rmSync(reports, { recursive: true, force: true })
+mkdirSync(reports)
+
+const sanitizer = {
+  LD_PRELOAD: `${runtime('libasan.so')} ${runtime('libstdc++.so.6')}`,
+  TIERED_MOE_ADDON: join(out, 'tiered_moe.node'),
+  TIERED_MOE_SANITIZED: '1',
+  ASAN_OPTIONS: `detect_leaks=1:allocator_may_return_null=1:exitcode=99:log_path=${join(reports, 'address')}`,
+  UBSAN_OPTIONS: `print_stacktrace=1:halt_on_error=1:exitcode=99:log_path=${join(reports, 'undefined')}`,
+  LSAN_OPTIONS: `suppressions=${join(root, 'scripts/lsan.supp')}:print_suppressions=0`
+}
+const failed = []
+for (const test of tests) {
+  console.log(`# ${test}`)
+  const compiled = join(out, test.replace(/\.ts$/, '.js'))
+  const { status, signal } = spawnSync(process.execPath, [compiled, ...args.filter((arg) => arg === '--full')], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, ...sanitizer }
+  })
+  if (status !== 0) failed.push(`${test}: ${signal ?? `exit code ${status}`}`)
+}
+for (const name of readdirSync(reports)) {
+  failed.push(`a report of the ${name.split('.')[0]} sanitizer`)
+  console.error(readFileSync(join(reports, name), 'utf8'))
+}
+for (const failure of failed) console.error(failure)
+if (failed.length === 0) console.log(`${tests.length} test files passed under AddressSanitizer and UBSan`)
+process.exit(failed.length === 0 ? 0 : 1)
