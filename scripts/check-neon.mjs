@@ -45,14 +45,21 @@ function check(command, ...args) {
   process.exit(1)
 }
 
-const here = check(await build(process.env.CXX ?? 'g++', join(root, 'build-check', 'native')))
+/** As `build`; what does not compile ends this script with the compiler's own words. */
+const built = (compiler, folder) =>
+  build(compiler, folder).catch((cause) => {
+    console.error(cause.stderr ?? String(cause))
+    process.exit(1)
+  })
+
+const here = check(await built(process.env.CXX ?? 'g++', join(root, 'build-check', 'native')))
 const cross = 'aarch64-linux-gnu-g++'
 const missing = [cross, 'qemu-aarch64'].filter((name) => spawnSync(name, ['--version']).status !== 0)
 if (missing.length) {
   console.log(`${here}skipped NEON: ${missing.join(' and ')} not found (Debian: g++-aarch64-linux-gnu, qemu-user)`)
   process.exit(process.env.CI ? 1 : 0)
 }
-const there = check('qemu-aarch64', await build(cross, join(root, 'build-check', 'aarch64')))
+const there = check('qemu-aarch64', await built(cross, join(root, 'build-check', 'aarch64')))
 console.log(there.trimEnd())
 console.log(here === there ? 'AArch64 gives the same hashes as this machine' : `hashes differ; this machine:\n${here}`)
 process.exit(here === there ? 0 : 1)

@@ -160,7 +160,7 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
             const size_t value_offset = kKvPage * head_dim * kv_bytes(type);
             const size_t page_bytes = value_offset + kKvPage * value_dim * kv_bytes(type);
             std::vector<Buffer> pages;
-            std::vector<const uint8_t*> pointers;
+            std::vector<uint8_t*> pointers;
             for (size_t p = 0; p < positions; p++) {
                 if (p % kKvPage == 0) {
                     pages.emplace_back();
@@ -170,7 +170,7 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
                 const std::vector<float> value = source.numbers(value_dim);
                 k.kv_write(pages.back().data(), 0, value_offset, type, p % kKvPage, key.data(), head_dim, value.data(), value_dim);
             }
-            for (const Buffer& page : pages) {
+            for (Buffer& page : pages) {
                 pointers.push_back(page.data());
                 attended.add(page.data(), page.size());
             }
