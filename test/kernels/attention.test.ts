@@ -1,0 +1,190 @@
+import t from 'tap'
+import type { AttentionRequest, KvType } from 'tiered-moe/kernels'
+import { kvCacheBytes } from 'tiered-moe/kernels'
+import { firstFar } from './close.js'
+import { Forms } from './forms.js'
+import type { Memory } from './memory.js'
+import { attentionOracle } from './oracle-dense.js'
+import { tolerances } from './tolerance.js'
+import { type Flavour, floats, stream } from './values.js'
+
+const forms = new Forms(t)
+
+interface Shape {
+  heads: number
+  kvHeads: number
+  headDim: number
+  valueDim?: number
+}
+const shapes: Shape[] = [
+  { heads: 1, kvHeads: 1, headDim: 1 },
+  { heads: 2, kvHeads: 2, headDim: 6 },
+  { heads: 6, kvHeads: 2, headDim: 16 },
+  { heads: 3, kvHeads: 1, headDim: 17, valueDim: 5 },
+  { heads: 9, kvHeads: 1, headDim: 32, valueDim: 48 },
+  { heads: 4, kvHeads: 4, headDim: 64 },
+  { heads: 8, kvHeads: 2, headDim: 96 }
+]
+
+/** A whole sequence of keys and values, which calls write and read in parts. */
+function sequence(shape: Shape, positions: number, flavour: Flavour, label: string) {
+  const next = stream(label)
+  const { heads, kvHeads, headDim, valueDim = headDim } = shape
+  return {
+    q: floats(positions * heads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
+    k: floats(positions * kvHeads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
+    // f16 holds no more than 65504
+    v: floats(positions * kvHeads * valueDim, next, flavour, flavour === 'heavy' ? 0.05 : 1)
+  }
+}
+type Sequence = ReturnType<typeof sequence>
+
+/** Bytes of a cache; those of positions that were never written are a pattern that would show. */
+const emptyCache = (shape: Shape, positions: number, kvType: KvType) =>
+  new Uint8Array(kvCacheBytes({ positions, ...shape, kvType })).fill(0x7b)
+
+/** The call for tokens `start` to `end` of a sequence. */
+function call(
+  memory: Memory,
+  all: Sequence,
+  shape: Shape,
+  kvType: KvType,
+  cache: Uint8Array,
+  start: number,
+  end: number
+) {
+  const { heads, kvHeads, headDim, valueDim = headDim } = shape
+  const part = (name: string, x: Float32Array, each: number) => memory.input(name, x.slice(start * each, end * each))
+  return {
+    ...shape,
+    kvType,
+    start,
+    q: part('q', all.q, heads * headDim),
+    k: part('k', all.k, kvHeads * headDim),
+    v: part('v', all.v, kvHeads * valueDim),
+    cache: memory.inout('cache', cache),
+    out: memory.floats('out', (end - start) * heads * valueDim)
+  } satisfies AttentionRequest
+}
+
+t.test('grid: one call, then another on what it left in the cache', async (test) => {
+  for (const shape of shapes) {
+    for (const kvType of ['f16', 'f32'] as const) {
+      for (const [first, second] of [
+        [0, 1],
+        [1, 1],
+        [3, 0],
+        [15, 2],
+        [17, 9],
+        [63, 1],
+        [64, 1],
+        [65, 70]
+      ] as const) {
+        const label = `${JSON.stringify(shape)}, ${kvType}, ${first} + ${second}`
+        const flavour: Flavour = first === 3 ? 'zero' : first === 15 ? 'tiny' : first === 17 ? 'heavy' : 'normal'
+        const all = sequence(shape, first + second, flavour, label)
+        let cache = emptyCache(shape, first + second, kvType)
+        for (const [start, end] of [
+          [0, first],
+          [first, first + second]
+        ] as const) {
+          const one = await forms.sameBits('attention', `${label}, from ${start}`, {
+            request: (memory) => call(memory, all, shape, kvType, cache, start, end),
+            also: (request) => ({ cache: request.cache }),
+            row: shape.valueDim ?? shape.headDim
+          })
+          const oracle = attentionOracle(one.request, all.k, all.v)
+          test.equal(firstFar(one.result, oracle, tolerances.attention), undefined, `${label}, from ${start}: oracle`)
+          cache = one.request.cache.slice()
+        }
+      }
+    }
+  }
+})
+
+t.test('a prompt whole, in chunks or token by token: the same bits', async (test) => {
+  for (const kvType of ['f16', 'f32'] as const) {
+    const shape = { heads: 6, kvHeads: 2, headDim: 24 }
+    const positions = 131
+    const all = sequence(shape, positions, 'normal', `chunks ${kvType}`)
+    const run = async (chunk: number) => {
+      let cache = emptyCache(shape, positions, kvType)
+      const out: number[] = []
+      for (let start = 0; start < positions; start += chunk) {
+        const end = Math.min(positions, start + chunk)
+        const one = await forms.sameBits('attention', `chunk ${chunk} at ${start}`, {
+          request: (memory) => call(memory, all, shape, kvType, cache, start, end),
+          also: (request) => ({ cache: request.cache })
+        })
+        cache = one.request.cache.slice()
+        out.push(...one.result)
+      }
+      return { out, cache }
+    }
+    const whole = await run(positions)
+    for (const chunk of [7, 64]) test.same(await run(chunk), whole, `${kvType}, chunks of ${chunk}`)
+    test.same(await run(1), whole, `${kvType}, token by token`)
+  }
+})
+
+t.test('a cache may be larger than needed; what a call has no business with stays', async (test) => {
+  const shape = { heads: 2, kvHeads: 1, headDim: 8 }
+  const all = sequence(shape, 3, 'normal', 'room')
+  const small = emptyCache(shape, 3, 'f16')
+  const large = new Uint8Array(small.length * 2 + 8).fill(0x7b)
+  const run = (cache: Uint8Array) =>
+    forms.sameBits('attention', `${cache.length} bytes`, {
+      request: (memory) => call(memory, all, shape, 'f16', cache, 0, 3),
+      also: (request) => ({ cache: request.cache })
+    })
+  const [a, b] = [await run(small), await run(large)]
+  test.same(a.result, b.result)
+  test.ok(b.request.cache.subarray(small.length).every((byte) => byte === 0x7b))
+})
+
+t.test('scores far apart: exact max first, so nothing overflows', async (test) => {
+  const shape = { heads: 1, kvHeads: 1, headDim: 4 }
+  const all = sequence(shape, 40, 'normal', 'far')
+  for (let i = 0; i < all.q.length; i++) {
+    all.q[i]! *= 1e15
+    all.k[i]! *= 1e15
+  }
+  for (const scale of [1, -1, 1e-30, 0]) {
+    const { result } = await forms.sameBits('attention', `scale ${scale}`, {
+      request: (memory) => ({ ...call(memory, all, shape, 'f32', emptyCache(shape, 40, 'f32'), 0, 40), scale })
+    })
+    test.ok(
+      result.every((x) => Number.isFinite(x)),
+      `scale ${scale}: finite`
+    )
+  }
+})
+
+t.test('numbers that do not fit', async () => {
+  const good = {
+    q: new Float32Array(2 * 4 * 8),
+    k: new Float32Array(2 * 2 * 8),
+    v: new Float32Array(2 * 2 * 8),
+    cache: new Uint8Array(kvCacheBytes({ positions: 64, kvHeads: 2, headDim: 8 })),
+    start: 0,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 8
+  }
+  const bad: Record<string, Partial<AttentionRequest>> = {
+    'a short k': { k: good.k.subarray(1) },
+    'a short v': { v: good.v.subarray(1) },
+    'half a token': { q: good.q.subarray(1) },
+    'a short cache': { cache: good.cache.subarray(4) },
+    'start past the cache': { start: 63 },
+    'a huge start': { start: 2 ** 40 },
+    'heads that KV heads do not divide': { kvHeads: 3 },
+    'no heads': { heads: 0 },
+    'no KV heads': { kvHeads: 0 },
+    'f32 in a cache for f16': { kvType: 'f32' },
+    'a scale that is no number': { scale: Number.NaN },
+    'a cache at an odd address': { cache: new Uint8Array(good.cache.length + 1).subarray(1) }
+  }
+  for (const [name, part] of Object.entries(bad))
+    await forms.sameError('attention', name, { request: () => ({ ...good, ...part }) }, 'VALIDATION_ERROR')
+})

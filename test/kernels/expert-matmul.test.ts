@@ -1,0 +1,180 @@
+import t from 'tap'
+import type { DType, ExpertMatmulRequest } from 'tiered-moe/kernels'
+import { dtypes } from 'tiered-moe/kernels'
+import { firstFar } from './close.js'
+import { type Case, Forms } from './forms.js'
+import { dispatchOracle, expertRow } from './oracle-moe.js'
+import { tokenCounts } from './shapes.js'
+import { tolerances } from './tolerance.js'
+import { choices, floats, isQuantised, type Skew, skews, stream, weights } from './values.js'
+
+const forms = new Forms(t)
+
+/** Width and hidden width of a type: whole blocks for the quantised, odd for the others. */
+const sizesOf: Record<DType, readonly (readonly [width: number, hidden: number])[]> = {
+  F32: [
+    [1, 1],
+    [17, 5],
+    [48, 33]
+  ],
+  F16: [
+    [3, 16],
+    [31, 20]
+  ],
+  BF16: [
+    [16, 7],
+    [33, 48]
+  ],
+  Q8_0: [
+    [32, 32],
+    [96, 64]
+  ],
+  Q4_0: [
+    [32, 64],
+    [64, 160]
+  ],
+  Q6_K: [[256, 256]]
+}
+const moeShapes = [
+  { experts: 1, k: 1 },
+  { experts: 3, k: 3 },
+  { experts: 8, k: 2 }
+]
+
+interface Layer {
+  tokens: number
+  experts: number
+  k: number
+  skew: Skew
+  types: readonly [gate: DType, up: DType, down: DType]
+  width: number
+  hidden: number
+}
+
+function layer({ tokens, experts, k, skew, types, width, hidden }: Layer, label: string) {
+  const next = stream(label)
+  const ids = choices(tokens, k, experts, skew, next)
+  const file = {
+    gate: weights(types[0], hidden, width, next, experts),
+    up: weights(types[1], hidden, width, next, experts),
+    down: weights(types[2], width, hidden, next, experts)
+  }
+  const x = floats(tokens * width, next, 'heavy', 0.5)
+  const { offsets, slots } = dispatchOracle(ids, experts)
+  const one: Case<'expertMatmul'> = {
+    request: (memory, naive): ExpertMatmulRequest => ({
+      x: memory.input('x', x),
+      k,
+      offsets: memory.input('offsets', offsets),
+      slots: memory.input('slots', slots),
+      gate: forms.matrix(memory, 'gate', file.gate, naive, experts),
+      up: forms.matrix(memory, 'up', file.up, naive, experts),
+      down: forms.matrix(memory, 'down', file.down, naive, experts),
+      out: memory.floats('out', ids.length * width)
+    }),
+    row: width
+  }
+  const oracle = () =>
+    Array.from(slots).flatMap((slot, row) => {
+      const expert = offsets.findIndex((end, e) => e > 0 && end > row) - 1
+      const token = Math.floor(slot / k)
+      return expertRow(file.gate, file.up, file.down, expert, x.subarray(token * width, (token + 1) * width))
+    })
+  return { one, oracle, x, offsets, slots, file }
+}
+
+for (const type of dtypes) {
+  t.test(`${type}: grid`, async (test) => {
+    let turn = 0
+    for (const [width, hidden] of sizesOf[type]) {
+      for (const { experts, k } of moeShapes) {
+        for (const tokens of tokenCounts) {
+          const skew = skews[turn++ % skews.length]!
+          const label = `${type}, ${width} → ${hidden}, ${tokens} tokens, ${k} of ${experts}, ${skew}`
+          const own = layer({ tokens, experts, k, skew, types: [type, type, type], width, hidden }, label)
+          const { result } = await forms.sameBits('expertMatmul', label, own.one)
+          if (tokens > 2) continue
+          const tolerance = isQuantised(type) ? tolerances.expertQuantised : tolerances.expertFloat
+          test.equal(firstFar(result, own.oracle(), tolerance), undefined, `${label}: the oracle`)
+        }
+      }
+    }
+  })
+}
+
+t.test('matrices of different types in one layer', async (test) => {
+  const mixes = [
+    ['Q4_0', 'Q4_0', 'Q6_K'],
+    ['Q6_K', 'Q8_0', 'F16'],
+    ['F32', 'Q8_0', 'BF16'],
+    ['BF16', 'F32', 'Q4_0']
+  ] as const
+  for (const types of mixes) {
+    const own = layer({ tokens: 5, experts: 4, k: 2, skew: 'even', types, width: 256, hidden: 256 }, types.join())
+    const { result } = await forms.sameBits('expertMatmul', types.join(' '), own.one)
+    test.equal(firstFar(result, own.oracle(), tolerances.expertQuantised), undefined, `${types}: the oracle`)
+  }
+})
+
+t.test('a row does not depend on its neighbours: alone, in a batch, or with all tokens on one expert', async (test) => {
+  for (const type of ['F32', 'Q8_0', 'Q4_0'] as const) {
+    const types = [type, type, type] as const
+    const many = layer({ tokens: 40, experts: 2, k: 1, skew: 'one', types, width: 64, hidden: 96 }, `alone ${type}`)
+    const all = await forms.sameBits('expertMatmul', `${type}: 40 tokens on one expert`, many.one)
+    const expert = many.offsets[1] === 40 ? 0 : 1
+    for (const token of [0, 13, 39]) {
+      const offsets = Uint32Array.of(0, expert === 0 ? 1 : 0, 1)
+      const alone = await forms.sameBits('expertMatmul', `${type}: token ${token} alone`, {
+        request: (memory, naive) => ({
+          ...many.one.request(memory, naive),
+          x: many.x.slice(token * 64, token * 64 + 64),
+          offsets,
+          slots: new Uint32Array(1),
+          out: new Float32Array(64)
+        })
+      })
+      test.same(alone.result, all.result.slice(token * 64, token * 64 + 64))
+    }
+  }
+})
+
+t.test('a value that is not finite meets quantised weights', async () => {
+  const own = layer(
+    { tokens: 4, experts: 3, k: 2, skew: 'even', types: ['Q8_0', 'Q8_0', 'Q8_0'], width: 64, hidden: 32 },
+    'bad'
+  )
+  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+    const x = own.x.slice()
+    x[2 * 64 + 63] = bad
+    await forms.sameError(
+      'expertMatmul',
+      `${bad}`,
+      { request: (memory, naive) => ({ ...own.one.request(memory, naive), x: memory.input('x2', x) }) },
+      'RUNTIME_NAN_DETECTED',
+      { token: 2 }
+    )
+  }
+})
+
+t.test('offsets and slots that no dispatch gave', async () => {
+  const own = layer(
+    { tokens: 2, experts: 2, k: 2, skew: 'even', types: ['F32', 'F32', 'F32'], width: 4, hidden: 4 },
+    'dispatch'
+  )
+  const bad: Record<string, Partial<ExpertMatmulRequest>> = {
+    'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
+    'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
+    'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
+    'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
+    'a huge offset': { offsets: Uint32Array.of(0, 2 ** 32 - 1, 4) },
+    'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
+    'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) }
+  }
+  for (const [name, part] of Object.entries(bad))
+    await forms.sameError(
+      'expertMatmul',
+      name,
+      { request: (memory, naive) => ({ ...own.one.request(memory, naive), ...part }) },
+      'VALIDATION_ERROR'
+    )
+})

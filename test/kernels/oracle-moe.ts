@@ -1,0 +1,91 @@
+/** Oracles of routing, dispatch, experts and their sum: integers as BigInt, everything else in doubles, by search where csrc sorts. */
+import type { DispatchResult, Matrix, RouteRequest } from 'tiered-moe/kernels'
+import { dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
+
+const mix32 = (x: number): number => {
+  let h = x
+  h = Math.imul(h ^ (h >>> 16), 0x7feb352d)
+  h = Math.imul(h ^ (h >>> 15), 0x846ca68b)
+  return (h ^ (h >>> 16)) >>> 0
+}
+
+/** The hash that decides between equal scores. */
+export function tieHash(seed: ArrayLike<number>, layer: number, position: number, index: number): number {
+  let h = 0x9e3779b9
+  for (const word of [seed[0]!, seed[1]!, seed[2]!, seed[3]!, layer, position, index])
+    h = (mix32((h ^ word) >>> 0) + 0x9e3779b9) >>> 0
+  return h
+}
+
+/** Numbers as 24-bit integers with one exponent: the least e ≥ −103 with |x| < 2^e, q = x · 2^(23 − e). */
+export function integers(x: ArrayLike<number>): { q: bigint[]; exponent: number } {
+  const values = Array.from(x)
+  const most = Math.max(0, ...values.map(Math.abs))
+  let exponent = -103
+  while (most >= 2 ** exponent) exponent++
+  return { q: values.map((v) => BigInt(nearestEven(v * 2 ** (23 - exponent)))), exponent }
+}
+
+/** exp over the largest, divided by their sum. */
+export function softmax(x: number[]): number[] {
+  const most = Math.max(...x)
+  const e = x.map((v) => Math.exp(v - most))
+  const sum = e.reduce((a, b) => a + b, 0)
+  return e.map((v) => v / sum)
+}
+
+export interface RouteOracle {
+  ids: number[]
+  scores: bigint[]
+  weights: number[]
+}
+
+/** One token's route. `router` are the integers that packRouter made. */
+export function routeToken(request: RouteRequest, token: number): RouteOracle {
+  const { router, routerExponent, experts, k, layer = 0, positions, enabled, form = 'softmax_topk' } = request
+  const width = router.length / experts
+  const { q, exponent } = integers(request.states.subarray(token * width, (token + 1) * width))
+  const seed = request.seed ?? [0, 0, 0, 0]
+  const scores = Array.from({ length: experts }, (_, e) =>
+    q.reduce((sum, s, c) => sum + s * BigInt(router[e * width + c]!), 0n)
+  )
+  const allowed = scores.map((_, e) => e).filter((e) => !enabled || enabled[e])
+  const hash = (e: number) => tieHash(seed, layer, positions[token]!, e)
+  const better = (p: number, r: number) => {
+    if (scores[p] !== scores[r]) return scores[p]! > scores[r]!
+    return hash(p) !== hash(r) ? hash(p) < hash(r) : p < r
+  }
+  const ids: number[] = []
+  while (ids.length < k)
+    ids.push(allowed.filter((e) => !ids.includes(e)).reduce((best, e) => (better(e, best) ? e : best)))
+  const logit = (e: number) => Math.fround(Number(scores[e]) * 2 ** (exponent + routerExponent - 46))
+  const among = form === 'topk_softmax' ? ids : allowed
+  const p = softmax(among.map(logit))
+  const weights = ids.map((e) => p[among.indexOf(e)]!)
+  const sum = request.normalise ? weights.reduce((a, b) => a + b, 0) : 1
+  return { ids, scores, weights: weights.map((w) => w / sum) }
+}
+
+export function dispatchOracle(ids: Int32Array, experts: number): DispatchResult {
+  const order = Array.from(ids, (expert, slot) => ({ expert, slot }))
+  order.sort((a, b) => a.expert - b.expert || a.slot - b.slot)
+  const rows = new Uint32Array(ids.length)
+  for (const [row, { slot }] of order.entries()) rows[slot] = row
+  return {
+    offsets: Uint32Array.from({ length: experts + 1 }, (_, e) => order.filter(({ expert }) => expert < e).length),
+    slots: Uint32Array.from(order, ({ slot }) => slot),
+    rows
+  }
+}
+
+const silu = (x: number) => x / (1 + Math.exp(-x))
+
+/** down · (silu(gate · x) ∘ (up · x)) of one row; the hidden row is rounded to float, as the contract's activations are. */
+export function expertRow(gate: Matrix, up: Matrix, down: Matrix, expert: number, x: Float32Array): Reckoned[] {
+  const hidden = gate.rows
+  const row = (matrix: Matrix, r: number) => expert * matrix.rows + r
+  const h = Array.from({ length: hidden }, (_, i) =>
+    Math.fround(silu(dotRow(gate, row(gate, i), x).value) * dotRow(up, row(up, i), x).value)
+  )
+  return Array.from({ length: down.rows }, (_, r) => dotRow(down, row(down, r), h))
+}

@@ -1,0 +1,206 @@
+import t, { type Test } from 'tap'
+import type { RouteRequest } from 'tiered-moe/kernels'
+import { firstFar } from './close.js'
+import { Forms } from './forms.js'
+import type { Memory } from './memory.js'
+import { integers, routeToken } from './oracle-moe.js'
+import { expertShapes } from './shapes.js'
+import { tolerances } from './tolerance.js'
+import { flavours, floats, stream, whole } from './values.js'
+
+const forms = new Forms(t)
+
+/** A request in memory of its own, outputs included. */
+const place = (memory: Memory, request: RouteRequest): RouteRequest => {
+  const tokens = request.positions.length
+  return {
+    ...request,
+    states: memory.input('states', request.states),
+    router: memory.input('router', request.router),
+    positions: memory.input('positions', request.positions),
+    ...(request.seed && { seed: memory.input('seed', request.seed) }),
+    ...(request.enabled && { enabled: memory.input('enabled', request.enabled) }),
+    ids: memory.ints('ids', tokens * request.k),
+    weights: memory.floats('weights', tokens * request.k),
+    scores: memory.longs('scores', tokens * request.experts)
+  }
+}
+
+/** The bits of every form, and the naive twin against the oracle. */
+async function check(test: Test, label: string, request: RouteRequest) {
+  const { result } = await forms.sameBits('route', label, {
+    request: (memory) => place(memory, request),
+    row: request.k
+  })
+  for (let token = 0; token < request.positions.length; token++) {
+    const oracle = routeToken(request, token)
+    const part = <T>(array: ArrayLike<T>, n: number) => Array.from(array).slice(token * n, (token + 1) * n)
+    test.same(part(result.ids, request.k), oracle.ids, `${label}: ids of token ${token}`)
+    test.same(part(result.scores!, request.experts), oracle.scores, `${label}: scores of token ${token}`)
+    const wanted = oracle.weights.map((value) => ({ value, scale: 1, terms: request.experts }))
+    test.equal(
+      firstFar(part(result.weights, request.k), wanted, tolerances.routeWeights),
+      undefined,
+      `${label}: weights`
+    )
+  }
+  return result
+}
+
+t.test('grid of shapes, flavours and forms of the softmax', async (test) => {
+  for (const { experts, k } of expertShapes) {
+    for (const width of [1, 3, 16, 31, 100]) {
+      for (const flavour of flavours) {
+        const label = `${experts} experts, k ${k}, width ${width}, ${flavour}`
+        const next = stream(label)
+        const tokens = whole(next, 0, 4)
+        const request: RouteRequest = {
+          states: floats(tokens * width, next, flavour),
+          ...forms.backend.packRouter(floats(experts * width, next, flavour === 'zero' ? 'normal' : flavour, 0.3)),
+          experts,
+          k,
+          positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
+          form: next() < 0.5 ? 'softmax_topk' : 'topk_softmax',
+          normalise: next() < 0.5,
+          layer: whole(next, 0, 60),
+          seed: Uint32Array.from({ length: 4 }, () => whole(next, 0, 2 ** 32 - 1))
+        }
+        await check(test, label, request)
+      }
+    }
+  }
+})
+
+t.test('the integers of a router', async (test) => {
+  for (const flavour of flavours) {
+    const weights = floats(333, stream(`router ${flavour}`), flavour)
+    const { q, exponent } = integers(weights)
+    for (const form of ['first', 'last'] as const) {
+      const backend = forms.backend
+      const { router, routerExponent } = backend.packRouter(form === 'first' ? weights : weights.slice())
+      test.same(Array.from(router, BigInt), q, `${flavour}: integers`)
+      test.equal(routerExponent, exponent, `${flavour}: exponent`)
+    }
+  }
+  for (const most of [2 ** 127, 3.4028234663852886e38, 1, 2 ** -149, 0]) {
+    const weights = Float32Array.of(most, -most, most / 3, 0)
+    const { q, exponent } = integers(weights)
+    const packed = forms.backend.packRouter(weights)
+    test.same(Array.from(packed.router, BigInt), q, `${most}: integers`)
+    test.equal(packed.routerExponent, exponent, `${most}: exponent`)
+  }
+})
+
+t.test('a mask leaves only enabled experts, and their softmax', async (test) => {
+  for (const form of ['softmax_topk', 'topk_softmax'] as const) {
+    const next = stream(`mask ${form}`)
+    const request: RouteRequest = {
+      states: floats(6 * 40, next),
+      ...forms.backend.packRouter(floats(20 * 40, next)),
+      experts: 20,
+      k: 3,
+      positions: Uint32Array.of(0, 1, 2, 3, 4, 5),
+      form,
+      enabled: Uint8Array.from({ length: 20 }, (_, e) => (e % 3 === 1 ? 255 : 0))
+    }
+    const { ids } = await check(test, `mask, ${form}`, request)
+    test.ok(
+      ids.every((id) => id % 3 === 1),
+      'only enabled experts are chosen'
+    )
+    const all = { ...request, enabled: new Uint8Array(20).fill(1) }
+    const { enabled: _, ...none } = request
+    const [masked, plain] = [
+      forms.naive('route', form, { request: () => all }),
+      forms.naive('route', form, { request: () => none })
+    ]
+    test.same(masked.result.weights, plain.result.weights, 'a mask that enables all changes nothing')
+  }
+})
+
+t.test('k of all experts, and the sum of weights', async (test) => {
+  for (const form of ['softmax_topk', 'topk_softmax'] as const) {
+    for (const normalise of [false, true]) {
+      const next = stream(`all ${form} ${normalise}`)
+      const request: RouteRequest = {
+        states: floats(3 * 24, next),
+        ...forms.backend.packRouter(floats(17 * 24, next)),
+        experts: 17,
+        k: 17,
+        positions: Uint32Array.of(7, 8, 9),
+        form,
+        normalise
+      }
+      const { weights, ids } = await check(test, `k = 17 of 17, ${form}, normalise ${normalise}`, request)
+      for (let token = 0; token < 3; token++) {
+        const sum = weights.slice(token * 17, (token + 1) * 17).reduce((a, b) => a + b, 0)
+        test.ok(Math.abs(sum - 1) < 1e-6, 'all weights add up to 1')
+        test.equal(new Set(ids.slice(token * 17, (token + 1) * 17)).size, 17, 'each expert once')
+      }
+    }
+  }
+})
+
+t.test('the two forms choose the same experts and weigh them over different sets', async (test) => {
+  const next = stream('forms')
+  const request: RouteRequest = {
+    states: floats(5 * 32, next),
+    ...forms.backend.packRouter(floats(16 * 32, next)),
+    experts: 16,
+    k: 4,
+    positions: Uint32Array.of(0, 1, 2, 3, 4)
+  }
+  const before = await check(test, 'softmax_topk', request)
+  const after = await check(test, 'topk_softmax', { ...request, form: 'topk_softmax' })
+  test.same(before.ids, after.ids)
+  test.notSame(before.weights, after.weights)
+  const normalised = await check(test, 'softmax_topk, normalised', { ...request, normalise: true })
+  for (let i = 0; i < 20; i++)
+    test.ok(Math.abs(normalised.weights[i]! - after.weights[i]!) < 1e-6, 'normalised, they agree')
+})
+
+t.test('values at the ends of the float range', async (test) => {
+  for (const [name, size] of Object.entries({ huge: 3e38, 'almost nothing': 2 ** -140, large: 2 ** 60 })) {
+    const next = stream(name)
+    const states = floats(2 * 24, next).map((x) => x * (Math.abs(x) < 1 ? size : size / 4))
+    const { router, routerExponent } = forms.backend.packRouter(floats(8 * 24, next, 'normal', 2 ** -20))
+    const request: RouteRequest = { states, router, routerExponent, experts: 8, k: 2, positions: Uint32Array.of(0, 1) }
+    await forms.sameBits('route', name, { request: (memory) => place(memory, request) })
+    const { result } = forms.naive('route', name, { request: (memory) => place(memory, request) })
+    for (let token = 0; token < 2; token++)
+      test.same([...result.ids.slice(2 * token, 2 * token + 2)], routeToken(request, token).ids, `${name}: ids`)
+  }
+})
+
+t.test('a value that is not finite', async () => {
+  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    const next = stream('bad')
+    const states = floats(3 * 20, next)
+    states[20 + 19] = bad
+    const request = {
+      states,
+      ...forms.backend.packRouter(floats(4 * 20, next)),
+      experts: 4,
+      k: 2,
+      positions: new Uint32Array(3)
+    }
+    await forms.sameError('route', `${bad}`, { request: (memory) => place(memory, request) }, 'RUNTIME_NAN_DETECTED', {
+      token: 1
+    })
+  }
+})
+
+t.test('fewer experts enabled than are to be chosen', async () => {
+  const next = stream('few')
+  const request: RouteRequest = {
+    states: floats(20, next),
+    ...forms.backend.packRouter(floats(4 * 20, next)),
+    experts: 4,
+    k: 3,
+    positions: new Uint32Array(1)
+  }
+  const two = { ...request, enabled: Uint8Array.of(0, 1, 0, 1) }
+  await forms.sameError('route', '2 of 4', { request: (memory) => place(memory, two) }, 'VALIDATION_ERROR')
+  const five = { ...request, k: 5 }
+  await forms.sameError('route', 'k = 5 of 4', { request: (memory) => place(memory, five) }, 'VALIDATION_ERROR')
+})

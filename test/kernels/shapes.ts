@@ -1,0 +1,31 @@
+/** The grid of shapes that every kernel is tried on: 0, 1, odd, around the 16 lanes, the 32 of a block and the 64 of a KV page. */
+import type { DType } from 'tiered-moe/kernels'
+
+/** Columns that are whole blocks of a type; the plain types also take odd numbers. */
+export const columnsOf: Record<DType, readonly number[]> = {
+  F32: [1, 3, 15, 16, 17, 64, 97],
+  F16: [1, 7, 16, 33, 80],
+  BF16: [1, 5, 16, 31, 96],
+  Q8_0: [32, 64, 96, 288],
+  Q4_0: [32, 64, 160, 256],
+  Q6_K: [256, 512, 768]
+}
+
+/** Tokens in a call: none, one, and around the tiles of the kernels. */
+export const tokenCounts = [0, 1, 2, 3, 5, 8, 13, 17] as const
+
+/** Output rows: below, at and above the 16 that interleave. */
+export const rowCounts = [1, 2, 15, 16, 17, 31, 50] as const
+
+/** Lengths of vectors. */
+export const lengths = [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257] as const
+
+/** Experts and how many a token chooses. */
+export const expertShapes = [
+  { experts: 1, k: 1 },
+  { experts: 2, k: 1 },
+  { experts: 3, k: 3 },
+  { experts: 8, k: 2 },
+  { experts: 17, k: 5 },
+  { experts: 64, k: 8 }
+] as const

@@ -1,0 +1,37 @@
+/**
+ * How far a kernel may be from the oracle in doubles. Tolerance is data: |got − oracle| ≤ (fixed + perTerm · terms) · 2^-24 · scale +
+ * terms · 2^-149, where `scale` is the sum of the magnitudes that were added and `terms` their number, both from the oracle.
+ */
+export interface Tolerance {
+  /** Roundings that each result suffers, in units of 2^-24 (half an ulp of 1). */
+  fixed: number
+  /** Roundings for each term of a sum: 1 where every term is rounded in. */
+  perTerm: number
+}
+
+export const tolerances = {
+  /** Elementwise work after an exact sum, softmax: exp by Taylor to r^7 (error below 2^-26), 16-lane sum, division. */
+  routeWeights: { fixed: 24, perTerm: 1 },
+  combine: { fixed: 1, perTerm: 1 },
+  /** The square root halves the error of the sum; then two products. */
+  rmsNorm: { fixed: 6, perTerm: 0.5 },
+  /** A float table, two products; the angle's own error stands in the oracle's scale. */
+  rope: { fixed: 6, perTerm: 0 },
+  /** Scores, exp of them, weighted sum, division: an error of a score is a relative error of its weight. */
+  attention: { fixed: 32, perTerm: 1 },
+  /** One fma per column. */
+  matmulFloat: { fixed: 1, perTerm: 1 },
+  /** One product of scales and one fma per block of 32, integer sums exact: terms are blocks. */
+  matmulQuantised: { fixed: 2, perTerm: 2 },
+  /** Three products in a row; silu's exp and division. */
+  expertFloat: { fixed: 16, perTerm: 3 },
+  /**
+   * As before, but the hidden row is quantised in between: a float next to a rounding edge moves by one step of 1 / 127 of its block's
+   * largest, so that the bound is that of a few such steps and not of float roundings.
+   */
+  expertQuantised: { fixed: 2 ** 24 / 2000, perTerm: 3 },
+  logProbability: { fixed: 64, perTerm: 1 }
+} satisfies Record<string, Tolerance>
+
+export const bound = (tolerance: Tolerance, scale: number, terms: number): number =>
+  (tolerance.fixed + tolerance.perTerm * terms) * 2 ** -24 * scale + (terms + 1) * 2 ** -149
