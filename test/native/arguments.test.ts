@@ -1,0 +1,299 @@
+/** Every function of the addon with hostile arguments: a typed error or a result, never a crash, and nothing is kept. */
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t, { type Test } from 'tap'
+import { isEngineError } from 'tiered-moe'
+import { kvCacheBytes, openBackend, packedBytes } from 'tiered-moe/kernels'
+import type { readModel as ReadModel } from '../../lib/model/index.js'
+import type { native as Native, NativeBackend, NativeGguf, NativeModel, NativeSequence } from '../../lib/native.js'
+import { writeMoeModel } from '../fixtures/moe-model.js'
+import { besiege, outcome } from './hostile.js'
+
+// The addon's own surface is not exported by the package: it is reached by its place.
+const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
+const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
+const { native } = (await built('native.js')) as { native: typeof Native }
+const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
+
+const addon = native()
+const folder = t.testdir({})
+const path = writeMoeModel(join(folder, 'small.gguf'), { type: 'Q8_0', layers: 1, experts: 4, vocab: 260 })
+
+function report(t: Test, name: string, { failures, counts }: Awaited<ReturnType<typeof besiege>>): void {
+  t.same(failures, [], name)
+  t.comment(`${name}: ${[...counts].map(([code, count]) => `${code} ${count}`).join(', ')}`)
+}
+
+async function open(): Promise<{
+  file: NativeGguf
+  backend: NativeBackend
+  model: NativeModel
+  sequence: NativeSequence
+}> {
+  const file = await addon.openGguf(path)
+  const backend = addon.createBackend({ threads: 2, isa: 'auto' })
+  const model = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 16 }, addon.createCancel())
+  return { file, backend, model, sequence: model.createSequence({ kvType: 'f16', maxTokens: 64 }) }
+}
+
+t.test('the addon itself', async (t) => {
+  const before = addon.counters()
+  const cancel = addon.createCancel()
+  report(t, 'openGguf', await besiege([path], async ([file]) => (await addon.openGguf(file as string)).close()))
+  report(
+    t,
+    'quantizeGguf',
+    await besiege([path, join(folder, 'out.gguf'), { type: 'Q8_0', onProgress() {} }, cancel], (args) =>
+      addon.quantizeGguf(...(args as Parameters<typeof addon.quantizeGguf>))
+    )
+  )
+  report(
+    t,
+    'createBackend',
+    await besiege([{ threads: 1, isa: 'auto' }], (args) =>
+      addon.createBackend(...(args as Parameters<typeof addon.createBackend>)).dispose()
+    )
+  )
+  const results = await besiege(['x'], ([value]) => {
+    if (typeof value !== 'function') addon.initialize(value as never)
+  })
+  report(t, 'initialize', results)
+  t.equal(results.counts.get('fine'), 1, 'only a function is taken')
+  t.same(addon.counters(), before, 'nothing is kept')
+})
+
+t.test('a callback that throws ends the work with what it threw', async (t) => {
+  const before = addon.counters()
+  for (const value of [new RangeError('mine'), 5, undefined]) {
+    const options = {
+      type: 'Q4_0' as const,
+      onProgress() {
+        throw value
+      }
+    }
+    await addon.quantizeGguf(path, join(folder, 'out.gguf'), options, addon.createCancel()).then(
+      () => t.fail('it went on'),
+      (error) => t.equal(error, value)
+    )
+  }
+  t.same(addon.counters(), before)
+})
+
+t.test('methods on foreign objects, constructors, and use after the end', async (t) => {
+  const before = addon.counters()
+  const { file, backend, model, sequence } = await open()
+  const cancel = addon.createCancel()
+  const objects = { file, backend, model, sequence, cancel } as Record<string, object>
+  for (const [name, object] of Object.entries(objects)) {
+    const prototype = Object.getPrototypeOf(object)
+    t.equal(await outcome(() => new prototype.constructor()), 'VALIDATION_ERROR', `new ${prototype.constructor.name}`)
+    class Derived extends prototype.constructor {}
+    t.equal(await outcome(() => new Derived()), 'VALIDATION_ERROR', 'a class derived from it')
+    for (const [key, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
+      if (key === 'constructor') continue
+      const method = (value ?? get) as () => unknown
+      for (const other of [
+        ...Object.values(objects).filter((o) => o !== object),
+        {},
+        undefined,
+        5,
+        Object.create(object)
+      ]) {
+        t.equal(await outcome(() => method.call(other)), 'VALIDATION_ERROR', `${name}.${key}`)
+      }
+    }
+  }
+  sequence.dispose()
+  model.dispose()
+  file.close()
+  backend.dispose()
+  for (const end of [() => sequence.dispose(), () => model.dispose(), () => file.close(), () => backend.dispose()]) {
+    t.equal(await outcome(end), 'fine', 'ending twice')
+  }
+  t.equal(await outcome(() => sequence.length), 'VALIDATION_ERROR')
+  t.equal(await outcome(() => sequence.truncate(0)), 'VALIDATION_ERROR')
+  t.equal(await outcome(() => model.step([], cancel)), 'MODEL_NOT_LOADED')
+  t.equal(await outcome(() => model.createSequence({ kvType: 'f16', maxTokens: 1 })), 'MODEL_NOT_LOADED')
+  t.equal(await outcome(() => backend.kernels()), 'VALIDATION_ERROR')
+  t.equal(await outcome(() => backend.call('rmsNorm', [], false)), 'VALIDATION_ERROR')
+  t.same(addon.counters(), before)
+})
+
+t.test('models and sequences', async (t) => {
+  const before = addon.counters()
+  const { file, backend, model, sequence } = await open()
+  const cancel = addon.createCancel()
+  report(
+    t,
+    'createSequence',
+    await besiege([{ kvType: 'f16', maxTokens: 8 }], ([options]) => model.createSequence(options as never).dispose())
+  )
+  report(t, 'truncate', await besiege([0], ([length]) => sequence.truncate(length as number)))
+  const sampling = {
+    temperature: 1,
+    topK: 5,
+    topP: 0.9,
+    minP: 0.1,
+    repetitionPenalty: 1.1,
+    seed: 1,
+    topLogprobs: 2,
+    recent: new Int32Array(2),
+    banned: new Int32Array(1)
+  }
+  const item = {
+    sequence,
+    tokens: new Int32Array([1, 2]),
+    logits: 'all',
+    logitsOut: new Float32Array(2 * 260),
+    sampling
+  }
+  report(
+    t,
+    'step',
+    await besiege([[item], cancel], async (args) => {
+      sequence.truncate(0)
+      await model.step(...(args as Parameters<typeof model.step>))
+    })
+  )
+  const other = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 4 }, cancel)
+  t.equal(
+    await outcome(() => other.step([{ sequence, tokens: new Int32Array(1), logits: 'none' }], cancel)),
+    'VALIDATION_ERROR',
+    "another model's sequence"
+  )
+  other.dispose()
+  sequence.truncate(0)
+  const logitsOut = new Float32Array(260)
+  const step = model.step([{ sequence, tokens: new Int32Array([1]), logits: 'last', logitsOut }], cancel)
+  t.equal(await outcome(() => sequence.truncate(0)), 'VALIDATION_ERROR', 'a step is under way')
+  structuredClone(logitsOut.buffer, { transfer: [logitsOut.buffer] })
+  t.equal(await outcome(() => step), 'VALIDATION_ERROR', 'logitsOut was transferred meanwhile')
+  for (const end of [sequence, model, backend]) end.dispose()
+  file.close()
+  t.same(addon.counters(), before)
+})
+
+t.test('plans', async (t) => {
+  const before = addon.counters()
+  const { file, backend, model, sequence } = await open()
+  const { plan } = readModel(file)
+  const cancel = addon.createCancel()
+  const args = [file, plan, { maxBatchTokens: 4, onProgress() {} }, cancel]
+  report(
+    t,
+    'loadModel',
+    await besiege(args, async (changed) => {
+      const loaded = await backend.loadModel(...(changed as Parameters<typeof backend.loadModel>))
+      try {
+        const started = loaded.createSequence({ kvType: 'f16', maxTokens: 8 })
+        try {
+          await loaded.step([{ sequence: started, tokens: new Int32Array([1, 2]), logits: 'last' }], cancel)
+        } finally {
+          started.dispose()
+        }
+      } finally {
+        loaded.dispose()
+      }
+    })
+  )
+  for (const end of [sequence, model, backend]) end.dispose()
+  file.close()
+  t.same(addon.counters(), before)
+})
+
+/** Positional arguments (lib/kernels/calls.ts) that are right: 4 tokens, width 32, 3 experts, 2 chosen. */
+function kernelCalls(): Record<string, unknown[]> {
+  const kernels = openBackend('cpu')
+  const floats = (n: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(i))
+  const positions = Uint32Array.from([0, 1, 2, 3])
+  const { router, routerExponent } = kernels.packRouter(floats(3 * 32))
+  const ids = Int32Array.from([0, 1, 1, 2, 0, 2, 2, 1])
+  const { offsets, slots, rows } = kernels.sync.dispatch({ ids, k: 2, experts: 3 })
+  const raw = kernels.sync.quantize({ type: 'Q8_0', x: floats(3 * 32 * 32), columns: 32 })
+  const packed = kernels.pack({ type: 'Q8_0', rows: 32, columns: 32, data: raw }, 3).data
+  const matrix = ['Q8_0', 32, 32, packed]
+  const cache = new Uint8Array(kvCacheBytes({ positions: 4, kvHeads: 1, headDim: 16 }))
+  kernels.dispose()
+  const seed = new Uint32Array(4)
+  return {
+    route: [
+      floats(128),
+      router,
+      routerExponent,
+      3,
+      2,
+      'softmax_topk',
+      true,
+      0,
+      seed,
+      positions,
+      new Uint8Array(3).fill(1),
+      new Int32Array(8),
+      floats(8),
+      new BigInt64Array(12)
+    ],
+    dispatch: [ids, 2, 3, new Uint32Array(4), new Uint32Array(8), new Uint32Array(8)],
+    expertMatmul: [floats(128), 2, offsets, slots, ...matrix, ...matrix, ...matrix, floats(8 * 32)],
+    combine: [floats(8 * 32), ids, floats(8), rows, 2, 3, 32, false, floats(128)],
+    allToAllPack: [floats(128), 32, 2, offsets, slots, 2, floats(8 * 32), new Uint32Array(2)],
+    allToAllUnpack: [floats(8 * 32), 32, 2, offsets, slots, floats(8 * 32)],
+    rmsNorm: [floats(64), floats(32), 1e-5, floats(64)],
+    rope: [floats(128), positions, 2, 16, 16, 10_000, 'neox'],
+    attention: [floats(128), floats(64), floats(64), cache, 0, 2, 1, 16, 16, 0.25, 'f16', floats(128)],
+    embed: ['Q8_0', 32, 32, raw, new Int32Array([0, 31]), floats(64)],
+    logits: [floats(64), ...matrix, floats(64)],
+    sample: [floats(50), 3, 0.7, 5, 0.9, 0.05, 1.1, 7, 2, new Int32Array(1), new Int32Array(1)],
+    quantize: ['Q4_0', floats(64), 32, new Uint8Array(36)],
+    dequantize: ['Q8_0', raw.slice(0, 68), 32, floats(64)],
+    pack: ['Q8_0', 32, 32, 3, raw, new Uint8Array(3 * packedBytes('Q8_0', 32, 32))],
+    packRouter: [floats(64), new Int32Array(64)]
+  }
+}
+
+t.test('kernels, synchronous, naive and asynchronous', async (t) => {
+  const before = addon.counters()
+  const backend = addon.createBackend({ threads: 2, isa: 'auto' })
+  const calls = kernelCalls()
+  for (const [op, args] of Object.entries(calls)) {
+    t.equal(await outcome(() => backend.call(op, args, false)), 'fine', op)
+    t.equal(await outcome(() => backend.callAsync(op, args, false)), 'fine', op)
+    report(t, op, await besiege(args, (changed) => backend.call(op, changed, false)))
+    report(t, `${op}, naive`, await besiege(args, (changed) => backend.call(op, changed, true)))
+    report(t, `${op}, asynchronous`, await besiege(args, (changed) => backend.callAsync(op, changed, false)))
+    for (let length = 0; length < args.length; length++) {
+      t.notOk(await outcome(() => backend.call(op, args.slice(0, length), false)).then((r) => r === 'x'))
+    }
+  }
+  report(
+    t,
+    'call',
+    await besiege(['rmsNorm', calls.rmsNorm, false], (args) => backend.call(...(args as ['x', [], true])))
+  )
+  const reentrant = [...calls.rmsNorm!]
+  Object.defineProperty(reentrant, 2, {
+    get() {
+      backend.dispose()
+      return 1e-5
+    }
+  })
+  t.equal(await outcome(() => backend.call('rmsNorm', reentrant, false)), 'VALIDATION_ERROR', 'disposed by a getter')
+  t.same(addon.counters(), before)
+})
+
+t.test('the public kernel interface', async (t) => {
+  const before = addon.counters()
+  const kernels = openBackend('cpu', { threads: 2 })
+  for (const name of Object.keys(kernels.sync) as 'route'[]) {
+    for (const table of [kernels, kernels.sync, kernels.naive]) {
+      for (const request of [undefined, null, 5, 'x', [], {}, new Proxy({}, { get: () => undefined })]) {
+        const result = await Promise.resolve()
+          .then(() => table[name](request as never))
+          .catch((error: unknown) => error)
+        t.ok(isEngineError(result), `${name}: ${String(request)}`)
+      }
+    }
+  }
+  kernels.dispose()
+  t.same(addon.counters(), before)
+})
