@@ -1,5 +1,7 @@
 #include "cpu/expert_matmul.h"
 
+#include <string>
+
 namespace tmoe {
 
 namespace {
@@ -39,6 +41,18 @@ size_t most_items(size_t rows, size_t experts_used, size_t hidden_width, size_t 
 }
 
 }  // namespace
+
+Status check_dispatched(const uint32_t* offsets, size_t experts, const uint32_t* slots, size_t rows) {
+    const auto bad = [](const char* what) { return Status(StatusCode::VALIDATION_ERROR, std::string("expertMatmul: ") + what); };
+    if (offsets[0] != 0 || offsets[experts] != rows) return bad("offsets must run from 0 to the number of rows");
+    for (size_t e = 0; e < experts; e++) {
+        if (offsets[e] > offsets[e + 1]) return bad("offsets must not decrease");
+    }
+    for (size_t row = 0; row < rows; row++) {
+        if (slots[row] >= rows) return bad("a slot is out of range");
+    }
+    return {};
+}
 
 Status ActivationBuffer::reserve(size_t rows, size_t columns) {
     const size_t count = rows * columns;
@@ -108,20 +122,26 @@ size_t ExpertScratch::bytes(size_t token_count, size_t k, size_t width, size_t h
            2 * rows * hidden_width * sizeof(float) + rows * sizeof(uint32_t) + most_items(rows, rows, hidden_width, width) * sizeof(Item);
 }
 
-Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
-    const auto cancelled = [] { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); };
-    const size_t rows = a.tokens * a.k, hidden = a.gate.shape.rows;
-    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, hidden));
-    for (size_t e = 0; e < a.experts; e++) {
-        if (a.offsets[e] > a.offsets[e + 1] || a.offsets[e + 1] > rows) {
+Status check_expert_rows(const uint32_t* offsets, const uint32_t* slots, size_t experts, size_t rows) {
+    for (size_t e = 0; e < experts; e++) {
+        if (offsets[e] > offsets[e + 1] || offsets[e + 1] > rows) {
             return Status(StatusCode::VALIDATION_ERROR, "expertMatmul: offsets must not decrease nor exceed the rows");
         }
     }
-    uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what expert_matmul gathers by
     for (size_t row = 0; row < rows; row++) {
-        if (a.slots[row] >= rows) return Status(StatusCode::VALIDATION_ERROR, format("expertMatmul: slot %u is out of range", a.slots[row]));
-        tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
+        if (slots[row] >= rows) return Status(StatusCode::VALIDATION_ERROR, format("expertMatmul: slot %u is out of range", slots[row]));
     }
+    return {};
+}
+
+Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
+    const auto cancelled = [] { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); };
+    const size_t rows = a.tokens * a.k, hidden = a.gate.shape.rows;
+    TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, rows));
+    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, hidden));
+    TMOE_RETURN_IF_ERROR(check_expert_rows(a.offsets, a.slots, a.experts, rows));
+    uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what expert_matmul gathers by
+    for (size_t row = 0; row < rows; row++) tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
 
     ActivationView x;
     x.columns = a.width;

@@ -90,10 +90,12 @@ Status matmul_ref(const RawMatrix& w, const float* x, size_t count, float* out) 
 
 Status expert_matmul_ref(const ExpertMatmulRefArgs& a) {
     const size_t hidden = a.gate.rows;
+    TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, a.tokens * a.k));
     const auto expert_of = [](RawMatrix w, size_t expert) {
         w.raw += expert * w.rows * row_bytes(w.type, w.columns);
         return w;
     };
+    TMOE_RETURN_IF_ERROR(check_expert_rows(a.offsets, a.slots, a.experts, a.tokens * a.k));
     std::vector<float> gate(hidden), up(hidden);
     for (size_t e = 0; e < a.experts; e++) {
         for (size_t row = a.offsets[e]; row < a.offsets[e + 1]; row++) {
