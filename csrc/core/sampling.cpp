@@ -53,6 +53,22 @@ size_t keep(const SamplingParams& params, const std::vector<float>& p) {
 
 }  // namespace
 
+Status check_logits(const float* logits, size_t vocab, uint64_t position) {
+    for (size_t i = 0; i < vocab; i++) {
+        if (std::isfinite(logits[i])) continue;
+        const std::string where = format("logit %zu of position %llu is not finite", i, static_cast<unsigned long long>(position));
+        return Status(StatusCode::RUNTIME_NAN_DETECTED, where).with("token", static_cast<double>(i));
+    }
+    return {};
+}
+
+Status every_token_banned() { return Status(StatusCode::VALIDATION_ERROR, "every token of the vocabulary is banned"); }
+
+float penalised(float logit, float penalty) {
+    const float x = logit > 0 ? logit / penalty : logit * penalty;
+    return std::fmin(std::fmax(x, -3.402823466e38f), 3.402823466e38f);
+}
+
 float uniform_at(uint64_t seed, uint64_t position) {
     uint64_t x = seed + 0x9e3779b97f4a7c15ull * (position + 1);  // splitmix64's counter and finaliser
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -63,13 +79,7 @@ float uniform_at(uint64_t seed, uint64_t position) {
 
 Status sample(const Kernels& kernels, const float* logits, size_t vocab, const SamplingParams& params, uint64_t position,
               float* scratch, Sampled& out) {
-    for (size_t i = 0; i < vocab; i++) {
-        if (!std::isfinite(logits[i])) {
-            return Status(StatusCode::RUNTIME_NAN_DETECTED, format("logit %zu of position %llu is not finite", i,
-                                                                   static_cast<unsigned long long>(position)))
-                .with("token", static_cast<double>(i));
-        }
-    }
+    TMOE_RETURN_IF_ERROR(check_logits(logits, vocab, position));
     float* adjusted = scratch + vocab;
     memcpy(adjusted, logits, vocab * sizeof(float));
     if (params.repetition_penalty != 1) {
@@ -77,30 +87,23 @@ Status sample(const Kernels& kernels, const float* logits, size_t vocab, const S
         std::sort(seen.begin(), seen.end());
         seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
         for (int32_t id : seen) {
-            if (id < 0 || static_cast<size_t>(id) >= vocab) continue;
-            float& x = adjusted[id];
-            x = x > 0 ? x / params.repetition_penalty : x * params.repetition_penalty;
+            if (id >= 0 && static_cast<size_t>(id) < vocab) adjusted[id] = penalised(adjusted[id], params.repetition_penalty);
         }
     }
     for (int32_t id : params.banned) {
         if (id >= 0 && static_cast<size_t>(id) < vocab) adjusted[id] = -INFINITY;
     }
+    size_t best = 0;
+    for (size_t i = 1; i < vocab; i++) best = adjusted[i] > adjusted[best] ? i : best;
+    if (adjusted[best] == -INFINITY) return every_token_banned();
 
-    const auto best = [&] {
-        size_t at = 0;
-        for (size_t i = 1; i < vocab; i++) at = adjusted[i] > adjusted[at] ? i : at;
-        return static_cast<int32_t>(at);
-    };
     if (params.temperature == 0) {
-        out.token = best();
+        out.token = static_cast<int32_t>(best);
     } else {
         std::vector<Candidate> candidates;
         candidates.reserve(vocab);
         for (size_t i = 0; i < vocab; i++) {
-            if (adjusted[i] != -INFINITY) candidates.push_back({adjusted[i] / params.temperature, static_cast<int32_t>(i)});
-        }
-        if (candidates.empty()) {
-            return Status(StatusCode::VALIDATION_ERROR, "every token of the vocabulary is banned");
+            if (adjusted[i] != -INFINITY) candidates.push_back({adjusted[i], static_cast<int32_t>(i)});
         }
         if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
             const auto end = candidates.begin() + params.top_k;
@@ -110,7 +113,7 @@ Status sample(const Kernels& kernels, const float* logits, size_t vocab, const S
             std::sort(candidates.begin(), candidates.end());
         }
         std::vector<float> p(candidates.size());
-        for (size_t i = 0; i < p.size(); i++) p[i] = candidates[i].logit;
+        for (size_t i = 0; i < p.size(); i++) p[i] = (candidates[i].logit - adjusted[best]) / params.temperature;
         kernels.softmax(p.data(), p.size());
         const size_t count = keep(params, p);
         float total = 0;

@@ -31,10 +31,19 @@ struct Sampled {
 float uniform_at(uint64_t seed, uint64_t position);
 
 /**
- * Draws from `logits` [vocab] for the token at `position`. Order: banned, repetition penalty, temperature, top-k, top-p, min-p; candidates
- * in descending order of logit, then ascending id. `scratch` has 2 · vocab floats. RUNTIME_NAN_DETECTED where a logit is not finite.
+ * Draws from `logits` [vocab] for the token at `position`. Order: repetition penalty, banned, top-k, temperature and softmax, top-p, min-p;
+ * candidates in descending order of logit, then ascending id. Probabilities are softmax((logit - largest) / temperature), sums run in that order.
+ * `scratch` has 2 · vocab floats. RUNTIME_NAN_DETECTED {token} where a logit is not finite, VALIDATION_ERROR where all tokens are banned.
  */
 Status sample(const Kernels& kernels, const float* logits, size_t vocab, const SamplingParams& params, uint64_t position,
               float* scratch, Sampled& out);
+/** The same token and log probabilities from loops that a reader can check by eye. */
+Status sample_ref(const float* logits, size_t vocab, const SamplingParams& params, uint64_t position, Sampled& out);
+
+/** Pieces of both forms. */
+Status check_logits(const float* logits, size_t vocab, uint64_t position);
+Status every_token_banned();
+/** A logit after the repetition penalty, kept finite. */
+float penalised(float logit, float penalty);
 
 }  // namespace tmoe

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/memory.h"
+
 namespace tmoe {
 
 namespace {
@@ -38,8 +40,11 @@ Status check_all_to_all(const char* op, const AllToAllArgs& a) {
     for (size_t e = 0; e < a.experts; e++) {
         if (a.offsets[e] > a.offsets[e + 1]) return bad("offsets must not decrease");
     }
+    Buffer seen;  // a slot that stands twice would leave another's row of the output as it was
+    TMOE_RETURN_IF_ERROR(seen.allocate(a.rows));
     for (size_t row = 0; row < a.rows; row++) {
         if (a.slots[row] >= a.rows) return bad("a slot is out of range");
+        if (seen.data()[a.slots[row]]++) return bad("a slot stands twice");
     }
     return {};
 }

@@ -109,21 +109,19 @@ std::vector<int32_t> KernelArgs::optional_tokens(const char* name) {
     return out;
 }
 
-void* KernelArgs::copied(const char* name, napi_typedarray_type type, size_t least) {
-    const ArrayView out = view(name, type, least);
-    if (!threaded_ || !out.data) return out.data;
-    keep.pop_back();
-    if (!copies) copies = std::make_shared<std::vector<std::vector<uint32_t>>>();
-    copies->emplace_back(out.length);
-    if (out.length > 0) memcpy(copies->back().data(), out.data, out.bytes);
+const void* KernelArgs::copied(const char* name, napi_typedarray_type type, size_t least) {
+    napi_value value = next();
+    ArrayView given;
+    if (status_.ok()) status_ = read_typed_array(env_, value, name, type, least, given);
+    last_length_ = given.length;
+    if (!status_.ok() || given.bytes == 0) return nullptr;
+    Buffer copy;
+    status_ = copy.allocate(given.bytes);
+    if (!status_.ok()) return nullptr;
+    memcpy(copy.data(), given.data, given.bytes);
+    if (!copies) copies = std::make_shared<std::vector<Buffer>>();
+    copies->push_back(std::move(copy));
     return copies->back().data();
-}
-
-const int32_t* KernelArgs::ids(const char* name, size_t least) {
-    return static_cast<const int32_t*>(copied(name, napi_int32_array, least));
-}
-const uint32_t* KernelArgs::indices(const char* name, size_t least) {
-    return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
 }
 
 }  // namespace tmoe

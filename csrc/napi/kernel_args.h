@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
 #include "napi/args.h"
 #include "quant/types.h"
 
@@ -20,7 +21,7 @@ inline size_t product(size_t a, size_t b, size_t c = 1, size_t d = 1) {
 
 class KernelArgs {
   public:
-    /** `threaded`: the call runs on a thread while JavaScript goes on. Indices are then copied, because they are trusted once checked. */
+    /** `threaded`: the call runs on a thread while JavaScript goes on. */
     KernelArgs(napi_env env, napi_value list, bool threaded) : env_(env), list_(list), threaded_(threaded) {}
 
     size_t size(const char* name, int64_t least = 0, int64_t most = int64_t{1} << 31);
@@ -39,13 +40,20 @@ class KernelArgs {
     uint8_t* bytes(const char* name, size_t least) { return array<uint8_t>(name, napi_uint8_array, least); }
     /** As bytes, at an address that is a multiple of 4. */
     uint8_t* aligned_bytes(const char* name, size_t least);
-    uint8_t* optional_bytes(const char* name, size_t least) { return next_is_undefined() ? nullptr : bytes(name, least); }
     int64_t* optional_int64s(const char* name, size_t least) {
         return next_is_undefined() ? nullptr : array<int64_t>(name, napi_bigint64_array, least);
     }
-    /** Ids and indices that are input only. */
-    const int32_t* ids(const char* name, size_t least);
-    const uint32_t* indices(const char* name, size_t least);
+    /**
+     * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be an output of the same call,
+     * shared with another thread, or change while the call runs.
+     */
+    const int32_t* ids(const char* name, size_t least) { return static_cast<const int32_t*>(copied(name, napi_int32_array, least)); }
+    const uint32_t* indices(const char* name, size_t least) {
+        return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
+    }
+    const uint8_t* optional_mask(const char* name, size_t least) {
+        return next_is_undefined() ? nullptr : static_cast<const uint8_t*>(copied(name, napi_uint8_array, least));
+    }
 
     std::vector<int32_t> optional_tokens(const char* name);
     /** Elements of the array read last. */
@@ -59,14 +67,14 @@ class KernelArgs {
     const Status& status() const { return status_; }
     /** What the call's memory belongs to. */
     std::vector<napi_value> keep;
-    std::shared_ptr<std::vector<std::vector<uint32_t>>> copies;
+    std::shared_ptr<std::vector<Buffer>> copies;
 
   private:
     napi_value next();
     bool next_is_undefined();
     ArrayView view(const char* name, napi_typedarray_type type, size_t least);
     template <class T> T* array(const char* name, napi_typedarray_type type, size_t least) { return view(name, type, least).as<T>(); }
-    void* copied(const char* name, napi_typedarray_type type, size_t least);
+    const void* copied(const char* name, napi_typedarray_type type, size_t least);
 
     napi_env env_;
     napi_value list_;

@@ -163,7 +163,7 @@ KernelWork read_logits(KernelArgs& in, bool naive) {
 }
 
 // [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent?, banned?] → {token, logprob?, top?}
-KernelWork read_sample(KernelArgs& in, bool) {
+KernelWork read_sample(KernelArgs& in, bool naive) {
     const float* logits = in.floats("logits", 1);
     const size_t vocab = in.last_length(), position = in.size("position", 0, kLargestInteger);
     auto params = std::make_shared<SamplingParams>();
@@ -178,6 +178,7 @@ KernelWork read_sample(KernelArgs& in, bool) {
     params->recent = in.optional_tokens("recent");
     params->banned = in.optional_tokens("banned");
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                if (naive) return sample_ref(logits, vocab, *params, position, *out);
                 TMOE_RETURN_IF_ERROR(reserve(scratch.first, product(2, vocab, sizeof(float))));
                 return sample(context.kernels, logits, vocab, *params, position, scratch.first.as<float>(), *out);
             },

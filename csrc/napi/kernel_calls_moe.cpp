@@ -57,7 +57,7 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     RouteArgs a = {};
     a.states = in.floats("states", 0);
     const size_t states = in.last_length();
-    a.router.weights = in.ids("router", 0);
+    a.router.weights = in.int32s("router", 0);
     const size_t router = in.last_length();
     a.router.exponent = static_cast<int>(in.number("routerExponent", -200, 200));
     a.router.experts = in.size("experts", 1, kMaxExperts);
@@ -71,7 +71,7 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     if (seed) memcpy(a.seed, seed, sizeof a.seed);
     a.positions = in.indices("positions", 0);
     a.tokens = in.last_length();
-    a.enabled = in.optional_bytes("enabled", a.router.experts);
+    a.enabled = in.optional_mask("enabled", a.router.experts);
     a.ids = in.int32s("ids", product(a.tokens, a.k));
     a.weights = in.floats("weights", product(a.tokens, a.k));
     a.scores = in.optional_int64s("scores", product(a.tokens, a.router.experts));

@@ -1,5 +1,6 @@
 /** Every way in which a kernel can run here (instruction set × synchronous or on 1 to 3 threads), compared with the naive twin. */
 
+import type { Test } from 'tap'
 import { isEngineError } from 'tiered-moe'
 import type { Isa, KernelBackend, KernelName, KernelTable, Matrix } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
@@ -15,13 +16,6 @@ interface Form {
 
 const everyIsa: Isa[] = ['scalar', 'avx2', 'avx512', 'neon']
 const threadCounts = [1, 2, 3]
-
-interface Test {
-  teardown(work: () => void): void
-  comment(text: string): void
-  equal(found: unknown, wanted: unknown, message: string): void
-  fail(message: string): void
-}
 
 type Call = (request: object) => unknown
 const call = (table: unknown, kernel: KernelName, request: object): unknown =>
@@ -51,10 +45,14 @@ export class Forms {
   readonly backend: KernelBackend
   readonly all: Form[] = []
   readonly isas: Isa[] = []
-  readonly #test: Test
+  /** Where assertions go: the subtest that runs. */
+  #test: Test
 
   constructor(test: Test) {
     this.#test = test
+    test.beforeEach((inner) => {
+      this.#test = inner
+    })
     const opened: KernelBackend[] = []
     for (const isa of everyIsa) {
       try {

@@ -117,8 +117,8 @@ export function sampleOracle(logits: Float32Array, options: Sampling): { token: 
   order.sort((a, b) => x[b]! - x[a]! || a - b)
   if (temperature === 0) return { token: order[0]!, close: false }
   const kept = topK > 0 ? order.slice(0, topK) : order
-  const p = softmax(kept.map((id) => x[id]! / temperature))
-  const near = (a: number, b: number) => Math.abs(a - b) < 1e-5
+  const p = softmax(kept.map((id) => (x[id]! - x[order[0]!]!) / temperature))
+  const near = (a: number, b: number) => Math.abs(a - b) < 1e-6 * Math.max(a, b)
   let close = false
   let count = kept.length
   if (topP < 1) {
@@ -131,7 +131,7 @@ export function sampleOracle(logits: Float32Array, options: Sampling): { token: 
     count = Math.max(count, 1)
   }
   if (minP > 0) {
-    for (let i = 0; i < count; i++) close ||= near(p[i]!, minP * p[0]!)
+    for (let i = 1; i < count; i++) close ||= near(p[i]!, minP * p[0]!)
     while (count > 1 && p[count - 1]! < minP * p[0]!) count--
   }
   const total = p.slice(0, count).reduce((a, b) => a + b, 0)

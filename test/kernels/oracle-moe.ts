@@ -1,6 +1,6 @@
 /** Oracles of routing, dispatch, experts and their sum: integers as BigInt, everything else in doubles, by search where csrc sorts. */
 import type { DispatchResult, Matrix, RouteRequest } from 'tiered-moe/kernels'
-import { dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
+import { decodeRow, dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
 
 const mix32 = (x: number): number => {
   let h = x
@@ -80,12 +80,22 @@ export function dispatchOracle(ids: Int32Array, experts: number): DispatchResult
 
 const silu = (x: number) => x / (1 + Math.exp(-x))
 
-/** down · (silu(gate · x) ∘ (up · x)) of one row; the hidden row is rounded to float, as the contract's activations are. */
+/**
+ * down · (silu(gate · x) ∘ (up · x)) of one row; the hidden row is rounded to float, as the contract's activations are. The scale carries
+ * what gate and up added up, because an error of theirs is one of the hidden row.
+ */
 export function expertRow(gate: Matrix, up: Matrix, down: Matrix, expert: number, x: Float32Array): Reckoned[] {
-  const hidden = gate.rows
   const row = (matrix: Matrix, r: number) => expert * matrix.rows + r
-  const h = Array.from({ length: hidden }, (_, i) =>
-    Math.fround(silu(dotRow(gate, row(gate, i), x).value) * dotRow(up, row(up, i), x).value)
-  )
-  return Array.from({ length: down.rows }, (_, r) => dotRow(down, row(down, r), h))
+  const hidden = Array.from({ length: gate.rows }, (_, i) => {
+    const [g, u] = [dotRow(gate, row(gate, i), x), dotRow(up, row(up, i), x)]
+    const value = Math.fround(silu(g.value) * u.value)
+    return { value, scale: Math.abs(value) + 1.1 * g.scale * Math.abs(u.value) + Math.abs(silu(g.value)) * u.scale }
+  })
+  const values = hidden.map((h) => h.value)
+  return Array.from({ length: down.rows }, (_, r) => {
+    const { value } = dotRow(down, row(down, r), values)
+    const weights = decodeRow(down, row(down, r))
+    const scale = hidden.reduce((sum, h, c) => sum + h.scale * Math.abs(weights[c]!), 0)
+    return { value, scale, terms: gate.rows + gate.columns }
+  })
 }
