@@ -97,16 +97,21 @@ Status expert_matmul_ref(const ExpertMatmulRefArgs& a) {
     };
     TMOE_RETURN_IF_ERROR(check_expert_rows(a.offsets, a.slots, a.experts, a.tokens * a.k));
     std::vector<float> gate(hidden), up(hidden);
+    size_t bad = a.tokens;  // the first token with a value that is not finite
     for (size_t e = 0; e < a.experts; e++) {
         for (size_t row = a.offsets[e]; row < a.offsets[e + 1]; row++) {
-            const float* x = a.x + a.slots[row] / a.k * a.width;
-            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.gate, e), x, 1, gate.data()));
-            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.up, e), x, 1, up.data()));
+            const size_t token = a.slots[row] / a.k;
+            const float* x = a.x + token * a.width;
+            bool finite = matmul_ref(expert_of(a.gate, e), x, 1, gate.data()).ok();
+            finite = matmul_ref(expert_of(a.up, e), x, 1, up.data()).ok() && finite;
             for (size_t i = 0; i < hidden; i++) gate[i] = silu_ref(gate[i]) * up[i];
-            TMOE_RETURN_IF_ERROR(matmul_ref(expert_of(a.down, e), gate.data(), 1, a.out + row * a.width));
+            finite = matmul_ref(expert_of(a.down, e), gate.data(), 1, a.out + row * a.width).ok() && finite;
+            if (!finite) bad = std::min(bad, token);
         }
     }
-    return {};
+    if (bad == a.tokens) return {};
+    return Status(StatusCode::RUNTIME_NAN_DETECTED, format("expertMatmul: row %zu has a value that is not finite", bad))
+        .with("token", static_cast<double>(bad));
 }
 
 }  // namespace tmoe
