@@ -7,12 +7,12 @@
  * Every backend has the asynchronous form; the CPU backend also has `sync` (on the calling thread) and `naive` (the reference that a
  * reader can check by eye, on weights in the file's layout). All forms give the same bits on every instruction set.
  */
-import { createError } from './errors/index.js'
-import { prepare, preparePack } from './kernels/calls.js'
+import { createError, isEngineError } from './errors/index.js'
+import { prepare, preparePack, prepareRouter } from './kernels/calls.js'
 import type { KernelName, KernelTable, Matrix } from './kernels/requests.js'
 import type { Isa, NativeBackend } from './native.js'
 import { native } from './native.js'
-import { validationError } from './validation.js'
+import { unreadable, validationError } from './validation.js'
 
 export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
@@ -54,6 +54,15 @@ const names = Object.keys(prepare) as KernelName[]
 
 type Call = (op: KernelName, args: readonly unknown[]) => unknown
 
+/** What `read` makes of a request. VALIDATION_ERROR where reading it fails: a getter that throws, a bigint where a number belongs. */
+function reading<Result>(subject: string, read: () => Result): Result {
+  try {
+    return read()
+  } catch (error) {
+    throw isEngineError(error) ? error : unreadable(subject, error)
+  }
+}
+
 /** A table of kernels around one way to call them. */
 function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown) => unknown) => unknown): unknown {
   return Object.fromEntries(
@@ -62,7 +71,7 @@ function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown
       (request: never) => {
         if (typeof request !== 'object' || request === null)
           throw validationError(name, 'the argument', request, 'an object')
-        const { args, result } = prepare[name](request)
+        const { args, result } = reading(name, () => prepare[name](request))
         return settle(call(name, args), result)
       }
     ])
@@ -99,13 +108,15 @@ export function openBackend(name: 'cpu', options: BackendOptions = {}): KernelBa
     kernels: () => handle.kernels(),
     pack: (matrix, experts = 1) => {
       if (typeof matrix !== 'object' || matrix === null) throw validationError('pack', 'matrix', matrix, 'an object')
-      const { args, out } = preparePack(matrix.type, matrix.rows, matrix.columns, experts, matrix.data)
+      const { args, out } = reading('pack', () =>
+        preparePack(matrix.type, matrix.rows, matrix.columns, experts, matrix.data)
+      )
       handle.call('pack', args, false)
       return { ...matrix, data: out }
     },
     packRouter: (weights) => {
-      const router = new Int32Array(weights?.length ?? 0)
-      const routerExponent = handle.call('packRouter', [weights, router], false) as number
+      const { args, router } = reading('packRouter', () => prepareRouter(weights))
+      const routerExponent = handle.call('packRouter', args, false) as number
       return { router, routerExponent }
     },
     dispose: () => handle.dispose()

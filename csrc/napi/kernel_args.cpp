@@ -90,7 +90,21 @@ ArrayView KernelArgs::view(const char* name, napi_typedarray_type type, size_t l
         keep.push_back(value);
     }
     last_length_ = out.length;
-    return status_.ok() ? out : ArrayView();
+    if (!status_.ok()) return {};
+    const auto from = reinterpret_cast<uintptr_t>(out.data);
+    if (range_count_ < kMostRanges) ranges_[range_count_++] = {from, from + out.bytes, nullptr};
+    return out;
+}
+
+Status KernelArgs::status() const {
+    for (size_t i = 0; status_.ok() && i < range_count_; i++) {
+        for (size_t j = 0; ranges_[i].alone && j < range_count_; j++) {
+            const Range &a = ranges_[i], &b = ranges_[j];
+            if (i == j || a.from >= b.to || b.from >= a.to) continue;
+            return Status(StatusCode::VALIDATION_ERROR, std::string(a.alone) + ": it lies over another array of the call").with("argument", a.alone);
+        }
+    }
+    return status_;
 }
 
 float* KernelArgs::floats(const char* name, size_t least) { return array<float>(name, napi_float32_array, least); }

@@ -35,13 +35,13 @@ class KernelArgs {
 
     /** Caller-owned arrays with at least so many elements, read or written in place. */
     float* floats(const char* name, size_t least);
-    int32_t* int32s(const char* name, size_t least) { return array<int32_t>(name, napi_int32_array, least); }
-    uint32_t* uint32s(const char* name, size_t least) { return array<uint32_t>(name, napi_uint32_array, least); }
+    int32_t* int32s(const char* name, size_t least) { return alone(name, array<int32_t>(name, napi_int32_array, least)); }
+    uint32_t* uint32s(const char* name, size_t least) { return alone(name, array<uint32_t>(name, napi_uint32_array, least)); }
     uint8_t* bytes(const char* name, size_t least) { return array<uint8_t>(name, napi_uint8_array, least); }
     /** As bytes, at an address that is a multiple of 4. */
     uint8_t* aligned_bytes(const char* name, size_t least);
     int64_t* optional_int64s(const char* name, size_t least) {
-        return next_is_undefined() ? nullptr : array<int64_t>(name, napi_bigint64_array, least);
+        return next_is_undefined() ? nullptr : alone(name, array<int64_t>(name, napi_bigint64_array, least));
     }
     /**
      * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be an output of the same call,
@@ -64,7 +64,8 @@ class KernelArgs {
     void require(const char* name, size_t length, size_t least);
 
     bool ok() const { return status_.ok(); }
-    const Status& status() const { return status_; }
+    /** The first failure; once all is read, also that of integers that lie over another array: kernels read back what they wrote there. */
+    Status status() const;
     /** What the call's memory belongs to. */
     std::vector<napi_value> keep;
     std::shared_ptr<std::vector<Buffer>> copies;
@@ -74,13 +75,25 @@ class KernelArgs {
     bool next_is_undefined();
     ArrayView view(const char* name, napi_typedarray_type type, size_t least);
     template <class T> T* array(const char* name, napi_typedarray_type type, size_t least) { return view(name, type, least).as<T>(); }
+    template <class T> T* alone(const char* name, T* data) {
+        if (data && range_count_ > 0) ranges_[range_count_ - 1].alone = name;
+        return data;
+    }
     const void* copied(const char* name, napi_typedarray_type type, size_t least);
+
+    struct Range {
+        uintptr_t from, to;
+        const char* alone;   ///< the argument's name where nothing may lie over it
+    };
+    static constexpr size_t kMostRanges = 16;   ///< arrays in one call
 
     napi_env env_;
     napi_value list_;
     bool threaded_;
     uint32_t index_ = 0;
     size_t last_length_ = 0;
+    size_t range_count_ = 0;
+    Range ranges_[kMostRanges];
     Status status_;
 };
 

@@ -2,6 +2,7 @@
  * How each kernel's request becomes the positional arguments of the native call (csrc/napi/bind_kernels.cpp reads them in this order
  * and checks every type and size), and what the call gives back.
  */
+import { createError } from '../errors/index.js'
 import { blockOf, packedBytes } from './layout.js'
 import type { KernelName, KernelTable } from './requests.js'
 
@@ -19,14 +20,24 @@ const noSeed = new Uint32Array(4)
 
 /** A length for an output to be allocated; nonsense becomes 0 and is refused by the native check with the argument's name. */
 const size = (n: number) => (Number.isSafeInteger(n) && n > 0 && n <= 0x7fffffff ? n : 0)
-const floats = (given: Float32Array | undefined, length: number) => given ?? new Float32Array(size(length))
-const words = (given: Uint32Array | undefined, length: number) => given ?? new Uint32Array(size(length))
+
+/** A new output. Throws RESOURCE_MEMORY_EXHAUSTED. */
+function allocate<Out>(Type: { new (length: number): Out; BYTES_PER_ELEMENT: number }, length: number): Out {
+  try {
+    return new Type(size(length))
+  } catch (cause) {
+    const required = size(length) * Type.BYTES_PER_ELEMENT
+    throw createError('RESOURCE_MEMORY_EXHAUSTED', `no memory for ${required} bytes of output`, { required }, { cause })
+  }
+}
+const floats = (given: Float32Array | undefined, length: number) => given ?? allocate(Float32Array, length)
+const words = (given: Uint32Array | undefined, length: number) => given ?? allocate(Uint32Array, length)
 const lengthOf = (array: { length: number } | undefined) => array?.length ?? 0
 
 export const prepare: { [Name in KernelName]: Prepare<Name> } = {
   route: (r) => {
     const tokens = lengthOf(r.positions)
-    const ids = r.ids ?? new Int32Array(size(tokens * r.k))
+    const ids = r.ids ?? allocate(Int32Array, tokens * r.k)
     const weights = floats(r.weights, tokens * r.k)
     const { form = 'softmax_topk', normalise = false, layer = 0, seed = noSeed, scores } = r
     return {
@@ -140,7 +151,7 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
   }),
   quantize: (r) => {
     const { block, bytes } = blockOf(r.type)
-    const out = r.out ?? new Uint8Array(size((lengthOf(r.x) / block) * bytes))
+    const out = r.out ?? allocate(Uint8Array, (lengthOf(r.x) / block) * bytes)
     return { args: [r.type, r.x, r.columns, out], result: () => out }
   },
   dequantize: (r) => {
@@ -158,6 +169,12 @@ export const preparePack = (
   experts: number,
   data: Uint8Array
 ) => {
-  const out = new Uint8Array(size(packedBytes(type, rows, columns) * experts))
+  const out = allocate(Uint8Array, packedBytes(type, rows, columns) * experts)
   return { args: [type, rows, columns, experts, data, out], out }
+}
+
+/** Arguments of `packRouter`. */
+export const prepareRouter = (weights: Float32Array) => {
+  const router = allocate(Int32Array, lengthOf(weights))
+  return { args: [weights, router], router }
 }
