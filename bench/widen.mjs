@@ -9,12 +9,16 @@ const types = { f32: { id: 0, bytes: 4 }, f16: { id: 1, bytes: 2 } }
 /** Walks over the header of a file that is known to be sound: where metadata ends, and the tensors. */
 function readHeader(file) {
   let at = 8
-  const u32 = () => file.readUInt32LE((at += 4) - 4)
-  const u64 = () => Number(file.readBigUInt64LE((at += 8) - 8))
+  const take = (bytes) => {
+    at += bytes
+    return at - bytes
+  }
+  const u32 = () => file.readUInt32LE(take(4))
+  const u64 = () => Number(file.readBigUInt64LE(take(8)))
   const text = () => {
     const length = u64()
-    at += length
-    return file.toString('utf8', at - length, at)
+    const from = take(length)
+    return file.toString('utf8', from, from + length)
   }
   const skip = (type) => {
     if (type === stringType) text()
