@@ -48,7 +48,8 @@ export function ropeOracle({ x, positions, heads, headDim, rotaryDim, base, pair
 export function attentionOracle(request: AttentionRequest, keys: Float32Array, values: Float32Array): Reckoned[] {
   const { q, start, heads, kvHeads, headDim, kvType = 'f16', scale = 1 / Math.sqrt(headDim) } = request
   const valueDim = request.valueDim ?? headDim
-  const stored = (x: number) => (kvType === 'f16' ? fromF16(toF16(x)) : x)
+  const stored = (x: Float32Array) => (kvType === 'f16' ? x.map((v) => fromF16(toF16(v))) : x)
+  const [heldKeys, heldValues] = [stored(keys), stored(values)]
   const tokens = q.length / (heads * headDim)
   const out: Reckoned[] = []
   for (let t = 0; t < tokens; t++) {
@@ -59,7 +60,7 @@ export function attentionOracle(request: AttentionRequest, keys: Float32Array, v
         let dot = 0
         let size = 0
         for (let d = 0; d < headDim; d++) {
-          const term = q[(t * heads + h) * headDim + d]! * stored(keys[(p * kvHeads + kv) * headDim + d]!)
+          const term = q[(t * heads + h) * headDim + d]! * heldKeys[(p * kvHeads + kv) * headDim + d]!
           dot += term
           size += Math.abs(term)
         }
@@ -68,7 +69,7 @@ export function attentionOracle(request: AttentionRequest, keys: Float32Array, v
       })
       const p = softmax(scores)
       for (let d = 0; d < valueDim; d++) {
-        const terms = p.map((w, i) => w * stored(values[(i * kvHeads + kv) * valueDim + d]!))
+        const terms = p.map((w, i) => w * heldValues[(i * kvHeads + kv) * valueDim + d]!)
         const size = terms.reduce((sum, term) => sum + Math.abs(term), 0)
         // an error e of a score is a factor 1 + e of its weight
         out.push({

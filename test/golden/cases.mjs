@@ -1,0 +1,246 @@
+// The golden cases: seeded requests of every kernel, weights in the file's layout. Shared by scripts/golden.mjs, which freezes what the
+// naive twins give, and by golden.test.ts; a new backend runs the same requests. Integers and powers of two only, so that every machine
+// makes the same inputs.
+import { kvCacheBytes } from 'tiered-moe/kernels'
+
+function stream(text) {
+  let state = 0x811c9dc5
+  for (const char of text) state = Math.imul(state ^ char.charCodeAt(0), 0x01000193) >>> 0
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0
+    let x = Math.imul(state ^ (state >>> 16), 0x21f0aaad)
+    x = Math.imul(x ^ (x >>> 15), 0x735a2d97)
+    return (x ^ (x >>> 15)) >>> 0
+  }
+}
+
+/** Multiples of 2^-20 in [-scale, scale), now and then a zero, a denormal or a value 64 times as large. */
+const floats = (next, n, scale = 1) =>
+  Float32Array.from({ length: n }, () => {
+    const kind = next() & 63
+    const x = (((next() >>> 11) - 2 ** 20) / 2 ** 20) * scale
+    if (kind === 0) return 0
+    if (kind === 1) return ((next() & 0x7fffff) - 0x400000) * 2 ** -149
+    return kind === 2 ? x * 64 : x
+  })
+/** The same without outliers, so that small scales of quantised types hold them. */
+const even = (next, n, scale = 1) =>
+  Float32Array.from({ length: n }, () => (((next() >>> 11) - 2 ** 20) / 2 ** 20) * scale)
+
+const blocks = { F32: [1, 4], F16: [1, 2], BF16: [1, 2], Q8_0: [32, 34], Q4_0: [32, 18], Q6_K: [256, 210] }
+export const types = Object.keys(blocks)
+
+/** Blocks of random codes with scales near `2^-6`; of every eighth block all codes are -128. */
+function weights(next, type, rows, columns, experts = 1) {
+  const [block, bytes] = blocks[type]
+  const count = (experts * rows * columns) / block
+  const data = new Uint8Array(count * bytes)
+  const view = new DataView(data.buffer)
+  for (let i = 0; i < count; i++) {
+    const at = i * bytes
+    if (type === 'F32') view.setFloat32(at, even(next, 1, 0.25)[0], true)
+    else if (type === 'F16') view.setUint16(at, (next() & 0x83ff) | ((9 + (next() & 3)) << 10), true)
+    else if (type === 'BF16') view.setUint16(at, (next() & 0x807f) | ((121 + (next() & 3)) << 7), true)
+    else {
+      const special = (next() & 7) === 0
+      for (let j = 0; j < bytes; j++) data[at + j] = special ? 0x80 : next() >>> 24
+      const [place, exponent] = type === 'Q6_K' ? [208, 3] : type === 'Q4_0' ? [0, 11] : [0, 7]
+      view.setUint16(at + place, (next() & 0x83ff) | (exponent << 10), true)
+    }
+  }
+  return { type, rows, columns, data }
+}
+
+/** [tokens][k] distinct ids; `spread` experts are used. */
+function choices(next, tokens, k, spread) {
+  const ids = new Int32Array(tokens * k)
+  for (let t = 0; t < tokens; t++) {
+    const free = Array.from({ length: spread }, (_, i) => i)
+    for (let s = 0; s < k; s++) ids[t * k + s] = free.splice(next() % free.length, 1)[0]
+  }
+  return ids
+}
+
+/** Offsets, slots and rows of ids: a stable sort by expert. */
+function dispatched(ids, experts) {
+  const slots = Uint32Array.from(Array.from(ids.keys()).sort((a, b) => ids[a] - ids[b] || a - b))
+  const rows = new Uint32Array(ids.length)
+  for (const [row, slot] of slots.entries()) rows[slot] = row
+  const offsets = Uint32Array.from({ length: experts + 1 }, (_, e) => ids.filter((id) => id < e).length)
+  return { offsets, slots, rows }
+}
+
+const integers = (next, n) => Int32Array.from({ length: n }, () => (next() % 2 ** 24) - 2 ** 23)
+
+function route(next, more) {
+  const [tokens, width, experts] = [3, 20, 10]
+  return {
+    states: floats(next, tokens * width),
+    router: integers(next, experts * width),
+    routerExponent: -1,
+    experts,
+    k: 3,
+    layer: 5,
+    seed: Uint32Array.of(1, 2, 3, 4),
+    positions: Uint32Array.of(0, 1, 4_000_000_000),
+    scores: new BigInt64Array(tokens * experts),
+    ...more
+  }
+}
+
+function experts(next, type, tokens, width, hidden) {
+  const [count, k] = [4, 2]
+  const { offsets, slots } = dispatched(choices(next, tokens, k, 3), count)
+  const [gate, up] = [weights(next, type, hidden, width, count), weights(next, type, hidden, width, count)]
+  return {
+    x: floats(next, tokens * width),
+    k,
+    offsets,
+    slots,
+    gate,
+    up,
+    down: weights(next, type, width, hidden, count)
+  }
+}
+
+function attention(next, kvType, tokens, start) {
+  const [heads, kvHeads, headDim, valueDim] = [4, 2, 10, 6]
+  const cache = new Uint8Array(kvCacheBytes({ positions: start + tokens, kvHeads, headDim, valueDim, kvType }))
+  // a cache that holds numbers already: of each the two low bytes of an f32, or an f16, with a small exponent
+  const view = new DataView(cache.buffer)
+  for (let at = 0; at < cache.length; at += kvType === 'f16' ? 2 : 4) {
+    if (kvType === 'f16') view.setUint16(at, (next() & 0x83ff) | (14 << 10), true)
+    else view.setFloat32(at, even(next, 1)[0], true)
+  }
+  const [q, k, v] = [heads * headDim, kvHeads * headDim, kvHeads * valueDim].map((n) => even(next, tokens * n, 2))
+  return { q, k, v, cache, start, heads, kvHeads, headDim, valueDim, kvType }
+}
+
+const blockColumns = (type) => (type === 'Q6_K' ? 256 : blocks[type][0] > 1 ? 64 : 19)
+
+/** Every kernel's cases: name → a function that makes the request anew. */
+const makers = {
+  route: {
+    softmax_topk: (next) => route(next, {}),
+    'softmax_topk, normalised': (next) => route(next, { normalise: true }),
+    topk_softmax: (next) => route(next, { form: 'topk_softmax' }),
+    'a mask': (next) => route(next, { enabled: Uint8Array.of(0, 1, 1, 0, 1, 1, 0, 0, 1, 1) }),
+    'all scores equal': (next) => route(next, { router: new Int32Array(200).fill(12345) })
+  },
+  dispatch: {
+    'four experts of which one idles': (next) => ({ ids: choices(next, 7, 2, 3), k: 2, experts: 4 }),
+    'no tokens': () => ({ ids: new Int32Array(0), k: 2, experts: 4 })
+  },
+  expertMatmul: {
+    ...Object.fromEntries(
+      types.map((type) => {
+        const width = blockColumns(type)
+        return [type, (next) => experts(next, type, 2, width, type === 'Q6_K' ? 256 : width === 19 ? 23 : 32)]
+      })
+    ),
+    'Q4_0, larger': (next) => experts(next, 'Q4_0', 17, 256, 160)
+  },
+  combine: {
+    replacing: (next) => combine(next, false),
+    adding: (next) => combine(next, true)
+  },
+  allToAllPack: { 'three ranks': (next) => ({ ...exchange(next), ranks: 3 }) },
+  allToAllUnpack: {
+    'back into slots': (next) => {
+      const { x: _, ...rest } = exchange(next)
+      return { ...rest, packed: floats(next, 5 * 2 * 9) }
+    }
+  },
+  rmsNorm: { '37 wide': (next) => ({ x: floats(next, 3 * 37), weight: even(next, 37), epsilon: 2 ** -17 }) },
+  rope: Object.fromEntries(
+    ['neox', 'interleaved'].map((pairs) => [
+      pairs,
+      (next) => ({
+        x: even(next, 3 * 2 * 14),
+        positions: Uint32Array.of(1, 600, 131_071),
+        heads: 2,
+        headDim: 14,
+        rotaryDim: 12,
+        base: 10_000,
+        pairs
+      })
+    ])
+  ),
+  attention: Object.fromEntries(
+    ['f16', 'f32'].flatMap((kvType) => [
+      [`${kvType}, one token at 70`, (next) => attention(next, kvType, 1, 70)],
+      [`${kvType}, 5 tokens from 0`, (next) => attention(next, kvType, 5, 0)]
+    ])
+  ),
+  embed: Object.fromEntries(
+    types.map((type) => [
+      type,
+      (next) => ({ table: weights(next, type, 4, blockColumns(type)), ids: Int32Array.of(3, 0) })
+    ])
+  ),
+  logits: Object.fromEntries(
+    types.map((type) => {
+      const columns = blockColumns(type)
+      return [type, (next) => ({ states: floats(next, 3 * columns), weight: weights(next, type, 18, columns) })]
+    })
+  ),
+  sample: {
+    greedy: (next) => ({ logits: even(next, 40, 8), position: 0, topLogprobs: 3 }),
+    temperature: (next) => ({ logits: even(next, 40, 8), position: 7, seed: 42, temperature: 1, topLogprobs: 0 }),
+    'every filter': (next) => ({
+      logits: even(next, 40, 8),
+      position: 8,
+      seed: 43,
+      temperature: 1.5,
+      topK: 20,
+      topP: 0.9,
+      minP: 0.02,
+      repetitionPenalty: 1.25,
+      recent: Int32Array.of(1, 2, 3),
+      banned: Int32Array.of(4, 5)
+    })
+  },
+  quantize: Object.fromEntries(
+    types
+      .filter((type) => type !== 'Q6_K')
+      .map((type) => [type, (next) => ({ type, x: floats(next, 2 * blockColumns(type)), columns: blockColumns(type) })])
+  ),
+  dequantize: Object.fromEntries(
+    types.map((type) => [
+      type,
+      (next) => ({ type, data: weights(next, type, 1, blockColumns(type)).data, columns: blockColumns(type) })
+    ])
+  )
+}
+
+function combine(next, add) {
+  const [tokens, k, count, width] = [4, 3, 5, 9]
+  const ids = choices(next, tokens, k, count)
+  return {
+    values: floats(next, tokens * k * width),
+    ids,
+    weights: even(next, tokens * k),
+    rows: dispatched(ids, count).rows,
+    k,
+    experts: count,
+    width,
+    add,
+    out: floats(next, tokens * width)
+  }
+}
+
+function exchange(next) {
+  const [tokens, k, count, width] = [5, 2, 7, 9]
+  const { offsets, slots } = dispatched(choices(next, tokens, k, count), count)
+  return { x: floats(next, tokens * width), width, k, offsets, slots }
+}
+
+/** Names of a kernel's cases. */
+export const caseNames = (kernel) => Object.keys(makers[kernel])
+export const kernels = Object.keys(makers)
+/** A request, made anew. */
+export const request = (kernel, name) => makers[kernel][name](stream(`${kernel}: ${name}`))
+/** Arrays that a kernel changes besides its result. */
+export const changed = { attention: (own) => ({ cache: own.cache }) }
+/** Experts in the matrices of a request; undefined where it has none in the kernels' layout. */
+export const packedFields = { expertMatmul: { gate: 4, up: 4, down: 4 }, logits: { weight: 1 } }
