@@ -1,6 +1,6 @@
 // Speed of a whole model, alone or beside llama.cpp on the same file in the same run.
 //   npm run bench                                  the embedded model, small
-//   npm run bench -- --model FILE --peer           beside node-llama-cpp (PEER_NODE_MODULES or `npm ci` in bench/)
+//   npm run bench -- --model FILE --peer           beside node-llama-cpp (PEER_NODE_MODULES or `npm install` in bench/)
 //   npm run bench -- --model FILE --peer-bin PATH  and beside the llama-bench at PATH
 //   npm run bench -- --full --peer-bin PATH        on the OLMoE-shaped file of 7 billion parameters (made when absent, 3.9 GB)
 // The peer's figure is the best of llama-bench (flash attention on, off) and node-llama-cpp under `chrt -r 1`; node-llama-cpp's default is

@@ -1,7 +1,7 @@
 // Child process: runs node-llama-cpp through its public API and prints one JSON line.
 //   node bench/measure-peer.mjs speed MODEL PROMPT DECODE THREADS
 //   node bench/measure-peer.mjs greedy MODEL COUNT KV_TYPE IDS     (IDS: comma-separated prompt; prints tokens and their logits)
-// PEER_NODE_MODULES names the node_modules folder that holds it; without, bench/node_modules (`npm ci` in bench/).
+// PEER_NODE_MODULES names the node_modules folder that holds it; without, bench/node_modules (`npm install` in bench/).
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { peakMemory, randomTokens, root } from './harness.mjs'

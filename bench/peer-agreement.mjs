@@ -1,5 +1,5 @@
 // llama.cpp agrees: greedy tokens of both on the same file with the same KV type, and how far their logits are apart.
-//   node bench/peer-agreement.mjs            (PEER_NODE_MODULES or `npm ci` in bench/; ../shared/peer makes the random files)
+//   node bench/peer-agreement.mjs            (PEER_NODE_MODULES or `npm install` in bench/; ../shared/peer makes the random files)
 // F32 files must give equal tokens. Quantised files are shown beside them: each engine rounds activations in its own way.
 
 import { readFileSync } from 'node:fs'
