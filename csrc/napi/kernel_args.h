@@ -35,12 +35,17 @@ class KernelArgs {
 
     /** Caller-owned arrays with at least so many elements, read or written in place. */
     float* floats(const char* name, size_t least);
-    int32_t* int32s(const char* name, size_t least) { return alone(name, array<int32_t>(name, napi_int32_array, least)); }
-    uint32_t* uint32s(const char* name, size_t least) { return alone(name, array<uint32_t>(name, napi_uint32_array, least)); }
     uint8_t* bytes(const char* name, size_t least) { return array<uint8_t>(name, napi_uint8_array, least); }
     /** As bytes, at an address that is a multiple of 4. */
     uint8_t* aligned_bytes(const char* name, size_t least);
-    int64_t* optional_int64s(const char* name, size_t least) {
+    const int32_t* int32s(const char* name, size_t least) { return array<int32_t>(name, napi_int32_array, least); }
+    /** As above, but nothing else of the call may lie over them. */
+    float* out_floats(const char* name, size_t least) { return alone(name, floats(name, least)); }
+    uint8_t* out_bytes(const char* name, size_t least) { return alone(name, bytes(name, least)); }
+    uint8_t* out_aligned_bytes(const char* name, size_t least) { return alone(name, aligned_bytes(name, least)); }
+    int32_t* out_int32s(const char* name, size_t least) { return alone(name, array<int32_t>(name, napi_int32_array, least)); }
+    uint32_t* out_uint32s(const char* name, size_t least) { return alone(name, array<uint32_t>(name, napi_uint32_array, least)); }
+    int64_t* optional_out_int64s(const char* name, size_t least) {
         return next_is_undefined() ? nullptr : alone(name, array<int64_t>(name, napi_bigint64_array, least));
     }
     /**
@@ -64,7 +69,7 @@ class KernelArgs {
     void require(const char* name, size_t length, size_t least);
 
     bool ok() const { return status_.ok(); }
-    /** The first failure; once all is read, also that of integers that lie over another array: kernels read back what they wrote there. */
+    /** The first failure; once all is read, also that of an output that lies over another array, which kernels may read back. */
     Status status() const;
     /** What the call's memory belongs to. */
     std::vector<napi_value> keep;

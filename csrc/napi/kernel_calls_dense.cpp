@@ -22,7 +22,7 @@ KernelWork read_quantize(KernelArgs& in, bool) {
     if (in.ok() && !can_encode(type)) in.refuse(std::string("type: ") + dtype_info(type).name + " can be read but not written");
     in.parts("columns", columns, dtype_info(type).block);
     const size_t rows = in.parts("x", length, columns), row = row_bytes(type, columns);
-    uint8_t* to = in.bytes("out", product(rows, row));
+    uint8_t* to = in.out_bytes("out", product(rows, row));
     return {[=](const Context& context, KernelScratch&) -> Status {
                 RowFlags bad;
                 TMOE_RETURN_IF_ERROR(bad.allocate(rows));
@@ -42,7 +42,7 @@ KernelWork read_dequantize(KernelArgs& in, bool) {
     const size_t length = in.last_length(), columns = in.size("columns", 1, kMostSize);
     in.parts("columns", columns, dtype_info(type).block);
     const size_t row = row_bytes(type, columns), rows = in.parts("data", length, row);
-    float* to = in.floats("out", product(rows, columns));
+    float* to = in.out_floats("out", product(rows, columns));
     return {[=](const Context& context, KernelScratch&) {
                 const bool done = context.pool.for_each(rows, context.cancel, [&](size_t i, size_t) {
                     decode_row(type, from + i * row, to + i * columns, columns);
@@ -93,7 +93,7 @@ KernelWork read_attention(KernelArgs& in, bool naive) {
     const size_t k = in.last_length();
     a.v = in.floats("v", 0);
     const size_t v = in.last_length();
-    uint8_t* cache = in.aligned_bytes("cache", 0);
+    uint8_t* cache = in.out_aligned_bytes("cache", 0);
     const size_t cache_bytes = in.last_length(), start = in.size("start", 0, kMostSize);
     a.heads = in.size("heads", 1, kMostSize);
     a.kv_heads = in.size("kvHeads", 1, kMostSize);
@@ -108,7 +108,7 @@ KernelWork read_attention(KernelArgs& in, bool naive) {
     in.require("k", k, product(tokens, a.kv_heads, a.head_dim));
     in.require("v", v, product(tokens, a.kv_heads, a.value_dim));
     in.require("cache", cache_bytes, product(pages, page));
-    a.out = in.floats("out", product(tokens, a.heads, a.value_dim));
+    a.out = in.out_floats("out", product(tokens, a.heads, a.value_dim));
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
                 if (tokens == 0) return {};
                 std::vector<uint8_t*> list(pages);
@@ -129,7 +129,7 @@ KernelWork read_embed(KernelArgs& in, bool naive) {
     a.table = read_matrix(in, "table", 1, false).raw();
     a.ids = in.ids("ids", 0);
     a.count = in.last_length();
-    a.out = in.floats("out", product(a.count, a.table.columns));
+    a.out = in.out_floats("out", product(a.count, a.table.columns));
     return {[=](const Context& context, KernelScratch&) { return naive ? embed_ref(a) : embed(context, a); }, nullptr};
 }
 
@@ -139,7 +139,7 @@ KernelWork read_logits(KernelArgs& in, bool naive) {
     const size_t length = in.last_length();
     const MatrixArg weight = read_matrix(in, "weight", 1, !naive);
     const size_t tokens = in.parts("states", length, weight.columns);
-    float* out = in.floats("out", product(tokens, weight.rows));
+    float* out = in.out_floats("out", product(tokens, weight.rows));
     if (naive) {
         return {[=](const Context&, KernelScratch&) { return matmul_ref(weight.raw(), x, tokens, out); }, nullptr};
     }

@@ -22,7 +22,7 @@ KernelWork read_pack(KernelArgs& in, bool) {
     in.parts("columns", columns, dtype_info(type).block);
     const size_t row = row_bytes(type, columns), packed = packed_bytes(type, rows, columns);
     const uint8_t* from = in.bytes("data", product(experts, rows, row));
-    uint8_t* to = in.aligned_bytes("out", product(experts, packed));
+    uint8_t* to = in.out_aligned_bytes("out", product(experts, packed));
     return {[=](const Context& context, KernelScratch&) {
                 const size_t groups = (rows + kLanes - 1) / kLanes, group_bytes = packed_group_bytes(type, columns);
                 const bool done = context.pool.for_each(experts * groups, context.cancel, [&](size_t item, size_t) {
@@ -39,7 +39,7 @@ KernelWork read_pack(KernelArgs& in, bool) {
 KernelWork read_pack_router(KernelArgs& in, bool) {
     const float* weights = in.floats("weights", 0);
     const size_t count = in.last_length();
-    int32_t* to = in.int32s("out", count);
+    int32_t* to = in.out_int32s("out", count);
     auto exponent = std::make_shared<int>(0);
     return {[=](const Context& context, KernelScratch&) -> Status {
                 TMOE_RETURN_IF_ERROR(check_finite("packRouter", weights, 1, count));
@@ -50,6 +50,17 @@ KernelWork read_pack_router(KernelArgs& in, bool) {
                 out = js_number(env, *exponent);
                 return Status();
             }};
+}
+
+/** Scores are exact in 64 bits only for such numbers. */
+bool within_24_bits(const int32_t* numbers, size_t count) {
+    constexpr uint32_t kMost = uint32_t{1} << 23;
+    uint32_t outside = 0;  // most numbers are strictly inside, which one pass without branches shows
+    for (size_t i = 0; i < count; i++) outside |= (static_cast<uint32_t>(numbers[i]) + kMost) >> 24;
+    for (size_t i = 0; outside != 0 && i < count; i++) {
+        if (static_cast<uint32_t>(numbers[i]) + kMost > 2 * kMost) return false;
+    }
+    return true;
 }
 
 // [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, ids, weights, scores?]
@@ -72,10 +83,11 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.positions = in.indices("positions", 0);
     a.tokens = in.last_length();
     a.enabled = in.optional_mask("enabled", a.router.experts);
-    a.ids = in.int32s("ids", product(a.tokens, a.k));
-    a.weights = in.floats("weights", product(a.tokens, a.k));
-    a.scores = in.optional_int64s("scores", product(a.tokens, a.router.experts));
+    a.ids = in.out_int32s("ids", product(a.tokens, a.k));
+    a.weights = in.out_floats("weights", product(a.tokens, a.k));
+    a.scores = in.optional_out_int64s("scores", product(a.tokens, a.router.experts));
     in.require("states", states, product(a.tokens, a.router.width));
+    if (in.ok() && !within_24_bits(a.router.weights, router)) in.refuse("router: a number has more than 24 bits; packRouter makes them");
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
                 const size_t width = a.router.width, experts = a.router.experts;
                 TMOE_RETURN_IF_ERROR(check_finite("route", a.states, a.tokens, width));
@@ -85,7 +97,8 @@ KernelWork read_route(KernelArgs& in, bool naive) {
                 a.states24 = scratch.first.as<int32_t>();
                 a.probabilities = scratch.second.as<float>();
                 if (!a.scores) a.scores = scratch.third.as<int64_t>();
-                return naive ? route_ref(a) : route(context, a);
+                TMOE_RETURN_IF_ERROR(naive ? route_ref(a) : route(context, a));
+                return check_finite("route", a.weights, a.tokens, a.k);  // logits beyond the float range
             },
             nullptr};
 }
@@ -98,9 +111,9 @@ KernelWork read_dispatch(KernelArgs& in, bool naive) {
     a.k = in.size("k", 1, kMostChosen);
     a.experts = in.size("experts", 1, kMaxExperts);
     a.tokens = in.parts("ids", slots, a.k);
-    a.offsets = in.uint32s("offsets", a.experts + 1);
-    a.slots = in.uint32s("slots", slots);
-    a.rows = in.uint32s("rows", slots);
+    a.offsets = in.out_uint32s("offsets", a.experts + 1);
+    a.slots = in.out_uint32s("slots", slots);
+    a.rows = in.out_uint32s("rows", slots);
     return {[=](const Context&, KernelScratch&) { return naive ? dispatch_ref(a) : dispatch(a); }, nullptr};
 }
 
@@ -118,7 +131,7 @@ KernelWork read_expert_matmul(KernelArgs& in, bool naive) {
     if (up.rows != hidden || up.columns != width) in.refuse("up: its size is not that of gate");
     if (down.rows != width || down.columns != hidden) in.refuse("down: its size is not that of gate transposed");
     in.require("x", values, product(tokens, width));
-    float* out = in.floats("out", product(rows, width));
+    float* out = in.out_floats("out", product(rows, width));
     if (naive) {
         return {[=](const Context&, KernelScratch&) {
                     return expert_matmul_ref({x, tokens, width, k, experts, gate.raw(), up.raw(), down.raw(), offsets, slots, out});
@@ -150,7 +163,7 @@ KernelWork read_combine(KernelArgs& in, bool naive) {
     a.add = in.flag("add");
     a.tokens = in.parts("ids", slots, a.k);
     in.require("values", values, product(slots, a.width));
-    a.out = in.floats("out", product(a.tokens, a.width));
+    a.out = in.out_floats("out", product(a.tokens, a.width));
     return {[=](const Context& context, KernelScratch&) { return naive ? combine_ref(a) : combine(context, a); }, nullptr};
 }
 
@@ -168,8 +181,8 @@ KernelWork read_all_to_all(KernelArgs& in, bool naive, bool packing) {
     a.rows = in.last_length();
     a.tokens = in.parts("slots", a.rows, a.k);
     a.ranks = packing ? in.size("ranks", 1, kMostSize) : 1;
-    a.to = in.floats("out", product(a.rows, a.width));
-    if (packing) a.rank_rows = in.uint32s("rankRows", a.ranks);
+    a.to = in.out_floats("out", product(a.rows, a.width));
+    if (packing) a.rank_rows = in.out_uint32s("rankRows", a.ranks);
     in.require(source, from, product(packing ? a.tokens : a.rows, a.width));
     return {[=](const Context&, KernelScratch&) {
                 if (packing) return naive ? all_to_all_pack_ref(a) : all_to_all_pack(a);

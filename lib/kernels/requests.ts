@@ -1,7 +1,8 @@
 /**
  * What each kernel takes and gives. All arrays are the caller's: read and written in place, never copied, never kept after the call.
  * Shapes are row-major, [rows][columns], as flat typed arrays; sizes in elements. Outputs that are left out are allocated.
- * Every request that does not fit throws VALIDATION_ERROR {argument, expected, actual} before anything is written.
+ * Every request that does not fit throws VALIDATION_ERROR {argument, expected, actual} before anything is written; so does an output that
+ * lies over another array of the call, except where a field says that it may. Arrays must stay as and where they are until the call ends.
  */
 import type { DType, KvType } from '../native.js'
 

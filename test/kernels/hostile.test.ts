@@ -235,6 +235,17 @@ for (const name of kernels) {
   })
 }
 
+t.test('an output over an input is refused', async (test) => {
+  const shared = new ArrayBuffer(1024)
+  const overlapping = {
+    dispatch: { ids: new Int32Array(shared, 0, 4), k: 1, experts: 3, rows: new Uint32Array(shared, 12, 4) }
+  }
+  for (const table of tableNames)
+    test.equal(await outcome(() => tables[table]('dispatch', overlapping.dispatch)), 'VALIDATION_ERROR', table)
+  const apart = { ...overlapping.dispatch, rows: new Uint32Array(shared, 16, 4) }
+  for (const table of tableNames) test.equal(await outcome(() => tables[table]('dispatch', apart)), 'fine', table)
+})
+
 t.test('a call on a disposed backend', async (test) => {
   const gone = openBackend('cpu')
   gone.dispose()

@@ -190,6 +190,28 @@ t.test('a value that is not finite', async () => {
   }
 })
 
+t.test('routers and logits beyond their range', async () => {
+  const request: RouteRequest = {
+    states: new Float32Array(4).fill(1),
+    router: new Int32Array(8).fill(2 ** 23),
+    routerExponent: 0,
+    experts: 2,
+    k: 1,
+    positions: new Uint32Array(1)
+  }
+  await forms.sameBits('route', 'the largest integers', { request: (memory) => place(memory, request) })
+  for (const number of [2 ** 23 + 1, -(2 ** 23) - 1, 2 ** 31 - 1, -(2 ** 31)]) {
+    const router = request.router.slice()
+    router[7] = number
+    const own = { request: (memory: Memory) => place(memory, { ...request, router }) }
+    await forms.sameError('route', `a router with ${number}`, own, 'VALIDATION_ERROR')
+  }
+  const large = { ...request, states: new Float32Array(4).fill(3e38), routerExponent: 100 }
+  await forms.sameError('route', 'huge logits', { request: (memory) => place(memory, large) }, 'RUNTIME_NAN_DETECTED', {
+    token: 0
+  })
+})
+
 t.test('fewer experts enabled than are to be chosen', async () => {
   const next = stream('few')
   const request: RouteRequest = {
