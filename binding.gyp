@@ -18,7 +18,8 @@
       "conditions": [
         ["defines!=''", { "defines": ["<@(defines)"] }],
         ["sanitize!=''", {
-          "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g", "-O1"],
+          "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g1", "-O1"],
+          "configurations": { "Release": { "cflags!": ["-O3"] } },
           "ldflags": ["-fsanitize=<(sanitize)"]
         }]
       ]
