@@ -91,9 +91,13 @@ ArrayView KernelArgs::view(const char* name, napi_typedarray_type type, size_t l
     }
     last_length_ = out.length;
     if (!status_.ok()) return {};
-    const auto from = reinterpret_cast<uintptr_t>(out.data);
-    if (range_count_ < kMostRanges) ranges_[range_count_++] = {from, from + out.bytes, nullptr};
+    remember(out);
     return out;
+}
+
+void KernelArgs::remember(const ArrayView& array) {
+    const auto from = reinterpret_cast<uintptr_t>(array.data);
+    if (range_count_ < kMostRanges) ranges_[range_count_++] = {from, from + array.bytes, nullptr};
 }
 
 Status KernelArgs::status() const {
@@ -129,6 +133,7 @@ const void* KernelArgs::copied(const char* name, napi_typedarray_type type, size
     if (status_.ok()) status_ = read_typed_array(env_, value, name, type, least, given);
     last_length_ = given.length;
     if (!status_.ok() || given.bytes == 0) return nullptr;
+    remember(given);
     Buffer copy;
     status_ = copy.allocate(given.bytes);
     if (!status_.ok()) return nullptr;

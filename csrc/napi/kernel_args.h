@@ -49,8 +49,8 @@ class KernelArgs {
         return next_is_undefined() ? nullptr : alone(name, array<int64_t>(name, napi_bigint64_array, least));
     }
     /**
-     * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be an output of the same call,
-     * shared with another thread, or change while the call runs.
+     * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be shared with another thread
+     * or change while the call runs.
      */
     const int32_t* ids(const char* name, size_t least) { return static_cast<const int32_t*>(copied(name, napi_int32_array, least)); }
     const uint32_t* indices(const char* name, size_t least) {
@@ -84,6 +84,7 @@ class KernelArgs {
         if (data && range_count_ > 0) ranges_[range_count_ - 1].alone = name;
         return data;
     }
+    void remember(const ArrayView& array);
     const void* copied(const char* name, napi_typedarray_type type, size_t least);
 
     struct Range {
