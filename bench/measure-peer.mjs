@@ -1,5 +1,5 @@
 // Child process: runs node-llama-cpp through its public API and prints one JSON line.
-//   node bench/measure-peer.mjs speed MODEL PROMPT DECODE THREADS
+//   node bench/measure-peer.mjs speed MODEL PROMPT DECODE THREADS KV_TYPE
 //   node bench/measure-peer.mjs greedy MODEL COUNT KV_TYPE IDS     (IDS: comma-separated prompt; prints tokens and their logits)
 // PEER_NODE_MODULES names the node_modules folder that holds it; without, bench/node_modules (`npm install` in bench/).
 import { join } from 'node:path'
@@ -29,10 +29,15 @@ async function open(threads, contextSize, contextOptions = {}) {
   return { llama, model, sequence: context.getSequence(), vocab }
 }
 
-async function speed(prompt, decode, threads) {
+const cacheOf = (kvType) => ({
+  experimentalKvCacheKeyType: kvType.toUpperCase(),
+  experimentalKvCacheValueType: kvType.toUpperCase()
+})
+
+async function speed(prompt, decode, threads, kvType) {
   let opened
   const loadSeconds = await seconds(async () => {
-    opened = await open(threads, prompt + decode + 64)
+    opened = await open(threads, prompt + decode + 64, cacheOf(kvType))
   })
   const { sequence, vocab } = opened
   const tokens = Array.from(randomTokens(prompt + decode + 1, vocab, 1))
@@ -56,12 +61,7 @@ async function speed(prompt, decode, threads) {
 
 /** Greedy continuation, with all logits of each position that chose a token. */
 async function greedy(count, kvType, ids) {
-  const type = kvType.toUpperCase()
-  const { sequence, vocab } = await open(1, ids.length + count + 8, {
-    flashAttention: false,
-    experimentalKvCacheKeyType: type,
-    experimentalKvCacheValueType: type
-  })
+  const { sequence, vocab } = await open(1, ids.length + count + 8, { flashAttention: false, ...cacheOf(kvType) })
   const ask = { generateNext: { token: true, logits: true, options: { temperature: 0 } } }
   const tokens = []
   const logits = []
@@ -79,7 +79,7 @@ async function greedy(count, kvType, ids) {
 
 const figures =
   mode === 'speed'
-    ? await speed(...args.map(Number))
+    ? await speed(...args.slice(0, 3).map(Number), args[3])
     : await greedy(Number(args[0]), args[1], args[2].split(',').map(Number))
 // Written whole before the process ends by force: the peer's threads would keep it alive.
 process.stdout.write(`${JSON.stringify(figures)}\n`, () => process.exit(0))

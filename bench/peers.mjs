@@ -63,8 +63,13 @@ export async function runLlamaBench(program, { path, prompt, decode, threads, kv
 }
 
 /** node-llama-cpp in its own process; `realtime` puts it under `chrt -r 1`, where its spinning threads are not disturbed. */
-export async function runNodePeer({ path, prompt, decode, threads }, realtime) {
-  const args = [join(root, 'bench', 'measure-peer.mjs'), 'speed', path, ...[prompt, decode, threads].map(String)]
+export async function runNodePeer({ path, prompt, decode, threads, kvType }, realtime) {
+  const args = [
+    join(root, 'bench', 'measure-peer.mjs'),
+    'speed',
+    path,
+    ...[prompt, decode, threads, kvType].map(String)
+  ]
   const [command, ...rest] = realtime ? ['chrt', '-r', '1', process.execPath, ...args] : [process.execPath, ...args]
   return lastLine((await runChild(command, rest)).output)
 }
