@@ -54,6 +54,7 @@ const sanitizer = {
   LD_PRELOAD: `${runtime('libasan.so')} ${runtime('libstdc++.so.6')}`,
   TIERED_MOE_ADDON: join(out, 'tiered_moe.node'),
   TIERED_MOE_SANITIZED: '1',
+  TAP_TIMEOUT: '3600',
   ASAN_OPTIONS: `detect_leaks=1:allocator_may_return_null=1:exitcode=99:log_path=${join(reports, 'address')}`,
   UBSAN_OPTIONS: `print_stacktrace=1:halt_on_error=1:exitcode=99:log_path=${join(reports, 'undefined')}`,
   // Whether a leak counts is decided below.

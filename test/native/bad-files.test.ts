@@ -21,6 +21,8 @@ const truncations = 200
 /** Sanitizers make everything several times slower. */
 const slowest = process.env.TIERED_MOE_SANITIZED ? 10_000 : 1000
 
+if (full) t.setTimeout(3_600_000)
+
 const original = readFileSync(model)
 const fields = headerFields(original)
 const headerBytes = fields.at(-1)!.at + fields.at(-1)!.bytes
