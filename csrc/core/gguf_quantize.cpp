@@ -117,10 +117,10 @@ class Converter {
         const uint64_t rows = rows_of(tensor);
         const size_t at_once = static_cast<size_t>(std::min<uint64_t>(rows, std::max<size_t>(1, kChunk / from_row)));
         const bool same = from_type == output.type;
-        TMOE_RETURN_IF_ERROR(reserve(from_, at_once * from_row));
+        TMOE_RETURN_IF_ERROR(from_.reserve(at_once * from_row));
         if (!same) {
-            TMOE_RETURN_IF_ERROR(reserve(to_, at_once * to_row));
-            TMOE_RETURN_IF_ERROR(reserve(floats_, pool_.threads() * columns * sizeof(float)));
+            TMOE_RETURN_IF_ERROR(to_.reserve(at_once * to_row));
+            TMOE_RETURN_IF_ERROR(floats_.reserve(pool_.threads() * columns * sizeof(float)));
         }
         for (uint64_t row = 0; row < rows; row += at_once) {
             const size_t count = static_cast<size_t>(std::min<uint64_t>(at_once, rows - row));
@@ -153,8 +153,6 @@ class Converter {
     }
 
   private:
-    static Status reserve(Buffer& buffer, size_t bytes) { return buffer.size() >= bytes ? Status() : buffer.allocate(bytes); }
-
     const GgufFile& file_;
     FileWriter& writer_;
     ThreadPool& pool_;

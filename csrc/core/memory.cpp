@@ -52,12 +52,20 @@ int64_t available_memory() {
 #if defined(__linux__)
     const int64_t kib = read_number("/proc/meminfo", "MemAvailable:");
     if (kib >= 0) available = kib * 1024;
-    const char* const groups[][2] = {
-        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-    for (const auto& group : groups) {
-        const int64_t limit = read_number(group[0], ""), used = read_number(group[1], "");
-        if (limit >= 0 && used >= 0 && limit - used < available) available = limit > used ? limit - used : 0;
+    struct Group {
+        const char *limit, *used, *stat, *cache;
+    };
+    const Group groups[] = {
+        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file "},
+        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat",
+         "total_inactive_file "}};
+    for (const Group& group : groups) {
+        const int64_t limit = read_number(group.limit, ""), used = read_number(group.used, "");
+        if (limit < 0 || used < 0) continue;
+        // A file that was read once counts as used, but the system gives its pages back: a model must fit after its own download.
+        const int64_t cache = read_number(group.stat, group.cache);
+        const int64_t left = limit - (cache > 0 && cache < used ? used - cache : used);
+        if (left < available) available = left > 0 ? left : 0;
     }
 #elif defined(__APPLE__)
     available = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);

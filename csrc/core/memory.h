@@ -35,6 +35,8 @@ class Buffer {
 
     /** Replaces the block by one of `bytes`. RESOURCE_MEMORY_EXHAUSTED {required, available} when there is none. */
     Status allocate(size_t bytes);
+    /** The same where the block has fewer than `bytes`; a larger one stays as it is. */
+    Status reserve(size_t bytes) { return size_ >= bytes ? Status() : allocate(bytes); }
     void release();
 
     size_t size() const { return size_; }

@@ -34,10 +34,10 @@ size_t list_items(const ExpertMatmulArgs& a, size_t groups, size_t size, Item* i
     return count;
 }
 
-size_t most_items(size_t rows, size_t experts_used, size_t hidden_width, size_t width) {
+/** An expert with rows has at most one item per two row groups, and there are at most as many such experts as rows. */
+size_t most_items(size_t rows, size_t hidden_width, size_t width) {
     const size_t widest = hidden_width > width ? hidden_width : width;
-    const size_t experts = rows < experts_used ? rows : experts_used;
-    return experts * ((widest + kLanes - 1) / kLanes / 2 + 1);
+    return rows * ((widest + kLanes - 1) / kLanes / 2 + 1);
 }
 
 }  // namespace
@@ -56,11 +56,10 @@ Status check_dispatched(const uint32_t* offsets, size_t experts, const uint32_t*
 
 Status ActivationBuffer::reserve(size_t rows, size_t columns) {
     const size_t count = rows * columns;
-    if (q_.size() >= count) return {};
-    TMOE_RETURN_IF_ERROR(q_.allocate(count));
-    TMOE_RETURN_IF_ERROR(scale_.allocate(count / 32 * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(sum_.allocate(count / 32 * sizeof(int32_t)));
-    return sum16_.allocate(count / 16 * sizeof(int32_t));
+    TMOE_RETURN_IF_ERROR(q_.reserve(count));
+    TMOE_RETURN_IF_ERROR(scale_.reserve(count / 32 * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(sum_.reserve(count / 32 * sizeof(int32_t)));
+    return sum16_.reserve(count / 16 * sizeof(int32_t));
 }
 
 QuantisedRow ActivationBuffer::row(size_t index, size_t columns, size_t column) {
@@ -106,32 +105,16 @@ Status ExpertScratch::reserve(size_t token_count, size_t k, size_t width, size_t
     const size_t rows = token_count * k;
     if (width % 32 == 0) TMOE_RETURN_IF_ERROR(x.reserve(token_count, width));
     if (hidden_width % 32 == 0) TMOE_RETURN_IF_ERROR(hidden.reserve(rows, hidden_width));
-    if (gate.size() < rows * hidden_width * sizeof(float)) {
-        TMOE_RETURN_IF_ERROR(gate.allocate(rows * hidden_width * sizeof(float)));
-        TMOE_RETURN_IF_ERROR(up.allocate(rows * hidden_width * sizeof(float)));
-    }
-    if (tokens.size() < rows * sizeof(uint32_t)) TMOE_RETURN_IF_ERROR(tokens.allocate(rows * sizeof(uint32_t)));
-    const size_t item_bytes = most_items(rows, rows, hidden_width, width) * sizeof(Item);
-    if (items.size() < item_bytes) TMOE_RETURN_IF_ERROR(items.allocate(item_bytes));
-    return {};
+    TMOE_RETURN_IF_ERROR(gate.reserve(rows * hidden_width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(up.reserve(rows * hidden_width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(tokens.reserve(rows * sizeof(uint32_t)));
+    return items.reserve(most_items(rows, hidden_width, width) * sizeof(Item));
 }
 
 size_t ExpertScratch::bytes(size_t token_count, size_t k, size_t width, size_t hidden_width) {
     const size_t rows = token_count * k;
     return ActivationBuffer::bytes(token_count, width) + ActivationBuffer::bytes(rows, hidden_width) +
-           2 * rows * hidden_width * sizeof(float) + rows * sizeof(uint32_t) + most_items(rows, rows, hidden_width, width) * sizeof(Item);
-}
-
-Status check_expert_rows(const uint32_t* offsets, const uint32_t* slots, size_t experts, size_t rows) {
-    for (size_t e = 0; e < experts; e++) {
-        if (offsets[e] > offsets[e + 1] || offsets[e + 1] > rows) {
-            return Status(StatusCode::VALIDATION_ERROR, "expertMatmul: offsets must not decrease nor exceed the rows");
-        }
-    }
-    for (size_t row = 0; row < rows; row++) {
-        if (slots[row] >= rows) return Status(StatusCode::VALIDATION_ERROR, format("expertMatmul: slot %u is out of range", slots[row]));
-    }
-    return {};
+           2 * rows * hidden_width * sizeof(float) + rows * sizeof(uint32_t) + most_items(rows, hidden_width, width) * sizeof(Item);
 }
 
 Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
@@ -139,7 +122,6 @@ Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertSc
     const size_t rows = a.tokens * a.k, hidden = a.gate.shape.rows;
     TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, rows));
     TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, hidden));
-    TMOE_RETURN_IF_ERROR(check_expert_rows(a.offsets, a.slots, a.experts, rows));
     uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what expert_matmul gathers by
     for (size_t row = 0; row < rows; row++) tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
 

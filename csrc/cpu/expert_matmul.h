@@ -101,7 +101,4 @@ Status expert_matmul_ref(const ExpertMatmulRefArgs& args);
 /** VALIDATION_ERROR where offsets [experts + 1] and slots [rows] are not a dispatch: shared by both forms. */
 Status check_dispatched(const uint32_t* offsets, size_t experts, const uint32_t* slots, size_t rows);
 
-/** The check of both: VALIDATION_ERROR where offsets [experts + 1] and slots [rows] would lead out of bounds. */
-Status check_expert_rows(const uint32_t* offsets, const uint32_t* slots, size_t experts, size_t rows);
-
 }  // namespace tmoe
