@@ -16,20 +16,34 @@ constexpr size_t kReadBytes = size_t{1} << 20;   // what one thread reads at a t
 
 Status cancelled() { return Status(StatusCode::CANCELLED, "loading was cancelled"); }
 
+std::string shape_text(const std::vector<uint64_t>& shape) {
+    std::string text;
+    for (uint64_t n : shape) text += (text.empty() ? "" : " × ") + std::to_string(n);
+    return text;
+}
+
 /** Describes a plan tensor by what the file has. TENSOR_MISSING, TENSOR_SHAPE_MISMATCH, TENSOR_TYPE_UNSUPPORTED. */
 Status describe(const GgufFile& file, const PlanTensor& wanted, Weight& out) {
     const GgufTensor* found = file.find(wanted.file_name());
     if (!found) {
-        return Status(StatusCode::TENSOR_MISSING, format("the file has no tensor '%s'", wanted.name.c_str())).with("tensor", wanted.name);
+        return Status(StatusCode::TENSOR_MISSING, format("the file has no tensor '%s'", wanted.file_name().c_str())).with("tensor", wanted.file_name());
     }
     const DTypeInfo* info = dtype_info(found->type_id);
     if (!info) {
-        return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, format("tensor '%s' has type %u", wanted.name.c_str(), found->type_id)).with("tensor", wanted.name);
+        const std::string type = gguf_type_name(found->type_id), supported = supported_type_names();
+        return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, format("tensor '%s' has the type %s; supported: %s", found->name.c_str(), type.c_str(), supported.c_str()))
+            .with("tensor", found->name)
+            .with("type", type)
+            .with("supported", supported);
     }
     std::vector<uint64_t> actual = found->shape;
     while (actual.size() > wanted.shape.size() && actual.back() == 1) actual.pop_back();
     if (actual != wanted.shape) {
-        return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' does not have the shape that the plan names", wanted.name.c_str())).with("tensor", wanted.name);
+        const std::string has = shape_text(found->shape), needs = shape_text(wanted.shape);
+        return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' is %s, the model needs %s", found->name.c_str(), has.c_str(), needs.c_str()))
+            .with("tensor", found->name)
+            .with("expected", needs)
+            .with("actual", has);
     }
     out.role = wanted.role;
     out.type = info->type;
@@ -51,12 +65,8 @@ uint64_t loaded_bytes(const Weight& w) {
 
 class Loader {
   public:
-    Loader(Backend& backend, const GgufFile& file, const std::atomic<bool>* cancel) : backend_(backend), file_(file), cancel_(cancel) {}
-
-    Status start() {
-        scratch_.resize(backend_.pool.threads());
-        return {};
-    }
+    Loader(Backend& backend, const GgufFile& file, const std::atomic<bool>* cancel)
+        : backend_(backend), file_(file), cancel_(cancel), scratch_(backend.pool.threads()) {}
 
     Status load(const GgufTensor& tensor, Weight& w) {
         switch (w.role) {
@@ -91,17 +101,15 @@ class Loader {
     }
 
     Status load_packed(const GgufTensor& tensor, Weight& w) {
-        const size_t group_rows_bytes = kLanes * row_bytes(w.type, w.columns);
-        const size_t groups = (w.rows + kLanes - 1) / kLanes;
-        const size_t step = std::max<size_t>(1, kReadBytes / group_rows_bytes), steps = (groups + step - 1) / step;
+        const size_t row = row_bytes(w.type, w.columns), groups = (w.rows + kLanes - 1) / kLanes;
+        const size_t step = std::max<size_t>(1, kReadBytes / (kLanes * row)), steps = (groups + step - 1) / step;
         w.expert_bytes = packed_bytes(w.type, w.rows, w.columns);
         TMOE_RETURN_IF_ERROR(w.data.allocate(w.expert_bytes * w.experts));
-        const size_t row = row_bytes(w.type, w.columns);
         return parallel(w.experts * steps, [&](size_t item, size_t worker) -> Status {
             const size_t expert = item / steps, first = item % steps * step, last = std::min(groups, first + step);
             const size_t first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
             Buffer& raw = scratch_[worker];
-            if (raw.size() < rows * row) TMOE_RETURN_IF_ERROR(raw.allocate(rows * row));
+            TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
             TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
             uint8_t* to = w.data.data() + expert * w.expert_bytes;
             for (size_t group = first; group < last; group++) {
@@ -188,7 +196,6 @@ Status Model::load(Backend& backend, const GgufFile& file, Plan plan, size_t max
     TMOE_RETURN_IF_ERROR(model->arena_->allocate(p, max_batch, backend.pool.threads()));
 
     Loader loader(backend, file, cancel);
-    TMOE_RETURN_IF_ERROR(loader.start());
     uint64_t total = 0, done = 0;
     for (const PlanTensor& tensor : p.tensors) total += file.find(tensor.file_name())->bytes;
     for (size_t i = 0; i < p.tensors.size(); i++) {

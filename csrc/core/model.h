@@ -33,9 +33,8 @@ struct Weight {
     size_t expert_bytes = 0;      ///< Experts: distance of one expert's packed matrix from the next
     int exponent = 0;             ///< Router: w = q · 2^(exponent - 23)
 
-    MatrixView matrix(size_t expert = 0) const {
-        return {type, rows, columns, data.data() + expert * expert_bytes};
-    }
+    /** Of experts: the first. */
+    MatrixView matrix() const { return {type, rows, columns, data.data()}; }
 };
 
 struct LoadProgress {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint32_t kMostWidth = 1u << 20;
 constexpr uint32_t kMostHeadDim = 4096;
+constexpr uint64_t kMostElements = uint64_t{1} << 48;  // of a tensor: far beyond any machine, and no size in bytes overflows
 
 const char* op_name(OpKind kind) {
     static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits"};
@@ -31,8 +32,11 @@ class Checker {
         for (const PlanTensor& tensor : plan_.tensors) {
             const size_t dims = tensor.role == TensorRole::Vector ? 1 : tensor.role == TensorRole::Experts ? 3 : 2;
             if (tensor.shape.size() != dims) return bad(format("tensor '%s' needs %zu dimensions", tensor.name.c_str(), dims));
+            uint64_t elements = 1;
             for (uint64_t n : tensor.shape) {
                 if (n == 0 || n > UINT32_MAX) return bad(format("tensor '%s' has a dimension of %llu", tensor.name.c_str(), static_cast<unsigned long long>(n)));
+                if (n > kMostElements / elements) return bad(format("tensor '%s' has too many elements", tensor.name.c_str()));
+                elements *= n;
             }
         }
         for (index_ = 0; index_ < plan_.ops.size(); index_++) {
@@ -76,16 +80,20 @@ class Checker {
                 return {};
             case OpKind::Matmul:
                 if (op.parts.empty()) return bad("needs at least one part");
-                for (const MatmulPart& part : op.parts) {
+                for (size_t i = 0; i < op.parts.size(); i++) {
+                    const MatmulPart& part = op.parts[i];
                     if (!is(part.weight, TensorRole::Matrix) || !has_buffer(part.out)) return bad("needs matrix tensors and buffers");
                     if (part.out == op.in) return bad("cannot write the buffer that it reads");
+                    for (size_t j = 0; j < i; j++) {
+                        if (op.parts[j].out == part.out) return bad("has two parts that write one buffer");  // threads would race
+                    }
                     TMOE_RETURN_IF_ERROR(shape(part.weight, width(op.in), width(part.out)));
                 }
                 return {};
             case OpKind::Rope:
                 if (!op.heads || !op.head_dim || op.head_dim > kMostHeadDim || uint64_t{op.heads} * op.head_dim != width(op.in)) return bad("heads × headDim must be the buffer's width");
                 if (op.rotary_dim == 0 || op.rotary_dim % 2 || op.rotary_dim > op.head_dim) return bad("rotaryDim must be even, positive and at most headDim");
-                if (!(op.base > 0) || !std::isfinite(op.base) || !std::isnormal(op.base)) return bad("base must be a positive number");
+                if (!(op.base >= 1) || !std::isfinite(op.base)) return bad("base must be a number ≥ 1");
                 return {};
             case OpKind::Attention: return check_attention();
             case OpKind::Route: return check_route();
