@@ -11,13 +11,14 @@ namespace {
 
 /** The largest sizes that any operation of a plan needs. */
 struct Sizes {
-    size_t width = 0, k = 0, experts = 0, hidden = 0, routed_width = 0, rotary = 0, tables = 0;
+    size_t width = 0, k = 0, experts = 0, hidden = 0, routed_width = 0, rotary = 0;
+    std::vector<const PlanOp*> tables;  // one rope operation per table that differs
     explicit Sizes(const Plan& plan) {
         for (uint32_t w : plan.buffer_widths) width = std::max<size_t>(width, w);
         for (const PlanOp& op : plan.ops) {
             if (op.kind == OpKind::Rope) {
                 rotary = std::max<size_t>(rotary, op.rotary_dim);
-                tables++;
+                if (table_of(op) == tables.size()) tables.push_back(&op);
             }
             if (op.kind == OpKind::Route) {
                 k = std::max<size_t>(k, op.k);
@@ -27,9 +28,19 @@ struct Sizes {
             if (op.kind == OpKind::Experts) hidden = std::max<size_t>(hidden, plan.tensors[op.gate].shape[1]);
         }
     }
+    size_t table_of(const PlanOp& op) const {
+        size_t table = 0;
+        while (table < tables.size() && (tables[table]->base != op.base || tables[table]->rotary_dim != op.rotary_dim)) table++;
+        return table;
+    }
+    /** The rows of `values`, per token; logits use them too. */
+    size_t value_rows() const { return std::max<size_t>(k, 1); }
 };
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/** Positions whose attention scores fit from the start; a model may name a context that no memory can hold. */
+size_t score_positions(const Plan& plan) { return round_up(std::min<size_t>(plan.context_length, kScorePositions), kLanes); }
 
 }  // namespace
 
@@ -37,11 +48,11 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     const Sizes s(plan);
     uint64_t floats = 0;
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
-    floats += max_batch * (s.experts * 3 + s.routed_width + s.k * 4 + s.k * uint64_t{s.width});
+    floats += max_batch * (s.experts * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
     floats += (kLogitRows + 2 * threads) * uint64_t{plan.vocab};
-    floats += threads * kAttendRows * round_up(plan.context_length, kLanes);
+    floats += threads * kAttendRows * uint64_t{score_positions(plan)};
     return floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
-           ExpertScratch::bytes(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32));
+           (s.hidden ? ExpertScratch::bytes(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)) : 0);
 }
 
 Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads) {
@@ -58,20 +69,17 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     TMOE_RETURN_IF_ERROR(offsets.allocate((s.experts + 1) * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(slots.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(rows.allocate(max_batch * s.k * sizeof(uint32_t)));
-    TMOE_RETURN_IF_ERROR(values.allocate(max_batch * std::max<size_t>(s.k, 1) * s.width * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(attention.reserve(threads, plan.context_length));
+    TMOE_RETURN_IF_ERROR(values.allocate(max_batch * s.value_rows() * s.width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(attention.reserve(threads, score_positions(plan)));
     TMOE_RETURN_IF_ERROR(logits.allocate(kLogitRows * plan.vocab * sizeof(float)));
     TMOE_RETURN_IF_ERROR(sampling.allocate(threads * 2 * plan.vocab * sizeof(float)));
 
     rope_of_op.assign(plan.ops.size(), 0);
     for (size_t i = 0; i < plan.ops.size(); i++) {
         const PlanOp& op = plan.ops[i];
-        if (op.kind != OpKind::Rope) continue;
-        size_t table = 0;
-        while (table < rope_tables.size() && (rope_tables[table].base() != op.base || rope_tables[table].rotary_dim() != op.rotary_dim)) table++;
-        if (table == rope_tables.size()) rope_tables.emplace_back(op.base, op.rotary_dim);
-        rope_of_op[i] = static_cast<uint32_t>(table);
+        if (op.kind == OpKind::Rope) rope_of_op[i] = static_cast<uint32_t>(s.table_of(op));
     }
+    for (const PlanOp* op : s.tables) rope_tables.emplace_back(op->base, op->rotary_dim);
     rope_stride = max_batch * s.rotary / 2;
     TMOE_RETURN_IF_ERROR(cosines.allocate(rope_tables.size() * rope_stride * sizeof(float)));
     TMOE_RETURN_IF_ERROR(sines.allocate(rope_tables.size() * rope_stride * sizeof(float)));

@@ -28,11 +28,12 @@ struct Model::Arena {
 
     float* buffer(uint32_t index) { return buffers[index].as<float>(); }
 
-    /** Bytes that `allocate` will take. */
+    /** Bytes that `allocate` will take, but for small change. */
     static uint64_t bytes(const Plan& plan, size_t max_batch, size_t threads);
     Status allocate(const Plan& plan, size_t max_batch, size_t threads);
 };
 
 inline constexpr size_t kLogitRows = 32;         ///< positions whose logits are computed together
+inline constexpr size_t kScorePositions = 32768; ///< beyond these, attention's scratch grows with the longest sequence
 
 }  // namespace tmoe

@@ -241,7 +241,11 @@ Status Executor::logits(const PlanOp& op) {
         a.columns = a.value_stride = width;
         a.values = gathered;
         if (is_quantised(weight.type)) {
-            if (!quantise_rows(context_, gathered, count, width, width, arena_.activations, {})) return cancelled();
+            const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t) {
+                const QuantisedRow row = arena_.activations.row(i, width);
+                if (!context_.kernels.quantise_row(gathered + i * width, width, row)) flags().mark(rows[begin + i]);
+            });
+            if (!done) return cancelled();
             arena_.activations.attach(a);
         }
         float* out = arena_.logits.as<float>();
