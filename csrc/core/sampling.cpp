@@ -16,7 +16,7 @@ struct Candidate {
     }
 };
 
-/** ln x for a float x > 0, through the same kind of series as rope_table.cpp; only reported, never compared. */
+/** ln x by the C library: only reported, never compared. */
 float log_of(double x) { return static_cast<float>(std::log(x)); }
 
 void report_logprobs(const Kernels& kernels, const float* logits, size_t vocab, int32_t token, int32_t top, float* scratch, Sampled& out) {

@@ -19,7 +19,7 @@ namespace tmoe {
 namespace {
 
 constexpr int kSpins = 4000;      // pauses before a waiting thread gives its core away
-constexpr uint64_t kField = 24;   // bits of the item and of the count in a ticket
+constexpr uint64_t kField = 32;   // bits of the item and of the count in a ticket
 constexpr uint64_t kMask = (uint64_t{1} << kField) - 1;
 
 inline void pause() {
@@ -65,7 +65,7 @@ Status thread_refused() {
 
 }  // namespace
 
-// A ticket holds epoch | count | next item in one word, so that a late thread can tell a valid claim from a stale one.
+// A ticket holds count | next item in one word, so that a late thread can tell a valid claim from one past the end.
 struct ThreadPool::State {
     std::atomic<uint64_t> ticket{0};
     std::atomic<uint64_t> done{0};
@@ -77,7 +77,7 @@ struct ThreadPool::State {
     std::mutex mutex;
     std::condition_variable wake;
 
-    static bool has_work(uint64_t ticket) { return (ticket & kMask) < ((ticket >> kField) & kMask); }
+    static bool has_work(uint64_t ticket) { return (ticket & kMask) < (ticket >> kField); }
 
     bool take_one(size_t worker) {
         if (!has_work(ticket.load(std::memory_order_acquire))) return false;
@@ -104,7 +104,7 @@ struct ThreadPool::State {
             }
             std::unique_lock<std::mutex> lock(mutex);
             sleepers++;
-            wake.wait(lock, [&] { return stop || burst || has_work(ticket.load(std::memory_order_acquire)); });
+            wake.wait(lock, [&] { return stop || burst || has_work(ticket.load()); });  // in one order with `sleepers`
             sleepers--;
         }
     }
@@ -148,7 +148,7 @@ bool ThreadPool::run(size_t count, const std::atomic<bool>* cancel, ItemFn fn, v
         return !cancelled();
     }
     State& state = *state_;
-    for (size_t first = 0; first < count; first += kMask / 2) {  // a ticket holds 2^24 items; more go in several rounds
+    for (size_t first = 0; first < count; first += kMask / 2) {  // a ticket has room for 2^31 items and an overshoot per thread
         const uint64_t part = count - first < kMask / 2 ? count - first : kMask / 2;
         struct Shifted {
             ItemFn fn;
@@ -162,8 +162,7 @@ bool ThreadPool::run(size_t count, const std::atomic<bool>* cancel, ItemFn fn, v
         state.context = &shifted;
         state.cancel = cancel;
         state.done.store(0, std::memory_order_relaxed);
-        const uint64_t epoch = (state.ticket.load(std::memory_order_relaxed) >> (2 * kField)) + 1;
-        state.ticket.store((epoch << (2 * kField)) | (part << kField), std::memory_order_seq_cst);
+        state.ticket.store(part << kField, std::memory_order_seq_cst);
         state.wake_all();
         while (state.take_one(0)) {
         }

@@ -5,6 +5,10 @@
 
 #include "cpu/isa_prelude.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace tmoe {
 
 const char* isa_name(Isa isa) {
@@ -21,7 +25,7 @@ namespace {
 
 #if defined(__x86_64__)
 struct Cpu {
-    CpuFeature list[7];
+    CpuFeature list[8];
     bool fma, avx2, avx512;
     Cpu() {
         __builtin_cpu_init();
@@ -29,11 +33,12 @@ struct Cpu {
                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         const bool vnni = __builtin_cpu_supports("avx512vnni");
         fma = __builtin_cpu_supports("fma");
-        // F16C came with the generation before AVX2's on every CPU that has both.
-        avx2 = __builtin_cpu_supports("avx2") && fma && __builtin_cpu_supports("bmi2");
+        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // some compilers do not know F16C by name, and a virtual machine may hide it
+        const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+        avx2 = __builtin_cpu_supports("avx2") && fma && f16c && __builtin_cpu_supports("bmi2");
         avx512 = avx2 && vector512 && vnni;
         const CpuFeature found[] = {{"sse4.2", !!__builtin_cpu_supports("sse4.2")}, {"avx", !!__builtin_cpu_supports("avx")},
-                                    {"fma", fma}, {"avx2", !!__builtin_cpu_supports("avx2")},
+                                    {"fma", fma}, {"f16c", f16c}, {"avx2", !!__builtin_cpu_supports("avx2")},
                                     {"bmi2", !!__builtin_cpu_supports("bmi2")}, {"avx512f/bw/dq/vl", vector512},
                                     {"avx512vnni", vnni}};
         memcpy(list, found, sizeof list);

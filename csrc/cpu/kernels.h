@@ -82,7 +82,7 @@ struct Kernels {
     void (*kv_write)(uint8_t* page, size_t key_offset, size_t value_offset, KvType type, size_t slot, const float* k,
                      size_t head_dim, const float* v, size_t value_dim);
     void (*attend)(const AttendTile& tile);
-    /** x as 24-bit integers: q[i] = rne(x[i] · 2^(23-e)); returns e, the least with |x| ≤ 2^e (at least -103). */
+    /** x as 24-bit integers: q[i] = rne(x[i] · 2^(23-e)); returns e, the least with |x| < 2^e (at least -103). */
     int (*quantise_state)(const float* x, size_t n, int32_t* q);
     /** Exact sum of products of two rows of 24-bit integers, n ≤ 65536. */
     int64_t (*dot_i64)(const int32_t* a, const int32_t* b, size_t n);
