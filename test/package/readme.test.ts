@@ -1,6 +1,6 @@
 // The README says what is true: its examples run, its links lead somewhere, its commands exist.
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -36,15 +36,13 @@ t.test('npm scripts and commands', async (t) => {
 
 t.test('environment variables', async (t) => {
   const described = [...read('README.md').matchAll(/^\| `([A-Z_]+)` \|/gm)].map((match) => match[1] as string)
-  const sources = execFileSync(
-    'git',
-    ['grep', '-hoE', '(TIERED_MOE|PEER)_[A-Z_]+', '--', 'lib', 'csrc', 'bench', 'addon.cjs'],
-    {
-      cwd: root,
-      encoding: 'utf8'
-    }
+  const files = ['lib', 'csrc', 'bench'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((path) => /\.(ts|mjs|cpp|h)$/.test(path) && !path.includes('node_modules'))
+      .map((path) => join(folder, path))
   )
-  t.same([...new Set(sources.trim().split('\n'))].sort(), described.sort())
+  const named = [...files, 'addon.cjs'].flatMap((path) => read(path).match(/\b(TIERED_MOE|PEER)_[A-Z_]+/g) ?? [])
+  t.same([...new Set(named)].sort(), described.sort())
 })
 
 const skip = existsSync(addon) ? false : 'the addon is not built'
