@@ -7,6 +7,7 @@ type Constructor<T extends Numbers> = { new (buffer: ArrayBuffer, offset: number
 
 const guardBytes = 192
 const guard = 0xa5
+const untouched = new Uint8Array(guardBytes + 64).fill(guard)
 
 interface Zone {
   name: string
@@ -55,15 +56,21 @@ export class Memory {
   /** The first byte that should not have changed, in words; undefined where all is well. */
   damage(): string | undefined {
     for (const { name, bytes, from, to, held } of this.#zones) {
-      for (let i = 0; i < bytes.length; i++) {
-        const inside = i >= from && i < to
-        if (inside && (!held || bytes[i] === held[i - from])) continue
-        if (!inside && bytes[i] === guard) continue
-        return inside ? `input ${name} changed at byte ${i - from}` : `byte ${i - from} of ${name} (${to - from} long)`
-      }
+      const inside = held && firstByte(bytes.subarray(from, to), held)
+      if (inside !== undefined) return `input ${name} changed at byte ${inside}`
+      const before = firstByte(bytes.subarray(0, from), untouched.subarray(0, from))
+      if (before !== undefined) return `byte ${before - from} of ${name} (${to - from} long)`
+      const after = firstByte(bytes.subarray(to), untouched.subarray(0, bytes.length - to))
+      if (after !== undefined) return `byte ${to - from + after} of ${name} (${to - from} long)`
     }
     return undefined
   }
+}
+
+/** The index of the first byte that differs. */
+function firstByte(found: Uint8Array, wanted: Uint8Array): number | undefined {
+  if (Buffer.compare(found, wanted) === 0) return undefined
+  return found.findIndex((byte, i) => byte !== wanted[i])
 }
 
 /** Where two arrays first differ in their bits, as text with the coordinate; undefined where they are equal. */
