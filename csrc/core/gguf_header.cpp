@@ -16,7 +16,7 @@ constexpr uint64_t kLongestKey = 65535;                 // the specification's l
 constexpr uint64_t kLongestName = 1024;                 // the specification says 64; some converters go over
 constexpr uint64_t kLeastEntry = 8 + 1 + 4 + 1;         // length and text of a key, type, one byte of value
 constexpr uint64_t kLeastTensor = 8 + 1 + 4 + 8 + 4 + 8;
-constexpr uint64_t kCheckFrom = uint64_t{1} << 20;      // smaller metadata is not worth asking the system for its free memory
+constexpr uint64_t kCheckFrom = uint64_t{1} << 20;      // the system is asked for its free memory once per so much metadata
 
 size_t scalar_bytes(GgufValue::Type type) {
     switch (type) {
@@ -117,7 +117,8 @@ Status GgufHeader::take(void* to, size_t bytes, const char* what) {
 // What metadata takes in memory, before it is allocated: a byte of an array of numbers becomes eight.
 Status GgufHeader::charge(uint64_t count, size_t each) {
     expanded_ += count * each;
-    if (expanded_ < kCheckFrom) return {};
+    if (expanded_ < std::max(next_check_, kCheckFrom)) return {};
+    next_check_ = expanded_ + kCheckFrom;  // asking for each of a million small arrays would take minutes
     const int64_t available = available_memory();
     if (available < 0 || expanded_ <= static_cast<uint64_t>(available) / 2) return {};
     return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("the file's metadata needs %llu bytes of memory",

@@ -37,7 +37,7 @@ class GgufHeader {
     uint64_t position_ = 0;
     uint64_t window_start_ = 0;
     std::vector<uint8_t> window_;
-    uint64_t expanded_ = 0;
+    uint64_t expanded_ = 0, next_check_ = 0;
 };
 
 }  // namespace tmoe

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #if defined(__linux__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -15,8 +16,8 @@ namespace {
 
 constexpr size_t kMapFrom = size_t{1} << 20;  // blocks from here on come from the system, with huge pages where it has them
 
-int64_t read_number(const char* path, const char* key) {
-    FILE* file = fopen(path, "re");
+int64_t read_number(const std::string& path, const char* key) {
+    FILE* file = fopen(path.c_str(), "re");
     if (!file) return -1;
     char line[256];
     int64_t value = -1;
@@ -30,6 +31,47 @@ int64_t read_number(const char* path, const char* key) {
     fclose(file);
     return value;
 }
+
+#if defined(__linux__)
+/** Where a version of control groups keeps its numbers. */
+struct GroupFiles {
+    const char *root, *controller, *limit, *used, *cache;
+};
+
+/** This process's path below the root of its groups; empty at the root, or where that cannot be told. */
+std::string group_path(const GroupFiles& files) {
+    FILE* file = fopen("/proc/self/cgroup", "re");
+    if (!file) return {};
+    char line[4096];
+    std::string path;
+    while (path.empty() && fgets(line, sizeof line, file)) {  // `4:cpu,memory:/a/b`, or `0::/a/b` in version 2
+        char* controllers = strchr(line, ':');
+        char* end = controllers ? strchr(controllers + 1, ':') : nullptr;
+        if (!end) continue;
+        *end = 0;
+        const bool ours = *files.controller ? strstr(controllers + 1, files.controller) != nullptr : controllers[1] == 0;
+        if (ours) path.assign(end + 1, strcspn(end + 1, "\n"));
+    }
+    fclose(file);
+    return path == "/" ? std::string() : path;
+}
+
+/** What the limits of this process's group and of those above it leave. */
+int64_t left_in_groups(const GroupFiles& files) {
+    int64_t least = INT64_MAX;
+    for (std::string path = group_path(files);; path.erase(path.rfind('/'))) {
+        const std::string group = files.root + path + "/";
+        const int64_t limit = read_number(group + files.limit, ""), used = read_number(group + files.used, "");
+        if (limit >= 0 && used >= 0) {
+            // A file that was read once counts as used, but the system gives its pages back: a model must fit after its own download.
+            const int64_t cache = read_number(group + "memory.stat", files.cache);
+            const int64_t left = limit - (cache > 0 && cache < used ? used - cache : used);
+            if (left < least) least = left > 0 ? left : 0;
+        }
+        if (path.empty() || path[0] != '/') return least;
+    }
+}
+#endif
 
 bool use_map(size_t bytes) {
 #if defined(__linux__) || defined(__APPLE__)
@@ -52,20 +94,11 @@ int64_t available_memory() {
 #if defined(__linux__)
     const int64_t kib = read_number("/proc/meminfo", "MemAvailable:");
     if (kib >= 0) available = kib * 1024;
-    struct Group {
-        const char *limit, *used, *stat, *cache;
-    };
-    const Group groups[] = {
-        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file "},
-        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat",
-         "total_inactive_file "}};
-    for (const Group& group : groups) {
-        const int64_t limit = read_number(group.limit, ""), used = read_number(group.used, "");
-        if (limit < 0 || used < 0) continue;
-        // A file that was read once counts as used, but the system gives its pages back: a model must fit after its own download.
-        const int64_t cache = read_number(group.stat, group.cache);
-        const int64_t left = limit - (cache > 0 && cache < used ? used - cache : used);
-        if (left < available) available = left > 0 ? left : 0;
+    const GroupFiles versions[] = {{"/sys/fs/cgroup", "", "memory.max", "memory.current", "inactive_file "},
+                                   {"/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "}};
+    for (const GroupFiles& files : versions) {
+        const int64_t left = left_in_groups(files);
+        if (left < available) available = left;
     }
 #elif defined(__APPLE__)
     available = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
