@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/elementary.h"
+
 namespace tmoe {
 
 namespace {
@@ -16,14 +18,13 @@ struct Candidate {
     }
 };
 
-/** ln x by the C library: only reported, never compared. */
-float log_of(double x) { return static_cast<float>(std::log(x)); }
-
 void report_logprobs(const Kernels& kernels, const float* logits, size_t vocab, int32_t token, int32_t top, float* scratch, Sampled& out) {
     memcpy(scratch, logits, vocab * sizeof(float));
     kernels.softmax(scratch, vocab);
+    const auto likeliest = static_cast<size_t>(std::max_element(logits, logits + vocab) - logits);
+    const auto logprob = [&](int32_t id) { return log_probability(logits[id], logits[likeliest], scratch[likeliest]); };
     out.has_logprob = true;
-    out.logprob = log_of(scratch[token]);
+    out.logprob = logprob(token);
     if (top <= 0) return;
     std::vector<Candidate> best(vocab);
     for (size_t i = 0; i < vocab; i++) best[i] = {logits[i], static_cast<int32_t>(i)};
@@ -31,7 +32,7 @@ void report_logprobs(const Kernels& kernels, const float* logits, size_t vocab, 
     std::partial_sort(best.begin(), best.begin() + static_cast<ptrdiff_t>(count), best.end());
     for (size_t i = 0; i < count; i++) {
         out.top_ids.push_back(best[i].id);
-        out.top_logprobs.push_back(log_of(scratch[best[i].id]));
+        out.top_logprobs.push_back(logprob(best[i].id));
     }
 }
 
@@ -63,6 +64,10 @@ Status check_logits(const float* logits, size_t vocab, uint64_t position) {
 }
 
 Status every_token_banned() { return Status(StatusCode::VALIDATION_ERROR, "every token of the vocabulary is banned"); }
+
+float log_probability(float logit, float best_logit, float best_probability) {
+    return static_cast<float>(static_cast<double>(logit) - best_logit + log_of(best_probability));
+}
 
 float penalised(float logit, float penalty) {
     const float x = logit > 0 ? logit / penalty : logit * penalty;

@@ -43,6 +43,8 @@ Status sample_ref(const float* logits, size_t vocab, const SamplingParams& param
 /** Pieces of both forms. */
 Status check_logits(const float* logits, size_t vocab, uint64_t position);
 Status every_token_banned();
+/** ln of a token's probability, given its logit and the largest one's logit and probability; finite also where the probability underflows. */
+float log_probability(float logit, float best_logit, float best_probability);
 /** A logit after the repetition penalty, kept finite. */
 float penalised(float logit, float penalty);
 

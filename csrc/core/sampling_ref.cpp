@@ -1,6 +1,5 @@
 // The naive twin of sample: every step of the documented order over the whole vocabulary.
 #include <algorithm>
-#include <cmath>
 
 #include "core/sampling.h"
 #include "cpu/math_ref.h"
@@ -73,10 +72,11 @@ Status sample_ref(const float* logits, size_t vocab, const SamplingParams& param
     if (params.top_logprobs < 0) return {};
     std::vector<float> p = given;
     softmax_ref(p.data(), vocab);
-    const auto logprob = [&](int32_t id) { return static_cast<float>(std::log(static_cast<double>(p[static_cast<size_t>(id)]))); };
+    sort_best_first(all, given);
+    const auto best = static_cast<size_t>(all[0]);
+    const auto logprob = [&](int32_t id) { return log_probability(given[static_cast<size_t>(id)], given[best], p[best]); };
     out.has_logprob = true;
     out.logprob = logprob(out.token);
-    sort_best_first(all, given);
     for (size_t i = 0; i < vocab && i < static_cast<size_t>(params.top_logprobs); i++) {
         out.top_ids.push_back(all[i]);
         out.top_logprobs.push_back(logprob(all[i]));

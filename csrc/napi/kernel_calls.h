@@ -19,9 +19,6 @@ struct KernelScratch {
     Buffer first, second, third;
 };
 
-/** Grows a buffer to at least so many bytes. RESOURCE_MEMORY_EXHAUSTED. */
-Status reserve(Buffer& buffer, size_t bytes);
-
 /** A call whose arguments are checked: `run` on any thread, then `value` (empty: undefined) on the JavaScript thread. */
 struct KernelWork {
     std::function<Status(const Context&, KernelScratch&)> run;

@@ -179,7 +179,7 @@ KernelWork read_sample(KernelArgs& in, bool naive) {
     params->banned = in.optional_tokens("banned");
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
                 if (naive) return sample_ref(logits, vocab, *params, position, *out);
-                TMOE_RETURN_IF_ERROR(reserve(scratch.first, product(2, vocab, sizeof(float))));
+                TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(2, vocab, sizeof(float))));
                 return sample(context.kernels, logits, vocab, *params, position, scratch.first.as<float>(), *out);
             },
             [=](napi_env env, napi_value& value) -> Status {

@@ -91,9 +91,9 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
                 const size_t width = a.router.width, experts = a.router.experts;
                 TMOE_RETURN_IF_ERROR(check_finite("route", a.states, a.tokens, width));
-                TMOE_RETURN_IF_ERROR(reserve(scratch.first, product(a.tokens, width, sizeof(int32_t))));
-                TMOE_RETURN_IF_ERROR(reserve(scratch.second, product(a.tokens, experts, sizeof(float))));
-                if (!a.scores) TMOE_RETURN_IF_ERROR(reserve(scratch.third, product(a.tokens, experts, sizeof(int64_t))));
+                TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(a.tokens, width, sizeof(int32_t))));
+                TMOE_RETURN_IF_ERROR(scratch.second.reserve(product(a.tokens, experts, sizeof(float))));
+                if (!a.scores) TMOE_RETURN_IF_ERROR(scratch.third.reserve(product(a.tokens, experts, sizeof(int64_t))));
                 a.states24 = scratch.first.as<int32_t>();
                 a.probabilities = scratch.second.as<float>();
                 if (!a.scores) a.scores = scratch.third.as<int64_t>();
@@ -205,8 +205,6 @@ constexpr KernelEntry kEntries[] = {
 };
 
 }  // namespace
-
-Status reserve(Buffer& buffer, size_t bytes) { return buffer.size() >= bytes ? Status() : buffer.allocate(bytes); }
 
 ExpertStack MatrixArg::packed() const { return {{type, rows, columns, data}, packed_bytes(type, rows, columns)}; }
 
