@@ -12,8 +12,8 @@ export async function openModel(path, { isa = 'auto', threads = 1, maxBatchToken
     const backend = addon.createBackend({ threads, isa })
     const cancel = addon.createCancel()
     const model = await backend.loadModel(file, description.plan, { maxBatchTokens }, cancel)
-    const dispose = () => {
-      model.dispose()
+    const dispose = async () => {
+      await model.dispose()
       backend.dispose()
     }
     return {

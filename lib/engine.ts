@@ -285,7 +285,7 @@ export class Engine implements AsyncDisposable {
         if (listener.failure() !== undefined) throw listener.failure()
         interruption.check()
       } catch (error) {
-        loaded.dispose()
+        await loaded.dispose()
         throw error
       }
       return new LoadedModel({

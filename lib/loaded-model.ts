@@ -139,7 +139,7 @@ export class LoadedModel {
     for (const [interruption] of running) interruption.interrupt(this.#closed)
     await this.#scheduler.close(makeError)
     await Promise.allSettled(running.map(([, done]) => done))
-    this.#options.native.dispose()
+    await this.#options.native.dispose()
   }
 
   async #forward(

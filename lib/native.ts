@@ -121,7 +121,8 @@ export interface NativeModel {
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
    */
   step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
-  dispose(): void
+  /** Frees the weights after the work under way; resolves when that is done. Later calls throw MODEL_NOT_LOADED. */
+  dispose(): Promise<void>
 }
 
 export interface LoadProgress {

@@ -219,11 +219,35 @@ Status step(Call& call, napi_value& result) {
     return status;
 }
 
-Status dispose_model(Call& call, napi_value&) {
+// Gives weights back on the backend's thread: gigabytes take the system longer than the event loop may wait.
+class ReleaseTask : public Task {
+  public:
+    ReleaseTask(std::shared_ptr<Backend> backend, std::shared_ptr<Model> model) : backend_(std::move(backend)), model_(std::move(model)) {}
+    Status run(const Ticket&) override { return {}; }
+    void release() override {
+        model_.reset();
+        backend_.reset();
+    }
+    Status result(Environment&, napi_value, napi_value&) override { return {}; }
+
+  private:
+    std::shared_ptr<Backend> backend_;
+    std::shared_ptr<Model> model_;
+};
+
+Status dispose_model(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    std::shared_ptr<Backend> backend = handle->backend;
+    if (!backend) {  // a second time: there is nothing left to wait for
+        napi_deferred deferred = nullptr;
+        napi_value nothing = nullptr;
+        if (napi_get_undefined(call.env, &nothing) != napi_ok || napi_create_promise(call.env, &deferred, &result) != napi_ok) return exception_pending();
+        return napi_resolve_deferred(call.env, deferred, nothing) == napi_ok ? Status() : exception_pending();
+    }
+    auto task = std::make_shared<ReleaseTask>(backend, std::move(handle->model));
     handle->dispose();
-    return {};
+    return start(call.environment, std::move(task), {}, backend->queue, result);
 }
 
 Status sequence_length(Call& call, napi_value& result) {
@@ -271,7 +295,7 @@ Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, st
 napi_status bind_model(Environment& environment, napi_value) {
     const Member model[] = {{"createSequence", throwing<create_sequence>, nullptr},
                             {"step", promising<step>, nullptr},
-                            {"dispose", throwing<dispose_model>, nullptr}};
+                            {"dispose", promising<dispose_model>, nullptr}};
     const Member sequence[] = {{"length", nullptr, throwing<sequence_length>},
                                {"truncate", throwing<truncate>, nullptr},
                                {"dispose", throwing<dispose_sequence>, nullptr}};

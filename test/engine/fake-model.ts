@@ -79,5 +79,5 @@ export class FakeModel implements NativeModel {
     return { items: results, rows: 0, expertRows: 0 }
   }
 
-  dispose(): void {}
+  async dispose(): Promise<void> {}
 }

@@ -106,7 +106,7 @@ t.test('methods on foreign objects, constructors, and use after the end', async 
     }
   }
   sequence.dispose()
-  model.dispose()
+  await model.dispose()
   file.close()
   backend.dispose()
   for (const end of [() => sequence.dispose(), () => model.dispose(), () => file.close(), () => backend.dispose()]) {
@@ -163,14 +163,14 @@ t.test('models and sequences', async (t) => {
     'VALIDATION_ERROR',
     "another model's sequence"
   )
-  other.dispose()
+  await other.dispose()
   sequence.truncate(0)
   const logitsOut = new Float32Array(260)
   const step = model.step([{ sequence, tokens: new Int32Array([1]), logits: 'last', logitsOut }], cancel)
   t.equal(await outcome(() => sequence.truncate(0)), 'VALIDATION_ERROR', 'a step is under way')
   structuredClone(logitsOut.buffer, { transfer: [logitsOut.buffer] })
   t.equal(await outcome(() => step), 'VALIDATION_ERROR', 'logitsOut was transferred meanwhile')
-  for (const end of [sequence, model, backend]) end.dispose()
+  for (const end of [sequence, model, backend]) await end.dispose()
   file.close()
   t.same(addon.counters(), before)
 })
@@ -194,11 +194,11 @@ t.test('plans', async (t) => {
           started.dispose()
         }
       } finally {
-        loaded.dispose()
+        await loaded.dispose()
       }
     })
   )
-  for (const end of [sequence, model, backend]) end.dispose()
+  for (const end of [sequence, model, backend]) await end.dispose()
   file.close()
   t.same(addon.counters(), before)
 })
