@@ -162,7 +162,7 @@ async function campaign(name, run, count) {
     })
   )
   console.log(
-    `counters ${changed.length ? 'CHANGED' : 'back at their baseline'}: ${JSON.stringify(baseline)}; resident memory ${show(rise)} bytes per abort`
+    `counters ${changed.length ? 'CHANGED' : 'back at their baseline'}: ${JSON.stringify(baseline)}${count >= 500 ? `; resident memory ${show(rise)} bytes per abort` : ''}`
   )
   if (options.full && p99 > limits.idleMs) problems.push(`${name}: p99 of ${show(p99)} ms is over ${limits.idleMs}`)
   if (options.full && count >= 500 && rise > limits.slopeBytes) problems.push(`${name}: ${show(rise)} bytes per abort`)
