@@ -131,7 +131,7 @@ t.test('workers terminated in the middle of native work', async (t) => {
     loading: [
       `import { createEngine } from ${entry}`,
       'const engine = await createEngine({ threads: 2 })',
-      `void engine.loadModel({ model: ${JSON.stringify(model)}, id: 'm', onProgress() {} })`,
+      `void engine.loadModel({ model: ${JSON.stringify(model)}, id: 'm' }, { onProgress() {} }).catch(() => {})`,
       'parentPort.postMessage(1)'
     ],
     generating: inWorker([
