@@ -1,10 +1,11 @@
 // 16 lanes on AVX2 with FMA and F16C: two 256-bit halves. Include inside the target region of isa_avx2.cpp only.
 #pragma once
+#include "cpu/vec_folds.h"
 
 namespace tmoe {
 namespace {
 
-struct Vec {
+struct Vec : LaneFolds<Vec> {
     static constexpr size_t kTileTokens = 3;  // two halves of int and float accumulators: 12 of 16 registers
     static constexpr size_t kValueVectors = 1;
 
@@ -64,20 +65,6 @@ struct Vec {
     static inline I imul(I a, I b) { return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)}; }
     static inline I iand(I a, I b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
     static inline I imax(I a, I b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
-    static inline int32_t lanes_max(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t most = lanes[0];
-        for (int i = 1; i < 16; i++) most = lanes[i] > most ? lanes[i] : most;
-        return most;
-    }
-    static inline int32_t lanes_sum(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t sum = 0;
-        for (int i = 0; i < 16; i++) sum += lanes[i];
-        return sum;
-    }
     template <int n> static inline I shl(I a) { return {_mm256_slli_epi32(a.lo, n), _mm256_slli_epi32(a.hi, n)}; }
     template <int n> static inline I sra(I a) { return {_mm256_srai_epi32(a.lo, n), _mm256_srai_epi32(a.hi, n)}; }
     static inline F to_float(I a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }

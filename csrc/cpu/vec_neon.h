@@ -1,10 +1,11 @@
 // 16 lanes on NEON (AArch64): four 128-bit quarters. No optional extension is needed.
 #pragma once
+#include "cpu/vec_folds.h"
 
 namespace tmoe {
 namespace {
 
-struct Vec {
+struct Vec : LaneFolds<Vec> {
     static constexpr size_t kTileTokens = 2;
     static constexpr size_t kValueVectors = 1;
 
@@ -92,20 +93,6 @@ struct Vec {
     }
     static inline I imax(I a, I b) {
         return make<I>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
-    }
-    static inline int32_t lanes_max(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t most = lanes[0];
-        for (int i = 1; i < 16; i++) most = lanes[i] > most ? lanes[i] : most;
-        return most;
-    }
-    static inline int32_t lanes_sum(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t sum = 0;
-        for (int i = 0; i < 16; i++) sum += lanes[i];
-        return sum;
     }
     template <int n> static inline I shl(I a) {
         return make<I>([&](int i) { return vshlq_n_s32(a.v[i], n); });

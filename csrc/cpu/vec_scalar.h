@@ -1,11 +1,12 @@
 // 16 lanes as plain arrays: the portable form of the vector type. The compiler may vectorise the loops; every operation is
 // elementwise and correctly rounded, so that cannot change a bit.
 #pragma once
+#include "cpu/vec_folds.h"
 
 namespace tmoe {
 namespace {
 
-struct Vec {
+struct Vec : LaneFolds<Vec> {
     static constexpr size_t kTileTokens = 2;
     static constexpr size_t kValueVectors = 1;
 
@@ -91,20 +92,6 @@ struct Vec {
     }
     static inline I imax(const I& a, const I& b) {
         return make<I>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-    }
-    static inline int32_t lanes_max(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t most = lanes[0];
-        for (int i = 1; i < 16; i++) most = lanes[i] > most ? lanes[i] : most;
-        return most;
-    }
-    static inline int32_t lanes_sum(const I& a) {
-        alignas(64) int32_t lanes[16];
-        istore(lanes, a);
-        int32_t sum = 0;
-        for (int i = 0; i < 16; i++) sum += lanes[i];
-        return sum;
     }
     template <int n> static inline I shl(const I& a) {
         return make<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n); });
