@@ -1,0 +1,93 @@
+// Which experts stay in memory: the decisions alone. No I/O, no clock, no thread: the same calls give the same decisions, so the live
+// store and the offline simulator share this code and their counts agree exactly.
+//
+// An entry is one version of one expert; the first layers · experts entries are (layer · experts + expert) of version 0.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/status.h"
+
+namespace tmoe {
+
+enum class CachePolicy : uint32_t {
+    Lru,      ///< least recently used first
+    Lfu,      ///< least often used first
+    Adaptive  ///< per layer a mix of recency and frequency that follows what has worked (the default)
+};
+
+struct CacheOptions {
+    size_t layers = 0, experts = 0;
+    size_t slots = 0;              ///< experts that fit
+    CachePolicy policy = CachePolicy::Adaptive;
+    uint32_t seed = 0;             ///< of the hash that breaks ties
+};
+
+inline constexpr uint32_t kNoEntry = UINT32_MAX;
+
+/** One expert of a wave. */
+struct WaveItem {
+    uint32_t expert = 0;           ///< as it was asked for
+    uint32_t entry = 0;
+    uint32_t slot = 0;
+    bool admitted = false;         ///< it was absent: its bytes have to be read into the slot
+    uint32_t evicted = kNoEntry;   ///< of an admitted one: the entry that lost the slot
+};
+
+struct CacheCounts {
+    uint64_t uses = 0;             ///< (step, layer, expert) demands
+    uint64_t hits = 0;             ///< that held a slot (a read in flight counts here too: the store tells it apart)
+    uint64_t misses = 0;
+    uint64_t evictions = 0;
+    uint64_t prefetches = 0;       ///< admissions by `prefetch`
+    uint64_t waves = 0;
+};
+
+class ExpertCache {
+  public:
+    /** RESOURCE_MEMORY_EXHAUSTED. */
+    static Status create(const CacheOptions& options, std::unique_ptr<ExpertCache>& out);
+    virtual ~ExpertCache() = default;
+
+    /** A step begins: the unit of time. */
+    virtual void begin_step() = 0;
+
+    /**
+     * The next experts of a layer that can be in memory at once: references those that hold a slot, then gives slots to absent ones in
+     * ascending order, evicting what is neither referenced nor pinned, until every slot is referenced. `wanted`: entries not handed out yet,
+     * ascending; what is handed out is removed from it. Never empty while `wanted` is not, unless every slot is pinned or referenced elsewhere.
+     */
+    virtual void next_wave(uint32_t layer, std::vector<uint32_t>& wanted, std::vector<WaveItem>& wave) = 0;
+
+    /** The wave has been computed: its references go. */
+    virtual void release(const std::vector<WaveItem>& wave) = 0;
+
+    /**
+     * Gives an absent entry a slot ahead of its use; it counts as used neither now nor later until it is demanded. False where it holds a
+     * slot already, or where what would be evicted is worth more than it.
+     */
+    virtual bool prefetch(uint32_t entry, WaveItem& out) = 0;
+
+    /** The entry's bytes did not arrive, or are not wanted: it loses its slot and its references. */
+    virtual void drop(uint32_t entry) = 0;
+    /** Pinned entries are never evicted. An absent one is only marked. */
+    virtual void pin(uint32_t entry, bool pinned) = 0;
+    /** To be evicted before any other (its tier was demoted), or no longer so. */
+    virtual void demote(uint32_t entry, bool demoted) = 0;
+    /** Another number of slots; appends the entries that lost theirs. Referenced and pinned ones stay: the number reached is returned. */
+    virtual size_t resize(size_t slots, std::vector<uint32_t>& evicted) = 0;
+    /** A new entry of the layer (a new version of an expert). */
+    virtual uint32_t add_entry(uint32_t layer) = 0;
+
+    /** The entry's slot, or -1. */
+    virtual int64_t slot_of(uint32_t entry) const = 0;
+    virtual bool pinned(uint32_t entry) const = 0;
+    virtual size_t slots() const = 0;
+    virtual const CacheCounts& counts() const = 0;
+    /** Per layer, in the same order: uses, hits, misses. */
+    virtual const std::vector<CacheCounts>& layer_counts() const = 0;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,64 @@
+// Where experts' bytes come from: blobs of a tiered checkpoint (as they are), or a GGUF file (read and repacked).
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/gguf.h"
+#include "core/memory.h"
+#include "core/store/expert_layout.h"
+
+namespace tmoe {
+
+/** Memory of one reading thread, reused from read to read. */
+struct ReadScratch {
+    Buffer raw;
+};
+
+/** Reads experts. Thread-safe. An expert is read in `pieces`, each on any thread, so that one expert can be read by several at once. */
+class ExpertSource {
+  public:
+    virtual ~ExpertSource() = default;
+
+    /** Pieces of an expert's read, at least 1. */
+    virtual size_t pieces(uint32_t layer, uint32_t expert) const = 0;
+    /** Bytes that reading the whole expert takes from the file. */
+    virtual uint64_t file_bytes(uint32_t layer, uint32_t expert) const = 0;
+    /**
+     * Reads one piece of the expert into its place of the blob at `blob` (layout.bytes, aligned to kBlobAlignment).
+     * FILE_READ_FAILED {errno}, CANCELLED.
+     */
+    virtual Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel) const = 0;
+    /** Called once, when every piece is there: checks what there is to check. EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}. */
+    virtual Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const = 0;
+};
+
+/** The tensors of one layer's experts in a GGUF file. */
+struct GgufExperts {
+    const GgufTensor* gate;
+    const GgufTensor* up;
+    const GgufTensor* down;
+};
+/** Experts of a GGUF file, read with O_DIRECT where the file system has it. FILE_READ_FAILED when it cannot be opened again. */
+Status open_gguf_source(std::shared_ptr<GgufFile> file, std::vector<GgufExperts> layers, std::vector<ExpertLayout> layouts,
+                        std::shared_ptr<ExpertSource>& out);
+
+/** One blob on disk. */
+struct BlobPlace {
+    uint32_t file = 0;       ///< index into BlobSource's files
+    uint64_t offset = 0;     ///< a multiple of kBlobAlignment
+    uint32_t crc32c = 0;     ///< of the blob's layout.bytes
+};
+/**
+ * Experts of a tiered checkpoint: places[layer][expert]. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, CHECKPOINT_INVALID where a file is too
+ * short for a blob.
+ */
+Status open_blob_source(const std::vector<std::string>& files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts,
+                        std::shared_ptr<ExpertSource>& out);
+
+/** CRC-32C (Castagnoli polynomial, reflected, initial and final inversion: RFC 3720 appendix B.4). `crc` continues an earlier call. */
+uint32_t crc32c(const void* data, size_t bytes, uint32_t crc = 0);
+
+}  // namespace tmoe

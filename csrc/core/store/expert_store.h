@@ -1,0 +1,83 @@
+// Experts in memory under a budget: looks up, loads, references and evicts. Everything here is called on the backend's queue, in the
+// order of the plan, but for what says otherwise; reads run on threads of the store's own, demand before prefetch.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/store/expert_cache.h"
+#include "core/store/expert_source.h"
+
+namespace tmoe {
+
+enum class Residency : uint8_t { Absent, Loading, Resident, Unavailable };
+
+struct StoreOptions {
+    std::vector<ExpertLayout> layouts;   ///< one per layer
+    size_t experts = 0;                  ///< per layer
+    uint64_t budget_bytes = 0;           ///< of expert memory; a slot is the largest layout
+    size_t workers = 1;                  ///< threads that compute: the least budget is one expert for each and one in flight
+    size_t io_threads = 4;
+    CachePolicy policy = CachePolicy::Adaptive;
+    uint32_t seed = 0;
+};
+
+struct StoreCounts {
+    CacheCounts cache;
+    uint64_t late = 0;                   ///< demands for an expert whose read was in flight (part of cache.hits)
+    uint64_t demand_bytes = 0, prefetch_bytes = 0;
+    uint64_t prefetch_used = 0;          ///< bytes of prefetched experts that were demanded before they were evicted
+    uint64_t prefetch_wasted = 0;        ///< bytes of those that were evicted without
+    uint64_t read_errors = 0;
+    uint64_t wait_nanoseconds = 0;       ///< the step waited for reads
+    uint64_t bookkeeping_nanoseconds = 0;///< look-up, reference and eviction calls, without the waits
+    uint64_t resident_bytes = 0, budget_bytes = 0;
+};
+
+/** An expert ready to be computed with. */
+struct ReadyExpert {
+    uint32_t expert;
+    const uint8_t* blob;
+};
+
+class ExpertStore {
+  public:
+    /** RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}, RESOURCE_MEMORY_EXHAUSTED. */
+    static Status create(StoreOptions options, std::shared_ptr<ExpertSource> source, std::shared_ptr<ExpertStore>& out);
+    virtual ~ExpertStore() = default;
+
+    virtual const ExpertLayout& layout(uint32_t layer) const = 0;
+    /** True when every expert has a slot and is in it: nothing will ever be read or evicted. */
+    virtual bool all_resident() const = 0;
+
+    virtual void begin_step() = 0;
+    /**
+     * Begins the use of a layer's experts in this step: `experts` ascending, each once. Issues every read that has a slot at once.
+     * Then `next` until it gives nothing more, then `end_layer` (also after an error or a cancellation: it releases every reference).
+     */
+    virtual Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
+    /**
+     * Waits until at least one expert not handed out yet is in memory, and appends all that are; nothing when all were handed out.
+     * The experts of a call are to be computed before the next call. Order is that of arrival and changes no decision and no bit.
+     * CANCELLED (within a millisecond or so); the read's error, EXPERT_CORRUPTED or EXPERT_UNAVAILABLE {layer, expert}.
+     */
+    virtual Status next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) = 0;
+    virtual void end_layer() = 0;
+    /** Issues reads of experts that a later layer will probably want, most wanted first, behind every demand. Between begin_layer and end_layer too. */
+    virtual void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
+
+    /** Reads every expert that fits, with `progress(done, count)` after each; call before the first step. First error; CANCELLED. */
+    virtual Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) = 0;
+
+    virtual Status pin(uint32_t layer, uint32_t expert, bool pinned) = 0;
+    virtual void demote(uint32_t layer, uint32_t expert, bool demoted) = 0;
+    /** Between steps. Memory above the new budget is given back to the system at once. RESOURCE_BUDGET_TOO_SMALL. */
+    virtual Status set_budget(uint64_t bytes) = 0;
+
+    // Any thread:
+    virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
+    virtual StoreCounts counts() const = 0;
+};
+
+}  // namespace tmoe
