@@ -8,6 +8,7 @@
 
 #include "core/gguf.h"
 #include "core/memory.h"
+#include "core/store/crc32c.h"
 #include "core/store/expert_layout.h"
 
 namespace tmoe {
@@ -57,8 +58,5 @@ struct BlobPlace {
  */
 Status open_blob_source(const std::vector<std::string>& files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts,
                         std::shared_ptr<ExpertSource>& out);
-
-/** CRC-32C (Castagnoli polynomial, reflected, initial and final inversion: RFC 3720 appendix B.4). `crc` continues an earlier call. */
-uint32_t crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 
 }  // namespace tmoe
