@@ -22,17 +22,29 @@ struct Item {
     uint32_t expert, first, last;
 };
 
-size_t list_items(const ExpertMatmulArgs& a, size_t groups, size_t size, Item* items) {
+size_t list_items(const ExpertMatmulArgs& a, const uint32_t* experts, size_t expert_count, size_t groups, size_t size, Item* items) {
     size_t count = 0;
-    for (size_t e = 0; e < a.experts; e++) {
-        if (a.offsets[e] == a.offsets[e + 1]) continue;
+    for (size_t i = 0; i < expert_count; i++) {
+        if (a.offsets[experts[i]] == a.offsets[experts[i] + 1]) continue;
         for (size_t first = 0; first < groups; first += size) {
             const size_t last = first + size < groups ? first + size : groups;
-            items[count++] = {static_cast<uint32_t>(e), static_cast<uint32_t>(first), static_cast<uint32_t>(last)};
+            items[count++] = {experts[i], static_cast<uint32_t>(first), static_cast<uint32_t>(last)};
         }
     }
     return count;
 }
+
+/** Quantised input as a view, where a matrix wants it. */
+ActivationView input_view(const ExpertMatmulArgs& a, ExpertScratch& scratch) {
+    ActivationView x;
+    x.columns = a.width;
+    x.values = a.x;
+    x.value_stride = a.width;
+    if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) scratch.x.attach(x);
+    return x;
+}
+
+Status cancelled() { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); }
 
 /** An expert with rows has at most one item per two row groups, and there are at most as many such experts as rows. */
 size_t most_items(size_t rows, size_t hidden_width, size_t width) {
@@ -108,31 +120,31 @@ Status ExpertScratch::reserve(size_t token_count, size_t k, size_t width, size_t
     TMOE_RETURN_IF_ERROR(gate.reserve(rows * hidden_width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(up.reserve(rows * hidden_width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(tokens.reserve(rows * sizeof(uint32_t)));
+    TMOE_RETURN_IF_ERROR(used.reserve(rows * sizeof(uint32_t)));
     return items.reserve(most_items(rows, hidden_width, width) * sizeof(Item));
 }
 
 size_t ExpertScratch::bytes(size_t token_count, size_t k, size_t width, size_t hidden_width) {
     const size_t rows = token_count * k;
     return ActivationBuffer::bytes(token_count, width) + ActivationBuffer::bytes(rows, hidden_width) +
-           2 * rows * hidden_width * sizeof(float) + rows * sizeof(uint32_t) + most_items(rows, hidden_width, width) * sizeof(Item);
+           2 * rows * hidden_width * sizeof(float) + 2 * rows * sizeof(uint32_t) + most_items(rows, hidden_width, width) * sizeof(Item);
 }
 
-Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
-    const auto cancelled = [] { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); };
-    const size_t rows = a.tokens * a.k, hidden = a.gate.shape.rows;
+Status begin_expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
+    const size_t rows = a.tokens * a.k;
     TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, rows));
-    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, hidden));
-    uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what expert_matmul gathers by
+    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, a.gate.shape.rows));
+    uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what the first two matrices gather by
     for (size_t row = 0; row < rows; row++) tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
+    if (!is_quantised(a.gate.shape.type) && !is_quantised(a.up.shape.type)) return {};
+    return quantise_rows(context, a.x, a.tokens, a.width, a.width, scratch.x, bad) ? Status() : cancelled();
+}
 
-    ActivationView x;
-    x.columns = a.width;
-    x.values = a.x;
-    x.value_stride = a.width;
-    if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) {
-        if (!quantise_rows(context, a.x, a.tokens, a.width, a.width, scratch.x, bad)) return cancelled();
-        scratch.x.attach(x);
-    }
+Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, const uint32_t* experts, size_t expert_count, ExpertScratch& scratch,
+                          const NonFinite& bad) {
+    const size_t hidden = a.gate.shape.rows;
+    const uint32_t* tokens = scratch.tokens.as<uint32_t>();
+    const ActivationView x = input_view(a, scratch);
     ActivationView h;
     h.columns = hidden;
     h.values = scratch.gate.as<float>();
@@ -140,15 +152,13 @@ Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertSc
     const bool quantise_hidden = is_quantised(a.down.shape.type);
     if (quantise_hidden) scratch.hidden.attach(h);
 
-    size_t used = 0;
-    for (size_t e = 0; e < a.experts; e++) used += a.offsets[e] != a.offsets[e + 1];
     Item* items = scratch.items.as<Item>();
     const size_t threads = context.pool.threads();
     float* gate = scratch.gate.as<float>();
     float* up = scratch.up.as<float>();
 
     size_t groups = groups_of(a.gate.shape);
-    size_t count = list_items(a, groups, item_groups(groups, used, threads), items);
+    size_t count = list_items(a, experts, expert_count, groups, item_groups(groups, expert_count, threads), items);
     bool done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
         const Item& item = items[index];
         const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
@@ -167,7 +177,7 @@ Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertSc
     if (!done) return cancelled();
 
     groups = groups_of(a.down.shape);
-    count = list_items(a, groups, item_groups(groups, used, threads), items);
+    count = list_items(a, experts, expert_count, groups, item_groups(groups, expert_count, threads), items);
     // The down matrix reads rows of h where they stand, so a view that starts at the expert's first row serves as its activations.
     done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
         const Item& item = items[index];
@@ -184,6 +194,16 @@ Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertSc
         context.kernels.matmul(a.down.at(item.expert), own, nullptr, n, a.out + begin * a.width, a.width, false, item.first, item.last);
     });
     return done ? Status() : cancelled();
+}
+
+Status expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
+    TMOE_RETURN_IF_ERROR(begin_expert_matmul(context, a, scratch, bad));
+    uint32_t* used = scratch.used.as<uint32_t>();
+    size_t count = 0;
+    for (size_t e = 0; e < a.experts; e++) {
+        if (a.offsets[e] != a.offsets[e + 1]) used[count++] = static_cast<uint32_t>(e);
+    }
+    return expert_matmul_part(context, a, used, count, scratch, bad);
 }
 
 }  // namespace tmoe

@@ -46,13 +46,14 @@ struct MatmulTarget {
 bool matmul(const Context& context, const ActivationView& a, size_t count, const MatmulTarget* targets, size_t target_count,
             bool add);
 
-/** Experts as packed matrices one after another. */
+/** One matrix of every expert: packed one after another, or each inside a blob of its own. */
 struct ExpertStack {
-    MatrixView shape;        ///< of one expert; `packed` is the first
-    size_t stride;           ///< bytes from one expert to the next
+    MatrixView shape;                        ///< of one expert; `packed` is the first, where they stand one after another
+    size_t stride;                           ///< bytes from one expert to the next; inside blobs: from a blob's begin to the matrix
+    const uint8_t* const* blobs = nullptr;   ///< [experts], of those that are computed; null where they stand one after another
     MatrixView at(size_t expert) const {
         MatrixView view = shape;
-        view.packed += expert * stride;
+        view.packed = blobs ? blobs[expert] + stride : shape.packed + expert * stride;
         return view;
     }
 };
@@ -69,7 +70,7 @@ struct ExpertMatmulArgs {
 /** Scratch of expert_matmul, reused from call to call. */
 struct ExpertScratch {
     ActivationBuffer x, hidden;
-    Buffer gate, up, tokens, items;
+    Buffer gate, up, tokens, items, used;   ///< used: the experts that have rows
     Status reserve(size_t tokens, size_t k, size_t width, size_t hidden_width);
     static size_t bytes(size_t tokens, size_t k, size_t width, size_t hidden_width);
 };
@@ -79,6 +80,15 @@ struct ExpertScratch {
  * and slots are not a dispatch; CANCELLED; RESOURCE_MEMORY_EXHAUSTED.
  */
 Status expert_matmul(const Context& context, const ExpertMatmulArgs& args, ExpertScratch& scratch, const NonFinite& bad);
+
+/**
+ * The same in parts, as experts arrive: `begin` once, then parts that together name every expert that has rows. Rows of different experts
+ * are independent, so the parts change no bit. `blobs` need hold only the part's experts.
+ */
+Status begin_expert_matmul(const Context& context, const ExpertMatmulArgs& args, ExpertScratch& scratch, const NonFinite& bad);
+/** CANCELLED. `experts`: ids, each once over all parts; those without rows are passed over. */
+Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& args, const uint32_t* experts, size_t count, ExpertScratch& scratch,
+                          const NonFinite& bad);
 
 /** Naive twins, on weights in the file's layout: `raw` holds rows × columns of the type, experts one after another. */
 struct RawMatrix {

@@ -11,9 +11,13 @@ Status check_route(const RouteArgs& a) {
         return Status(StatusCode::VALIDATION_ERROR, format("route: %zu experts of width %zu; at most %zu and %zu, at least 1", r.experts,
                                                            r.width, kMaxExperts, kMaxRouterWidth));
     }
-    size_t enabled = r.experts;
-    if (a.enabled) enabled = static_cast<size_t>(std::count_if(a.enabled, a.enabled + r.experts, [](uint8_t e) { return e != 0; }));
-    if (a.k == 0 || a.k > enabled) {
+    const uint8_t* checked = nullptr;
+    for (size_t token = 0; token < (a.masks && a.tokens ? a.tokens : 1); token++) {
+        const uint8_t* mask = a.masks && a.tokens ? a.mask(token) : a.enabled;
+        if (token > 0 && mask == checked) continue;  // tokens of one request stand together
+        checked = mask;
+        const size_t enabled = mask ? static_cast<size_t>(std::count_if(mask, mask + r.experts, [](uint8_t e) { return e != 0; })) : r.experts;
+        if (a.k > 0 && a.k <= enabled) continue;
         return Status(StatusCode::VALIDATION_ERROR, format("route: k = %zu, but %zu of %zu experts are enabled", a.k, enabled, r.experts))
             .with("k", static_cast<double>(a.k))
             .with("enabled", static_cast<double>(enabled));
@@ -36,6 +40,7 @@ float logit_of(int64_t score, int exponent) { return static_cast<float>(std::lde
 
 void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
     const RouterView& r = a.router;
+    const uint8_t* enabled = a.mask(token);
     int32_t* state = a.states24 + token * r.width;
     int64_t* scores = a.scores + token * r.experts;
     float* probabilities = a.probabilities + token * r.experts;
@@ -47,7 +52,7 @@ void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
     size_t count = 0;
     for (size_t e = 0; e < r.experts; e++) {
         scores[e] = kernels.dot_i64(state, r.weights + e * r.width, r.width);
-        if (a.enabled && !a.enabled[e]) continue;
+        if (enabled && !enabled[e]) continue;
         const uint32_t index = static_cast<uint32_t>(e);
         candidates[count++] = {scores[e], tie_hash(a.seed, a.layer, a.positions[token], index), index};
     }
@@ -61,7 +66,7 @@ void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
         size_t place = 0;
         uint32_t at[kMaxExperts];  // where each expert stands among the enabled
         for (size_t e = 0; e < r.experts; e++) {
-            if (a.enabled && !a.enabled[e]) continue;
+            if (enabled && !enabled[e]) continue;
             at[e] = static_cast<uint32_t>(place);
             probabilities[place++] = logit_of(scores[e], exponent);
         }

@@ -22,11 +22,12 @@ Status route_ref(const RouteArgs& a) {
         }
 
         int64_t* scores = a.scores + t * r.experts;
+        const uint8_t* mask = a.mask(t);
         std::vector<size_t> order;
         for (size_t e = 0; e < r.experts; e++) {
             scores[e] = 0;
             for (size_t c = 0; c < r.width; c++) scores[e] += state[c] * r.weights[e * r.width + c];
-            if (!a.enabled || a.enabled[e]) order.push_back(e);
+            if (!mask || mask[e]) order.push_back(e);
         }
         const std::vector<size_t> enabled = order;
         const auto hash = [&](size_t e) { return tie_hash(a.seed, a.layer, a.positions[t], static_cast<uint32_t>(e)); };
