@@ -58,6 +58,7 @@ class ExpertCache {
      * The next experts of a layer that can be in memory at once: references those that hold a slot, then gives slots to absent ones in
      * ascending order, evicting what is neither referenced nor pinned, until every slot is referenced. `wanted`: entries not handed out yet,
      * ascending; what is handed out is removed from it. Never empty while `wanted` is not, unless every slot is pinned or referenced elsewhere.
+     * WaveSchedule (wave_schedule.h) calls it, for the store and the simulator alike.
      */
     virtual void next_wave(uint32_t layer, std::vector<uint32_t>& wanted, std::vector<WaveItem>& wave) = 0;
 
