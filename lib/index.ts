@@ -1,7 +1,8 @@
 /** tiered-moe: Mixture-of-Experts models in Node. The kernel-level interface is `tiered-moe/kernels`. */
+
+export type { BackendName, EngineOptions, LoadModelOptions, LoadModelRequest } from './engine/options.js'
 export type { BackendInfo, Engine, GenerationResult } from './engine.js'
 export { createEngine } from './engine.js'
-export type { BackendName, EngineOptions, LoadModelOptions, LoadModelRequest } from './engine-options.js'
 export type {
   CatalogEntry,
   EngineCode,

@@ -1,9 +1,9 @@
 /** The options of the engine's own methods, checked at the border. */
 import { z } from 'zod'
-import { isTokenList } from './generation/options.js'
-import type { Transition } from './lifecycle.js'
-import type { Isa, KvType, LoadProgress } from './native.js'
-import { callback, callFields } from './validation.js'
+import { isTokenList } from '../generation/options.js'
+import type { Transition } from '../lifecycle.js'
+import type { Isa, KvType, LoadProgress } from '../native.js'
+import { callback, callFields } from '../validation.js'
 
 export type BackendName = 'cpu' | 'webgpu' | 'cuda'
 
@@ -96,3 +96,8 @@ export const forwardSchema = z.strictObject({
   tokens: tokenList.describe(tokensAllowed),
   logits: z.enum(['last', 'all']).default('last').describe('last or all')
 })
+
+/** The engine's options with their defaults. */
+export type CheckedOptions = z.output<typeof engineSchema>
+/** What to load, with its defaults. */
+export type CheckedLoad = z.output<typeof loadSchema>

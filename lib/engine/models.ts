@@ -1,0 +1,74 @@
+/** The models of one engine by id: those that are loaded, and those that are being loaded. */
+import type { EngineError } from '../errors/index.js'
+import { createError } from '../errors/index.js'
+import type { Interruption } from '../interruption.js'
+import type { LoadedModel } from '../loaded-model.js'
+
+/** A load in progress: what ends it early, and its end. */
+export interface Load {
+  interruption: Interruption
+  done: Promise<unknown>
+}
+
+export class Models {
+  readonly #loaded = new Map<string, LoadedModel>()
+  readonly #loads = new Map<string, Load>()
+
+  ids(): string[] {
+    return [...this.#loaded.keys()]
+  }
+
+  all(): LoadedModel[] {
+    return [...this.#loaded.values()]
+  }
+
+  loads(): Load[] {
+    return [...this.#loads.values()]
+  }
+
+  /** Throws MODEL_NOT_LOADED {model, loaded}. */
+  get(id: string): LoadedModel {
+    const model = this.#loaded.get(id)
+    if (!model) throw this.notLoaded(id, 'is not loaded')
+    return model
+  }
+
+  /** Throws MODEL_ALREADY_LOADED {model, loaded} where the id is taken. */
+  checkFree(id: string): void {
+    const loaded = this.#loaded.has(id)
+    if (!loaded && !this.#loads.has(id)) return
+    const doing = loaded ? 'is loaded already' : 'is being loaded'
+    throw createError('MODEL_ALREADY_LOADED', `a model with the id ${id} ${doing}`, { model: id, loaded: this.ids() })
+  }
+
+  beginLoad(id: string, load: Load): void {
+    this.#loads.set(id, load)
+  }
+
+  endLoad(id: string): void {
+    this.#loads.delete(id)
+  }
+
+  add(id: string, model: LoadedModel): void {
+    this.#loaded.set(id, model)
+  }
+
+  /** Takes a model out. Throws MODEL_NOT_LOADED. */
+  take(id: string): LoadedModel {
+    const model = this.get(id)
+    this.#loaded.delete(id)
+    return model
+  }
+
+  takeAll(): LoadedModel[] {
+    const models = this.all()
+    this.#loaded.clear()
+    return models
+  }
+
+  notLoaded(id: string, what: string): EngineError {
+    const loaded = this.ids()
+    const list = loaded.length > 0 ? `loaded: ${loaded.join(', ')}` : 'none is loaded'
+    return createError('MODEL_NOT_LOADED', `model ${id} ${what}; ${list}`, { model: id, loaded })
+  }
+}
