@@ -32,7 +32,7 @@ struct RouteArgs {
     uint32_t seed[4];
     const uint32_t* positions;     ///< [tokens], absolute in each token's own sequence
     const uint8_t* enabled;        ///< [experts], 0 = disabled by the TierSet; null = all enabled
-    const uint8_t* const* masks;   ///< [tokens]: `enabled` of each token by itself, where requests differ; null = `enabled` for all
+    const uint8_t* const* masks = nullptr;   ///< [tokens]: `enabled` of each token by itself, where requests differ; null = `enabled` for all
     int32_t* ids;                  ///< out [tokens][k], best first
     float* weights;                ///< out [tokens][k]
     int64_t* scores;               ///< out [tokens][experts]: scratch and routing output
