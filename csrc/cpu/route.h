@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/plan.h"
+#include "core/tie_hash.h"
 #include "cpu/kernels.h"
 
 namespace tmoe {
@@ -41,21 +42,6 @@ struct RouteArgs {
 
     const uint8_t* mask(size_t token) const { return masks ? masks[token] : enabled; }
 };
-
-/** Breaks ties of equal scores: a 32-bit mix of (seed, layer, position, index). Constants: `lowbias32` (C. Wellons), a public-domain fact. */
-inline uint32_t mix32(uint32_t x) {
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
-    x ^= x >> 16;
-    return x;
-}
-inline uint32_t tie_hash(const uint32_t seed[4], uint32_t layer, uint32_t position, uint32_t index) {
-    uint32_t h = 0x9e3779b9u;
-    for (uint32_t word : {seed[0], seed[1], seed[2], seed[3], layer, position, index}) h = mix32(h ^ word) + 0x9e3779b9u;
-    return h;
-}
 
 /** VALIDATION_ERROR where k or a size is out of range. */
 Status check_route(const RouteArgs& args);

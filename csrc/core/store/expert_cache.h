@@ -15,6 +15,7 @@ namespace tmoe {
 enum class CachePolicy : uint32_t {
     Lru,      ///< least recently used first
     Lfu,      ///< least often used first
+    Mix,      ///< least decayed frequency first: worth -= worth >> mix_shift at each use of the layer, += 2^(31 - mix_shift) where used
     Adaptive  ///< per layer a mix of recency and frequency that follows what has worked (the default)
 };
 
@@ -23,15 +24,18 @@ struct CacheOptions {
     size_t slots = 0;              ///< experts that fit
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;             ///< of the hash that breaks ties
+    uint32_t mix_shift = 4;        ///< of Mix, 1 … 16: halves in about 0.7 · 2^mix_shift uses of the layer
 };
+
+inline constexpr size_t kMaxCacheEntries = size_t{1} << 20;   ///< layers · experts, at most
 
 inline constexpr uint32_t kNoEntry = UINT32_MAX;
 
 /** One expert of a wave. */
 struct WaveItem {
-    uint32_t expert = 0;           ///< as it was asked for
+    uint32_t expert = 0;           ///< whose version the entry is: 0 … experts - 1
     uint32_t entry = 0;
-    uint32_t slot = 0;
+    uint32_t slot = 0;             ///< 0 … the largest number of slots there has been - 1; at most slots() of them are in use
     bool admitted = false;         ///< it was absent: its bytes have to be read into the slot
     uint32_t evicted = kNoEntry;   ///< of an admitted one: the entry that lost the slot
 };
@@ -47,7 +51,7 @@ struct CacheCounts {
 
 class ExpertCache {
   public:
-    /** RESOURCE_MEMORY_EXHAUSTED. */
+    /** VALIDATION_ERROR where there is no layer, no expert or no slot, more than kMaxCacheEntries entries, or mix_shift is out of range. */
     static Status create(const CacheOptions& options, std::unique_ptr<ExpertCache>& out);
     virtual ~ExpertCache() = default;
 
@@ -66,28 +70,32 @@ class ExpertCache {
     virtual void release(const std::vector<WaveItem>& wave) = 0;
 
     /**
-     * Gives an absent entry a slot ahead of its use; it counts as used neither now nor later until it is demanded. False where it holds a
-     * slot already, or where what would be evicted is worth more than it.
+     * The entry will probably be wanted at its layer's next use: until then it is evicted only when nothing else is left. An absent one gets
+     * a slot; it counts as used neither now nor later until it is demanded. False where it holds a slot already, or where what would be
+     * evicted is worth as much: what its own layer used last time, or what is expected too.
      */
     virtual bool prefetch(uint32_t entry, WaveItem& out) = 0;
 
-    /** The entry's bytes did not arrive, or are not wanted: it loses its slot and its references. */
+    /** The entry's bytes did not arrive, or are not wanted: it loses its slot and its references. No eviction is counted. */
     virtual void drop(uint32_t entry) = 0;
     /** Pinned entries are never evicted. An absent one is only marked. */
     virtual void pin(uint32_t entry, bool pinned) = 0;
     /** To be evicted before any other (its tier was demoted), or no longer so. */
     virtual void demote(uint32_t entry, bool demoted) = 0;
-    /** Another number of slots; appends the entries that lost theirs. Referenced and pinned ones stay: the number reached is returned. */
+    /**
+     * Another number of slots, at least 1; appends the entries that lost theirs, worth least first. Referenced and pinned ones stay: the number
+     * reached, slots() from now on, is returned.
+     */
     virtual size_t resize(size_t slots, std::vector<uint32_t>& evicted) = 0;
-    /** A new entry of the layer (a new version of an expert). */
-    virtual uint32_t add_entry(uint32_t layer) = 0;
+    /** A new version of an expert: an entry of its layer, never used. kNoEntry beyond kMaxCacheEntries. */
+    virtual uint32_t add_entry(uint32_t layer, uint32_t expert) = 0;
 
     /** The entry's slot, or -1. */
     virtual int64_t slot_of(uint32_t entry) const = 0;
     virtual bool pinned(uint32_t entry) const = 0;
     virtual size_t slots() const = 0;
     virtual const CacheCounts& counts() const = 0;
-    /** Per layer, in the same order: uses, hits, misses. */
+    /** The same per layer; an eviction counts for the layer of the entry that went. */
     virtual const std::vector<CacheCounts>& layer_counts() const = 0;
 };
 
