@@ -11,7 +11,7 @@ namespace {
 
 /** The largest sizes that any operation of a plan needs. */
 struct Sizes {
-    size_t width = 0, k = 0, experts = 0, hidden = 0, routed_width = 0, rotary = 0;
+    size_t width = 0, k = 0, experts = 0, router_rows = 0, hidden = 0, routed_width = 0, rotary = 0;
     std::vector<const PlanOp*> tables;  // one rope operation per table that differs
     explicit Sizes(const Plan& plan) {
         for (uint32_t w : plan.buffer_widths) width = std::max<size_t>(width, w);
@@ -23,6 +23,7 @@ struct Sizes {
             if (op.kind == OpKind::Route) {
                 k = std::max<size_t>(k, op.k);
                 experts = std::max<size_t>(experts, plan.tensors[op.weight].shape[1]);
+                router_rows = std::max<size_t>(router_rows, plan.tensors[op.weight].shape[1] + op.hser.tier_groups.size() + op.hser.group_experts.size());
                 routed_width = std::max<size_t>(routed_width, plan.tensors[op.weight].shape[0]);
             }
             if (op.kind == OpKind::Experts) hidden = std::max<size_t>(hidden, plan.tensors[op.gate].shape[1]);
@@ -48,7 +49,7 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     const Sizes s(plan);
     uint64_t floats = 0;
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
-    floats += max_batch * (s.experts * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
+    floats += max_batch * (s.router_rows * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
     floats += (kLogitRows + 2 * threads) * uint64_t{plan.vocab};
     floats += threads * kAttendRows * uint64_t{score_positions(plan)};
     return floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
@@ -63,9 +64,9 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
     TMOE_RETURN_IF_ERROR(ids.allocate(max_batch * s.k * sizeof(int32_t)));
     TMOE_RETURN_IF_ERROR(weights.allocate(max_batch * s.k * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(scores.allocate(max_batch * s.experts * sizeof(int64_t)));
+    TMOE_RETURN_IF_ERROR(scores.allocate(max_batch * s.router_rows * sizeof(int64_t)));
     TMOE_RETURN_IF_ERROR(states24.allocate(max_batch * s.routed_width * sizeof(int32_t)));
-    TMOE_RETURN_IF_ERROR(probabilities.allocate(max_batch * s.experts * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(probabilities.allocate(max_batch * s.router_rows * sizeof(float)));
     TMOE_RETURN_IF_ERROR(offsets.allocate((s.experts + 1) * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(slots.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(rows.allocate(max_batch * s.k * sizeof(uint32_t)));

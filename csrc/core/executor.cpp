@@ -6,7 +6,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/embed.h"
-#include "cpu/route.h"
+#include "cpu/route_hser.h"
 
 namespace tmoe {
 
@@ -197,6 +197,19 @@ Status Executor::route(const PlanOp& op) {
     args.scores = arena_.scores.as<int64_t>();
     args.states24 = arena_.states24.as<int32_t>();
     args.probabilities = arena_.probabilities.as<float>();
+    HserRouting hser;
+    if (op.form == RouteForm::Hser) {
+        const Weight &tiers = model_.weights_[op.hser.tier_router], &groups = model_.weights_[op.hser.group_router];
+        hser.tiers = {tiers.data.as<int32_t>(), tiers.exponent, tiers.rows, tiers.columns};
+        hser.groups = {groups.data.as<int32_t>(), groups.exponent, groups.rows, groups.columns};
+        hser.tier_groups = op.hser.tier_groups.data();
+        hser.group_experts = op.hser.group_experts.data();
+        hser.k_tier = op.hser.k_tier;
+        hser.k_group = op.hser.k_group;
+        hser.k_expert = op.hser.k_expert;
+        hser.bound = op.hser.bound;
+        args.hser = &hser;
+    }
     return tmoe::route(context_, args);
 }
 

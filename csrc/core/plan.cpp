@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "cpu/route.h"
+#include "cpu/route_hser.h"
 
 namespace tmoe {
 
@@ -128,9 +128,30 @@ class Checker {
         if (!is(op.weight, TensorRole::Router)) return bad("needs a router tensor");
         const uint64_t experts = dim(op.weight, 1);
         if (dim(op.weight, 0) != width(op.in) || width(op.in) > kMaxRouterWidth) return bad("the router's width is not the buffer's");
-        if (experts > kMaxExperts || op.k == 0 || op.k > experts || op.k > 256) return bad(format("k = %u of %llu experts", op.k, static_cast<unsigned long long>(experts)));
+        if (op.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(check_levels(experts));
+        if (experts > kMaxExperts || op.k == 0 || op.k > experts || op.k > kMaxActive) return bad(format("k = %u of %llu experts", op.k, static_cast<unsigned long long>(experts)));
         routed_ = op_;
         return {};
+    }
+
+    Status check_levels(uint64_t experts) {
+        const PlanHser& h = op_->hser;
+        if (!is(h.tier_router, TensorRole::Router) || !is(h.group_router, TensorRole::Router)) return bad("needs router tensors of tiers and groups");
+        if (h.tier_groups.size() < 2 || h.group_experts.size() < 2 || experts > kMaxExperts) return bad("needs tiers and groups");
+        const size_t tiers = h.tier_groups.size() - 1, groups = h.group_experts.size() - 1;
+        TMOE_RETURN_IF_ERROR(shape(h.tier_router, width(op_->in), tiers));
+        TMOE_RETURN_IF_ERROR(shape(h.group_router, width(op_->in), groups));
+        HserRouting routing = {};
+        routing.tiers.experts = tiers;
+        routing.groups.experts = groups;
+        routing.tier_groups = h.tier_groups.data();
+        routing.group_experts = h.group_experts.data();
+        routing.k_tier = h.k_tier;
+        routing.k_group = h.k_group;
+        routing.k_expert = h.k_expert;
+        routing.bound = h.bound;
+        const Status status = check_hser(routing, experts, op_->k);
+        return status.ok() ? status : bad(status.message());
     }
 
     Status check_experts() {

@@ -21,7 +21,14 @@ struct PlanTensor {
 };
 
 enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits };
-enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax };
+enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser };
+
+/** The upper levels of a hierarchical route (cpu/route_hser.h); `weight` is the expert router. */
+struct PlanHser {
+    uint32_t tier_router = 0, group_router = 0;
+    std::vector<uint32_t> tier_groups, group_experts;   ///< offsets: one more entry than tiers and than groups
+    uint32_t k_tier = 0, k_group = 0, k_expert = 0, bound = 0;
+};
 
 struct MatmulPart {
     uint32_t weight, out;
@@ -44,6 +51,7 @@ struct PlanOp {
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
     bool normalise = false;
+    PlanHser hser;                          ///< route of the form Hser
     uint32_t gate = 0, up = 0, down = 0;    ///< experts (activation silu)
 };
 

@@ -1,9 +1,22 @@
 #include "cpu/route.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "cpu/route_hser.h"
+#include "cpu/route_order.h"
 
 namespace tmoe {
+
+namespace {
+
+Status check_levels(const RouteArgs& a) {
+    for (const RouterView* router : {&a.hser->tiers, &a.hser->groups}) {
+        if (router->width != a.router.width) return Status(StatusCode::VALIDATION_ERROR, format("route: routers of width %zu and %zu", a.router.width, router->width));
+    }
+    return check_hser(*a.hser, a.router.experts, a.k);
+}
+
+}  // namespace
 
 Status check_route(const RouteArgs& a) {
     const RouterView& r = a.router;
@@ -11,11 +24,16 @@ Status check_route(const RouteArgs& a) {
         return Status(StatusCode::VALIDATION_ERROR, format("route: %zu experts of width %zu; at most %zu and %zu, at least 1", r.experts,
                                                            r.width, kMaxExperts, kMaxRouterWidth));
     }
+    if (a.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(check_levels(a));
     const uint8_t* checked = nullptr;
     for (size_t token = 0; token < (a.masks && a.tokens ? a.tokens : 1); token++) {
         const uint8_t* mask = a.masks && a.tokens ? a.mask(token) : a.enabled;
         if (token > 0 && mask == checked) continue;  // tokens of one request stand together
         checked = mask;
+        if (a.form == RouteForm::Hser) {
+            TMOE_RETURN_IF_ERROR(check_hser_mask(*a.hser, mask));
+            continue;
+        }
         const size_t enabled = mask ? static_cast<size_t>(std::count_if(mask, mask + r.experts, [](uint8_t e) { return e != 0; })) : r.experts;
         if (a.k > 0 && a.k <= enabled) continue;
         return Status(StatusCode::VALIDATION_ERROR, format("route: k = %zu, but %zu of %zu experts are enabled", a.k, enabled, r.experts))
@@ -26,17 +44,6 @@ Status check_route(const RouteArgs& a) {
 }
 
 namespace {
-
-struct Candidate {
-    int64_t score;
-    uint32_t hash, index;
-    bool operator<(const Candidate& other) const {  // better first
-        if (score != other.score) return score > other.score;
-        return hash != other.hash ? hash < other.hash : index < other.index;
-    }
-};
-
-float logit_of(int64_t score, int exponent) { return static_cast<float>(std::ldexp(static_cast<double>(score), exponent)); }
 
 void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
     const RouterView& r = a.router;
@@ -82,7 +89,12 @@ void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
 
 }  // namespace
 
+size_t route_rows(const RouteArgs& args) {
+    return args.router.experts + (args.form == RouteForm::Hser ? args.hser->groups.experts + args.hser->tiers.experts : 0);
+}
+
 Status route(const Context& context, const RouteArgs& args) {
+    if (args.form == RouteForm::Hser) return route_hser(context, args);
     TMOE_RETURN_IF_ERROR(check_route(args));
     const bool done = context.pool.for_each(args.tokens, context.cancel,
                                             [&](size_t token, size_t) { route_token(context.kernels, args, token); });

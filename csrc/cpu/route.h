@@ -14,6 +14,7 @@
 namespace tmoe {
 
 inline constexpr size_t kMaxExperts = 4096;
+inline constexpr size_t kMaxActive = 256;          ///< experts of one token
 inline constexpr size_t kMaxRouterWidth = 65536;   ///< 2^16 products of 46 bits stay below 2^63
 
 struct RouterView {
@@ -21,6 +22,8 @@ struct RouterView {
     int exponent;             ///< w = q · 2^(exponent - 23)
     size_t experts, width;
 };
+
+struct HserRouting;  // cpu/route_hser.h
 
 struct RouteArgs {
     const float* states;           ///< [tokens][width], normalised hidden states, finite
@@ -39,11 +42,15 @@ struct RouteArgs {
     int64_t* scores;               ///< out [tokens][experts]: scratch and routing output
     int32_t* states24;             ///< scratch [tokens][width]
     float* probabilities;          ///< scratch [tokens][experts]
+    const HserRouting* hser = nullptr;   ///< of RouteForm::Hser: `scores` and `probabilities` are then [tokens][route_rows]
 
     const uint8_t* mask(size_t token) const { return masks ? masks[token] : enabled; }
 };
 
-/** VALIDATION_ERROR where k or a size is out of range. */
+/** Numbers per token in `scores` and `probabilities`: the rows of all routers. */
+size_t route_rows(const RouteArgs& args);
+
+/** VALIDATION_ERROR where k or a size is out of range, or where too few experts are enabled. */
 Status check_route(const RouteArgs& args);
 /** VALIDATION_ERROR when k exceeds the enabled experts or a size is out of range; CANCELLED. */
 Status route(const Context& context, const RouteArgs& args);

@@ -4,10 +4,12 @@
 
 #include "cpu/math_ref.h"
 #include "cpu/route.h"
+#include "cpu/route_hser.h"
 
 namespace tmoe {
 
 Status route_ref(const RouteArgs& a) {
+    if (a.form == RouteForm::Hser) return route_hser_ref(a);
     const RouterView& r = a.router;
     TMOE_RETURN_IF_ERROR(check_route(a));
     std::vector<int64_t> state(r.width);

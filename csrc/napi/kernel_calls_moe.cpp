@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "cpu/dispatch.h"
-#include "cpu/route.h"
+#include "cpu/route_hser.h"
 #include "napi/kernel_calls.h"
 #include "quant/repack.h"
 
@@ -63,7 +63,35 @@ bool within_24_bits(const int32_t* numbers, size_t count) {
     return true;
 }
 
-// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, ids, weights, scores?]
+/** [router, exponent]: `rows` rows as wide as the others'. */
+RouterView read_router(KernelArgs& in, const char* name, size_t rows, size_t width) {
+    RouterView out = {};
+    out.weights = in.int32s(name, product(rows, width));
+    out.exponent = static_cast<int>(in.number((std::string(name) + "Exponent").c_str(), -200, 200));
+    out.experts = rows;
+    out.width = width;
+    if (in.ok() && !within_24_bits(out.weights, rows * width)) in.refuse(std::string(name) + ": a number has more than 24 bits; packRouter makes them");
+    return out;
+}
+
+// [tierGroups, groupExperts, tierRouter, exponent, groupRouter, exponent, kTier, kGroup, kExpert, bound]
+std::shared_ptr<HserRouting> read_hser(KernelArgs& in, size_t width) {
+    auto out = std::make_shared<HserRouting>();
+    out->tier_groups = in.indices("hser.tierGroups", 2);
+    const size_t tiers = in.last_length() > 0 ? in.last_length() - 1 : 0;
+    out->group_experts = in.indices("hser.groupExperts", 2);
+    const size_t groups = in.last_length() > 0 ? in.last_length() - 1 : 0;
+    if (tiers > kMaxExperts || groups > kMaxExperts) in.refuse(format("hser: %zu tiers and %zu groups; at most %zu", tiers, groups, kMaxExperts));
+    out->tiers = read_router(in, "hser.tierRouter", tiers, width);
+    out->groups = read_router(in, "hser.groupRouter", groups, width);
+    out->k_tier = in.size("hser.kTier", 1, kMaxActive);
+    out->k_group = in.size("hser.kGroup", 1, kMaxActive);
+    out->k_expert = in.size("hser.kExpert", 1, kMaxActive);
+    out->bound = in.size("hser.bound", 1, kMaxActive);
+    return out;
+}
+
+// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, hser… of that form, ids, weights, scores?]
 KernelWork read_route(KernelArgs& in, bool naive) {
     RouteArgs a = {};
     a.states = in.floats("states", 0);
@@ -75,7 +103,8 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.router.width = in.parts("router", router, a.router.experts);
     if (a.router.width > kMaxRouterWidth || (in.ok() && a.router.width == 0)) in.refuse(format("router: the width is %zu; 1 to %zu are possible", a.router.width, kMaxRouterWidth));
     a.k = in.size("k", 1, kMaxExperts);
-    a.form = in.choice("form", {"softmax_topk", "topk_softmax"}) == 0 ? RouteForm::SoftmaxTopk : RouteForm::TopkSoftmax;
+    constexpr RouteForm forms[] = {RouteForm::SoftmaxTopk, RouteForm::TopkSoftmax, RouteForm::Hser};
+    a.form = forms[in.choice("form", {"softmax_topk", "topk_softmax", "hser"})];
     a.normalise = in.flag("normalise");
     a.layer = static_cast<uint32_t>(in.size("layer", 0, UINT32_MAX));
     const uint32_t* seed = in.indices("seed", 4);
@@ -83,17 +112,21 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.positions = in.indices("positions", 0);
     a.tokens = in.last_length();
     a.enabled = in.optional_mask("enabled", a.router.experts);
+    const std::shared_ptr<HserRouting> hser = a.form == RouteForm::Hser ? read_hser(in, a.router.width) : nullptr;
+    a.hser = hser.get();
+    const size_t rows = route_rows(a);
     a.ids = in.out_int32s("ids", product(a.tokens, a.k));
     a.weights = in.out_floats("weights", product(a.tokens, a.k));
-    a.scores = in.optional_out_int64s("scores", product(a.tokens, a.router.experts));
+    a.scores = in.optional_out_int64s("scores", product(a.tokens, rows));
     in.require("states", states, product(a.tokens, a.router.width));
     if (in.ok() && !within_24_bits(a.router.weights, router)) in.refuse("router: a number has more than 24 bits; packRouter makes them");
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
-                const size_t width = a.router.width, experts = a.router.experts;
+                const size_t width = a.router.width;
+                a.hser = hser.get();
                 TMOE_RETURN_IF_ERROR(check_finite("route", a.states, a.tokens, width));
                 TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(a.tokens, width, sizeof(int32_t))));
-                TMOE_RETURN_IF_ERROR(scratch.second.reserve(product(a.tokens, experts, sizeof(float))));
-                if (!a.scores) TMOE_RETURN_IF_ERROR(scratch.third.reserve(product(a.tokens, experts, sizeof(int64_t))));
+                TMOE_RETURN_IF_ERROR(scratch.second.reserve(product(a.tokens, rows, sizeof(float))));
+                if (!a.scores) TMOE_RETURN_IF_ERROR(scratch.third.reserve(product(a.tokens, rows, sizeof(int64_t))));
                 a.states24 = scratch.first.as<int32_t>();
                 a.probabilities = scratch.second.as<float>();
                 if (!a.scores) a.scores = scratch.third.as<int64_t>();

@@ -27,7 +27,8 @@ constexpr Name<OpKind> kOps[] = {{"embed", OpKind::Embed},   {"rmsNorm", OpKind:
                                  {"rope", OpKind::Rope},     {"attention", OpKind::Attention}, {"route", OpKind::Route},
                                  {"experts", OpKind::Experts}, {"logits", OpKind::Logits}};
 constexpr Name<RopePairs> kPairs[] = {{"neox", RopePairs::Neox}, {"interleaved", RopePairs::Interleaved}};
-constexpr Name<RouteForm> kForms[] = {{"softmax_topk", RouteForm::SoftmaxTopk}, {"topk_softmax", RouteForm::TopkSoftmax}};
+constexpr Name<RouteForm> kForms[] = {{"softmax_topk", RouteForm::SoftmaxTopk}, {"topk_softmax", RouteForm::TopkSoftmax},
+                                      {"hser", RouteForm::Hser}};
 
 class PlanReader {
   public:
@@ -155,6 +156,7 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(u32(value, at, "k", op.k));
                 TMOE_RETURN_IF_ERROR(choice(value, at, "form", kForms, op.form));
                 TMOE_RETURN_IF_ERROR(read_boolean(env_, value, at.c_str(), "normalise", op.normalise));
+                if (op.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(read_hser(value, at, op.hser));
                 return u32(value, at, "layer", op.layer);
             case OpKind::Experts:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
@@ -185,6 +187,32 @@ class PlanReader {
         }));
         TMOE_RETURN_IF_ERROR(read_property(env_, value, "add", add));
         return is_undefined(env_, add) ? Status() : read_boolean(env_, add, at + ".add", op.add);
+    }
+
+    Status read_hser(napi_value route, const std::string& at, PlanHser& out) {
+        napi_value value = nullptr;
+        const std::string place = at + ".hser";
+        TMOE_RETURN_IF_ERROR(read_property(env_, route, "hser", value));
+        TMOE_RETURN_IF_ERROR(require_object(env_, value, place));
+        TMOE_RETURN_IF_ERROR(tensor(value, place, "tierRouter", out.tier_router));
+        TMOE_RETURN_IF_ERROR(tensor(value, place, "groupRouter", out.group_router));
+        TMOE_RETURN_IF_ERROR(offsets(value, place, "tierGroups", out.tier_groups));
+        TMOE_RETURN_IF_ERROR(offsets(value, place, "groupExperts", out.group_experts));
+        TMOE_RETURN_IF_ERROR(u32(value, place, "kTier", out.k_tier));
+        TMOE_RETURN_IF_ERROR(u32(value, place, "kGroup", out.k_group));
+        TMOE_RETURN_IF_ERROR(u32(value, place, "kExpert", out.k_expert));
+        return u32(value, place, "bound", out.bound);
+    }
+
+    Status offsets(napi_value object, const std::string& at, const char* key, std::vector<uint32_t>& out) {
+        napi_value list = nullptr;
+        TMOE_RETURN_IF_ERROR(read_property(env_, object, key, list));
+        return each(list, at + "." + key, [&](napi_value item, const std::string& place) {
+            int64_t number = 0;
+            TMOE_RETURN_IF_ERROR(read_integer(env_, item, place, 0, INT32_MAX, number));
+            out.push_back(static_cast<uint32_t>(number));
+            return Status();
+        });
     }
 
     Status read_activation(napi_value value, const std::string& at) {

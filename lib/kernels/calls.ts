@@ -4,7 +4,7 @@
  */
 import { createError } from '../errors/index.js'
 import { blockOf, packedBytes } from './layout.js'
-import type { KernelName, KernelTable } from './requests.js'
+import type { HserRouting, KernelName, KernelTable } from './requests.js'
 
 interface PreparedCall<Result> {
   args: readonly unknown[]
@@ -34,6 +34,20 @@ const floats = (given: Float32Array | undefined, length: number) => given ?? all
 const words = (given: Uint32Array | undefined, length: number) => given ?? allocate(Uint32Array, length)
 const lengthOf = (array: { length: number } | undefined) => array?.length ?? 0
 
+/** The part of `route`'s arguments that the hierarchical form adds. Missing ones are refused by the native check with their names. */
+const hserArgs = (hser: HserRouting | undefined): readonly unknown[] => [
+  hser?.tierGroups,
+  hser?.groupExperts,
+  hser?.tierRouter,
+  hser?.tierRouterExponent,
+  hser?.groupRouter,
+  hser?.groupRouterExponent,
+  hser?.kTier,
+  hser?.kGroup,
+  hser?.kExpert,
+  hser?.bound ?? 256
+]
+
 export const prepare: { [Name in KernelName]: Prepare<Name> } = {
   route: (r) => {
     const tokens = lengthOf(r.positions)
@@ -53,6 +67,7 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
         seed,
         r.positions,
         r.enabled,
+        ...(form === 'hser' ? hserArgs(r.hser) : []),
         ids,
         weights,
         scores

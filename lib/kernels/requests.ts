@@ -17,6 +17,25 @@ export interface Matrix {
   data: Uint8Array
 }
 
+/** The upper levels of a hierarchical route. The tie hash numbers the rows of all routers: experts, then groups, then tiers. */
+export interface HserRouting {
+  /** [tiers + 1] from 0: tier t owns groups tierGroups[t] … tierGroups[t + 1] - 1. */
+  tierGroups: Uint32Array
+  /** [groups + 1] from 0: group g owns experts groupExperts[g] … groupExperts[g + 1] - 1. */
+  groupExperts: Uint32Array
+  /** [tiers][width] and [groups][width] 24-bit integers, from `packRouter`, with their exponents. */
+  tierRouter: Int32Array
+  tierRouterExponent: number
+  groupRouter: Int32Array
+  groupRouterExponent: number
+  /** Chosen per token: tiers, groups of each chosen tier, experts of each chosen group. */
+  kTier: number
+  kGroup: number
+  kExpert: number
+  /** Most experts that may be active per token, at most 256 (the default): kTier · kGroup · kExpert stays within it. */
+  bound?: number
+}
+
 export interface RouteRequest {
   /** [tokens][width] f32: normalised hidden states, finite. */
   states: Float32Array
@@ -24,10 +43,15 @@ export interface RouteRequest {
   router: Int32Array
   routerExponent: number
   experts: number
-  /** Experts chosen per token, at most the number enabled. */
+  /** Experts chosen per token, at most the number enabled; `hser`: kTier · kGroup · kExpert. */
   k: number
-  /** `softmax_topk` (default): softmax over the enabled experts, then the k best; `topk_softmax`: softmax over the k best. */
-  form?: 'softmax_topk' | 'topk_softmax'
+  /**
+   * `softmax_topk` (default): softmax over the enabled experts, then the k best; `topk_softmax`: softmax over the k best; `hser`: the best
+   * tiers, of each the best groups, of each the best experts, every weight the product of three softmaxes over what is enabled.
+   */
+  form?: 'softmax_topk' | 'topk_softmax' | 'hser'
+  /** Of `hser`: `router` is then the experts' router, in (tier, group, expert) order. */
+  hser?: HserRouting
   /** Divide the k weights by their sum. */
   normalise?: boolean
   /** Enters the hash that breaks exact ties. */
@@ -36,13 +60,13 @@ export interface RouteRequest {
   seed?: Uint32Array
   /** [tokens] absolute positions; their number is the number of tokens. */
   positions: Uint32Array
-  /** [experts], 0 = not to be chosen (a TierSet's mask). */
+  /** [experts], 0 = not to be chosen (a TierSet's mask). A group without an enabled expert is disabled, a tier without such a group too. */
   enabled?: Uint8Array
-  /** out [tokens][k], best first. */
+  /** out [tokens][k], best first; `hser`: by rank of tier, then of group, then of expert. */
   ids?: Int32Array
   /** out [tokens][k] f32. */
   weights?: Float32Array
-  /** out [tokens][experts]: the exact scores (routing output). */
+  /** out [tokens][experts]: the exact scores (routing output). `hser`: [tokens][experts + groups + tiers], -2^63 for rows not asked. */
   scores?: BigInt64Array
 }
 export interface RouteResult {

@@ -88,6 +88,35 @@ function route(next, more) {
   }
 }
 
+/** Three tiers: one group of 2, two of 3 and 4, one of 5. */
+function hser(next, more) {
+  const [tokens, width] = [4, 20]
+  return {
+    states: floats(next, tokens * width),
+    router: integers(next, 14 * width),
+    routerExponent: -1,
+    experts: 14,
+    k: 4,
+    form: 'hser',
+    hser: {
+      tierGroups: Uint32Array.of(0, 1, 3, 4),
+      groupExperts: Uint32Array.of(0, 2, 5, 9, 14),
+      tierRouter: integers(next, 3 * width),
+      tierRouterExponent: -2,
+      groupRouter: integers(next, 4 * width),
+      groupRouterExponent: -3,
+      kTier: 2,
+      kGroup: 1,
+      kExpert: 2
+    },
+    layer: 2,
+    seed: Uint32Array.of(5, 6, 7, 8),
+    positions: Uint32Array.of(0, 1, 70, 4_000_000_000),
+    scores: new BigInt64Array(tokens * 21),
+    ...more
+  }
+}
+
 function experts(next, type, tokens, width, hidden) {
   const [count, k] = [4, 2]
   const { offsets, slots } = dispatched(choices(next, tokens, k, 3), count)
@@ -125,7 +154,12 @@ const makers = {
     'softmax_topk, normalised': (next) => route(next, { normalise: true }),
     topk_softmax: (next) => route(next, { form: 'topk_softmax' }),
     'a mask': (next) => route(next, { enabled: Uint8Array.of(0, 1, 1, 0, 1, 1, 0, 0, 1, 1) }),
-    'all scores equal': (next) => route(next, { router: new Int32Array(200).fill(12345) })
+    'all scores equal': (next) => route(next, { router: new Int32Array(200).fill(12345) }),
+    hser: (next) => hser(next, {}),
+    'hser, normalised': (next) => hser(next, { normalise: true }),
+    'hser, two tiers enabled': (next) =>
+      hser(next, { enabled: Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0) }),
+    'hser, all scores equal': (next) => hser(next, { states: new Float32Array(80) })
   },
   dispatch: {
     'four experts of which one idles': (next) => ({ ids: choices(next, 7, 2, 3), k: 2, experts: 4 }),

@@ -1,0 +1,286 @@
+/** The hierarchical form of route: tiers, then groups, then experts; the same bits on every instruction set, and the oracle's choices. */
+import t, { type Test } from 'tap'
+import type { HserRouting, RouteRequest } from 'tiered-moe/kernels'
+import { firstFar } from './close.js'
+import { Forms } from './forms.js'
+import type { Memory } from './memory.js'
+import { routeTokenHser } from './oracle-hser.js'
+import { tieHash } from './oracle-moe.js'
+import { tolerances } from './tolerance.js'
+import { type Flavour, flavours, floats, stream, whole } from './values.js'
+
+const forms = new Forms(t)
+
+/** Experts of each group of each tier, and how many are chosen at each level. */
+interface Shape {
+  tiers: number[][]
+  k: [tier: number, group: number, expert: number]
+}
+
+const shapes: Shape[] = [
+  { tiers: [[1]], k: [1, 1, 1] },
+  { tiers: [[5]], k: [1, 1, 3] },
+  { tiers: [[3], [4], [5]], k: [2, 1, 2] },
+  {
+    tiers: [
+      [2, 3],
+      [4, 2, 2],
+      [7, 6]
+    ],
+    k: [1, 2, 2]
+  },
+  {
+    tiers: [
+      [1, 1, 1],
+      [1, 1, 1]
+    ],
+    k: [2, 3, 1]
+  },
+  {
+    tiers: [
+      [17, 16],
+      [15, 33],
+      [8, 9]
+    ],
+    k: [3, 2, 8]
+  },
+  { tiers: [[20, 20, 20, 20]], k: [1, 4, 5] }
+]
+
+const offsets = (sizes: number[]) => {
+  let at = 0
+  return Uint32Array.from([0, ...sizes.map((size) => (at += size))])
+}
+
+/** The topology of a shape with random routers. */
+function routing({ tiers, k }: Shape, width: number, next: () => number, flavour: Flavour = 'normal'): HserRouting {
+  const groups = tiers.flat().length
+  const tier = forms.backend.packRouter(floats(tiers.length * width, next, flavour, 0.4))
+  const group = forms.backend.packRouter(floats(groups * width, next, flavour, 0.2))
+  return {
+    tierGroups: offsets(tiers.map((own) => own.length)),
+    groupExperts: offsets(tiers.flat()),
+    tierRouter: tier.router,
+    tierRouterExponent: tier.routerExponent,
+    groupRouter: group.router,
+    groupRouterExponent: group.routerExponent,
+    kTier: k[0],
+    kGroup: k[1],
+    kExpert: k[2]
+  }
+}
+
+function makeRequest(shape: Shape, width: number, label: string, more: Partial<RouteRequest> = {}): RouteRequest {
+  const next = stream(label)
+  const tokens = 4
+  const experts = shape.tiers.flat().reduce((a, b) => a + b, 0)
+  return {
+    states: floats(tokens * width, next),
+    ...forms.backend.packRouter(floats(experts * width, next, 'normal', 0.3)),
+    experts,
+    k: shape.k[0] * shape.k[1] * shape.k[2],
+    positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
+    form: 'hser',
+    hser: routing(shape, width, next),
+    seed: Uint32Array.of(9, 8, 7, 6),
+    layer: 3,
+    ...more
+  }
+}
+
+const place = (memory: Memory, request: RouteRequest): RouteRequest => {
+  const tokens = request.positions.length
+  const hser = request.hser!
+  const rows = request.experts + hser.groupExperts.length + hser.tierGroups.length - 2
+  return {
+    ...request,
+    states: memory.input('states', request.states),
+    router: memory.input('router', request.router),
+    positions: memory.input('positions', request.positions),
+    hser: {
+      ...hser,
+      tierRouter: memory.input('tierRouter', hser.tierRouter),
+      groupRouter: memory.input('groupRouter', hser.groupRouter)
+    },
+    ids: memory.ints('ids', tokens * request.k),
+    weights: memory.floats('weights', tokens * request.k),
+    scores: memory.longs('scores', tokens * rows)
+  }
+}
+
+async function check(test: Test, label: string, request: RouteRequest) {
+  const { result } = await forms.sameBits('route', label, {
+    request: (memory) => place(memory, request),
+    row: request.k
+  })
+  const rows = result.scores!.length / request.positions.length
+  for (let token = 0; token < request.positions.length; token++) {
+    const oracle = routeTokenHser(request, token)
+    const part = <T>(array: ArrayLike<T>, n: number) => Array.from(array).slice(token * n, (token + 1) * n)
+    test.same(part(result.ids, request.k), oracle.ids, `${label}: ids of token ${token}`)
+    test.same(part(result.scores!, rows), oracle.scores, `${label}: scores of token ${token}`)
+    const wanted = oracle.weights.map((value) => ({ value, scale: 1, terms: request.experts }))
+    test.equal(
+      firstFar(part(result.weights, request.k), wanted, tolerances.routeWeights),
+      undefined,
+      `${label}: weights`
+    )
+  }
+  return result
+}
+
+t.test('grid of shapes, widths and flavours', async (test) => {
+  for (const [i, shape] of shapes.entries()) {
+    for (const width of [1, 3, 16, 31, 100]) {
+      for (const flavour of flavours) {
+        const label = `shape ${i}, width ${width}, ${flavour}`
+        const next = stream(label)
+        const tokens = whole(next, 0, 3)
+        await check(
+          test,
+          label,
+          makeRequest(shape, width, label, {
+            states: floats(tokens * width, next, flavour),
+            positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
+            hser: routing(shape, width, next, flavour === 'zero' ? 'normal' : flavour),
+            normalise: next() < 0.5
+          })
+        )
+      }
+    }
+  }
+})
+
+t.test('one tier of one group is the flat form', async (test) => {
+  const shape: Shape = { tiers: [[12]], k: [1, 1, 4] }
+  for (const normalise of [false, true]) {
+    const request = makeRequest(shape, 24, 'flat', { normalise })
+    const { hser: _, form: __, ...flat } = request
+    const plain = forms.naive('route', 'flat', { request: () => flat }).result
+    const result = await check(test, `one group, normalise ${normalise}`, request)
+    test.same(result.ids, plain.ids)
+    test.same(result.weights, plain.weights, 'p_tier and p_group are exactly 1')
+  }
+})
+
+t.test('ties are broken at every level by the hash of the row in the stack of all routers', async (test) => {
+  const shape: Shape = {
+    tiers: [
+      [3, 3, 3],
+      [3, 3, 3],
+      [3, 3, 3],
+      [3, 3, 3]
+    ],
+    k: [2, 2, 2]
+  }
+  const states = new Float32Array(60 * 8).fill(-0)
+  const positions = Uint32Array.from({ length: 60 }, (_, i) => i * 31)
+  const request = makeRequest(shape, 8, 'ties', { states, positions })
+  const { ids } = await check(test, 'all scores equal', request)
+  for (let token = 0; token < 60; token++) {
+    const hash = (row: number) => tieHash([9, 8, 7, 6], 3, positions[token]!, row)
+    const tiers = [0, 1, 2, 3].sort((a, b) => hash(36 + 12 + a) - hash(36 + 12 + b))
+    const groups = [0, 1, 2].map((g) => 3 * tiers[0]! + g).sort((a, b) => hash(36 + a) - hash(36 + b))
+    const experts = [0, 1, 2].map((e) => 3 * groups[0]! + e).sort((a, b) => hash(a) - hash(b))
+    test.same([...ids.slice(token * 8, token * 8 + 2)], experts.slice(0, 2), `token ${token}`)
+  }
+  test.equal(new Set(ids).size, 36, 'ties are spread over all experts')
+})
+
+t.test('a mask of tiers, and of single experts', async (test) => {
+  const shape: Shape = {
+    tiers: [
+      [4, 4],
+      [4, 4],
+      [4, 4]
+    ],
+    k: [1, 1, 2]
+  }
+  for (const tier of [0, 1, 2]) {
+    const enabled = Uint8Array.from({ length: 24 }, (_, e) => (Math.floor(e / 8) === tier ? 1 : 0))
+    const { ids, weights } = await check(test, `tier ${tier} alone`, makeRequest(shape, 20, 'mask', { enabled }))
+    test.ok(
+      ids.every((id) => Math.floor(id / 8) === tier),
+      'only the enabled tier is chosen'
+    )
+    const { hser: _, ...none } = makeRequest(shape, 20, 'mask')
+    test.notSame(weights, forms.naive('route', 'all', { request: () => ({ ...none, hser: _! }) }).result.weights)
+  }
+  const two = Uint8Array.from({ length: 24 }, (_, e) => (e < 16 ? 1 : 0))
+  await check(test, 'two tiers', makeRequest(shape, 20, 'mask', { enabled: two }))
+  const some = Uint8Array.from({ length: 24 }, (_, e) => (e % 4 === 1 || (e >= 4 && e < 8) ? 0 : 255))
+  await check(
+    test,
+    'a whole group and one expert of each other are masked',
+    makeRequest(shape, 20, 'mask', { enabled: some })
+  )
+  const all = makeRequest(shape, 20, 'mask', { enabled: new Uint8Array(24).fill(1) })
+  const { enabled: _, ...none } = all
+  const [masked, plain] = [all, none].map((own) => forms.naive('route', 'all', { request: () => own }).result)
+  test.same(masked, plain, 'a mask that enables all changes nothing')
+})
+
+t.test('too few enabled at a level', async () => {
+  const shape: Shape = {
+    tiers: [
+      [4, 4, 4],
+      [4, 4],
+      [4, 4]
+    ],
+    k: [2, 2, 3]
+  }
+  const masks = {
+    tier: (e: number) => e < 12,
+    group: (e: number) => e < 20 || e >= 24,
+    expert: (e: number) => e !== 0 && e !== 1
+  }
+  for (const [level, on] of Object.entries(masks)) {
+    const enabled = Uint8Array.from({ length: 28 }, (_, e) => (on(e) ? 1 : 0))
+    const request = makeRequest(shape, 16, level, { enabled })
+    const own = { request: (memory: Memory) => place(memory, request) }
+    await forms.sameError('route', `level of ${level}`, own, 'VALIDATION_ERROR', { level })
+  }
+})
+
+t.test('topologies, bounds and routers that do not fit', async () => {
+  const shape: Shape = {
+    tiers: [
+      [4, 4],
+      [4, 4]
+    ],
+    k: [2, 2, 2]
+  }
+  const base = makeRequest(shape, 16, 'bad')
+  const hser = base.hser!
+  const over = hser.tierRouter.slice()
+  over[3] = 2 ** 23 + 1
+  const bad: Record<string, Partial<RouteRequest>> = {
+    'more active than the bound': { hser: { ...hser, bound: 7 } },
+    'k is not the product': { k: 4 },
+    'more groups than a tier has': { k: 12, hser: { ...hser, kGroup: 3 } },
+    'more experts than a group has': { k: 20, hser: { ...hser, kExpert: 5 } },
+    'more tiers than there are': { k: 12, hser: { ...hser, kTier: 3 } },
+    'groups that end early': { hser: { ...hser, tierGroups: Uint32Array.of(0, 2, 3) } },
+    'groups that do not begin at 0': { hser: { ...hser, tierGroups: Uint32Array.of(1, 2, 4) } },
+    'experts that go back': { hser: { ...hser, groupExperts: Uint32Array.of(0, 12, 8, 12, 16) } },
+    'experts beyond the last': { hser: { ...hser, groupExperts: Uint32Array.of(0, 4, 8, 12, 17) } },
+    'no tiers': { hser: { ...hser, tierGroups: Uint32Array.of(0) } },
+    'a router too short': { hser: { ...hser, groupRouter: hser.groupRouter.slice(1) } },
+    'a number of more than 24 bits': { hser: { ...hser, tierRouter: over } },
+    'none chosen': { k: 4, hser: { ...hser, kTier: 0 } }
+  }
+  for (const [label, more] of Object.entries(bad)) {
+    const own = { request: () => ({ ...base, ...more }) }
+    await forms.sameError('route', label, own, 'VALIDATION_ERROR')
+  }
+  const { hser: _, ...missing } = base
+  await forms.sameError('route', 'no hser', { request: () => missing }, 'VALIDATION_ERROR')
+})
+
+t.test('a value that is not finite', async () => {
+  const request = makeRequest({ tiers: [[4], [4]], k: [1, 1, 2] }, 10, 'nan')
+  request.states[25] = Number.NaN
+  await forms.sameError('route', 'nan', { request: (memory) => place(memory, request) }, 'RUNTIME_NAN_DETECTED', {
+    token: 2
+  })
+})
