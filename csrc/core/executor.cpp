@@ -4,9 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/dispatch.h"
 #include "cpu/embed.h"
-#include "cpu/route_hser.h"
 
 namespace tmoe {
 
@@ -53,6 +51,11 @@ Status Executor::prepare() {
             if (items_[j].sequence == item.sequence) return invalid(format("items %zu and %zu name the same sequence", j, i));
         }
         if (item.sample && item.logits == LogitsWanted::None) return invalid("sampling needs logits");
+        all_forced_ = all_forced_ && item.forced_ids;
+        any_forced_ = any_forced_ || item.forced_ids;
+        any_captured_ = any_captured_ || item.capture_ids;
+        any_masked_ = any_masked_ || item.enabled;
+        if (item.forced_ids) TMOE_RETURN_IF_ERROR(check_forced(i));
         const size_t start = item.sequence->length;
         for (size_t t = 0; t < item.count; t++) {
             const int32_t id = item.tokens[t];
@@ -175,58 +178,6 @@ Status Executor::attention(const PlanOp& op) {
         TMOE_RETURN_IF_ERROR(tmoe::attention(context_, args, arena_.attention));
         i = last;
     }
-    return {};
-}
-
-Status Executor::route(const PlanOp& op) {
-    const Weight& weight = model_.weights_[op.weight];
-    routed_ = &op;
-    RouteArgs args;
-    args.states = arena_.buffer(op.in);
-    args.tokens = tokens_;
-    args.router = {weight.data.as<int32_t>(), weight.exponent, weight.rows, weight.columns};
-    args.k = op.k;
-    args.form = op.form;
-    args.normalise = op.normalise;
-    args.layer = op.layer;
-    memcpy(args.seed, plan_.routing_seed, sizeof args.seed);
-    args.positions = positions_.data();
-    args.enabled = nullptr;
-    args.ids = arena_.ids.as<int32_t>();
-    args.weights = arena_.weights.as<float>();
-    args.scores = arena_.scores.as<int64_t>();
-    args.states24 = arena_.states24.as<int32_t>();
-    args.probabilities = arena_.probabilities.as<float>();
-    HserRouting hser;
-    if (op.form == RouteForm::Hser) {
-        const Weight &tiers = model_.weights_[op.hser.tier_router], &groups = model_.weights_[op.hser.group_router];
-        hser.tiers = {tiers.data.as<int32_t>(), tiers.exponent, tiers.rows, tiers.columns};
-        hser.groups = {groups.data.as<int32_t>(), groups.exponent, groups.rows, groups.columns};
-        hser.tier_groups = op.hser.tier_groups.data();
-        hser.group_experts = op.hser.group_experts.data();
-        hser.k_tier = op.hser.k_tier;
-        hser.k_group = op.hser.k_group;
-        hser.k_expert = op.hser.k_expert;
-        hser.bound = op.hser.bound;
-        args.hser = &hser;
-    }
-    return tmoe::route(context_, args);
-}
-
-Status Executor::experts(const PlanOp& op) {
-    const Weight &gate = model_.weights_[op.gate], &up = model_.weights_[op.up], &down = model_.weights_[op.down];
-    const size_t k = routed_->k, width = plan_.buffer_widths[op.in];
-    const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
-                            arena_.rows.as<uint32_t>()};
-    TMOE_RETURN_IF_ERROR(dispatch(d));
-    const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
-    const ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, stack(gate), stack(up), stack(down), d.offsets, d.slots,
-                                arena_.values.as<float>()};
-    TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
-    result_.expert_rows = tokens_ * k;
-    const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
-    TMOE_RETURN_IF_ERROR(combine(context_, c));
-    note_layer(static_cast<int32_t>(op.layer));
     return {};
 }
 

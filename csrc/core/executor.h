@@ -17,6 +17,7 @@ class Executor {
 
   private:
     Status prepare();
+    Status check_forced(size_t index) const;
     Status run_op(size_t index);
     Status embed(const PlanOp& op);
     Status rms_norm(const PlanOp& op);
@@ -24,6 +25,8 @@ class Executor {
     Status rope(const PlanOp& op, size_t index);
     Status attention(const PlanOp& op);
     Status route(const PlanOp& op);
+    void force_routes();
+    void capture_routes();
     Status experts(const PlanOp& op);
     Status logits(const PlanOp& op);
     void commit();
@@ -42,7 +45,10 @@ class Executor {
     std::vector<uint32_t> positions_;
     std::vector<size_t> first_row_;             ///< of each item
     std::vector<AttentionRun> runs_;
-    const PlanOp* routed_ = nullptr;
+    const PlanOp* routed_ = nullptr;            ///< the last route, and how many came before it
+    size_t routed_layer_ = 0, routed_layers_ = 0;
+    bool all_forced_ = true, any_forced_ = false, any_captured_ = false, any_masked_ = false;
+    std::vector<const uint8_t*> masks_;         ///< of each token, in the layer that routes now
 };
 
 }  // namespace tmoe

@@ -178,6 +178,10 @@ Status Model::load(Backend& backend, const GgufFile& file, Plan plan, size_t max
     model->plan_ = std::move(plan);
     model->max_batch_ = max_batch;
     const Plan& p = model->plan_;
+    for (const PlanOp& op : p.ops) {
+        if (op.kind != OpKind::Route) continue;
+        model->routing_ = {model->routing_.layers + 1, static_cast<size_t>(p.tensors[op.weight].shape[1]), op.k};
+    }
     model->weights_.resize(p.tensors.size());
     for (size_t i = 0; i < p.tensors.size(); i++) {
         TMOE_RETURN_IF_ERROR(describe(file, p.tensors[i], model->weights_[i]));

@@ -44,8 +44,17 @@ struct LoadProgress {
 };
 
 class Sequence;
+struct RouteArgs;
+struct HserRouting;
 
 enum class LogitsWanted : uint32_t { None, Last, All };
+
+/** What routing looks like in every layer that routes. Masks and captures count those layers alone, in the plan's order. */
+struct RoutingShape {
+    size_t layers = 0, experts = 0, k = 0;
+    size_t mask_size() const { return layers * experts; }
+    size_t choices() const { return layers * k; }   ///< of one token, over all layers
+};
 
 /** One sequence's part of a step. */
 struct StepItem {
@@ -56,6 +65,11 @@ struct StepItem {
     float* logits_out = nullptr;           ///< caller's, vocab floats per position asked for; may be null
     bool sample = false;
     SamplingParams sampling;
+    const uint8_t* enabled = nullptr;      ///< [layers][experts], 0 = disabled by the request's TierSet (see check_enabled); null = all enabled
+    int32_t* capture_ids = nullptr;        ///< out [count][layers][k]: the experts of each token, best first; null = not wanted
+    float* capture_weights = nullptr;      ///< out, together with capture_ids
+    const int32_t* forced_ids = nullptr;   ///< [count][layers][k]: taken instead of what the router would choose; null = routed
+    const float* forced_weights = nullptr; ///< together with forced_ids
 };
 
 struct StepItemResult {
@@ -90,14 +104,20 @@ class Model {
     uint64_t weight_bytes() const { return weight_bytes_; }
     uint64_t arena_bytes() const { return arena_bytes_; }
     size_t kv_bytes_per_token(KvType type) const;
+    const RoutingShape& routing() const { return routing_; }
+    /** A TierSet's mask [layers][experts]: ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a layer has fewer than a token uses. */
+    Status check_enabled(const uint8_t* mask) const;
     size_t max_batch() const { return max_batch_; }
     const Plan& plan() const { return plan_; }
 
   private:
     friend class Executor;
+    /** The routers and constants of a route operation; states and outputs are the caller's. */
+    void describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const;
     Model() = default;
     struct Arena;
     Plan plan_;
+    RoutingShape routing_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
     uint64_t weight_bytes_ = 0, arena_bytes_ = 0;

@@ -130,6 +130,11 @@ class Checker {
         if (dim(op.weight, 0) != width(op.in) || width(op.in) > kMaxRouterWidth) return bad("the router's width is not the buffer's");
         if (op.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(check_levels(experts));
         if (experts > kMaxExperts || op.k == 0 || op.k > experts || op.k > kMaxActive) return bad(format("k = %u of %llu experts", op.k, static_cast<unsigned long long>(experts)));
+        for (const PlanOp& other : plan_.ops) {
+            if (other.kind == OpKind::Route && is(other.weight, TensorRole::Router) && (other.k != op.k || dim(other.weight, 1) != experts)) {
+                return bad("all layers need the same number of experts and the same k");  // masks and captures have one shape
+            }
+        }
         routed_ = op_;
         return {};
     }

@@ -24,6 +24,7 @@ namespace tmoe {
     X(FILE_READ_FAILED)           \
     X(FILE_WRITE_FAILED)          \
     X(ROUTING_INVALID_EXPERT)     \
+    X(ROUTING_TOO_FEW_EXPERTS)    \
     X(RUNTIME_NAN_DETECTED)       \
     X(RUNTIME_INVARIANT_VIOLATED) \
     X(CANCELLED)

@@ -24,6 +24,12 @@ Status backend_call_async(Call& call, napi_value& result);
 Status unwrap_backend(Call& call, BackendHandle*& out);
 Status backend_disposed();
 
+/** The model that a method was called on. VALIDATION_ERROR where it is none, MODEL_NOT_LOADED where it was disposed. */
+Status unwrap_model(Call& call, ModelHandle*& out);
+Status model_disposed();
+/** A model's step (bind_step.cpp). */
+Status model_step(Call& call, napi_value& result);
+
 /** The JavaScript object of a loaded model. */
 Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, napi_value& out);
 

@@ -331,6 +331,17 @@ export const catalog = {
     suggestedAction: 'Use expert ids from 0 to experts - 1; details has the token, the slot and the id.',
     native: true
   },
+  ROUTING_TOO_FEW_EXPERTS: {
+    ...request,
+    meaning: 'A TierSet enables fewer experts of a layer than a token uses.',
+    category: 'routing',
+    logLevel: 'warn',
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'InvalidParams',
+    suggestedAction: 'Enable more tiers; details has the layer, how many experts are enabled and how many a token uses.',
+    native: true
+  },
   RUNTIME_NAN_DETECTED: {
     ...request,
     meaning: 'A value that is not finite appeared; this sequence stops, the others of its batch go on with equal bits.',

@@ -1,0 +1,155 @@
+// The part of a step that is a mixture of experts: routes (masked, forced or captured), and the experts that they name.
+#include <algorithm>
+#include <cstring>
+
+#include "core/executor.h"
+#include "cpu/dispatch.h"
+#include "cpu/route_hser.h"
+
+namespace tmoe {
+
+/** ROUTING_INVALID_EXPERT {token, slot, expertId, layer} where a forced route names no expert, or one twice. `token` counts the item's own. */
+Status Executor::check_forced(size_t index) const {
+    const StepItem& item = items_[index];
+    const RoutingShape& shape = model_.routing_;
+    for (size_t choice = 0; choice < item.count * shape.choices(); choice++) {
+        const size_t slot = choice % shape.k;
+        const int32_t* route = item.forced_ids + choice - slot;
+        bool valid = route[slot] >= 0 && static_cast<size_t>(route[slot]) < shape.experts;
+        for (size_t other = 0; other < slot; other++) valid = valid && route[other] != route[slot];
+        if (valid) continue;
+        const size_t token = choice / shape.choices(), layer = choice % shape.choices() / shape.k;
+        return Status(StatusCode::ROUTING_INVALID_EXPERT,
+                      format("the forced route of token %zu names expert %d at choice %zu of layer %zu; valid are 0 to %zu, each once", token, route[slot], slot, layer, shape.experts - 1))
+            .with("token", static_cast<double>(token))
+            .with("slot", static_cast<double>(slot))
+            .with("expertId", route[slot])
+            .with("layer", static_cast<double>(layer));
+    }
+    return {};
+}
+
+void Model::describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const {
+    const auto view = [this](uint32_t tensor) {
+        const Weight& w = weights_[tensor];
+        return RouterView{w.data.as<int32_t>(), w.exponent, w.rows, w.columns};
+    };
+    args.router = view(op.weight);
+    args.k = op.k;
+    args.form = op.form;
+    args.normalise = op.normalise;
+    args.layer = op.layer;
+    memcpy(args.seed, plan_.routing_seed, sizeof args.seed);
+    args.enabled = nullptr;
+    if (op.form != RouteForm::Hser) return;
+    hser.tiers = view(op.hser.tier_router);
+    hser.groups = view(op.hser.group_router);
+    hser.tier_groups = op.hser.tier_groups.data();
+    hser.group_experts = op.hser.group_experts.data();
+    hser.k_tier = op.hser.k_tier;
+    hser.k_group = op.hser.k_group;
+    hser.k_expert = op.hser.k_expert;
+    hser.bound = op.hser.bound;
+    args.hser = &hser;
+}
+
+Status Model::check_enabled(const uint8_t* mask) const {
+    size_t layer = 0;
+    for (const PlanOp& op : plan_.ops) {
+        if (op.kind != OpKind::Route) continue;
+        const uint8_t* row = mask + layer * routing_.experts;
+        const size_t enabled = routing_.experts - static_cast<size_t>(std::count(row, row + routing_.experts, uint8_t{0}));
+        std::string levels;
+        if (op.form == RouteForm::Hser) {
+            RouteArgs args;
+            HserRouting hser;
+            describe_route(op, args, hser);
+            levels = check_hser_mask(hser, row).message();
+        }
+        if (enabled < routing_.k || !levels.empty()) {
+            return Status(StatusCode::ROUTING_TOO_FEW_EXPERTS, format("%zu of %zu experts are enabled in layer %zu, a token uses %zu%s%s", enabled, routing_.experts, layer, routing_.k,
+                                                                      levels.empty() ? "" : "; ", levels.c_str()))
+                .with("layer", static_cast<double>(layer))
+                .with("enabled", static_cast<double>(enabled))
+                .with("k", static_cast<double>(routing_.k));
+        }
+        layer++;
+    }
+    return {};
+}
+
+Status Executor::route(const PlanOp& op) {
+    routed_ = &op;
+    routed_layer_ = routed_layers_++;
+    RouteArgs args;
+    HserRouting hser;
+    model_.describe_route(op, args, hser);
+    args.states = arena_.buffer(op.in);
+    args.tokens = tokens_;
+    args.positions = positions_.data();
+    args.ids = arena_.ids.as<int32_t>();
+    args.weights = arena_.weights.as<float>();
+    args.scores = arena_.scores.as<int64_t>();
+    args.states24 = arena_.states24.as<int32_t>();
+    args.probabilities = arena_.probabilities.as<float>();
+    if (any_masked_) {
+        masks_.clear();
+        for (const StepItem& item : items_) {
+            masks_.insert(masks_.end(), item.count, item.enabled ? item.enabled + routed_layer_ * model_.routing_.experts : nullptr);
+        }
+        args.masks = masks_.data();
+    }
+    args.ids = arena_.ids.as<int32_t>();
+    args.weights = arena_.weights.as<float>();
+    args.scores = arena_.scores.as<int64_t>();
+    args.states24 = arena_.states24.as<int32_t>();
+    args.probabilities = arena_.probabilities.as<float>();
+    if (!all_forced_) TMOE_RETURN_IF_ERROR(tmoe::route(context_, args));
+    if (any_forced_) force_routes();
+    if (any_captured_) capture_routes();
+    return {};
+}
+
+/** Replay: the choices of items that bring their own take the place of what was routed. */
+void Executor::force_routes() {
+    const size_t k = routed_->k, choices = model_.routing_.choices();
+    for (size_t i = 0; i < items_.size(); i++) {
+        if (!items_[i].forced_ids) continue;
+        for (size_t t = 0; t < items_[i].count; t++) {
+            const size_t from = t * choices + routed_layer_ * k, to = (first_row_[i] + t) * k;
+            memcpy(arena_.ids.as<int32_t>() + to, items_[i].forced_ids + from, k * sizeof(int32_t));
+            memcpy(arena_.weights.as<float>() + to, items_[i].forced_weights + from, k * sizeof(float));
+        }
+    }
+}
+
+void Executor::capture_routes() {
+    const size_t k = routed_->k, choices = model_.routing_.choices();
+    for (size_t i = 0; i < items_.size(); i++) {
+        if (!items_[i].capture_ids) continue;
+        for (size_t t = 0; t < items_[i].count; t++) {
+            const size_t from = (first_row_[i] + t) * k, to = t * choices + routed_layer_ * k;
+            memcpy(items_[i].capture_ids + to, arena_.ids.as<int32_t>() + from, k * sizeof(int32_t));
+            memcpy(items_[i].capture_weights + to, arena_.weights.as<float>() + from, k * sizeof(float));
+        }
+    }
+}
+
+Status Executor::experts(const PlanOp& op) {
+    const Weight &gate = model_.weights_[op.gate], &up = model_.weights_[op.up], &down = model_.weights_[op.down];
+    const size_t k = routed_->k, width = plan_.buffer_widths[op.in];
+    const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
+                            arena_.rows.as<uint32_t>()};
+    TMOE_RETURN_IF_ERROR(dispatch(d));
+    const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
+    const ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, stack(gate), stack(up), stack(down), d.offsets, d.slots,
+                                arena_.values.as<float>()};
+    TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
+    result_.expert_rows = tokens_ * k;
+    const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
+    TMOE_RETURN_IF_ERROR(combine(context_, c));
+    note_layer(static_cast<int32_t>(op.layer));
+    return {};
+}
+
+}  // namespace tmoe
