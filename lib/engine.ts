@@ -1,7 +1,7 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
 import { boot } from './engine/boot.js'
 import { ModelLoad } from './engine/loading.js'
-import type { EngineOptions, LoadModelOptions, LoadModelRequest } from './engine/options.js'
+import type { EngineOptions, ForwardRequest, LoadModelOptions, LoadModelRequest } from './engine/options.js'
 import {
   detokenizeSchema,
   forwardSchema,
@@ -19,8 +19,10 @@ import type { FinishReason, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
 import type { CallOptions, GenerationRequest } from './generation/options.js'
 import { checkCall, checkRequest, copyTokens } from './generation/options.js'
+import type { RoutingCapture } from './generation/routing.js'
+import { joinCaptures } from './generation/routing.js'
 import type { EngineState } from './lifecycle.js'
-import type { ModelInfo } from './loaded-model.js'
+import type { ForwardResult, ModelInfo } from './loaded-model.js'
 import { locateModel } from './model/embedded.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
@@ -35,6 +37,8 @@ export interface GenerationResult {
   usage: Usage
   seed: number
   requestId: string
+  /** With `captureRouting` only: the experts of every position that was computed. */
+  routing?: RoutingCapture
 }
 
 /** How the engine computes. */
@@ -158,28 +162,36 @@ export class Engine implements AsyncDisposable {
   async generate(request: GenerationRequest, options: CallOptions = {}): Promise<GenerationResult> {
     let text = ''
     const tokens: number[] = []
+    const routes: RoutingCapture[] = []
     for await (const item of this.#createGenerator('generate', request, options)) {
       text += item.text
+      if (item.routing) routes.push(item.routing)
       if (item.finishReason === undefined) tokens.push(item.token)
       else {
         const { finishReason, usage, seed, requestId } = item
-        return { text, tokens, finishReason, usage, seed, requestId }
+        const routing = routes.length > 0 && { routing: joinCaptures(routes) }
+        return { text, tokens, finishReason, usage, seed, requestId, ...routing }
       }
     }
     throw createError('RUNTIME_INVARIANT_VIOLATED', 'a generation ended without its last item', { method: 'generate' })
   }
 
   /**
-   * Logits of given tokens, from position 0: Float32Array [vocab] of the last position, or [tokens, vocab] of all. MODEL_NOT_LOADED,
+   * Logits of given tokens, from position 0: Float32Array [vocab] of the last position, or [tokens, vocab] of all; with
+   * `captureRouting` {logits, routing}. ROUTING_INVALID_EXPERT {token, slot, expertId, layer} of a replay, MODEL_NOT_LOADED,
    * CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
   async forward(
-    request: { model: string; tokens: readonly number[] | Int32Array | Uint32Array; logits?: 'last' | 'all' },
-    options: CallOptions = {}
-  ): Promise<Float32Array> {
+    request: ForwardRequest & { captureRouting: true },
+    options?: CallOptions
+  ): Promise<{ logits: Float32Array; routing: RoutingCapture }>
+  async forward(request: ForwardRequest, options?: CallOptions): Promise<Float32Array>
+  async forward(request: ForwardRequest, options: CallOptions = {}): Promise<Float32Array | ForwardResult> {
     checkOpen(this.#parts, 'forward')
-    const { model, tokens, logits } = validated(forwardSchema, request, 'forward')
-    return this.#parts.models.get(model).forward(copyTokens(tokens), logits, checkCall('forward', options))
+    const { model, tokens, ...rest } = validated(forwardSchema, request, 'forward')
+    const loaded = this.#parts.models.get(model)
+    const result = await loaded.forward(copyTokens(tokens), rest, checkCall('forward', options))
+    return rest.captureRouting ? result : result.logits
   }
 
   /** Ends what runs (generations and loads throw ENGINE_DISPOSED), waits for it, and releases everything. May be called again. */

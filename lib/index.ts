@@ -20,6 +20,7 @@ export { catalog, EngineClientError, EngineError, isEngineError, TimeoutError } 
 export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from './generation/generation.js'
 export type { Generator } from './generation/generator.js'
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
+export type { RoutingCapture } from './generation/routing.js'
 export type { EngineState, Transition } from './lifecycle.js'
 export type { ModelInfo } from './loaded-model.js'
 export type { Alternative } from './memory-plan.js'

@@ -6,6 +6,8 @@ import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
 import { copyTokens } from './generation/options.js'
+import type { RoutingCapture } from './generation/routing.js'
+import { checkReplay, emptyCapture, sameKind, withRouting } from './generation/routing.js'
 import { Scheduler } from './generation/scheduler.js'
 import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
@@ -39,6 +41,20 @@ export interface ModelInfo {
   hasChatTemplate: boolean
   /** Generations in progress. */
   activeSequences: number
+}
+
+/** What a forward call is asked for besides the tokens. */
+export interface ForwardOptions {
+  logits: 'last' | 'all'
+  captureRouting: boolean
+  replayRouting?: RoutingCapture | undefined
+}
+
+export interface ForwardResult {
+  /** [vocab] of the last position, or [tokens, vocab]. */
+  logits: Float32Array
+  /** With `captureRouting` only: of all tokens. */
+  routing?: RoutingCapture
 }
 
 export class LoadedModel {
@@ -80,6 +96,8 @@ export class LoadedModel {
       const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
       throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: prompt.length, limit: contextLength })
     }
+    const { replayRouting } = request
+    if (replayRouting) request = { ...request, replayRouting: checkReplay(method, replayRouting, native.routing) }
     const { tokenizer } = this
     const decoder = tokenizer.decodeStream()
     const generation = new Generation({
@@ -94,7 +112,8 @@ export class LoadedModel {
         push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
         end: () => decoder.end()
       },
-      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens })
+      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
+      routing: native.routing
     })
     return new Generator(this.#scheduler, generation, method, call)
   }
@@ -103,18 +122,21 @@ export class LoadedModel {
    * Logits of `tokens` as one sequence from position 0: Float32Array [vocab] of the last position, or [tokens, vocab] of all.
    * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
-  async forward(tokens: Int32Array, logits: 'last' | 'all', call: CallOptions): Promise<Float32Array> {
-    const { addon, contextLength, id, vocab } = this.#options
+  async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
+    const { addon, contextLength, id, vocab, native } = this.#options
+    const { logits } = request
     this.#checkTokens('forward', 'tokens', tokens)
     if (tokens.length > contextLength) {
       const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
       throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
     }
-    const out = allocateLogits((logits === 'all' ? tokens.length : 1) * vocab)
+    const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
+    const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
+    if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
     if (this.#closed) throw this.#closed
     const cancel = addon.createCancel()
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', call)
-    const done = this.#forward(tokens, logits, out, interruption, (item) => this.#options.native.step([item], cancel))
+    const done = this.#forward(tokens, logits, out, replay, interruption, (item) => native.step([item], cancel))
     this.#forwards.set(interruption, done)
     try {
       await done
@@ -145,7 +167,8 @@ export class LoadedModel {
   async #forward(
     tokens: Int32Array,
     logits: 'last' | 'all',
-    out: Float32Array,
+    out: ForwardResult,
+    replay: RoutingCapture | undefined,
     interruption: Interruption,
     step: (item: StepItem) => ReturnType<NativeModel['step']>
   ): Promise<void> {
@@ -153,13 +176,14 @@ export class LoadedModel {
     interruption.check()
     const sequence = native.createSequence({ kvType, maxTokens: tokens.length })
     try {
-      for (let at = 0; at < tokens.length; at += maxBatchTokens) {
+      for (let at = 0; at < tokens.length; at = sequence.length) {
         interruption.check()
-        const chunk = tokens.subarray(at, at + maxBatchTokens)
+        const chunk = tokens.subarray(at, at + sameKind(at, maxBatchTokens, replay))
         const last = at + chunk.length === tokens.length
         const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
-        if (logits === 'all') item.logitsOut = out.subarray(at * vocab, (at + chunk.length) * vocab)
-        else if (last) item.logitsOut = out
+        if (logits === 'all') item.logitsOut = out.logits.subarray(at * vocab, (at + chunk.length) * vocab)
+        else if (last) item.logitsOut = out.logits
+        withRouting(item, at, replay, out.routing && captureFrom(out.routing, at, chunk.length))
         const { items } = await step(item)
         if (items[0]?.error) throw items[0].error
       }
@@ -202,6 +226,12 @@ export class LoadedModel {
       }
     }
   }
+}
+
+/** The part of a capture that a step of `count` tokens from a position on fills. */
+function captureFrom({ layers, k, ids, weights }: RoutingCapture, position: number, count: number): RoutingCapture {
+  const [from, to] = [position * layers * k, (position + count) * layers * k]
+  return { tokens: count, layers, k, ids: ids.subarray(from, to), weights: weights.subarray(from, to) }
 }
 
 /** Caller-owned memory for logits: `length` floats. */

@@ -84,6 +84,21 @@ export interface StepItem {
   logitsOut?: Float32Array
   /** Sample the next token from the last position (needs `logits` other than `none`). */
   sampling?: SamplingParams
+  /** The request's TierSet, [layers][experts]: 0 = not to be used. All are, where it is not there. */
+  enabled?: Uint8Array
+  /** Caller-owned, filled with [tokens][layers][k] expert ids, best first, and (always together) their weights. */
+  captureIds?: Int32Array
+  captureWeights?: Float32Array
+  /** Replay: [tokens][layers][k], taken instead of what the router would choose. ROUTING_INVALID_EXPERT {token, slot, expertId, layer}. */
+  forcedIds?: Int32Array
+  forcedWeights?: Float32Array
+}
+
+/** What routing looks like: layers that route, experts in each, and experts of one token. */
+export interface RoutingShape {
+  layers: number
+  experts: number
+  k: number
 }
 
 export interface StepItemResult {
@@ -116,6 +131,9 @@ export interface NativeModel {
   readonly weightBytes: number
   /** Bytes of one position of a sequence's KV cache, per KV type. */
   readonly kvBytesPerToken: Record<KvType, number>
+  readonly routing: RoutingShape
+  /** Throws ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a mask [layers][experts] leaves a layer fewer experts than a token uses. */
+  checkEnabled(enabled: Uint8Array): void
   createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.

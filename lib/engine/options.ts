@@ -1,6 +1,8 @@
 /** The options of the engine's own methods, checked at the border. */
 import { z } from 'zod'
-import { isTokenList } from '../generation/options.js'
+import { isTokenList, replayAllowed } from '../generation/options.js'
+import type { RoutingCapture } from '../generation/routing.js'
+import { isRoutingCapture } from '../generation/routing.js'
 import type { Transition } from '../lifecycle.js'
 import type { Isa, KvType, LoadProgress } from '../native.js'
 import { callback, callFields } from '../validation.js'
@@ -38,6 +40,17 @@ export interface LoadModelOptions {
   timeoutMs?: number
   /** Called for each tensor; an error that it throws ends the load. */
   onProgress?: (progress: LoadProgress) => void
+}
+
+export interface ForwardRequest {
+  model: string
+  tokens: readonly number[] | Int32Array | Uint32Array
+  /** Which positions' logits to give. Default last. */
+  logits?: 'last' | 'all'
+  /** Give the experts that each token was routed to as well. */
+  captureRouting?: boolean
+  /** Use these routes from position 0 on instead of the router's. */
+  replayRouting?: RoutingCapture
 }
 
 const largest = 2 ** 31 - 1
@@ -94,7 +107,9 @@ export const detokenizeSchema = z.strictObject({
 export const forwardSchema = z.strictObject({
   model: modelId,
   tokens: tokenList.describe(tokensAllowed),
-  logits: z.enum(['last', 'all']).default('last').describe('last or all')
+  logits: z.enum(['last', 'all']).default('last').describe('last or all'),
+  captureRouting: z.boolean().default(false).describe('true or false'),
+  replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed)
 })
 
 /** The engine's options with their defaults. */

@@ -339,7 +339,8 @@ export const catalog = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
-    suggestedAction: 'Enable more tiers; details has the layer, how many experts are enabled and how many a token uses.',
+    suggestedAction:
+      'Enable more tiers; details has the layer, how many experts are enabled and how many a token uses.',
     native: true
   },
   RUNTIME_NAN_DETECTED: {

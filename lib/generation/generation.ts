@@ -1,8 +1,10 @@
 /** One sequence being generated: what it still has to compute, and what its consumer gets. */
 import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
-import type { NativeSequence, SamplingParams, StepItem, StepItemResult } from '../native.js'
+import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type { CheckedRequest } from './options.js'
+import type { RoutingCapture } from './routing.js'
+import { emptyCapture, joinCaptures, sameKind, withRouting } from './routing.js'
 import { StopStrings } from './stop-strings.js'
 
 export interface Usage {
@@ -24,6 +26,8 @@ export interface TokenItem {
   topLogprobs?: { token: number; logprob: number }[]
   /** With `logits` only: the vocabulary's size. */
   logits?: Float32Array
+  /** With `captureRouting` only: the experts of the positions computed for this token (the first token's: of the whole prompt). */
+  routing?: RoutingCapture
   finishReason?: undefined
   usage?: undefined
 }
@@ -40,6 +44,7 @@ export interface FinalItem {
   logprob?: undefined
   topLogprobs?: undefined
   logits?: undefined
+  routing?: undefined
 }
 
 export type GenerationItem = TokenItem | FinalItem
@@ -55,6 +60,9 @@ export interface GenerationSetup {
   eosIds: ReadonlySet<number>
   decoder: { push(id: number): string; end(): string }
   createSequence(maxTokens: number): NativeSequence
+  routing: RoutingShape
+  /** The request's TierSet, [layers][experts]; undefined = all experts. */
+  enabled?: Uint8Array | undefined
 }
 
 interface Waiter {
@@ -76,7 +84,9 @@ export class Generation {
   readonly #waiters: Waiter[] = []
   readonly #ready: GenerationItem[] = []
   readonly #endListeners: (() => void)[] = []
+  readonly #captured: RoutingCapture[] = []
   #sequence: NativeSequence | undefined
+  /** Prompt tokens that were fed. */
   #fed = 0
   #text = ''
   #finished = false
@@ -127,21 +137,26 @@ export class Generation {
 
   /** This sequence's part of a step of at most `budget` tokens. Throws what creating the sequence throws. */
   stepItem(budget: number): StepItem {
-    const { prompt, request, vocab } = this.#setup
+    const { prompt, request, vocab, routing, enabled } = this.#setup
     this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
     const decoding = this.#fed >= prompt.length
-    const tokens = decoding ? Int32Array.of(this.#tokens.at(-1)!) : prompt.subarray(this.#fed, this.#fed + budget)
-    if (!decoding && this.#fed + tokens.length < prompt.length) {
-      return { sequence: this.#sequence, tokens, logits: 'none' }
-    }
-    const item: StepItem = { sequence: this.#sequence, tokens, logits: 'last', sampling: this.#sampling() }
-    if (request.logits) item.logitsOut = new Float32Array(vocab)
+    const position = this.#fed + Math.max(0, this.#tokens.length - 1)
+    const count = sameKind(position, budget, request.replayRouting)
+    const tokens = decoding ? Int32Array.of(this.#tokens.at(-1)!) : prompt.subarray(this.#fed, this.#fed + count)
+    const last = decoding || this.#fed + tokens.length === prompt.length
+    const item: StepItem = { sequence: this.#sequence, tokens, logits: last ? 'last' : 'none' }
+    if (last) item.sampling = this.#sampling()
+    if (last && request.logits) item.logitsOut = new Float32Array(vocab)
+    if (enabled) item.enabled = enabled
+    const capture = request.captureRouting ? emptyCapture(routing, tokens.length) : undefined
+    withRouting(item, position, request.replayRouting, capture)
     return item
   }
 
   /** Takes over what a step gave for `item`. Throws what the tokenizer throws. */
   accept(item: StepItem, result: StepItemResult): void {
     if (this.#fed < this.#setup.prompt.length) this.#fed += item.tokens.length
+    if (item.captureIds) this.#keepRoutes(item)
     if (!item.sampling || this.#finished) return
     const { token } = result
     if (this.#setup.eosIds.has(token)) {
@@ -158,6 +173,7 @@ export class Generation {
       value.topLogprobs = Array.from(ids, (id, i) => ({ token: id, logprob: logprobs[i]! }))
     }
     if (item.logitsOut) value.logits = item.logitsOut
+    if (item.captureIds) value.routing = joinCaptures(this.#captured.splice(0))
     this.#deliver(value)
     if (stopped) this.#finish('stop', true)
     else if (this.#tokens.length >= this.#limit) this.#finish('length')
@@ -190,6 +206,11 @@ export class Generation {
   release(): void {
     this.#sequence?.dispose()
     this.#sequence = undefined
+  }
+
+  #keepRoutes({ tokens, captureIds, captureWeights }: StepItem): void {
+    const { layers, k } = this.#setup.routing
+    this.#captured.push({ tokens: tokens.length, layers, k, ids: captureIds!, weights: captureWeights! })
   }
 
   #usage(): Usage {

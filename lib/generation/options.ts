@@ -3,6 +3,8 @@ import { randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { isEngineError } from '../errors/index.js'
 import { callFields, unreadable, validated, validationError } from '../validation.js'
+import type { RoutingCapture } from './routing.js'
+import { isRoutingCapture } from './routing.js'
 
 export interface ChatMessage {
   /** system, user, assistant, or another role that the model's template knows. */
@@ -45,6 +47,10 @@ export interface GenerationRequest {
   topLogprobs?: number
   /** Hand out the logits that each token was chosen from (a Float32Array of the vocabulary's size). */
   logits?: boolean
+  /** Give each token the experts that its step was routed to; the first token's has those of the whole prompt. */
+  captureRouting?: boolean
+  /** Use these routes from position 0 on instead of the router's; positions that it does not hold are routed. */
+  replayRouting?: RoutingCapture
   /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
   parseSpecial?: boolean
   /** A name for the request in errors; random by default. */
@@ -63,6 +69,8 @@ const aliases: Readonly<Record<string, string>> = {
   repetition_window: 'repetitionWindow',
   ignore_eos: 'ignoreEos',
   top_logprobs: 'topLogprobs',
+  capture_routing: 'captureRouting',
+  replay_routing: 'replayRouting',
   parse_special: 'parseSpecial',
   request_id: 'requestId'
 }
@@ -79,6 +87,8 @@ export const isTokenList = (value: unknown): value is number[] | Int32Array | Ui
 /** An own copy. A detached array has length 0 and cannot be iterated. */
 export const copyTokens = (tokens: ArrayLike<number>): Int32Array =>
   tokens.length === 0 ? new Int32Array(0) : Int32Array.from(tokens)
+
+export const replayAllowed = 'a capture: {tokens, layers, k, ids: Int32Array, weights: Float32Array}'
 
 const requestSchema = z.strictObject({
   model: z.string().min(1).describe('the id of a loaded model'),
@@ -105,6 +115,8 @@ const requestSchema = z.strictObject({
   logprobs: z.boolean().optional().describe('true or false'),
   topLogprobs: z.number().int().min(0).max(20).optional().describe('an integer from 0 to 20'),
   logits: z.boolean().default(false).describe('true or false'),
+  captureRouting: z.boolean().default(false).describe('true or false'),
+  replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
   parseSpecial: z.boolean().default(false).describe('true or false'),
   requestId: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters')
 })

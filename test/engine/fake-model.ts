@@ -36,6 +36,7 @@ export const follow = (tokens: readonly number[]): number =>
 export class FakeModel implements NativeModel {
   readonly weightBytes = 0
   readonly kvBytesPerToken = { f16: 2, f32: 4 }
+  readonly routing = { layers: 1, experts: 1, k: 1 }
   readonly sequences: FakeSequence[] = []
   /** Tokens of each sequence, per step that was begun. */
   readonly steps: number[][] = []
@@ -48,6 +49,8 @@ export class FakeModel implements NativeModel {
   get open(): number {
     return this.sequences.filter(({ disposed }) => !disposed).length
   }
+
+  checkEnabled(): void {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {
     const sequence = new FakeSequence(maxTokens)

@@ -30,7 +30,8 @@ function setUp(maxBatchTokens = 64) {
       vocab: 200,
       eosIds: new Set([eos]),
       decoder: { push: (id) => `${id} `, end: () => '.' },
-      createSequence: (maxTokens) => model.createSequence({ maxTokens })
+      createSequence: (maxTokens) => model.createSequence({ maxTokens }),
+      routing: model.routing
     })
     return new Generator(scheduler, generation, 'test', call)
   }

@@ -147,7 +147,12 @@ t.test('models and sequences', async (t) => {
     tokens: new Int32Array([1, 2]),
     logits: 'all',
     logitsOut: new Float32Array(2 * 260),
-    sampling
+    sampling,
+    enabled: new Uint8Array(4).fill(1),
+    captureIds: new Int32Array(8),
+    captureWeights: new Float32Array(8),
+    forcedIds: Int32Array.of(0, 1, 2, 3, 0, 1, 2, 3),
+    forcedWeights: new Float32Array(8).fill(0.5)
   }
   report(
     t,
@@ -156,6 +161,11 @@ t.test('models and sequences', async (t) => {
       sequence.truncate(0)
       await model.step(...(args as Parameters<typeof model.step>))
     })
+  )
+  report(
+    t,
+    'checkEnabled',
+    await besiege([new Uint8Array(4).fill(1)], ([mask]) => model.checkEnabled(mask as Uint8Array))
   )
   const other = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 4 }, cancel)
   t.equal(
