@@ -46,7 +46,8 @@ function arenaBytes(plan: Plan, maxBatchTokens: number): number {
   for (const op of plan.ops) {
     if (op.op === 'route') {
       k = Math.max(k, op.k)
-      experts = Math.max(experts, shapes.get(op.weight)?.[1] ?? 0)
+      const { tierGroups = [], groupExperts = [] } = op.hser ?? {}
+      experts = Math.max(experts, (shapes.get(op.weight)?.[1] ?? 0) + tierGroups.length + groupExperts.length)
     } else if (op.op === 'experts') hidden = Math.max(hidden, shapes.get(op.gate)?.[1] ?? 0)
   }
   // Activations as 8-bit blocks with their scales and sums take 1.5 bytes a value.

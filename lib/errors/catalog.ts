@@ -215,6 +215,17 @@ export const catalog = {
     suggestedAction: 'Convert the model again; details has the expected and the actual shape.',
     native: true
   },
+  CONFIG_GROUP_COUNT_MISMATCH: {
+    ...badModel,
+    meaning:
+      'The configuration, the manifest (or metadata) and the router do not have the same number of expert groups.',
+    category: 'configuration',
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'ModelLoadError',
+    suggestedAction: "Make the group counts agree; details has the configured, the manifest's and the router's.",
+    native: false
+  },
   TOKENIZER_UNSUPPORTED: {
     ...request,
     meaning: 'The model has a tokenizer that is not supported, or none.',

@@ -1,6 +1,7 @@
 /** What a file's model is: architecture, sizes, bytes per part, and the plan that runs it. */
 import type { NativeGguf } from '../native.js'
 import { findArchitecture } from './architectures.js'
+import { checkGroupRouters } from './hser.js'
 import type { Plan } from './plan.js'
 import type { Sizes } from './sizes.js'
 import { checkTensors } from './tensors.js'
@@ -57,7 +58,7 @@ const PART_OF: readonly [RegExp, ModelPart][] = [
   [/_norm\.weight$/, 'norms'],
   [/^token_embd\./, 'embedding'],
   [/^output\./, 'output'],
-  [/\.ffn_gate_inp\./, 'router'],
+  [/\.ffn_(gate_inp|(tier|group|expert)_router)\./, 'router'],
   [/\.ffn_\w+_exps\./, 'experts'],
   [/\.attn_/, 'attention']
 ]
@@ -119,11 +120,12 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
 /**
  * Reads an open file's model and checks it against the plan of its architecture; no weight is read.
  * METADATA_INVALID {key, found, allowed}, ARCHITECTURE_UNSUPPORTED {architecture, supported}, TENSOR_MISSING,
- * TENSOR_SHAPE_MISMATCH {tensor, expected, actual}, TENSOR_TYPE_UNSUPPORTED {tensor, type, supported}.
+ * TENSOR_SHAPE_MISMATCH {tensor, expected, actual}, TENSOR_TYPE_UNSUPPORTED {tensor, type, supported}, CONFIG_GROUP_COUNT_MISMATCH.
  */
 export function readModel(file: NativeGguf): ModelDescription {
   const { architecture, sizes } = findArchitecture(file.metadata)
   const tied = !file.tensors.some(({ name }) => name === 'output.weight')
+  if (sizes.hser) checkGroupRouters(sizes.hser, file.tensors)
   const plan = architecture.plan(sizes, tied)
   checkTensors(plan, file.tensors, architecture.ggufName)
   return {

@@ -34,7 +34,7 @@ export const mixtral: Architecture = {
       p.matmul('a', { [`${b}.attn_output`]: 'x' }, { add: true })
 
       p.rmsNorm('x', `${b}.ffn_norm`, 'h')
-      p.route(layer, 'h', `${b}.ffn_gate_inp`, 'softmax_topk')
+      p.route(layer, 'h', b, 'softmax_topk')
       const experts = { gate: `${b}.ffn_gate_exps`, up: `${b}.ffn_up_exps`, down: `${b}.ffn_down_exps` }
       p.experts(layer, 'h', experts, 'x')
     }

@@ -2,6 +2,7 @@
  * Writes a plan operation by operation. Each call adds the operation and the tensors that it reads; their shapes follow from
  * the buffers' widths, so an architecture's file states every size once.
  */
+import { groupCount, planHser } from './hser.js'
 import type { Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
 
@@ -56,10 +57,20 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ op: 'attention', q, k, v, out, heads, kvHeads, headDim, valueDim: headDim, scale, layer })
   }
 
-  route(layer: number, input: Buffer, weight: string, form: RouteForm): void {
-    const { experts, expertsUsed: k, normalise } = this.sizes
-    const name = this.tensor(weight, 'router', [this.buffers[input], experts])
-    this.ops.push({ op: 'route', in: input, weight: name, k, form, normalise, layer })
+  /** `form`: of a flat model; a hierarchical one has its own. */
+  route(layer: number, input: Buffer, block: string, form: Exclude<RouteForm, 'hser'>): void {
+    const { experts, expertsUsed: k, normalise, hser } = this.sizes
+    const router = (name: string, rows: number) =>
+      this.tensor(`${block}.${name}`, 'router', [this.buffers[input], rows])
+    const common = { op: 'route', in: input, k, normalise, layer } as const
+    if (!hser) {
+      this.ops.push({ ...common, weight: router('ffn_gate_inp', experts), form })
+      return
+    }
+    const tiers = router('ffn_tier_router', hser.tiers.length)
+    const groups = router('ffn_group_router', groupCount(hser))
+    const weight = router('ffn_expert_router', experts)
+    this.ops.push({ ...common, weight, form: 'hser', hser: planHser(hser, tiers, groups) })
   }
 
   /** Adds the experts' weighted sum to `out`. */

@@ -13,7 +13,7 @@ export type TensorRole =
   | 'matrix'
   /** [columns, rows, experts]: one matrix per expert. */
   | 'experts'
-  /** [columns, experts]: router weights, kept as 24-bit integers. */
+  /** [columns, experts] (or groups, or tiers): router weights, kept as 24-bit integers. */
   | 'router'
   /** [n]: kept as floats. */
   | 'vector'
@@ -32,6 +32,23 @@ export type RouteForm =
   | 'softmax_topk'
   /** The k largest, then softmax over these. */
   | 'topk_softmax'
+  /** The best tiers, of each the best groups, of each the best experts; a weight is the product of three softmaxes. */
+  | 'hser'
+
+/** The upper levels of a hierarchical route; the operation's `weight` is the experts' router, in (tier, group, expert) order. */
+export interface PlanHser {
+  tierRouter: string
+  groupRouter: string
+  /** Offsets, one more than there are tiers: tier t owns groups tierGroups[t] … tierGroups[t + 1] - 1. */
+  tierGroups: number[]
+  /** Offsets, one more than there are groups, into the experts. */
+  groupExperts: number[]
+  kTier: number
+  kGroup: number
+  kExpert: number
+  /** Most experts that may be active per token. */
+  bound: number
+}
 
 export type PlanOp =
   /** out[t] = row `token[t]` of the table. */
@@ -65,7 +82,17 @@ export type PlanOp =
       layer: number
     }
   /** Chooses k experts per token from the exact integer scores of `in`. */
-  | { op: 'route'; in: string; weight: string; k: number; form: RouteForm; normalise: boolean; layer: number }
+  | {
+      op: 'route'
+      in: string
+      weight: string
+      k: number
+      form: RouteForm
+      normalise: boolean
+      layer: number
+      /** Of the form `hser`. */
+      hser?: PlanHser
+    }
   /** Dispatch, expert matmul (down · act(gate) ∘ up), combine in expert-id order; adds to `out`. */
   | {
       op: 'experts'

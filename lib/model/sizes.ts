@@ -1,4 +1,5 @@
 /** Sizes of a decoder with a Mixture-of-Experts feed-forward, from a file's metadata, each within the limits below. */
+import { type HserSizes, readHser } from './hser.js'
 import type { Metadata } from './metadata.js'
 
 /** Largest sizes that are read: beyond them a file is damaged, not large. */
@@ -34,6 +35,8 @@ export interface Sizes {
   attentionScale: number
   /** Whether the chosen experts' weights are made to sum to 1. */
   normalise: boolean
+  /** Of a hierarchical model: its tiers and groups; `expertsUsed` is then the product of what each level chooses. */
+  hser?: HserSizes
 }
 
 /** What an architecture says of itself where files do not. */
@@ -96,7 +99,9 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
   if (rotaryDim % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
 
   const experts = m.integer('.expert_count', { max: LIMITS.experts })
-  const expertsUsed = m.integer('.expert_used_count', { max: Math.min(experts, LIMITS.expertsUsed) })
+  const mostUsed = m.integer('.expert_used_count', { max: Math.min(experts, LIMITS.expertsUsed) })
+  const hser = readHser(m, experts, mostUsed)
+  const expertsUsed = hser ? hser.kTier * hser.kGroup * hser.kExpert : mostUsed
   const wide = { max: LIMITS.width }
   // files of before the expert width had a key of its own: each expert has its share of the whole width
   const feedForward =
@@ -120,7 +125,8 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
     epsilon: m.number('.attention.layer_norm_rms_epsilon', { min: 0, above: true, max: 1 }),
     rope: { base: m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 }), rotaryDim },
     attentionScale: scale || 1 / Math.sqrt(headDim),
-    normalise: m.boolean('.expert_weights_norm', rules.normalise)
+    normalise: m.boolean('.expert_weights_norm', rules.normalise),
+    ...(hser && { hser })
   }
 }
 

@@ -38,10 +38,12 @@ const same = (a: Float32Array, b: Float32Array) => Buffer.from(a.buffer).equals(
 
 t.test('whole models against plain loops in float64', { skip }, async (t) => {
   const dir = t.testdir()
-  const models: MoeModelOptions[] = ARCHITECTURES.flatMap((architecture) => [
+  const models: MoeModelOptions[] = ARCHITECTURES.flatMap((architecture): MoeModelOptions[] => [
     { architecture },
     { architecture, ...ODD, tied: true, seed: 3 },
     { architecture, experts: 1, expertsUsed: 1, kvHeads: 1, layers: 1, seed: 4 },
+    { architecture, seed: 6, hser: { tiers: { hot: [3, 2], warm: [4, 2], cold: [2, 3] }, k: [2, 1, 2] } },
+    { architecture, ...ODD, expertsUsed: 7, seed: 7, layers: 3, hser: { tiers: { all: [5, 4, 3] }, k: [1, 2, 3] } },
     { architecture, expertsUsed: 8, layers: 3, seed: 5, metadata: { [`${architecture}.rope.dimension_count`]: 8 } }
   ])
   for (const [i, options] of models.entries()) {

@@ -20,19 +20,25 @@ const addon = native()
 const folder = t.testdir({})
 process.chdir(folder) // a hostile path may name a file
 const path = writeMoeModel(join(folder, 'small.gguf'), { type: 'Q8_0', layers: 1, experts: 4, vocab: 260 })
+const hierarchical = writeMoeModel(join(folder, 'hser.gguf'), {
+  type: 'Q8_0',
+  layers: 1,
+  vocab: 260,
+  hser: { tiers: { hot: [2, 1], cold: [3] }, k: [1, 1, 1] }
+})
 
 function report(t: Test, name: string, { failures, counts }: Awaited<ReturnType<typeof besiege>>): void {
   t.same(failures, [], name)
   t.comment(`${name}: ${[...counts].map(([code, count]) => `${code} ${count}`).join(', ')}`)
 }
 
-async function open(): Promise<{
+async function open(from = path): Promise<{
   file: NativeGguf
   backend: NativeBackend
   model: NativeModel
   sequence: NativeSequence
 }> {
-  const file = await addon.openGguf(path)
+  const file = await addon.openGguf(from)
   const backend = addon.createBackend({ threads: 2, isa: 'auto' })
   const model = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 16 }, addon.createCancel())
   return { file, backend, model, sequence: model.createSequence({ kvType: 'f16', maxTokens: 64 }) }
@@ -185,33 +191,34 @@ t.test('models and sequences', async (t) => {
   t.same(addon.counters(), before)
 })
 
-t.test('plans', async (t) => {
-  const before = addon.counters()
-  const { file, backend, model, sequence } = await open()
-  const { plan } = readModel(file)
-  const cancel = addon.createCancel()
-  const args = [file, plan, { maxBatchTokens: 4, onProgress() {} }, cancel]
-  report(
-    t,
-    'loadModel',
-    await besiege(args, async (changed) => {
-      const loaded = await backend.loadModel(...(changed as Parameters<typeof backend.loadModel>))
-      try {
-        const started = loaded.createSequence({ kvType: 'f16', maxTokens: 8 })
+for (const [kind, from] of Object.entries({ plans: path, 'plans of a hierarchical model': hierarchical }))
+  t.test(kind, async (t) => {
+    const before = addon.counters()
+    const { file, backend, model, sequence } = await open(from)
+    const { plan } = readModel(file)
+    const cancel = addon.createCancel()
+    const args = [file, plan, { maxBatchTokens: 4, onProgress() {} }, cancel]
+    report(
+      t,
+      'loadModel',
+      await besiege(args, async (changed) => {
+        const loaded = await backend.loadModel(...(changed as Parameters<typeof backend.loadModel>))
         try {
-          await loaded.step([{ sequence: started, tokens: new Int32Array([1, 2]), logits: 'last' }], cancel)
+          const started = loaded.createSequence({ kvType: 'f16', maxTokens: 8 })
+          try {
+            await loaded.step([{ sequence: started, tokens: new Int32Array([1, 2]), logits: 'last' }], cancel)
+          } finally {
+            started.dispose()
+          }
         } finally {
-          started.dispose()
+          await loaded.dispose()
         }
-      } finally {
-        await loaded.dispose()
-      }
-    })
-  )
-  for (const end of [sequence, model, backend]) await end.dispose()
-  file.close()
-  t.same(addon.counters(), before)
-})
+      })
+    )
+    for (const end of [sequence, model, backend]) await end.dispose()
+    file.close()
+    t.same(addon.counters(), before)
+  })
 
 /** Positional arguments (lib/kernels/calls.ts) that are right: 4 tokens, width 32, 3 experts, 2 chosen. */
 function kernelCalls(): Record<string, unknown[]> {
@@ -244,6 +251,32 @@ function kernelCalls(): Record<string, unknown[]> {
       floats(8),
       new BigInt64Array(12)
     ],
+    'route, hser': [
+      floats(128),
+      router,
+      routerExponent,
+      3,
+      2,
+      'hser',
+      true,
+      0,
+      seed,
+      positions,
+      new Uint8Array(3).fill(1),
+      Uint32Array.of(0, 1, 2),
+      Uint32Array.of(0, 1, 3),
+      router.slice(0, 64),
+      routerExponent,
+      router.slice(0, 64),
+      routerExponent,
+      2,
+      1,
+      1,
+      256,
+      new Int32Array(8),
+      floats(8),
+      new BigInt64Array(28)
+    ],
     dispatch: [ids, 2, 3, new Uint32Array(4), new Uint32Array(8), new Uint32Array(8)],
     expertMatmul: [floats(128), 2, offsets, slots, ...matrix, ...matrix, ...matrix, floats(8 * 32)],
     combine: [floats(8 * 32), ids, floats(8), rows, 2, 3, 32, false, floats(128)],
@@ -266,18 +299,19 @@ t.test('kernels, synchronous, naive and asynchronous', async (t) => {
   const before = addon.counters()
   const backend = addon.createBackend({ threads: 2, isa: 'auto' })
   const calls = kernelCalls()
-  for (const [op, args] of Object.entries(calls)) {
+  for (const [name, args] of Object.entries(calls)) {
+    const op = name.split(',')[0]!
     t.equal(await outcome(() => backend.call(op, args, false)), 'fine', op)
     t.equal(await outcome(() => backend.callAsync(op, args, false)), 'fine', op)
-    report(t, op, await besiege(args, (changed) => backend.call(op, changed, false)))
-    report(t, `${op}, naive`, await besiege(args, (changed) => backend.call(op, changed, true)))
-    report(t, `${op}, asynchronous`, await besiege(args, (changed) => backend.callAsync(op, changed, false)))
+    report(t, name, await besiege(args, (changed) => backend.call(op, changed, false)))
+    report(t, `${name}, naive`, await besiege(args, (changed) => backend.call(op, changed, true)))
+    report(t, `${name}, asynchronous`, await besiege(args, (changed) => backend.callAsync(op, changed, false)))
     for (let length = 0; length < args.length; length++) {
       const result = await outcome(() => backend.call(op, args.slice(0, length), false))
       // Optional arguments are the last ones.
       t.ok(
         result === 'VALIDATION_ERROR' || (result === 'fine' && length >= args.length - 2),
-        `${op} with ${length} arguments`
+        `${name} with ${length} arguments`
       )
     }
   }
