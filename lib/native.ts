@@ -187,6 +187,8 @@ export interface NativeAddon {
   ): Promise<{ bytes: number }>
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
   createCancel(): NativeCancel
+  /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */
+  tryLockFile(descriptor: number): boolean
 }
 
 let instance: NativeAddon | undefined

@@ -1,5 +1,6 @@
 // The addon's own functions: what this process and machine are, and the flag that cancels work.
 #include "core/cpu_model.h"
+#include "core/file_lock.h"
 #include "core/memory.h"
 #include "cpu/kernels.h"
 #include "napi/bindings.h"
@@ -67,6 +68,14 @@ Status read_available_memory(Call& call, napi_value& result) {
     return {};
 }
 
+Status try_lock_file(Call& call, napi_value& result) {
+    int64_t descriptor = -1;
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "descriptor", 0, INT32_MAX, descriptor));
+    bool locked = false;
+    TMOE_RETURN_IF_ERROR(try_lock(static_cast<int>(descriptor), locked));
+    return napi_get_boolean(call.env, locked, &result) == napi_ok ? Status() : exception_pending();
+}
+
 Status create_cancel(Call& call, napi_value& result) {
     return wrap(call.environment, std::make_unique<CancelHandle>(call.env), result);
 }
@@ -93,6 +102,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"counters", throwing<read_counters>},
         {"availableMemory", throwing<read_available_memory>},
         {"createCancel", throwing<create_cancel>},
+        {"tryLockFile", throwing<try_lock_file>},
     };
     for (const auto& entry : functions)
         if (status == napi_ok) status = export_function(environment.env, exports, entry.name, entry.function);

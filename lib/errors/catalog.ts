@@ -394,6 +394,62 @@ export const catalog = {
     suggestedAction: 'Raise timeoutMs, ask for fewer tokens, or use a smaller model.',
     native: false
   },
+  JOURNAL_LOCKED: {
+    ...request,
+    meaning: 'Another engine, of this process or another one, has the journal open.',
+    category: 'configuration',
+    scope: 'engine',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction:
+      'Stop the other engine (details.pid), or give this one a journal folder of its own. A lock whose process died holds nobody.',
+    native: false
+  },
+  JOURNAL_CORRUPTED: {
+    ...request,
+    meaning: 'The journal is damaged in a way that no crash leaves: bytes before its last record cannot be read.',
+    category: 'resource',
+    severity: 'fatal',
+    scope: 'engine',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction:
+      "Put the file back from a copy, or open the journal with onDamage: 'salvage' to keep what can be read; details.damage says what cannot.",
+    native: false
+  },
+  JOURNAL_VERSION_UNSUPPORTED: {
+    ...request,
+    meaning: 'The journal was written by a later version, in a format that this one does not know.',
+    category: 'configuration',
+    scope: 'engine',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction: 'Use the version that wrote it until its requests are done, or another folder.',
+    native: false
+  },
+  JOURNAL_WRITE_FAILED: {
+    ...request,
+    meaning: 'The journal could not take a request, so it was not accepted. Those that run go on.',
+    category: 'resource',
+    retry: 'backoff',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction:
+      'Free space where the journal is (details.resourceInfo has the bytes); the next request tries again.',
+    native: false
+  },
   CANCELLED: {
     ...request,
     meaning: 'The caller aborted; the details of a generation have the text up to then.',

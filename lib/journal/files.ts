@@ -1,0 +1,111 @@
+/** The files of a journal: numbered segments, made whole or not at all, and a lock that the system gives back when its process ends. */
+import { close, fdatasync, fsync, ftruncate, open, write } from 'node:fs'
+import { readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { EngineError } from '../errors/index.js'
+import { createError } from '../errors/index.js'
+
+// Bare descriptors: a FileHandle that is collected warns, and a journal may be dropped with its engine.
+export const openFile = promisify(open)
+export const closeFile = promisify(close)
+export const syncFile = promisify(fsync)
+export const syncData = promisify(fdatasync)
+export const truncateFile = promisify(ftruncate)
+const writeSome = promisify(write)
+
+const segmentName = /^(\d{8})\.journal$/
+
+export const segmentPath = (folder: string, number: number): string =>
+  join(folder, `${String(number).padStart(8, '0')}.journal`)
+export const lockPath = (folder: string): string => join(folder, 'lock')
+
+export const errnoOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'unknown'
+
+/** The error of a file that cannot be read or written: FILE_READ_FAILED, FILE_WRITE_FAILED {path, errno}. */
+export function fileError(code: 'FILE_READ_FAILED' | 'FILE_WRITE_FAILED', path: string, cause: unknown): EngineError {
+  const what = code === 'FILE_READ_FAILED' ? 'read' : 'written'
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  return createError(
+    code,
+    `the journal's ${path} cannot be ${what}: ${reason}`,
+    { path, errno: errnoOf(cause) },
+    { cause }
+  )
+}
+
+/** Numbers of the segments, ascending. What an interrupted writer left under a temporary name is removed. FILE_READ_FAILED. */
+export async function listSegments(folder: string): Promise<number[]> {
+  let names: string[]
+  try {
+    names = await readdir(folder)
+  } catch (error) {
+    throw fileError('FILE_READ_FAILED', folder, error)
+  }
+  for (const name of names) if (name.endsWith('.journal.tmp')) await rm(join(folder, name), { force: true })
+  return names
+    .map((name) => Number(segmentName.exec(name)?.[1] ?? 0))
+    .filter((number) => number > 0)
+    .sort((a, b) => a - b)
+}
+
+/** FILE_READ_FAILED. */
+export async function readSegment(folder: string, number: number): Promise<Buffer> {
+  const path = segmentPath(folder, number)
+  try {
+    return await readFile(path)
+  } catch (error) {
+    throw fileError('FILE_READ_FAILED', path, error)
+  }
+}
+
+/** Writes all of `bytes` at `position`. */
+export async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await writeSome(fd, bytes, done, bytes.length - done, position + done)
+    done += bytesWritten
+  }
+}
+
+/** Makes the names in a folder durable. */
+export async function syncFolder(folder: string): Promise<void> {
+  const fd = await openFile(folder, 'r')
+  try {
+    await syncFile(fd)
+  } finally {
+    await closeFile(fd)
+  }
+}
+
+/** Makes a segment that begins with `bytes`, durable under its name, and leaves it open. Nothing is left of one that fails. */
+export async function createSegment(folder: string, number: number, bytes: Buffer): Promise<number> {
+  const path = segmentPath(folder, number)
+  const temporary = `${path}.tmp`
+  const fd = await openFile(temporary, 'w')
+  try {
+    await writeAll(fd, bytes, 0)
+    await syncFile(fd)
+    await rename(temporary, path)
+    await syncFolder(folder)
+    return fd
+  } catch (error) {
+    await closeFile(fd)
+    await rm(temporary, { force: true })
+    throw error
+  }
+}
+
+export async function removeSegment(folder: string, number: number): Promise<void> {
+  await rm(segmentPath(folder, number), { force: true })
+}
+
+/** Bytes that can still be written in a folder; 0 where the system does not say. */
+export async function freeBytes(folder: string): Promise<number> {
+  try {
+    const { bavail, bsize } = await statfs(folder)
+    return bavail * bsize
+  } catch {
+    return 0
+  }
+}

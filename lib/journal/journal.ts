@@ -1,0 +1,287 @@
+/**
+ * The journal of an engine: what it has promised to whom, and how far it is, so that the next process can go on. When bytes are
+ * written is the writer's business, what records add up to is the state's.
+ */
+import { mkdir } from 'node:fs/promises'
+import type { EngineError } from '../errors/index.js'
+import { createError } from '../errors/index.js'
+import { closeFile, createSegment, errnoOf, fileError, freeBytes, openFile, segmentPath } from './files.js'
+import { encodeRecord } from './frame.js'
+import { lockJournal } from './lock.js'
+import type { JournalReading } from './reader.js'
+import { readJournal, setAside } from './reader.js'
+import type { ExpertsRecord, FinishedRecord, JournalRecord, ModelRecord, StartRecord, TokensRecord } from './records.js'
+import { journalFormat } from './records.js'
+import type { Recovered } from './recovered.js'
+import { describeRecovered } from './recovered.js'
+import type { JournaledRequest, JournalState } from './state.js'
+import type { WriterPosition } from './writer.js'
+import { JournalWriter } from './writer.js'
+
+/** Tokens that wait for `syncMs` at most; with so many the group is written at once. */
+const groupTokens = 4096
+
+export interface JournalSettings {
+  /** The journal's folder; made where there is none. */
+  path: string
+  /** Milliseconds after which produced tokens are on disk, at the latest. */
+  syncMs: number
+  segmentBytes: number
+  /** Milliseconds for which a request that has ended can be read again. */
+  retentionMs: number
+  onDamage: 'refuse' | 'salvage'
+}
+
+/** A token as a journal keeps it. */
+export interface ProducedToken {
+  token: number
+  logprob?: number
+  topLogprobs?: { token: number; logprob: number }[]
+}
+
+export class Journal {
+  /** What was in it when it was opened. */
+  readonly recovered: Recovered
+  readonly #settings: JournalSettings
+  readonly #lock: number
+  readonly #state: JournalState
+  readonly #writer: JournalWriter
+  /** Tokens that no record holds yet. */
+  readonly #pending = new Map<string, TokensRecord>()
+  #pendingTokens = 0
+  #expired = 0
+
+  private constructor(settings: JournalSettings, lock: number, reading: JournalReading, position: WriterPosition) {
+    const { state, cut, damage } = reading
+    this.#settings = settings
+    this.#lock = lock
+    this.#state = state
+    this.recovered = describeRecovered(state, cut, damage)
+    this.#writer = new JournalWriter(
+      {
+        folder: settings.path,
+        syncMs: settings.syncMs,
+        segmentBytes: settings.segmentBytes,
+        collect: () => this.#collect(),
+        snapshot: () => state.snapshot(),
+        liveBytes: () => state.liveBytes
+      },
+      position
+    )
+  }
+
+  /**
+   * Opens a folder's journal and cuts off what a crash left unfinished. `tryLock` locks a file descriptor, or says that another has it.
+   * JOURNAL_LOCKED {pid, at}, JOURNAL_CORRUPTED {damage}, JOURNAL_VERSION_UNSUPPORTED, JOURNAL_WRITE_FAILED {resourceInfo},
+   * FILE_READ_FAILED, FILE_WRITE_FAILED {path, errno}.
+   */
+  static async open(
+    settings: JournalSettings,
+    start: Omit<StartRecord, 'type' | 'at'>,
+    tryLock: (fd: number) => boolean
+  ): Promise<Journal> {
+    const { path } = settings
+    try {
+      await mkdir(path, { recursive: true })
+    } catch (error) {
+      throw fileError('FILE_WRITE_FAILED', path, error)
+    }
+    const lock = await lockJournal(path, tryLock)
+    try {
+      const reading = await readJournal(path, settings.onDamage === 'salvage')
+      reading.state.expire(Date.now() - settings.retentionMs)
+      const position = await continueJournal(path, reading)
+      const journal = new Journal(settings, lock, reading, position)
+      journal.#append({ type: 'start', at: Date.now(), ...start })
+      return journal
+    } catch (error) {
+      await closeFile(lock)
+      throw error
+    }
+  }
+
+  /** Segments on disk, and their bytes. */
+  get size(): { segments: number; bytes: number } {
+    return this.#writer.size
+  }
+
+  /** A request that is here: running, or ended and neither acknowledged nor expired. */
+  get(id: string): JournaledRequest | undefined {
+    this.#collect()
+    const request = this.#state.requests.get(id)
+    const ended = request?.finished ?? request?.failed
+    if (!request || !ended || request.at >= Date.now() - this.#settings.retentionMs) return request
+    this.#state.forget(id)
+    return undefined
+  }
+
+  /** The load that a request was accepted for. */
+  load(number: number): ModelRecord | undefined {
+    return this.#state.models.get(number)
+  }
+
+  /** A model was loaded; returns the number of the load. */
+  modelLoaded(model: Pick<ModelRecord, 'id' | 'path' | 'identity' | 'options'>): number {
+    const load = this.#state.lastLoad + 1
+    this.#append({ type: 'model', load, ...model, at: Date.now() })
+    return load
+  }
+
+  modelUnloaded(load: number): void {
+    this.#append({ type: 'unload', load, at: Date.now() })
+  }
+
+  tierSetActivated(load: number, tiers: string[]): void {
+    this.#append({ type: 'tierSet', load, tiers, at: Date.now() })
+  }
+
+  /** New versions of a load's experts; resolves when that is durable. JOURNAL_WRITE_FAILED. */
+  async expertsChanged(load: number, epoch: number, experts: ExpertsRecord['experts']): Promise<void> {
+    this.#append({ type: 'experts', load, epoch, experts, at: Date.now() })
+    await this.#writer.flush()
+  }
+
+  /** The changes of a load's experts, oldest first. */
+  expertChanges(load: number): readonly ExpertsRecord[] {
+    return this.#state.experts.get(load) ?? []
+  }
+
+  /**
+   * Takes a request on; resolves when that is durable, which is when it may be acknowledged. JOURNAL_WRITE_FAILED: then it is not here.
+   */
+  async accept(id: string, load: number, request: Record<string, unknown>, epoch = 0): Promise<void> {
+    this.#expire()
+    const record: JournalRecord = { type: 'accepted', id, load, request, epoch, at: Date.now() }
+    const { bytes, done } = this.#writer.commit(record)
+    this.#state.apply(record, bytes)
+    try {
+      await done
+    } catch (error) {
+      this.#pending.delete(id)
+      this.#state.forget(id)
+      throw error
+    }
+  }
+
+  /** The next token of a request. */
+  produced(id: string, { token, logprob, topLogprobs }: ProducedToken): void {
+    const pending = this.#pendingOf(id)
+    if (!pending) return
+    pending.tokens.push(token)
+    if (logprob !== undefined) {
+      pending.logprobs ??= []
+      pending.logprobs.push(logprob)
+    }
+    if (topLogprobs) {
+      pending.top ??= []
+      pending.top.push(topLogprobs)
+    }
+    if (++this.#pendingTokens >= groupTokens) void this.#writer.flush().catch(() => {})
+  }
+
+  /** The consumer has `count` tokens of a request. */
+  delivered(id: string, count: number): void {
+    const pending = this.#pendingOf(id)
+    if (pending) pending.delivered = Math.max(pending.delivered, count)
+  }
+
+  finished(id: string, reason: FinishedRecord['reason'], usage: FinishedRecord['usage']): void {
+    this.#end({ type: 'finished', id, reason, usage, at: Date.now() })
+  }
+
+  failed(id: string, code: string): void {
+    this.#end({ type: 'failed', id, code, at: Date.now() })
+  }
+
+  /** The client needs a request no more; resolves when that is durable. JOURNAL_WRITE_FAILED: it is written later. */
+  async acknowledge(id: string): Promise<void> {
+    this.#pending.delete(id)
+    this.#append({ type: 'acknowledged', id, at: Date.now() })
+    await this.#writer.flush()
+  }
+
+  /** Makes everything durable. JOURNAL_WRITE_FAILED. */
+  flush(): Promise<void> {
+    return this.#writer.flush()
+  }
+
+  /** Writes what waits and gives the lock back. */
+  async close(): Promise<void> {
+    await this.#writer.close()
+    await closeFile(this.#lock)
+  }
+
+  #append(record: JournalRecord): void {
+    this.#state.apply(record, this.#writer.append(record))
+    this.#writer.wake()
+  }
+
+  #end(record: JournalRecord & { id: string }): void {
+    if (!this.#state.requests.has(record.id)) return
+    // Its tokens come before its end.
+    this.#collect()
+    this.#append(record)
+  }
+
+  #pendingOf(id: string): TokensRecord | undefined {
+    const request = this.#state.requests.get(id)
+    if (!request) return undefined
+    let pending = this.#pending.get(id)
+    if (!pending) {
+      pending = { type: 'tokens', id, from: request.tokens.length, tokens: [], delivered: request.delivered }
+      this.#pending.set(id, pending)
+      this.#writer.wake()
+    }
+    return pending
+  }
+
+  #collect(): void {
+    for (const record of this.#pending.values()) this.#state.apply(record, this.#writer.append(record))
+    this.#pending.clear()
+    this.#pendingTokens = 0
+  }
+
+  #expire(): void {
+    const now = Date.now()
+    const { retentionMs } = this.#settings
+    if (now - this.#expired < retentionMs / 16) return
+    this.#expired = now
+    this.#state.expire(now - retentionMs)
+  }
+}
+
+/** Opens the last segment to go on with it; a new journal gets its first one, a damaged one a whole one in its place. */
+async function continueJournal(folder: string, { state, segments, damage }: JournalReading): Promise<WriterPosition> {
+  const last = segments.at(-1)
+  if (last && damage.length === 0) {
+    const path = segmentPath(folder, last.number)
+    try {
+      return { fd: await openFile(path, 'r+'), ...last, earlier: segments.slice(0, -1) }
+    } catch (error) {
+      throw fileError('FILE_WRITE_FAILED', path, error)
+    }
+  }
+  const number = (last?.number ?? 0) + 1
+  const parts = [encodeRecord({ type: 'segment', format: journalFormat, number, compacted: true })]
+  for (const record of state.snapshot()) parts.push(encodeRecord(record))
+  const bytes = Buffer.concat(parts)
+  let fd: number
+  try {
+    fd = await createSegment(folder, number, bytes)
+  } catch (error) {
+    throw await beginError(folder, number, bytes.length, error)
+  }
+  const damaged = segments.map((segment) => segment.number)
+  await setAside(folder, damaged)
+  return { fd, number, bytes: bytes.length, earlier: [] }
+}
+
+async function beginError(folder: string, number: number, required: number, cause: unknown): Promise<EngineError> {
+  const errno = errnoOf(cause)
+  if (errno !== 'ENOSPC' && errno !== 'EDQUOT')
+    return fileError('FILE_WRITE_FAILED', segmentPath(folder, number), cause)
+  const available = await freeBytes(folder)
+  const text = `the journal in ${folder} cannot begin: it takes ${required} bytes, ${available} are free there`
+  const resourceInfo = { required, available, current: null, limit: null, unit: 'bytes' as const }
+  return createError('JOURNAL_WRITE_FAILED', text, { path: folder, errno, resourceInfo }, { cause })
+}

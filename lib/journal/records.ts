@@ -1,0 +1,111 @@
+/** What a journal is made of. Every record is one JSON object; unknown fields are ignored, so that later versions may add some. */
+import { z } from 'zod'
+
+/** Format of the segments; a journal with a higher one is refused. */
+export const journalFormat = 1
+
+const count = z.number().int().min(0)
+const id = z.string().min(1)
+const tokens = z.array(count)
+
+/** First record of every segment. A compacted one holds all that the segments before it held and is still needed. */
+const segment = z.object({ type: z.literal('segment'), format: count, number: count, compacted: z.boolean() })
+
+/** An engine has opened the journal. */
+const start = z.object({
+  type: z.literal('start'),
+  at: z.number(),
+  /** Of this package, and of Node. */
+  version: z.string(),
+  node: z.string(),
+  /** 128 bits, hexadecimal. */
+  routingSeed: z.string().optional()
+})
+
+/** How a model's file is recognised. `sha256` is of all its bytes, or of samples where `sampled` (then `modifiedNs` counts too). */
+const identity = z.object({ bytes: count, modifiedNs: z.string(), sha256: z.string(), sampled: z.boolean() })
+export type ModelIdentity = z.output<typeof identity>
+
+/** A model was loaded; `load` numbers the loads of this journal. */
+const model = z.object({
+  type: z.literal('model'),
+  load: count,
+  id,
+  path: z.string(),
+  identity,
+  /** As loadModel takes them, so that it can be called again. */
+  options: z.record(z.string(), z.unknown()),
+  at: z.number()
+})
+const unload = z.object({ type: z.literal('unload'), load: count, at: z.number() })
+
+/** A TierSet was activated for a load's later requests. */
+const tierSet = z.object({ type: z.literal('tierSet'), load: count, tiers: z.array(z.string()), at: z.number() })
+
+/** Experts of a load got new versions; requests accepted from here on use them. Kept until no request needs them. */
+const experts = z.object({
+  type: z.literal('experts'),
+  load: count,
+  epoch: count,
+  experts: z.array(z.looseObject({ layer: count, expert: count, version: count })),
+  at: z.number()
+})
+
+const accepted = z.object({
+  type: z.literal('accepted'),
+  id,
+  load: count,
+  /** In the form that createGenerator takes, with promptTokens, seed and the resolved tierSet. */
+  request: z.record(z.string(), z.unknown()),
+  /** Version of the experts that it uses: the `epoch` of the latest change. */
+  epoch: count,
+  at: z.number()
+})
+
+/** Tokens from position `from` of the output on; `delivered` of all were handed to the consumer. */
+const produced = z.object({
+  type: z.literal('tokens'),
+  id,
+  from: count,
+  tokens,
+  logprobs: z.array(z.number()).optional(),
+  top: z.array(z.array(z.object({ token: count, logprob: z.number() }))).optional(),
+  delivered: count
+})
+
+const usage = z.object({ promptTokens: count, completionTokens: count, totalTokens: count })
+const finished = z.object({
+  type: z.literal('finished'),
+  id,
+  reason: z.enum(['stop', 'length']),
+  usage,
+  at: z.number()
+})
+const failed = z.object({ type: z.literal('failed'), id, code: z.string(), at: z.number() })
+/** The client has the text, or wants it no more. */
+const acknowledged = z.object({ type: z.literal('acknowledged'), id, at: z.number() })
+
+export const recordSchema = z.discriminatedUnion('type', [
+  segment,
+  start,
+  model,
+  unload,
+  tierSet,
+  experts,
+  accepted,
+  produced,
+  finished,
+  failed,
+  acknowledged
+])
+
+export type JournalRecord = z.output<typeof recordSchema>
+export type SegmentRecord = z.output<typeof segment>
+export type StartRecord = z.output<typeof start>
+export type ModelRecord = z.output<typeof model>
+export type TierSetRecord = z.output<typeof tierSet>
+export type ExpertsRecord = z.output<typeof experts>
+export type AcceptedRecord = z.output<typeof accepted>
+export type TokensRecord = z.output<typeof produced>
+export type FinishedRecord = z.output<typeof finished>
+export type FailedRecord = z.output<typeof failed>

@@ -1,0 +1,78 @@
+/** What an engine finds in its journal, as its caller sees it. */
+import type { DamagedBytes } from './reader.js'
+import type { ModelRecord } from './records.js'
+import type { JournaledRequest, JournalState } from './state.js'
+
+/** A request that the journal holds. `running`: it has not ended, and `resumeGenerator` goes on with it. */
+export interface RecoveredRequest {
+  requestId: string
+  /** Id of its model. */
+  model: string
+  state: 'running' | 'finished' | 'failed'
+  finishReason?: 'stop' | 'length'
+  /** What it failed with; it can be resumed all the same. */
+  code?: string
+  promptTokens: number
+  /** Tokens generated, as far as the journal has them. The others are computed again, with the same result. */
+  completionTokens: number
+  /** Tokens handed to the consumer, at least. */
+  delivered: number
+  /** Milliseconds since the epoch. */
+  acceptedAt: number
+}
+
+/** A model that was loaded when the engine before this one ended. */
+export interface RecoveredModel {
+  id: string
+  path: string
+  /** As loadModel took them. */
+  options: Record<string, unknown>
+}
+
+export interface Recovered {
+  /** In the order in which they were accepted. */
+  requests: RecoveredRequest[]
+  models: RecoveredModel[]
+  /** The version of this package that wrote last; undefined for a new journal. */
+  version: string | undefined
+  /** 128 bits, hexadecimal, where the engine before this one had one. */
+  routingSeed: string | undefined
+  /** The unfinished end of a write that a crash cut short. It was cut off; nothing in it had been acknowledged. */
+  cut: DamagedBytes | undefined
+  /** With `onDamage: 'salvage'`: what could not be read. Requests accepted there are lost. */
+  damage: DamagedBytes[]
+}
+
+export function describeRequest(request: JournaledRequest, models: ReadonlyMap<number, ModelRecord>): RecoveredRequest {
+  const { accepted, tokens, delivered, finished, failed } = request
+  const { promptTokens } = accepted.request
+  return {
+    requestId: accepted.id,
+    model: models.get(accepted.load)?.id ?? String(accepted.request.model),
+    state: finished ? 'finished' : failed ? 'failed' : 'running',
+    ...(finished && { finishReason: finished.reason }),
+    ...(failed && { code: failed.code }),
+    promptTokens: Array.isArray(promptTokens) ? promptTokens.length : 0,
+    completionTokens: tokens.length,
+    delivered,
+    acceptedAt: accepted.at
+  }
+}
+
+export function describeRecovered(
+  state: JournalState,
+  cut: DamagedBytes | undefined,
+  damage: DamagedBytes[]
+): Recovered {
+  return {
+    requests: [...state.requests.values()].map((request) => describeRequest(request, state.models)),
+    models: [...state.loaded].map((load) => {
+      const { id, path, options } = state.models.get(load)!
+      return { id, path, options }
+    }),
+    version: state.start?.version,
+    routingSeed: state.start?.routingSeed,
+    cut,
+    damage
+  }
+}
