@@ -177,6 +177,8 @@ export interface NativeAddon {
   cpuInfo(): CpuInfo
   counters(): Counters
   availableMemory(): number
+  /** CRC-32C of bytes (a Buffer too); `crc` continues an earlier call. */
+  crc32c(bytes: Uint8Array, crc?: number): number
   openGguf(path: string): Promise<NativeGguf>
   /** Writes a GGUF file with every matrix in `type` (norms and routers stay F32), atomically. */
   quantizeGguf(

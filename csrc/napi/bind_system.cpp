@@ -2,6 +2,7 @@
 #include "core/cpu_model.h"
 #include "core/file_lock.h"
 #include "core/memory.h"
+#include "core/store/crc32c.h"
 #include "cpu/kernels.h"
 #include "napi/bindings.h"
 #include "napi/objects.h"
@@ -76,6 +77,16 @@ Status try_lock_file(Call& call, napi_value& result) {
     return napi_get_boolean(call.env, locked, &result) == napi_ok ? Status() : exception_pending();
 }
 
+/** crc32c(bytes, crc = 0). */
+Status checksum(Call& call, napi_value& result) {
+    ArrayView bytes;
+    int64_t crc = 0;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "bytes", napi_uint8_array, 0, bytes));
+    if (!is_undefined(call.env, call.args[1])) TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "crc", 0, UINT32_MAX, crc));
+    result = js_number(call.env, crc32c(bytes.data, bytes.bytes, static_cast<uint32_t>(crc)));
+    return {};
+}
+
 Status create_cancel(Call& call, napi_value& result) {
     return wrap(call.environment, std::make_unique<CancelHandle>(call.env), result);
 }
@@ -102,6 +113,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"counters", throwing<read_counters>},
         {"availableMemory", throwing<read_available_memory>},
         {"createCancel", throwing<create_cancel>},
+        {"crc32c", throwing<checksum>},
         {"tryLockFile", throwing<try_lock_file>},
     };
     for (const auto& entry : functions)

@@ -331,6 +331,70 @@ export const catalog = {
     suggestedAction: 'Check permissions and free space; details.errno has the reason of the system.',
     native: true
   },
+  NETWORK_PARTITION: {
+    ...request,
+    meaning: 'The archive could not be reached, or did not answer to the end, in any of the attempts.',
+    category: 'resource',
+    retry: 'backoff',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 502,
+    exitCode: 255,
+    engineCode: 'TransportError',
+    suggestedAction: 'Check the network and the server named by details.target; details.reason has what happened last.',
+    native: false
+  },
+  ARCHIVE_REFUSED: {
+    ...request,
+    meaning:
+      'The archive answered, but will not give the bytes: not found, not allowed, or another file than the manifest describes.',
+    category: 'resource',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 502,
+    exitCode: 255,
+    engineCode: 'TransportError',
+    suggestedAction:
+      "Check the archive's address, its files and the credentials in archive.headers; details.reason has what it answered.",
+    native: false
+  },
+  CIRCUIT_BREAKER_OPEN: {
+    ...request,
+    meaning: 'What is behind has failed several times in a row; it is left alone for a while.',
+    category: 'resource',
+    retry: 'after',
+    logLevel: 'error',
+    httpStatus: 503,
+    exitCode: 255,
+    engineCode: 'TransportError',
+    suggestedAction: 'Try again after details.retryAfterSeconds; repair what details.circuit names.',
+    native: false
+  },
+  EXPERT_CORRUPTED: {
+    ...request,
+    meaning: "An expert's bytes do not have the checksum that the manifest says.",
+    category: 'runtime',
+    scope: 'model',
+    retry: 'immediate',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'RuntimeError',
+    suggestedAction:
+      'Restore the file that details.file names from its source, or convert the model again; `tiered-moe verify` finds all.',
+    native: false
+  },
+  RESOURCE_BUDGET_TOO_SMALL: {
+    ...request,
+    meaning: 'A budget is smaller than the least that can work.',
+    category: 'resource',
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction: 'Raise the budget to details.resourceInfo.required.',
+    native: false
+  },
   ROUTING_INVALID_EXPERT: {
     ...request,
     meaning: 'A route names an expert that does not exist.',

@@ -1,0 +1,237 @@
+/**
+ * The folder that keeps what came from the archive: one file per blob, named by the SHA-256 of its bytes, so that models and versions
+ * share what is equal. Files appear whole (temporary name, sync, rename), survive a restart, and are evicted least recently used first.
+ */
+import type { FileHandle } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { createError } from '../errors/index.js'
+import type { BlobSink } from './blob-download.js'
+
+interface Entry {
+  bytes: number
+  /** Readers at work: it is not evicted meanwhile. */
+  held: number
+}
+
+const partialPrefix = '.partial-'
+const namePattern = /^([0-9a-f]{64})\.blob$/
+
+export class ColdFolder {
+  readonly path: string
+  readonly limit: number
+  /** Least recently used first: a Map keeps the order of insertion. */
+  readonly #entries = new Map<string, Entry>()
+  readonly #onEvict: (key: string, bytes: number) => void
+  #waiting: (() => void)[] = []
+  /** Bytes of entries, and of those being received. */
+  #bytes = 0
+  #receiving = 0
+  #partials = 0
+
+  private constructor(path: string, limit: number, onEvict: (key: string, bytes: number) => void) {
+    this.path = path
+    this.limit = limit
+    this.#onEvict = onEvict
+  }
+
+  /** Opens the folder, made where it is missing; what a killed process had begun is removed. FILE_WRITE_FAILED, FILE_READ_FAILED. */
+  static async open(path: string, limit: number, onEvict: (key: string, bytes: number) => void): Promise<ColdFolder> {
+    const folder = new ColdFolder(path, limit, onEvict)
+    await writing(path, () => mkdir(path, { recursive: true }))
+    const found: { key: string; bytes: number; used: number }[] = []
+    const names = await reading(path, () => readdir(path, { recursive: true }))
+    for (const name of names) {
+      const base = basename(name)
+      if (base.startsWith(partialPrefix)) await folder.#removeAbandoned(name)
+      const key = namePattern.exec(base)?.[1]
+      if (key === undefined) continue
+      // Another process may have evicted it meanwhile.
+      const info = await stat(join(path, name)).catch(() => undefined)
+      if (info?.isFile()) found.push({ key, bytes: info.size, used: info.mtimeMs })
+    }
+    found.sort((a, b) => a.used - b.used || (a.key < b.key ? -1 : 1))
+    for (const { key, bytes } of found) folder.#add(key, bytes)
+    await folder.#delete(folder.#evictTo(limit))
+    return folder
+  }
+
+  /** Bytes of the blobs that are there and of those being received. */
+  get bytes(): number {
+    return this.#bytes + this.#receiving
+  }
+
+  get blobs(): number {
+    return this.#entries.size
+  }
+
+  has(key: string, bytes: number): boolean {
+    return this.#entries.get(key)?.bytes === bytes
+  }
+
+  /** The path of a blob that is there, for a reader that calls `release` at its end; it is now the most recently used. */
+  hold(key: string, bytes: number): string | undefined {
+    const entry = this.#entries.get(key)
+    if (entry?.bytes !== bytes) return undefined
+    entry.held++
+    this.#entries.delete(key)
+    this.#entries.set(key, entry)
+    const path = this.#pathOf(key)
+    // The order survives a restart; where it cannot be written, only that is lost.
+    const now = new Date()
+    utimes(path, now, now).catch(() => undefined)
+    return path
+  }
+
+  release(key: string): void {
+    const entry = this.#entries.get(key)
+    if (entry && entry.held > 0) entry.held--
+    this.#wake()
+  }
+
+  /**
+   * Makes room for a blob, has it filled, and puts it in its place. RESOURCE_BUDGET_TOO_SMALL {resourceInfo}, FILE_WRITE_FAILED
+   * {path, errno}, and what `fill` throws; nothing is left of a blob that failed.
+   */
+  async receive<T>(key: string, bytes: number, fill: (sink: BlobSink) => Promise<T>): Promise<T> {
+    await this.#reserve(bytes)
+    const partial = join(this.path, `${partialPrefix}${process.pid}-${++this.#partials}`)
+    let file: FileHandle | undefined
+    try {
+      const opened = await writing(partial, () => open(partial, 'wx'))
+      file = opened
+      const result = await fill({
+        write: (piece, position) => writing(partial, () => writeAll(opened, piece, position))
+      })
+      await writing(partial, () => opened.datasync())
+      file = undefined
+      await opened.close()
+      const path = this.#pathOf(key)
+      await writing(path, async () => {
+        await mkdir(dirname(path), { recursive: true })
+        await rename(partial, path)
+      })
+      this.#add(key, bytes, this.#remove(key)?.held)
+      return result
+    } catch (error) {
+      await file?.close().catch(() => undefined)
+      await rm(partial, { force: true }).catch(() => undefined)
+      throw error
+    } finally {
+      this.#receiving -= bytes
+      this.#wake()
+    }
+  }
+
+  /** Removes a blob (a damaged one, or one that is to be in the archive only). FILE_WRITE_FAILED. */
+  async remove(key: string): Promise<void> {
+    this.#remove(key)
+    const path = this.#pathOf(key)
+    await writing(path, () => rm(path, { force: true }))
+    this.#wake()
+  }
+
+  async #reserve(bytes: number): Promise<void> {
+    if (bytes > this.limit) {
+      throw createError(
+        'RESOURCE_BUDGET_TOO_SMALL',
+        `a blob has ${bytes} bytes, the cold folder may have ${this.limit}`,
+        {
+          resourceInfo: {
+            required: bytes,
+            available: this.limit,
+            current: this.bytes,
+            limit: this.limit,
+            unit: 'bytes'
+          }
+        }
+      )
+    }
+    for (;;) {
+      const evicted = this.#evictTo(this.limit - bytes)
+      const fits = this.bytes + bytes <= this.limit
+      // Taken before anything is awaited: two that come at once do not share one room.
+      if (fits) this.#receiving += bytes
+      await this.#delete(evicted)
+      if (fits) return
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+  }
+
+  /** Evicts until no more than `limit` bytes are taken, or what is left is in use; the evicted, whose files are to be deleted. */
+  #evictTo(limit: number): string[] {
+    const evicted: string[] = []
+    for (const [key, entry] of this.#entries) {
+      if (this.bytes <= limit) break
+      if (entry.held > 0) continue
+      this.#remove(key)
+      evicted.push(key)
+      this.#onEvict(key, entry.bytes)
+    }
+    return evicted
+  }
+
+  async #delete(keys: readonly string[]): Promise<void> {
+    for (const key of keys) await rm(this.#pathOf(key), { force: true }).catch(() => undefined)
+  }
+
+  #add(key: string, bytes: number, held = 0): void {
+    this.#entries.set(key, { bytes, held })
+    this.#bytes += bytes
+  }
+
+  #remove(key: string): Entry | undefined {
+    const entry = this.#entries.get(key)
+    if (!entry) return undefined
+    this.#entries.delete(key)
+    this.#bytes -= entry.bytes
+    return entry
+  }
+
+  #wake(): void {
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const resume of waiting) resume()
+  }
+
+  #pathOf(key: string): string {
+    return join(this.path, key.slice(0, 2), `${key}.blob`)
+  }
+
+  /** Removes a partial file whose process is gone. */
+  async #removeAbandoned(name: string): Promise<void> {
+    const owner = Number(name.slice(partialPrefix.length).split('-')[0])
+    if (owner !== process.pid && isAlive(owner)) return
+    await rm(join(this.path, name), { force: true }).catch(() => undefined)
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+async function writeAll(file: FileHandle, piece: Buffer, position: number): Promise<void> {
+  for (let at = 0; at < piece.length; ) {
+    const { bytesWritten } = await file.write(piece, at, piece.length - at, position + at)
+    at += bytesWritten
+  }
+}
+
+const fileWork =
+  (code: 'FILE_WRITE_FAILED' | 'FILE_READ_FAILED', what: string) =>
+  async <T>(path: string, work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work()
+    } catch (error) {
+      const { errno, code: systemCode, message } = error as NodeJS.ErrnoException
+      const details = { path, errno: Math.abs(errno ?? 0), systemCode }
+      throw createError(code, `${path} cannot be ${what}: ${message}`, details, { cause: error })
+    }
+  }
+const writing = fileWork('FILE_WRITE_FAILED', 'written')
+const reading = fileWork('FILE_READ_FAILED', 'read')
