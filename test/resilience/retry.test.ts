@@ -67,7 +67,7 @@ t.test('what is not worth another attempt', async (t) => {
   const own = { ...options, retryable: () => false }
   await t.rejects(
     retryWithBackoff(() => Promise.reject(failure()), own),
-    { details: { target: 'x' } }
+    { code: 'NETWORK_PARTITION', message: 'no answer' }
   )
 })
 
