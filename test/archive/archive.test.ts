@@ -89,7 +89,8 @@ for (const kind of ['reset', 'close', 'stall'] as const) {
     const ranges = nginx.requests().map(({ range }) => range)
     t.equal(ranges[0], rangeOf(fourth))
     const begins = ranges.map((range) => Number(/=(\d+)-/.exec(range)![1]) - fourth.offset)
-    t.ok(begins[1]! > 90_000 && begins[2]! > begins[1]!, `the requests began at ${begins}`)
+    // Node drops what it had read ahead when a connection breaks: up to 64 KiB.
+    t.ok(begins[1]! > 30_000 && begins[2]! > begins[1]!, `the requests began at ${begins}`)
   })
 }
 
