@@ -215,6 +215,16 @@ export const catalog = {
     suggestedAction: 'Convert the model again; details has the expected and the actual shape.',
     native: true
   },
+  CONFIG_UNKNOWN_TIER: {
+    ...request,
+    meaning: 'A configuration, a TierSet or a request names a tier that the model does not have.',
+    category: 'configuration',
+    httpStatus: 400,
+    exitCode: 2,
+    engineCode: 'InvalidParams',
+    suggestedAction: 'Use names of details.known, or one of details.tierSets.',
+    native: false
+  },
   CONFIG_GROUP_COUNT_MISMATCH: {
     ...badModel,
     meaning:

@@ -44,13 +44,13 @@ function counts(m: Metadata, key: string, parts: number): number[] {
 function names(m: Metadata): string[] {
   const list = m.strings('.hser.tiers')
   if (list.length < 1 || list.length > mostTiers || new Set(list).size !== list.length || !list.every(isTierName)) {
-    m.refuse('.hser.tiers', `1 to ${mostTiers} names, each once, of letters, digits, '-', '_' and '.'`)
+    m.refuse('.hser.tiers', `1 to ${mostTiers} names, each once, of a to z, 0 to 9, _ and -, at most 32 characters`)
   }
   return list
 }
 
-/** Names that are safe as a folder and in a list. */
-export const isTierName = (name: string): boolean => /^[A-Za-z0-9][\w.-]{0,63}$/.test(name)
+/** Names that are safe as a folder, in a list and in a manifest. */
+export const isTierName = (name: string): boolean => /^[a-z0-9][a-z0-9_-]{0,31}$/.test(name)
 
 /** A tier is placed where its name says, hot where it says nothing. */
 export const placementOf = (name: string): Placement => PLACEMENTS.find((placement) => placement === name) ?? 'hot'
