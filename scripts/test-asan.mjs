@@ -11,7 +11,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const args = process.argv.slice(2)
 const named = args.filter((arg) => !arg.startsWith('--'))
 const tests =
-  named.length > 0 ? named : ['bad-files', 'arguments', 'teardown'].map((name) => `test/native/${name}.test.ts`)
+  named.length > 0
+    ? named
+    : ['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`)
 const out = join(root, 'build-asan')
 const reports = join(out, 'reports')
 

@@ -80,6 +80,8 @@ class GgufFile {
     const GgufEntry* entry(const std::string& key) const;
 
     const std::string& path() const { return path_; }
+    /** Open as long as this object is. */
+    int descriptor() const { return descriptor_; }
     uint64_t file_bytes() const { return file_bytes_; }
     uint32_t version() const { return version_; }
     uint32_t alignment() const { return alignment_; }

@@ -30,40 +30,48 @@ inline void pause() {
 #endif
 }
 
+Status thread_refused() {
+    return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "the system refused to start a thread");
+}
+
+}  // namespace
+
 // std::thread reports failure by an exception, which this build does not have.
-template <class Entry> bool start_detached(Entry* entry) {
+Status start_thread(std::function<void()> body) {
+    auto* owned = new (std::nothrow) std::function<void()>(std::move(body));
+    if (!owned) return thread_refused();
 #if defined(__linux__) || defined(__APPLE__)
     pthread_attr_t attributes;
-    if (pthread_attr_init(&attributes) != 0) return false;
+    if (pthread_attr_init(&attributes) != 0) {
+        delete owned;
+        return thread_refused();
+    }
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, size_t{4} << 20);
     pthread_t thread;
     const int failed = pthread_create(
         &thread, &attributes,
         [](void* raw) -> void* {
-            std::unique_ptr<Entry> mine(static_cast<Entry*>(raw));
+            std::unique_ptr<std::function<void()>> mine(static_cast<std::function<void()>*>(raw));
             fesetenv(FE_DFL_ENV);  // the host may run with denormals flushed; results must not depend on it
             (*mine)();
             return nullptr;
         },
-        entry);
+        owned);
     pthread_attr_destroy(&attributes);
-    return failed == 0;
+    if (failed != 0) {
+        delete owned;
+        return thread_refused();
+    }
 #else
-    std::thread([entry] {
-        std::unique_ptr<Entry> mine(entry);
+    std::thread([owned] {
+        std::unique_ptr<std::function<void()>> mine(owned);
         fesetenv(FE_DFL_ENV);
         (*mine)();
     }).detach();
-    return true;
 #endif
+    return {};
 }
-
-Status thread_refused() {
-    return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "the system refused to start a thread");
-}
-
-}  // namespace
 
 // A ticket holds count | next item in one word, so that a late thread can tell a valid claim from one past the end.
 struct ThreadPool::State {
@@ -126,13 +134,7 @@ ThreadPool::~ThreadPool() {
 
 Status ThreadPool::start(size_t threads) {
     for (size_t worker = 1; worker < threads; worker++) {
-        auto entry = [state = state_, worker] { state->work(worker); };
-        auto* owned = new (std::nothrow) decltype(entry)(std::move(entry));
-        if (!owned) return thread_refused();
-        if (!start_detached(owned)) {
-            delete owned;
-            return thread_refused();
-        }
+        TMOE_RETURN_IF_ERROR(start_thread([state = state_, worker] { state->work(worker); }));
         threads_ = worker + 1;
     }
     return {};
@@ -207,13 +209,7 @@ struct JobQueue::State {
 
 Status JobQueue::start() {
     auto state = std::make_shared<State>();
-    auto entry = [state] { state->work(); };
-    auto* owned = new (std::nothrow) decltype(entry)(entry);
-    if (!owned) return thread_refused();
-    if (!start_detached(owned)) {
-        delete owned;
-        return thread_refused();
-    }
+    TMOE_RETURN_IF_ERROR(start_thread([state] { state->work(); }));
     state_ = std::move(state);
     return {};
 }

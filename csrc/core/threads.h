@@ -11,6 +11,9 @@
 
 namespace tmoe {
 
+/** Runs `body` on a thread of its own, which nothing waits for. RESOURCE_MEMORY_EXHAUSTED when the system refuses. */
+Status start_thread(std::function<void()> body);
+
 /** What a piece of work needs to know of the thread that runs it. */
 using ItemFn = void (*)(void* context, size_t item, size_t worker);
 

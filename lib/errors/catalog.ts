@@ -314,6 +314,19 @@ export const catalog = {
     suggestedAction: 'Free memory, or take one of details.alternatives: a smaller weight type, context or batch.',
     native: true
   },
+  EXPERT_UNAVAILABLE: {
+    ...request,
+    meaning: 'An expert could not be read, twice in a row; requests that need it fail, the others go on.',
+    category: 'resource',
+    retry: 'backoff',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'GenerationError',
+    suggestedAction: 'Check the disk and the file of details.path; the next use of the expert tries again.',
+    native: true
+  },
   FILE_READ_FAILED: {
     ...request,
     meaning: 'The system could not read a file.',
@@ -382,7 +395,8 @@ export const catalog = {
   },
   EXPERT_CORRUPTED: {
     ...request,
-    meaning: "An expert's bytes do not have the checksum that the manifest says.",
+    meaning:
+      "An expert's bytes do not have the checksum that the manifest says; requests that need it fail, the others go on.",
     category: 'runtime',
     scope: 'model',
     retry: 'immediate',
@@ -393,17 +407,18 @@ export const catalog = {
     engineCode: 'RuntimeError',
     suggestedAction:
       'Restore the file that details.file names from its source, or convert the model again; `tiered-moe verify` finds all.',
-    native: false
+    native: true
   },
   RESOURCE_BUDGET_TOO_SMALL: {
     ...request,
-    meaning: 'A budget is smaller than the least that can work.',
+    meaning:
+      'A budget is smaller than the least that can work: that for experts holds one for every thread and one in flight, beside those pinned.',
     category: 'resource',
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'ServerError',
-    suggestedAction: 'Raise the budget to details.resourceInfo.required.',
-    native: false
+    suggestedAction: 'Raise the budget to details.resourceInfo.required bytes, use fewer threads, or unpin experts.',
+    native: true
   },
   ROUTING_INVALID_EXPERT: {
     ...request,

@@ -1,0 +1,86 @@
+// Experts of a tiered checkpoint: blobs, read straight into their slots.
+#include <algorithm>
+
+#include "core/store/direct_file.h"
+#include "core/store/expert_source.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr size_t kPieceBytes = size_t{1} << 20;
+
+class BlobSource final : public ExpertSource {
+  public:
+    BlobSource(std::vector<std::shared_ptr<DirectFile>> files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts)
+        : files_(std::move(files)), places_(std::move(places)), layouts_(std::move(layouts)) {}
+
+    size_t pieces(uint32_t layer, uint32_t) const override { return (layouts_[layer].bytes + kPieceBytes - 1) / kPieceBytes; }
+
+    uint64_t file_bytes(uint32_t layer, uint32_t) const override { return layouts_[layer].bytes; }
+
+    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch&, const std::atomic<bool>* cancel) const override {
+        if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
+        const BlobPlace& place = places_[layer][expert];
+        const size_t begin = piece * kPieceBytes, bytes = std::min(kPieceBytes, layouts_[layer].bytes - begin);
+        return files_[place.file]->read(place.offset + begin, blob + begin, bytes, bytes);
+    }
+
+    Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const override {
+        const BlobPlace& place = places_[layer][expert];
+        const uint32_t actual = crc32c(blob, layouts_[layer].bytes);
+        if (actual == place.crc32c) return {};
+        const std::string& path = files_[place.file]->path();
+        return Status(StatusCode::EXPERT_CORRUPTED,
+                      path + format(": expert %u of layer %u, at byte %llu, has the checksum %08x and not %08x", expert, layer,
+                                    static_cast<unsigned long long>(place.offset), actual, place.crc32c))
+            .with("layer", layer)
+            .with("expert", expert)
+            .with("file", path)
+            .with("offset", static_cast<double>(place.offset))
+            .with("expected", format("%08x", place.crc32c))
+            .with("actual", format("%08x", actual));
+    }
+
+  private:
+    std::vector<std::shared_ptr<DirectFile>> files_;
+    std::vector<std::vector<BlobPlace>> places_;
+    std::vector<ExpertLayout> layouts_;
+};
+
+Status invalid(const std::string& path, const char* what, const BlobPlace& place, size_t layer, size_t expert) {
+    return Status(StatusCode::MODEL_FILE_INVALID,
+                  path + format(": %s (expert %zu of layer %zu, at byte %llu)", what, expert, layer, static_cast<unsigned long long>(place.offset)))
+        .with("path", path)
+        .with("layer", static_cast<double>(layer))
+        .with("expert", static_cast<double>(expert))
+        .with("offset", static_cast<double>(place.offset));
+}
+
+}  // namespace
+
+Status open_blob_source(const std::vector<std::string>& files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts,
+                        std::shared_ptr<ExpertSource>& out) {
+    if (places.size() != layouts.size()) {
+        return Status(StatusCode::VALIDATION_ERROR, format("%zu layers of places, %zu layouts", places.size(), layouts.size()));
+    }
+    std::vector<std::shared_ptr<DirectFile>> opened(files.size());
+    for (size_t i = 0; i < files.size(); i++) TMOE_RETURN_IF_ERROR(DirectFile::open(files[i], opened[i]));
+    for (size_t layer = 0; layer < places.size(); layer++) {
+        for (size_t expert = 0; expert < places[layer].size(); expert++) {
+            const BlobPlace& place = places[layer][expert];
+            if (place.file >= opened.size()) {
+                return Status(StatusCode::VALIDATION_ERROR, format("expert %zu of layer %zu is in file %u of %zu", expert, layer, place.file, opened.size()));
+            }
+            const DirectFile& file = *opened[place.file];
+            if (place.offset % kBlobAlignment != 0) return invalid(file.path(), "a blob begins between two blocks", place, layer, expert);
+            if (place.offset > file.bytes() || layouts[layer].bytes > file.bytes() - place.offset) {
+                return invalid(file.path(), "the file is too short for a blob", place, layer, expert);
+            }
+        }
+    }
+    out = std::make_shared<BlobSource>(std::move(opened), std::move(places), std::move(layouts));
+    return {};
+}
+
+}  // namespace tmoe

@@ -1,0 +1,337 @@
+#include "core/store/expert_store.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/store/residents.h"
+#include "core/store/wave_schedule.h"
+
+namespace tmoe {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::microseconds kCancelPoll{500};
+
+uint64_t nanoseconds(Clock::duration time) {
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
+}
+
+class Store final : public ExpertStore {
+  public:
+    explicit Store(StoreOptions options) : options_(std::move(options)) {}
+    Status start(std::shared_ptr<ExpertSource> source);
+
+    const ExpertLayout& layout(uint32_t layer) const override { return options_.layouts[layer]; }
+    bool all_resident() const override { return residents_.count() == residents_.entries(); }
+
+    void begin_step() override;
+    Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) override;
+    Status next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) override;
+    void end_layer() override;
+    void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) override;
+    Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
+    Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
+    void demote(uint32_t layer, uint32_t expert, bool demoted) override { cache_->demote(entry_of(layer, expert), demoted); }
+    Status set_budget(uint64_t bytes) override;
+
+    Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
+    StoreCounts counts() const override;
+
+  private:
+    /** What is done with a part of the schedule. */
+    struct Progress {
+        std::vector<uint8_t> handed;   ///< per item
+        size_t left = 0;               ///< items not handed out
+    };
+    /** Adds the time of its life, but for waits, to the bookkeeping. */
+    class Bookkeeping {
+      public:
+        explicit Bookkeeping(Store& store) : store_(store), begin_(Clock::now()) {}
+        ~Bookkeeping() { store_.bookkeeping_ += nanoseconds(Clock::now() - begin_) - waited_; }
+        template <class Fn> void wait(Fn fn) {
+            const auto begin = Clock::now();
+            fn();
+            const uint64_t time = nanoseconds(Clock::now() - begin);
+            waited_ += time;
+            store_.waits_ += time;
+        }
+
+      private:
+        Store& store_;
+        Clock::time_point begin_;
+        uint64_t waited_ = 0;
+    };
+
+    uint32_t entry_of(uint32_t layer, uint32_t expert) const { return static_cast<uint32_t>(layer * options_.experts + expert); }
+    size_t slots_for(uint64_t bytes) const { return std::min<size_t>(residents_.capacity(), bytes / residents_.slot_bytes()); }
+    Status check_budget(uint64_t bytes, size_t pinned) const;
+
+    void add_part(size_t index);
+    void abandon(uint32_t entry);
+    bool gather(std::vector<ReadyExpert>& ready, Status& status);
+    void publish();
+
+    StoreOptions options_;
+    Residents residents_;
+    std::unique_ptr<ExpertCache> cache_;
+    std::unique_ptr<WaveSchedule> schedule_;
+    size_t pinned_ = 0;
+    std::vector<uint32_t> wanted_;
+    uint32_t layer_ = 0;
+    bool in_layer_ = false;
+    Progress parts_[2];
+
+    std::atomic<uint64_t> waits_{0}, bookkeeping_{0}, budget_{0};
+    mutable std::mutex counts_mutex_;
+    CacheCounts counts_;                              ///< of the cache, as of the last layer
+};
+
+Status Store::start(std::shared_ptr<ExpertSource> source) {
+    if (options_.layouts.empty() || options_.experts == 0 || options_.workers == 0 || options_.io_threads == 0) {
+        return Status(StatusCode::VALIDATION_ERROR, "an expert store has layers, experts, workers and threads");
+    }
+    TMOE_RETURN_IF_ERROR(residents_.start(options_, std::move(source)));
+    TMOE_RETURN_IF_ERROR(check_budget(options_.budget_bytes, 0));
+    CacheOptions cache;
+    cache.layers = options_.layouts.size();
+    cache.experts = options_.experts;
+    cache.slots = slots_for(options_.budget_bytes);
+    cache.policy = options_.policy;
+    cache.seed = options_.seed;
+    TMOE_RETURN_IF_ERROR(ExpertCache::create(cache, cache_));
+    schedule_ = std::make_unique<WaveSchedule>(*cache_);
+    budget_ = options_.budget_bytes;
+    return {};
+}
+
+/** One expert for every worker and one in flight, beside those that stay. */
+Status Store::check_budget(uint64_t bytes, size_t pinned) const {
+    const size_t least = std::min(residents_.entries(), pinned + options_.workers + 1), slot = residents_.slot_bytes();
+    if (slots_for(bytes) >= least) return {};
+    return Status(StatusCode::RESOURCE_BUDGET_TOO_SMALL,
+                  format("the budget of %llu bytes for experts is below the least of %llu: %zu experts of %zu bytes", static_cast<unsigned long long>(bytes),
+                         static_cast<unsigned long long>(least) * slot, least, slot))
+        .with("required", static_cast<double>(least) * static_cast<double>(slot))
+        .with("available", static_cast<double>(bytes))
+        .with("slotBytes", static_cast<double>(slot));
+}
+
+void Store::begin_step() {
+    if (in_layer_) end_layer();
+    cache_->begin_step();
+}
+
+Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) {
+    if (in_layer_) end_layer();
+    Bookkeeping bookkeeping(*this);
+    layer_ = layer;
+    in_layer_ = true;
+    wanted_.clear();
+    for (uint32_t expert : experts) {
+        if (layer >= options_.layouts.size() || expert >= options_.experts) {
+            return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, format("there is no expert %u in layer %u", expert, layer));
+        }
+        wanted_.push_back(entry_of(layer, expert));
+    }
+    schedule_->begin(layer, wanted_);
+    for (size_t i = 0; i < schedule_->parts(); i++) add_part(i);
+    residents_.submit();
+    return {};
+}
+
+/** What a new part of the schedule asks for: slots change hands, reads are asked for. */
+void Store::add_part(size_t index) {
+    const std::vector<WaveItem>& part = schedule_->part(index);
+    parts_[index].handed.assign(part.size(), 0);
+    parts_[index].left = part.size();
+    for (const WaveItem& item : part) {
+        if (item.evicted != kNoEntry) residents_.leave(item.evicted);
+    }
+    for (const WaveItem& item : part) {
+        if (item.admitted) residents_.enter(item.entry, item.slot, cache_->slots(), Residents::Reason::Demand);
+        else residents_.demand(item.entry);
+    }
+}
+
+/** The entry's bytes did not come: its slot is free, and a later demand tries again. */
+void Store::abandon(uint32_t entry) {
+    schedule_->forget(entry);
+    residents_.abandon(entry);
+    cache_->drop(entry);
+}
+
+/** Hands out what has arrived. False with the status of one that could not be read. */
+bool Store::gather(std::vector<ReadyExpert>& ready, Status& status) {
+    for (size_t p = 0; p < schedule_->parts(); p++) {
+        const std::vector<WaveItem>& part = schedule_->part(p);
+        Progress& progress = parts_[p];
+        for (size_t i = 0; i < part.size() && progress.left > 0; i++) {
+            if (progress.handed[i]) continue;
+            const uint32_t entry = part[i].entry;
+            const Residency state = residents_.state(entry);
+            if (state == Residency::Loading) continue;
+            if (state != Residency::Resident) {
+                status = residents_.error(entry);
+                return false;
+            }
+            residents_.seen(entry);
+            progress.handed[i] = 1;
+            progress.left--;
+            ready.push_back({part[i].expert, residents_.blob(part[i].slot)});
+        }
+    }
+    return true;
+}
+
+Status Store::next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) {
+    Bookkeeping bookkeeping(*this);
+    const size_t before = ready.size();
+    for (;;) {
+        // What was handed out before has been computed: its slots pass on, oldest part first.
+        while (schedule_->left() > 0 && schedule_->parts() > 0 && parts_[0].left == 0) {
+            const size_t others = schedule_->parts() - 1;
+            schedule_->advance();
+            std::swap(parts_[0], parts_[1]);
+            if (schedule_->parts() > others) add_part(others);
+            residents_.submit();
+        }
+        if (schedule_->parts() == 0 && schedule_->left() > 0) {
+            return Status(StatusCode::RESOURCE_BUDGET_TOO_SMALL, "every slot for experts is pinned")
+                .with("required", static_cast<double>(pinned_ + 1) * static_cast<double>(residents_.slot_bytes()))
+                .with("available", static_cast<double>(budget_))
+                .with("slotBytes", static_cast<double>(residents_.slot_bytes()));
+        }
+        const uint64_t seen = residents_.ended();
+        Status status;
+        if (!gather(ready, status)) return status;
+        if (ready.size() > before) return {};
+        size_t waiting = 0;
+        for (size_t p = 0; p < schedule_->parts(); p++) waiting += parts_[p].left;
+        if (waiting == 0) return {};
+        if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the step was cancelled");
+        bookkeeping.wait([&] { residents_.wait(seen, kCancelPoll); });
+    }
+}
+
+void Store::end_layer() {
+    if (!in_layer_) return;
+    Bookkeeping bookkeeping(*this);
+    in_layer_ = false;
+    // After an error or a cancellation: what failed or has not begun loses its slot, what is being read ends by itself.
+    for (size_t p = 0; p < schedule_->parts(); p++) {
+        if (parts_[p].left == 0) continue;
+        const std::vector<WaveItem> part = schedule_->part(p);
+        for (size_t i = 0; i < part.size(); i++) {
+            const uint32_t entry = part[i].entry;
+            if (!parts_[p].handed[i] && residents_.give_up(entry)) abandon(entry);
+        }
+    }
+    schedule_->abort();
+    publish();
+}
+
+void Store::prefetch(uint32_t layer, const std::vector<uint32_t>& experts) {
+    Bookkeeping bookkeeping(*this);
+    for (uint32_t expert : experts) {
+        if (layer >= options_.layouts.size() || expert >= options_.experts) continue;
+        const uint32_t entry = entry_of(layer, expert);
+        WaveItem item;
+        if (!cache_->prefetch(entry, item)) continue;
+        if (item.evicted != kNoEntry) residents_.leave(item.evicted);
+        residents_.enter(entry, item.slot, cache_->slots(), Residents::Reason::Prefetch);
+    }
+    residents_.submit();
+}
+
+Status Store::preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) {
+    if (in_layer_) end_layer();
+    size_t room = cache_->slots();
+    std::vector<uint32_t> order;  // pinned experts first; then as many of every layer
+    for (uint32_t entry = 0; entry < residents_.entries(); entry++) {
+        if (cache_->slot_of(entry) >= 0) room--;
+        else if (cache_->pinned(entry)) order.push_back(entry);
+    }
+    for (uint32_t expert = 0; expert < options_.experts; expert++) {
+        for (uint32_t layer = 0; layer < options_.layouts.size(); layer++) {
+            const uint32_t entry = entry_of(layer, expert);
+            if (cache_->slot_of(entry) < 0 && !cache_->pinned(entry)) order.push_back(entry);
+        }
+    }
+    order.resize(std::min(room, order.size()));
+    std::sort(order.begin(), order.end());  // as the file has them
+    for (uint32_t entry : order) {
+        WaveItem item;
+        if (!cache_->prefetch(entry, item)) continue;
+        if (item.evicted != kNoEntry) residents_.leave(item.evicted);
+        residents_.enter(entry, item.slot, cache_->slots(), Residents::Reason::Preload);
+    }
+    residents_.submit();
+    Status status;
+    for (size_t done = 0; done < order.size() && status.ok(); done++) {
+        const uint32_t entry = order[done];
+        while (status.ok() && residents_.state(entry) == Residency::Loading) {
+            const uint64_t seen = residents_.ended();
+            if (residents_.state(entry) == Residency::Loading) residents_.wait(seen, kCancelPoll);
+            if (cancel && cancel->load(std::memory_order_relaxed)) status = Status(StatusCode::CANCELLED, "reading the experts was cancelled");
+        }
+        if (status.ok() && residents_.state(entry) == Residency::Unavailable) status = residents_.error(entry);
+        if (status.ok() && progress) progress(done + 1, order.size());
+    }
+    for (uint32_t entry : order) {
+        if (residents_.state(entry) == Residency::Resident) residents_.seen(entry);
+        else if (residents_.give_up(entry)) abandon(entry);
+    }
+    publish();
+    return status;
+}
+
+Status Store::pin(uint32_t layer, uint32_t expert, bool pinned) {
+    const uint32_t entry = entry_of(layer, expert);
+    if (cache_->pinned(entry) == pinned) return {};
+    if (pinned) TMOE_RETURN_IF_ERROR(check_budget(budget_, pinned_ + 1));
+    cache_->pin(entry, pinned);
+    pinned ? pinned_++ : pinned_--;
+    return {};
+}
+
+Status Store::set_budget(uint64_t bytes) {
+    if (in_layer_) end_layer();
+    TMOE_RETURN_IF_ERROR(check_budget(bytes, pinned_));
+    std::vector<uint32_t> evicted;
+    cache_->resize(slots_for(bytes), evicted);
+    for (uint32_t entry : evicted) residents_.leave(entry);
+    residents_.shrink(cache_->slots());
+    budget_ = bytes;
+    publish();
+    return {};
+}
+
+void Store::publish() {
+    std::lock_guard<std::mutex> lock(counts_mutex_);
+    counts_ = cache_->counts();
+}
+
+StoreCounts Store::counts() const {
+    StoreCounts out;
+    {
+        std::lock_guard<std::mutex> lock(counts_mutex_);
+        out.cache = counts_;
+    }
+    residents_.fill(out);
+    out.wait_nanoseconds = waits_;
+    out.bookkeeping_nanoseconds = bookkeeping_;
+    out.budget_bytes = budget_;
+    return out;
+}
+
+}  // namespace
+
+Status ExpertStore::create(StoreOptions options, std::shared_ptr<ExpertSource> source, std::shared_ptr<ExpertStore>& out) {
+    auto store = std::make_shared<Store>(std::move(options));
+    TMOE_RETURN_IF_ERROR(store->start(std::move(source)));
+    out = std::move(store);
+    return {};
+}
+
+}  // namespace tmoe

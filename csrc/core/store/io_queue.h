@@ -1,0 +1,81 @@
+// Threads that read experts into their slots: demand strictly before prefetch, the pieces of one expert on several threads.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/store/expert_source.h"
+#include "core/store/expert_store.h"
+
+namespace tmoe {
+
+/** The read of one expert. The queue's mutex guards what is not atomic, from `submit` on. */
+struct Load {
+    uint32_t layer = 0, expert = 0, slot = 0;
+    uint8_t* blob = nullptr;
+    std::atomic<Residency>* residency = nullptr;  ///< Loading until the end, then Resident or Unavailable; untouched after `drop`
+    bool demand = false, was_prefetch = false;
+    size_t pieces = 0, next = 0, active = 0, done = 0;
+    bool dropped = false;
+    std::atomic<bool> stop{false};                ///< dropped, or another piece has failed
+    Status error;                                 ///< why it is Unavailable; read it after that
+};
+
+/**
+ * All but the threads' own work is called on one thread. The threads and what they read into live in the shared state, so that nothing
+ * is freed under a read and nothing waits for one.
+ */
+class IoQueue {
+  public:
+    /** What the threads use as long as one of them lives. */
+    struct Shared {
+        std::shared_ptr<ExpertSource> source;
+        std::atomic<uint64_t> ended{0};           ///< loads that have reached their end
+        std::atomic<uint64_t> errors{0};          ///< reads and checks that failed, first attempts too
+        virtual ~Shared() = default;
+        /** A load is Resident from now on; under the mutex. */
+        virtual void arrived(const Load& load) = 0;
+
+      private:
+        friend class IoQueue;
+        std::mutex mutex;
+        std::condition_variable work, end;
+        std::deque<std::shared_ptr<Load>> demand, prefetch;
+        std::vector<uint32_t> stale;              ///< per slot: reads of dropped loads that have not ended
+        bool stop = false;
+    };
+
+    ~IoQueue();
+    /** RESOURCE_MEMORY_EXHAUSTED when the system refuses a thread. */
+    Status start(std::shared_ptr<Shared> shared, size_t threads, size_t slots);
+
+    /** Takes loads in this order; each has its slot to itself but for reads of dropped loads, which it waits for. */
+    void submit(const std::vector<std::shared_ptr<Load>>& loads);
+    /** A load of the prefetch queue is wanted now. */
+    void promote(const std::shared_ptr<Load>& load);
+    /** The slot is another's now: what has not started is not read any more. True where nothing had started. */
+    bool drop(const std::shared_ptr<Load>& load);
+    /** Drops the load where nothing of it has started, and says so; else leaves it. */
+    bool drop_unstarted(const std::shared_ptr<Load>& load);
+    /** Waits until no read of a dropped load goes into the slot. */
+    void wait_for_slot(size_t slot);
+    /** Waits until `ended` is not `seen` any more, at most so long. */
+    void wait_for_end(uint64_t seen, std::chrono::microseconds longest);
+
+  private:
+    struct Piece {
+        std::shared_ptr<Load> load;
+        size_t index = 0;
+    };
+    static void run(const std::shared_ptr<Shared>& shared);
+    static bool take(Shared& shared, Piece& piece);
+    static void finish(Shared& shared, std::unique_lock<std::mutex>& lock, const std::shared_ptr<Load>& load, Status status);
+
+    std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace tmoe

@@ -1,0 +1,119 @@
+#include "core/store/residents.h"
+
+#include <algorithm>
+
+namespace tmoe {
+
+Status Residents::start(const StoreOptions& options, std::shared_ptr<ExpertSource> source) {
+    const size_t entries = options.layouts.size() * options.experts;
+    size_t slot_bytes = 0;
+    for (const ExpertLayout& layout : options.layouts) slot_bytes = std::max(slot_bytes, layout.bytes);
+    experts_ = options.experts;
+    memory_ = std::make_shared<Memory>();
+    memory_->source = std::move(source);
+    memory_->layouts = options.layouts;
+    memory_->residency = std::vector<std::atomic<Residency>>(entries);
+    TMOE_RETURN_IF_ERROR(SlotPool::create(slot_bytes, entries, memory_->pool));
+    loads_.resize(entries);
+    slots_.assign(entries, 0);
+    unused_.assign(entries, 0);
+    holders_.assign(entries, kNoEntry);
+    return queue_.start(memory_, options.io_threads, entries);
+}
+
+void Residents::leave(uint32_t entry) {
+    const bool untouched = loads_[entry] && queue_.drop(loads_[entry]);
+    if (unused_[entry]) {
+        untouched ? prefetch_bytes_ -= file_bytes(entry) : wasted_ += file_bytes(entry);
+        unused_[entry] = 0;
+    }
+    loads_[entry].reset();
+    if (memory_->residency[entry].exchange(Residency::Absent) == Residency::Resident) {
+        memory_->resident--;
+        memory_->resident_bytes -= memory_->layouts[layer_of(entry)].bytes;
+    }
+    holders_[slots_[entry]] = kNoEntry;
+}
+
+void Residents::enter(uint32_t entry, uint32_t slot, size_t most, Reason reason) {
+    slots_[entry] = slot;
+    holders_[slot] = entry;
+    // After a budget has shrunk the slots in use may lie far apart: none takes memory while an unused one has some.
+    if (!memory_->pool->is_taken(slot)) shrink(most - 1);
+    memory_->pool->take(slot);
+    if (reason == Reason::Prefetch) {
+        unused_[entry] = 1;
+        prefetch_bytes_ += file_bytes(entry);
+    }
+    read(entry, reason == Reason::Demand);
+}
+
+void Residents::read(uint32_t entry, bool demand) {
+    auto load = std::make_shared<Load>();
+    load->layer = layer_of(entry);
+    load->expert = expert_of(entry);
+    load->slot = slots_[entry];
+    load->blob = memory_->pool->at(slots_[entry]);
+    load->residency = &memory_->residency[entry];
+    load->demand = demand;
+    load->pieces = memory_->source->pieces(load->layer, load->expert);
+    memory_->residency[entry] = Residency::Loading;
+    if (demand) demand_bytes_ += file_bytes(entry);
+    loads_[entry] = load;
+    batch_.push_back(std::move(load));
+}
+
+bool Residents::demand(uint32_t entry) {
+    if (unused_[entry]) {
+        unused_[entry] = 0;
+        used_ += file_bytes(entry);
+    }
+    const Residency now = state(entry);
+    if (now == Residency::Resident) return false;
+    if (now != Residency::Loading) {  // a prefetch that has failed: this demand tries again
+        read(entry, true);
+        return false;
+    }
+    late_++;
+    queue_.promote(loads_[entry]);
+    return true;
+}
+
+void Residents::submit() {
+    queue_.submit(batch_);
+    batch_.clear();
+}
+
+bool Residents::give_up(uint32_t entry) {
+    if (state(entry) == Residency::Unavailable) return true;
+    if (state(entry) == Residency::Resident || !queue_.drop_unstarted(loads_[entry])) return false;
+    if (loads_[entry]->demand && !loads_[entry]->was_prefetch) demand_bytes_ -= file_bytes(entry);
+    return true;
+}
+
+void Residents::abandon(uint32_t entry) {
+    const bool failed = state(entry) == Residency::Unavailable;
+    leave(entry);
+    if (failed) memory_->residency[entry] = Residency::Unavailable;
+}
+
+void Residents::shrink(size_t most) {
+    SlotPool& pool = *memory_->pool;
+    for (size_t slot = 0; slot < holders_.size() && pool.taken() > most; slot++) {
+        if (holders_[slot] != kNoEntry || !pool.is_taken(slot)) continue;
+        queue_.wait_for_slot(slot);
+        pool.give_back(slot);
+    }
+}
+
+void Residents::fill(StoreCounts& out) const {
+    out.late = late_;
+    out.demand_bytes = demand_bytes_;
+    out.prefetch_bytes = prefetch_bytes_;
+    out.prefetch_used = used_;
+    out.prefetch_wasted = wasted_;
+    out.read_errors = memory_->errors;
+    out.resident_bytes = memory_->resident_bytes;
+}
+
+}  // namespace tmoe

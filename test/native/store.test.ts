@@ -1,0 +1,98 @@
+/**
+ * The expert store alone, in C++: store_check.cpp is built from the addon's own sources with ThreadSanitizer, or with AddressSanitizer and
+ * UBSan (`npm run test:asan`), and runs against real files on the disk and in memory. Objects stay in build-check, so only what has changed
+ * is compiled again.
+ */
+import { execFile, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { availableParallelism, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import t from 'tap'
+
+const run = promisify(execFile)
+const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
+const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ') as [string, ...string[]]
+const flags = [
+  '-std=c++17',
+  '-O1',
+  '-g1',
+  '-Wall',
+  '-Wextra',
+  '-Werror',
+  '-fno-exceptions',
+  '-pthread',
+  '-Icsrc',
+  '-MMD'
+]
+// The sanitizer of this process is not the compiler's, nor that of the check.
+const { LD_PRELOAD: _, ...env } = process.env
+/** What the store is made of; it needs neither Node nor kernels. */
+const parts =
+  /^csrc\/(core\/(store\/.*|memory|status|threads|tie_hash|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
+const sources = readFileSync(join(root, 'csrc/sources.txt'), 'utf8')
+  .split('\n')
+  .filter((line) => parts.test(line))
+
+/** True where the object is newer than every file that went into it. */
+function isCurrent(object: string): boolean {
+  const list = object.replace(/o$/, 'd')
+  if (!existsSync(object) || !existsSync(list)) return false
+  const made = statSync(object).mtimeMs
+  const inputs = readFileSync(list, 'utf8')
+    .replace(/^.*?:/, '')
+    .split(/[\s\\]+/)
+    .filter(Boolean)
+  return inputs.every((name) => (statSync(join(root, name), { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < made)
+}
+
+/** Compiles what has changed and returns the path of the check. */
+async function build(name: string, ...sanitizer: string[]): Promise<string> {
+  const folder = join(root, 'build-check', `store-${name}`)
+  mkdirSync(folder, { recursive: true })
+  const queue = [...sources, 'test/native/store_check.cpp'].map((source) => ({
+    source,
+    object: join(folder, `${source.replaceAll('/', '_')}.o`)
+  }))
+  const objects = queue.map(({ object }) => object)
+  const worker = async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) {
+      if (isCurrent(next.object)) continue
+      await run(compiler, [...before, ...flags, ...sanitizer, '-c', next.source, '-o', next.object], { cwd: root, env })
+    }
+  }
+  await Promise.all(Array.from({ length: availableParallelism() }, worker))
+  const program = join(folder, 'store_check')
+  await run(compiler, [...before, '-pthread', ...sanitizer, ...objects, '-o', program], { env })
+  return program
+}
+
+const raised = {
+  plain: ['FILE_READ_FAILED'],
+  budget: ['RESOURCE_BUDGET_TOO_SMALL'],
+  waves: ['CANCELLED'],
+  cancel: ['CANCELLED'],
+  damage: ['EXPERT_UNAVAILABLE', 'EXPERT_CORRUPTED', 'MODEL_FILE_INVALID', 'MODEL_NOT_FOUND'],
+  resize: ['CANCELLED']
+}
+const cases = ['checksum', 'sources', 'order', 'stale', 'determinism', ...Object.keys(raised)]
+
+// Where the tests themselves run under AddressSanitizer, that is the one.
+const [name, ...sanitizer] = process.env.TIERED_MOE_SANITIZED
+  ? (['addresses', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'] as const)
+  : (['threads', '-fsanitize=thread'] as const)
+t.test(`the store under the sanitizer of ${name}`, async (t) => {
+  const program = await build(name, ...sanitizer)
+  // One folder on a disk, one in memory where the system has such a place.
+  const places = [tmpdir(), '/dev/shm'].filter((place) => existsSync(place))
+  const folders = await Promise.all(places.map((place) => mkdtemp(join(place, 'store-test-'))))
+  t.teardown(() => folders.map((folder) => rmSync(folder, { recursive: true })))
+  const { status, signal, stdout, stderr } = spawnSync(program, folders, { encoding: 'utf8', timeout: 120_000, env })
+  t.equal(status, 0, `${signal ?? 'exit status'}\n${stderr}`)
+  for (const one of cases) t.match(stdout, new RegExp(`^${one}: passed$`, 'm'))
+  for (const [one, codes] of Object.entries(raised)) {
+    for (const code of codes) t.match(stdout, new RegExp(`^${one}: ${code}$`, 'm'))
+  }
+})
