@@ -1,19 +1,28 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
 import { boot } from './engine/boot.js'
-import { ModelLoad } from './engine/loading.js'
-import type { EngineOptions, ForwardRequest, LoadModelOptions, LoadModelRequest } from './engine/options.js'
+import { loadModel, unloadModel } from './engine/load-model.js'
+import type { FreezeOptions } from './engine/maintenance.js'
+import { freeze, thaw } from './engine/maintenance.js'
+import type {
+  DisposeOptions,
+  EngineOptions,
+  ForwardRequest,
+  LoadModelOptions,
+  LoadModelRequest
+} from './engine/options.js'
 import {
   detokenizeSchema,
+  disposeSchema,
   forwardSchema,
-  loadCallSchema,
-  loadSchema,
+  freezeSchema,
   modelSchema,
   tokenizeSchema
 } from './engine/options.js'
 import type { EngineParts } from './engine/parts.js'
-import { checkOpen, disposedError } from './engine/parts.js'
+import { checkOpen, checkServing } from './engine/parts.js'
 import { Recovery } from './engine/recovery.js'
-import { shutDown } from './engine/shutdown.js'
+import { Shutdown } from './engine/shutdown.js'
+import { handleSignals } from './engine/signals.js'
 import { createError } from './errors/index.js'
 import type { FinishReason, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
@@ -23,10 +32,9 @@ import type { RoutingCapture } from './generation/routing.js'
 import { joinCaptures } from './generation/routing.js'
 import type { EngineState } from './lifecycle.js'
 import type { ForwardResult, ModelInfo } from './loaded-model.js'
-import { locateModel } from './model/embedded.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
-import { packageRoot } from './native.js'
+import type { MetricFamily } from './telemetry/metrics.js'
 import { validated } from './validation.js'
 
 /** The whole text of a generation. */
@@ -54,12 +62,15 @@ export interface BackendInfo {
 export class Engine implements AsyncDisposable {
   readonly #parts: EngineParts
   readonly #recovery: Recovery
-  #disposal: Promise<void> | undefined
+  readonly #shutdown: Shutdown
+  #ignoreSignals: (() => void) | undefined
 
   /** @internal Use createEngine. */
   constructor(parts: EngineParts) {
     this.#parts = parts
     this.#recovery = new Recovery(parts)
+    this.#shutdown = new Shutdown(parts, this.#recovery)
+    if (parts.options.signals) this.handleSignals()
   }
 
   get state(): EngineState {
@@ -77,6 +88,16 @@ export class Engine implements AsyncDisposable {
     return this.#parts.addon.counters()
   }
 
+  /** 32 hexadecimal digits that break ties between experts; they never change. */
+  get routingSeed(): string {
+    return this.#parts.routingSeed.text
+  }
+
+  /** Counters, gauges and histograms, as plain data. */
+  metrics(): MetricFamily[] {
+    return this.#parts.telemetry.metrics.read()
+  }
+
   /**
    * Loads a model; weights are read and repacked on all threads. MODEL_NOT_FOUND, MODEL_ALREADY_LOADED, MODEL_FILE_INVALID and the
    * other codes of bad files, RESOURCE_MEMORY_EXHAUSTED {resourceInfo, alternatives}, CANCELLED, MODEL_LOAD_TIMEOUT.
@@ -85,38 +106,19 @@ export class Engine implements AsyncDisposable {
     request: LoadModelRequest = {},
     options: LoadModelOptions = {}
   ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
-    checkOpen(this.#parts, 'loadModel')
-    const { models, lifecycle } = this.#parts
-    const checked = validated(loadSchema, request, 'loadModel')
-    const call = validated(loadCallSchema, options, 'loadModel') as LoadModelOptions
-    const location = locateModel(packageRoot(), checked.model)
-    const id = checked.id ?? location.id
-    models.checkFree(id)
-    const load = new ModelLoad(this.#parts, id, location.path, checked, call, (error) => this.#recovery.begin(error))
-    models.beginLoad(id, load)
-    try {
-      const model = await load.done
-      if (!lifecycle.serving && lifecycle.state !== 'recovering') {
-        await model.close(() => disposedError('loadModel'))
-        throw disposedError('loadModel')
-      }
-      models.add(id, model)
-      if (lifecycle.state === 'warm') lifecycle.to('active', `model ${id} loaded`)
-      return { id, descriptor: { id, ...model.info().descriptor } }
-    } catch (error) {
-      throw load.interruption.explain(error)
-    } finally {
-      models.endLoad(id)
-      load.interruption.end()
-    }
+    return this.#call('loadModel', () => {
+      checkOpen(this.#parts, 'loadModel')
+      return loadModel(this.#parts, request, options, (error) => this.#recovery.begin(error))
+    })
   }
 
   /** Ends the model's generations (they throw MODEL_NOT_LOADED) and frees it. MODEL_NOT_LOADED. */
   async unloadModel(model: string | { model: string }): Promise<void> {
-    checkOpen(this.#parts, 'unloadModel')
-    const { models } = this.#parts
-    const { model: id } = validated(modelSchema, typeof model === 'string' ? { model } : model, 'unloadModel')
-    await models.take(id).close(() => models.notLoaded(id, 'was unloaded'))
+    return this.#call('unloadModel', () => {
+      checkOpen(this.#parts, 'unloadModel')
+      const { model: id } = validated(modelSchema, typeof model === 'string' ? { model } : model, 'unloadModel')
+      return unloadModel(this.#parts, id)
+    })
   }
 
   /** The loaded models. */
@@ -133,9 +135,11 @@ export class Engine implements AsyncDisposable {
     /** Recognise special tokens written in the text. Default false. */
     parseSpecial?: boolean
   }): Promise<{ tokens: number[] }> {
-    checkOpen(this.#parts, 'tokenize')
-    const { model, text, addSpecial, parseSpecial } = validated(tokenizeSchema, request, 'tokenize')
-    return { tokens: this.#parts.models.get(model).tokenizer.encode(text, { addSpecial, parseSpecial }) }
+    return this.#call('tokenize', () => {
+      checkOpen(this.#parts, 'tokenize')
+      const { model, text, addSpecial, parseSpecial } = validated(tokenizeSchema, request, 'tokenize')
+      return { tokens: this.#parts.models.get(model).tokenizer.encode(text, { addSpecial, parseSpecial }) }
+    })
   }
 
   /** Token ids to text; with `special`, control tokens are shown. MODEL_NOT_LOADED. */
@@ -144,9 +148,11 @@ export class Engine implements AsyncDisposable {
     tokens: readonly number[] | Int32Array | Uint32Array
     special?: boolean
   }): Promise<{ text: string }> {
-    checkOpen(this.#parts, 'detokenize')
-    const { model, tokens, special } = validated(detokenizeSchema, request, 'detokenize')
-    return { text: this.#parts.models.get(model).tokenizer.decode(tokens, { special }) }
+    return this.#call('detokenize', () => {
+      checkOpen(this.#parts, 'detokenize')
+      const { model, tokens, special } = validated(detokenizeSchema, request, 'detokenize')
+      return { text: this.#parts.models.get(model).tokenizer.decode(tokens, { special }) }
+    })
   }
 
   /**
@@ -187,35 +193,100 @@ export class Engine implements AsyncDisposable {
   ): Promise<{ logits: Float32Array; routing: RoutingCapture }>
   async forward(request: ForwardRequest, options?: CallOptions): Promise<Float32Array>
   async forward(request: ForwardRequest, options: CallOptions = {}): Promise<Float32Array | ForwardResult> {
-    checkOpen(this.#parts, 'forward')
-    const { model, tokens, ...rest } = validated(forwardSchema, request, 'forward')
-    const loaded = this.#parts.models.get(model)
-    const result = await loaded.forward(copyTokens(tokens), rest, checkCall('forward', options))
-    return rest.captureRouting ? result : result.logits
+    return this.#call('forward', async () => {
+      checkServing(this.#parts, 'forward')
+      const { model, tokens, ...rest } = validated(forwardSchema, request, 'forward')
+      const loaded = this.#parts.models.get(model)
+      const call = checkCall('forward', options)
+      const copy = copyTokens(tokens)
+      const result = await this.#parts.requests.track('forward', model, copy.length, () =>
+        loaded.forward(copy, rest, call)
+      )
+      return rest.captureRouting ? result : result.logits
+    })
   }
 
-  /** Ends what runs (generations and loads throw ENGINE_DISPOSED), waits for it, and releases everything. May be called again. */
-  dispose(): Promise<void> {
-    this.#disposal ??= shutDown(this.#parts, this.#recovery)
-    return this.#disposal
+  /**
+   * For maintenance: new requests throw ENGINE_FROZEN {retryAfterSeconds} from now on. Resolves when those that had begun have ended, by
+   * themselves or, after `drainMs`, with ENGINE_FROZEN and their partial text. LIFECYCLE_INVALID_TRANSITION where it is not active.
+   */
+  async freeze(options: FreezeOptions = {}): Promise<void> {
+    return this.#call('freeze', () => {
+      checkOpen(this.#parts, 'freeze')
+      return freeze(this.#parts, validated(freezeSchema, options, 'freeze'))
+    })
+  }
+
+  /** Ends the maintenance: requests are taken again. LIFECYCLE_INVALID_TRANSITION where the engine is not frozen. */
+  async thaw(): Promise<void> {
+    return this.#call('thaw', () => {
+      checkOpen(this.#parts, 'thaw')
+      thaw(this.#parts)
+    })
+  }
+
+  /**
+   * Releases everything. Requests that have begun may go on for `drainMs` (default: the engine's own, or 0); what is not done by then
+   * throws ENGINE_DISPOSED with its partial text, as do loads at once. Called again with `drainMs: 0`, it ends the draining at once.
+   */
+  dispose(options: DisposeOptions = {}): Promise<void> {
+    return this.#dispose(options, 'dispose')
+  }
+
+  /**
+   * SIGINT and SIGTERM drain this engine and end the process with 0; a second one ends it at once (130, 143). Until dispose().
+   */
+  handleSignals(options: DisposeOptions = {}): void {
+    checkOpen(this.#parts, 'handleSignals')
+    this.#ignoreSignals ??= handleSignals({
+      drain: (signal) => {
+        this.#parts.telemetry.event('signal_received', `${signal}: draining`, { signal })
+        return this.#dispose(options, signal)
+      }
+    })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose()
   }
 
+  #dispose(options: DisposeOptions, reason: string): Promise<void> {
+    try {
+      const { drainMs = this.#parts.options.drainMs } = validated(disposeSchema, options, 'dispose')
+      const done = this.#shutdown.begin(drainMs, reason)
+      void done.finally(() => this.#ignoreSignals?.()).catch(() => {})
+      return done
+    } catch (error) {
+      return Promise.reject(this.#parts.telemetry.error(error, { method: 'dispose' }))
+    }
+  }
+
+  /** Runs a method, and tells of the error that it ends with. */
+  async #call<Result>(method: string, work: () => Result | Promise<Result>): Promise<Result> {
+    try {
+      return await work()
+    } catch (error) {
+      throw this.#parts.telemetry.error(error, { method })
+    }
+  }
+
   #createGenerator(method: string, request: GenerationRequest, options: CallOptions): Generator {
-    checkOpen(this.#parts, method)
-    const checked = checkRequest(method, request)
-    const call = checkCall(method, options)
-    return this.#parts.models.get(checked.model).createGenerator(method, checked, call)
+    try {
+      checkServing(this.#parts, method)
+      const checked = checkRequest(method, request)
+      const call = checkCall(method, options)
+      return this.#parts.models.get(checked.model).createGenerator(method, checked, call)
+    } catch (error) {
+      throw this.#parts.telemetry.error(error, { method })
+    }
   }
 }
 
 /**
  * Starts an engine: its threads, on the instruction set asked for. VALIDATION_ERROR, BACKEND_UNAVAILABLE {backend, available},
- * ISA_UNSUPPORTED {isa, available}, ADDON_UNAVAILABLE {tried}, RESOURCE_MEMORY_EXHAUSTED.
+ * ISA_UNSUPPORTED {isa, available}, ADDON_UNAVAILABLE {tried}, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID {path, line, reason},
+ * FILE_WRITE_FAILED of the audit log, CANCELLED.
  */
-export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  return new Engine(await boot(options))
+export async function createEngine(options: EngineOptions = {}, call: CallOptions = {}): Promise<Engine> {
+  return new Engine(await boot(options, call))
 }

@@ -1,6 +1,15 @@
 /** tiered-moe: Mixture-of-Experts models in Node. The kernel-level interface is `tiered-moe/kernels`. */
 
-export type { BackendName, EngineOptions, LoadModelOptions, LoadModelRequest } from './engine/options.js'
+export type { FreezeOptions } from './engine/maintenance.js'
+export type {
+  BackendName,
+  DisposeOptions,
+  EngineOptions,
+  LoadModelOptions,
+  LoadModelRequest,
+  TelemetrySettings
+} from './engine/options.js'
+export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
 export type { BackendInfo, Engine, GenerationResult } from './engine.js'
 export { createEngine } from './engine.js'
 export type {
@@ -26,3 +35,9 @@ export type { ModelInfo } from './loaded-model.js'
 export type { Alternative } from './memory-plan.js'
 export type { ModelDescriptor } from './model/index.js'
 export type { Counters, Isa, KvType, LoadProgress } from './native.js'
+export type { AuditVerification } from './telemetry/audit-verify.js'
+export { verifyAuditLog } from './telemetry/audit-verify.js'
+export type { EngineEvent, EventName } from './telemetry/event-catalog.js'
+export type { EventLevel, Logger } from './telemetry/logger.js'
+export type { MetricFamily, MetricSample, MetricType } from './telemetry/metrics.js'
+export type { ErrorContext } from './telemetry/telemetry.js'

@@ -1,6 +1,6 @@
 /** Ends one native call when its caller aborts, when its time is up, or when the engine says so. */
 import { performance } from 'node:perf_hooks'
-import type { EngineError, TimeoutCode } from './errors/index.js'
+import type { TimeoutCode } from './errors/index.js'
 import { createError, createTimeoutError, isEngineError } from './errors/index.js'
 import type { CallOptions } from './generation/options.js'
 import type { NativeCancel } from './native.js'
@@ -8,7 +8,7 @@ import type { NativeCancel } from './native.js'
 export class Interruption {
   readonly #cancel: NativeCancel
   readonly #stopWatching: () => void
-  #reason: EngineError | undefined
+  #reason: unknown
 
   /** `subject` begins the messages: what was being done. */
   constructor(cancel: NativeCancel, method: string, subject: string, timeoutCode: TimeoutCode, call: CallOptions) {
@@ -34,19 +34,19 @@ export class Interruption {
   }
 
   /** Cancels the native call; the first reason counts. */
-  interrupt(reason: EngineError): void {
+  interrupt(reason: unknown): void {
     this.#reason ??= reason
     this.#cancel.cancel()
   }
 
   /** Throws the reason once there is one. */
   check(): void {
-    if (this.#reason) throw this.#reason
+    if (this.#reason !== undefined) throw this.#reason
   }
 
   /** What to throw for a failure of the native call: the reason, where it failed because of that. */
   explain(error: unknown): unknown {
-    return this.#reason && isEngineError(error) && error.code === 'CANCELLED' ? this.#reason : error
+    return this.#reason !== undefined && isEngineError(error) && error.code === 'CANCELLED' ? this.#reason : error
   }
 
   /** Stops watching the signal and the time. */

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
+import type { GenerationObserver } from './generation/generation.js'
 import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
@@ -27,6 +28,18 @@ export interface LoadedModelOptions {
   kvType: KvType
   maxBatchTokens: number
   onFatal(error: unknown): void
+  /** Called when the consumer of a request asks for its first item. */
+  observe(request: RequestStart): GenerationObserver
+}
+
+/** What is known of a request when it begins. */
+export interface RequestStart {
+  method: string
+  model: string
+  requestId: string
+  promptTokens: number
+  /** Where it was given as text. */
+  prompt?: string | undefined
 }
 
 /** What a caller sees of a loaded model. */
@@ -90,7 +103,7 @@ export class LoadedModel {
 
   /** Throws CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
   createGenerator(method: string, request: CheckedRequest, call: CallOptions): Generator {
-    const { native, contextLength, kvType, vocab, id } = this.#options
+    const { native, contextLength, kvType, vocab, id, observe } = this.#options
     const prompt = this.#promptTokens(method, request)
     if (prompt.length > contextLength) {
       const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
@@ -100,9 +113,10 @@ export class LoadedModel {
     if (replayRouting) request = { ...request, replayRouting: checkReplay(method, replayRouting, native.routing) }
     const { tokenizer } = this
     const decoder = tokenizer.decodeStream()
+    const requestId = request.requestId ?? randomUUID()
     const generation = new Generation({
       request,
-      requestId: request.requestId ?? randomUUID(),
+      requestId,
       prompt,
       contextLength,
       vocab,
@@ -113,7 +127,8 @@ export class LoadedModel {
         end: () => decoder.end()
       },
       createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
-      routing: native.routing
+      routing: native.routing,
+      observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt })
     })
     return new Generator(this.#scheduler, generation, method, call)
   }
@@ -149,9 +164,12 @@ export class LoadedModel {
     }
   }
 
-  /** Ends every generation of this model with an error; the model stays. */
-  async recover(error: unknown): Promise<void> {
+  /** Ends every generation and forward call of this model with an error; the model stays. */
+  async endRequests(error: unknown): Promise<void> {
+    const running = [...this.#forwards]
+    for (const [interruption] of running) interruption.interrupt(error)
     await this.#scheduler.close(() => error, false)
+    await Promise.allSettled(running.map(([, done]) => done))
   }
 
   /** Ends what runs with the error, waits until nothing does, and frees everything. */

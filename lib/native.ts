@@ -2,6 +2,8 @@
  * The typed surface of the native addon, and the one place that loads it. Nothing else in lib/ touches the addon's names.
  * Native calls return values or promises and throw (or reject with) an EngineError built by the factory given to `initialize`.
  */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
 import { createError, createNativeError } from './errors/index.js'
@@ -211,4 +213,10 @@ export function native(): NativeAddon {
 /** The folder of this package, where models/ lies. */
 export function packageRoot(): string {
   return loaded.root
+}
+
+/** The version of this package. */
+export function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(join(loaded.root, 'package.json'), 'utf8')) as { version: string }
+  return version
 }

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../native.js'
+import { addAudit } from './audit.js'
 import { addBench } from './bench.js'
 import { addDoctor } from './doctor.js'
 import { endWith } from './failure.js'
@@ -27,6 +28,7 @@ addInspect(program, session)
 addBench(program, session)
 addDoctor(program, session, version)
 addQuantize(program, session)
+addAudit(program, session)
 
 try {
   if (process.argv.length <= 2) program.outputHelp()

@@ -1,26 +1,116 @@
-/** Starts an engine: its options are checked, its threads are started. */
+/** Starts an engine in the steps of S002: configuration, resources, routing seed, telemetry. The fifth, model, is each load. */
 import { availableParallelism } from 'node:os'
 import { createError } from '../errors/index.js'
-import { Lifecycle } from '../lifecycle.js'
-import { native } from '../native.js'
+import type { CallOptions } from '../generation/options.js'
+import { checkCall } from '../generation/options.js'
+import { Lifecycle, transitions } from '../lifecycle.js'
+import type { NativeAddon, NativeBackend } from '../native.js'
+import { native, packageVersion } from '../native.js'
+import { AuditLog } from '../telemetry/audit-log.js'
+import { Telemetry } from '../telemetry/telemetry.js'
 import { validated } from '../validation.js'
 import { Models } from './models.js'
-import type { EngineOptions } from './options.js'
+import type { CheckedOptions, EngineOptions } from './options.js'
 import { engineSchema } from './options.js'
 import type { EngineParts } from './parts.js'
+import type { PhaseEvent } from './phases.js'
+import { Phases, reportPhases } from './phases.js'
+import { Requests } from './requests.js'
+import { routingSeed } from './routing-seed.js'
 
-/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED. */
-export async function boot(given: EngineOptions): Promise<EngineParts> {
-  const options = validated(engineSchema, given, 'createEngine')
-  if (options.backend !== 'cpu') {
-    throw createError('BACKEND_UNAVAILABLE', `the backend ${options.backend} is not part of this version`, {
-      backend: options.backend,
-      available: ['cpu']
-    })
+/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED. */
+export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
+  // Nobody to tell is known before the options have been read.
+  const early: PhaseEvent[] = []
+  let report = (event: PhaseEvent): void => {
+    early.push(event)
   }
-  const lifecycle = new Lifecycle(options.onTransition)
-  const addon = native()
-  const backend = addon.createBackend({ threads: options.threads ?? availableParallelism(), isa: options.isa })
-  lifecycle.to('warm', 'backend ready')
-  return { options, lifecycle, addon, backend, models: new Models() }
+  const { signal } = checkCall('createEngine', call)
+  const phases = new Phases(
+    (event) => report(event),
+    () => {
+      if (signal?.aborted) {
+        const details = { method: 'createEngine' }
+        throw createError('CANCELLED', 'createEngine: the caller aborted', details, { cause: signal.reason })
+      }
+    }
+  )
+  const options = await phases.run('configuration', () => configuration(given))
+  const telemetry = new Telemetry({ ...options.telemetry, ...hooksOf(options) })
+  report = reportPhases('boot_phase', telemetry, options.onPhase)
+  for (const event of early) report(event)
+  const lifecycle = followedLifecycle(telemetry, options.onTransition)
+  let backend: NativeBackend | undefined
+  try {
+    const addon = native()
+    backend = await phases.run('resources', () =>
+      addon.createBackend({ threads: options.threads ?? availableParallelism(), isa: options.isa })
+    )
+    const seed = await phases.run('routing-seed', () => routingSeed(options.routingSeed))
+    await phases.run('telemetry', async () => {
+      watchMemory(telemetry, addon)
+      await telemetry.start(await openAudit(telemetry, options, { isa: backend!.isa, threads: backend!.threads }))
+    })
+    telemetry.event('routing_seed', `the routing seed is ${seed.text}`, { seed: seed.text, source: seed.source })
+    telemetry.open()
+    lifecycle.to('warm', 'backend ready')
+    const requests = new Requests(telemetry, options.telemetry.logPrompts)
+    const models = new Models()
+    const hooks = { flush: [], persist: [], release: [] }
+    return { options, lifecycle, addon, backend, models, requests, routingSeed: seed, telemetry, hooks }
+  } catch (error) {
+    backend?.dispose()
+    await telemetry.close()
+    throw error
+  }
+}
+
+function configuration(given: EngineOptions): CheckedOptions {
+  const options = validated(engineSchema, given, 'createEngine')
+  if (options.backend === 'cpu') return options
+  throw createError('BACKEND_UNAVAILABLE', `the backend ${options.backend} is not part of this version`, {
+    backend: options.backend,
+    available: ['cpu']
+  })
+}
+
+const hooksOf = ({ logger, onEvent, onError }: CheckedOptions) => ({ logger, onEvent, onError })
+
+/** A lifecycle whose transitions are told before the caller's own listener hears of them. */
+function followedLifecycle(telemetry: Telemetry, onTransition: EngineOptions['onTransition']): Lifecycle {
+  const { metrics } = telemetry
+  return new Lifecycle((transition) => {
+    const { previous: from, next: to, reason } = transition
+    for (const state of Object.keys(transitions)) metrics.state.set(state === to ? 1 : 0, { state })
+    metrics.transitions.add(1, { state: to })
+    telemetry.event('engine_state', `the engine is ${to}: ${reason}`, { from, to, reason })
+    onTransition?.(transition)
+  })
+}
+
+function watchMemory({ metrics }: Telemetry, addon: NativeAddon): void {
+  metrics.addSource(() => {
+    const { liveBytes, openFiles, activeJobs } = addon.counters()
+    metrics.liveBytes.set(liveBytes)
+    metrics.openFiles.set(openFiles)
+    metrics.activeJobs.set(activeJobs)
+  })
+}
+
+/** The audit log, where one is asked for. How the engine computes stands beside the chain: it changes no result. */
+async function openAudit(
+  telemetry: Telemetry,
+  { audit, maxBatchTokens }: CheckedOptions,
+  machine: Readonly<Record<string, unknown>>
+): Promise<AuditLog | undefined> {
+  if (audit === undefined) return undefined
+  const { path, syncMs } = typeof audit === 'string' ? { path: audit, syncMs: undefined } : audit
+  return AuditLog.open({
+    path,
+    ...(syncMs !== undefined && { syncMs }),
+    run: { version: packageVersion(), maxBatchTokens },
+    machine,
+    onFailure: (error) => telemetry.error(error, { method: 'audit' }),
+    onRecord: (outcome) => telemetry.metrics.auditRecords.add(1, { outcome })
+  })
 }

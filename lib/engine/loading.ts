@@ -6,12 +6,14 @@ import { LoadedModel } from '../loaded-model.js'
 import { checkMemory } from '../memory-plan.js'
 import type { ModelDescription } from '../model/index.js'
 import { readModel } from '../model/index.js'
+import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
-import type { NativeCancel, NativeGguf } from '../native.js'
+import type { LoadProgress, NativeCancel, NativeGguf, NativeModel } from '../native.js'
 import { validationError } from '../validation.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
-import { Phases } from './phases.js'
+import type { LoadPhase, PhaseEvent } from './phases.js'
+import { Phases, reportPhases } from './phases.js'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
 const leastContext = 4096
@@ -53,12 +55,17 @@ export class ModelLoad {
     onProgress: LoadModelOptions['onProgress'],
     onFatal: (error: unknown) => void
   ): Promise<LoadedModel> {
-    const { addon, backend, options } = this.#parts
-    const phases = new Phases(
-      () => {},
-      () => this.interruption.check(),
-      this.#id
-    )
+    const { addon, options, requests, telemetry } = this.#parts
+    const { tracing, metrics } = telemetry
+    const model = this.#id
+    const span = tracing.span('tiered_moe.load', { 'tiered_moe.model': model })
+    const tell = reportPhases('load_phase', telemetry, options.onPhase)
+    const report = (event: PhaseEvent): void => {
+      const { phase, durationMs } = event
+      if (durationMs !== undefined) metrics.loadSeconds.set(durationMs / 1000, { model, phase })
+      tell(event)
+    }
+    const phases = new Phases(report, () => this.interruption.check(), model, span)
     let file: NativeGguf | undefined
     try {
       const { description, tokenizer, contextLength } = await phases.run('manifest', async () => {
@@ -71,31 +78,14 @@ export class ModelLoad {
           contextLength: this.#fitContext(file, description)
         }
       })
-      const { maxBatchTokens } = options
-      const listener = guardProgress(onProgress, this.#cancel)
-      const native = await phases.run('base-parameters', async () => {
-        const native = await backend
-          .loadModel(
-            file!,
-            description.plan,
-            { maxBatchTokens, ...(onProgress && { onProgress: listener.call }) },
-            this.#cancel
-          )
-          .catch((error: unknown) => {
-            throw listener.failure() ?? error
-          })
-        try {
-          // The last progress event or an abort may have come after the last tensor.
-          if (listener.failure() !== undefined) throw listener.failure()
-          this.interruption.check()
-        } catch (error) {
-          await native.dispose()
-          throw error
-        }
-        return native
-      })
+      const native = await this.#loadWeights(file!, description.plan, phases, onProgress)
+      phases.skip('optimizer', 'inference')
+      span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
+      span.end()
+      metrics.loads.add(1, { outcome: 'loaded' })
+      metrics.weightBytes.set(native.weightBytes, { model })
       return new LoadedModel({
-        id: this.#id,
+        id: model,
         addon,
         native,
         tokenizer,
@@ -103,11 +93,53 @@ export class ModelLoad {
         vocab: description.plan.vocab,
         contextLength,
         kvType: this.#request.kvType,
-        maxBatchTokens,
-        onFatal
+        maxBatchTokens: options.maxBatchTokens,
+        onFatal,
+        observe: (request) => requests.begin(request)
       })
+    } catch (error) {
+      phases.fail(error)
+      span.end(error)
+      metrics.loads.add(1, { outcome: 'failed' })
+      throw error
     } finally {
       file?.close()
+    }
+  }
+
+  /** One native call reads all tensors, in the order of the phases: which one it has reached follows from its progress. */
+  async #loadWeights(
+    file: NativeGguf,
+    plan: Plan,
+    phases: Phases,
+    onProgress: LoadModelOptions['onProgress']
+  ): Promise<NativeModel> {
+    const { backend, options, routingSeed } = this.#parts
+    const tensors = [...plan.tensors].sort((a, b) => phaseOrder(a) - phaseOrder(b))
+    const seed = routingSeed.source === 'default' ? plan.routingSeed : routingSeed.words
+    phases.begin('base-parameters')
+    const listener = guardProgress((progress) => {
+      const next = tensors[progress.index + 1]
+      if (next) phases.advance(phaseOf(next))
+      onProgress?.(progress)
+    }, this.#cancel)
+    let native: NativeModel | undefined
+    try {
+      native = await backend.loadModel(
+        file,
+        { ...plan, tensors, routingSeed: seed },
+        { maxBatchTokens: options.maxBatchTokens, onProgress: listener.call },
+        this.#cancel
+      )
+      // The last progress event or an abort may have come after the last tensor.
+      if (listener.failure() !== undefined) throw listener.failure()
+      this.interruption.check()
+      phases.advance('routers')
+      phases.end()
+      return native
+    } catch (error) {
+      await native?.dispose()
+      throw listener.failure() ?? error
     }
   }
 
@@ -129,15 +161,19 @@ export class ModelLoad {
   }
 }
 
+const phaseOf = ({ role }: PlanTensor): LoadPhase =>
+  role === 'experts' ? 'experts' : role === 'router' ? 'routers' : 'base-parameters'
+const phaseOrder = (tensor: PlanTensor): number => ['base-parameters', 'experts', 'routers'].indexOf(phaseOf(tensor))
+
 /** A progress listener of the caller's that ends the load when it throws. */
-function guardProgress(onProgress: LoadModelOptions['onProgress'], cancel: NativeCancel) {
+function guardProgress(onProgress: NonNullable<LoadModelOptions['onProgress']>, cancel: NativeCancel) {
   let failure: unknown
   return {
     failure: () => failure,
-    call: (progress: Parameters<NonNullable<typeof onProgress>>[0]): void => {
+    call: (progress: LoadProgress): void => {
       if (failure !== undefined) return
       try {
-        onProgress?.(progress)
+        onProgress(progress)
       } catch (error) {
         failure = error
         cancel.cancel()

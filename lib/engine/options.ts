@@ -1,11 +1,18 @@
 /** The options of the engine's own methods, checked at the border. */
 import { z } from 'zod'
+import type { EngineError } from '../errors/index.js'
 import { isTokenList, replayAllowed } from '../generation/options.js'
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
 import type { Transition } from '../lifecycle.js'
 import type { Isa, KvType, LoadProgress } from '../native.js'
+import type { EngineEvent } from '../telemetry/event-catalog.js'
+import type { Logger } from '../telemetry/logger.js'
+import { isLogger } from '../telemetry/logger.js'
+import type { ErrorContext } from '../telemetry/telemetry.js'
 import { callback, callFields } from '../validation.js'
+import type { FreezeOptions } from './maintenance.js'
+import type { PhaseEvent } from './phases.js'
 
 export type BackendName = 'cpu' | 'webgpu' | 'cuda'
 
@@ -22,6 +29,37 @@ export interface EngineOptions {
   maxContextTokens?: number
   /** Called after each change of the engine's state. */
   onTransition?: (transition: Transition) => void
+  /** Called for each step of starting the engine and each phase of loading a model. */
+  onPhase?: (event: PhaseEvent) => void
+  /** Where events and errors are logged: pino, or anything with its methods. Default: nowhere. */
+  logger?: Logger
+  /** Called for each event, after the logger. */
+  onEvent?: (event: EngineEvent) => void
+  /** Called once for each error that a caller gets or that the engine reports, but not when a caller aborts. */
+  onError?: (error: EngineError, context: ErrorContext) => void
+  telemetry?: TelemetrySettings
+  /** A file for the audit log, which is appended to. Default: none is kept. */
+  audit?: string | { path: string; syncMs?: number }
+  /** 32 hexadecimal digits that break ties between experts, or `random`. Default: the same for all engines. */
+  routingSeed?: string
+  /** Milliseconds that requests which have begun may go on for after dispose() or a signal. Default 0. */
+  drainMs?: number
+  /** SIGINT and SIGTERM drain and end the process; a second one ends it at once. Default false. */
+  signals?: boolean
+}
+
+export interface TelemetrySettings {
+  /** Events that wait for the logger at most; beyond it the oldest are dropped and counted. Default 1024. */
+  bufferedEvents?: number
+  /** Log the first 100 characters of prompts. Default false. */
+  logPrompts?: boolean
+  /** Spans and metrics for OpenTelemetry, where `@opentelemetry/api` is installed. Default true. */
+  openTelemetry?: boolean
+}
+
+export interface DisposeOptions {
+  /** Milliseconds that requests which have begun may go on for. Default: the engine's drainMs. */
+  drainMs?: number
 }
 
 export interface LoadModelRequest {
@@ -57,6 +95,13 @@ const largest = 2 ** 31 - 1
 const idSchema = z.string().min(1).max(200)
 const modelId = idSchema.describe('the id of a loaded model')
 
+const filePath = z
+  .string()
+  .min(1)
+  .refine((path) => !path.includes('\0'))
+const drainMs = z.number().min(0).max(largest)
+const drainAllowed = `a number of milliseconds from 0 to ${largest}`
+
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
   threads: z.number().int().min(1).max(1024).optional().describe('an integer from 1 to 1024'),
@@ -66,7 +111,30 @@ export const engineSchema = z.strictObject({
     .describe('auto, scalar, avx2, avx512 or neon'),
   maxBatchTokens: z.number().int().min(1).max(65536).default(512).describe('an integer from 1 to 65536'),
   maxContextTokens: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
-  onTransition: callback<(transition: Transition) => void>().describe('a function')
+  onTransition: callback<(transition: Transition) => void>().describe('a function'),
+  onPhase: callback<(event: PhaseEvent) => void>().describe('a function'),
+  logger: z.custom<Logger>(isLogger).optional().describe('an object with the methods debug, info, warn and error'),
+  onEvent: callback<(event: EngineEvent) => void>().describe('a function'),
+  onError: callback<(error: EngineError, context: ErrorContext) => void>().describe('a function'),
+  telemetry: z
+    .strictObject({
+      bufferedEvents: z.number().int().min(1).max(1_000_000).optional(),
+      logPrompts: z.boolean().default(false),
+      openTelemetry: z.boolean().optional()
+    })
+    .default({ logPrompts: false })
+    .describe('{bufferedEvents: 1 to 1000000, logPrompts: true or false, openTelemetry: true or false}'),
+  audit: z
+    .union([filePath, z.strictObject({ path: filePath, syncMs: z.number().min(0).max(60_000).optional() })])
+    .optional()
+    .describe('the path of a file, or {path, syncMs: 0 to 60000}'),
+  routingSeed: z
+    .string()
+    .regex(/^(random|[0-9a-fA-F]{32})$/)
+    .optional()
+    .describe('32 hexadecimal digits, or random'),
+  drainMs: drainMs.default(0).describe(drainAllowed),
+  signals: z.boolean().default(false).describe('true or false')
 })
 
 export const loadSchema = z.strictObject({
@@ -85,6 +153,14 @@ export const loadCallSchema = z.strictObject({
   ...callFields,
   onProgress: callback<(progress: LoadProgress) => void>().describe('a function')
 })
+
+export const disposeSchema = z.strictObject({ drainMs: drainMs.optional().describe(drainAllowed) })
+
+export const freezeSchema = z.strictObject({
+  reason: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters'),
+  drainMs: drainMs.optional().describe(drainAllowed),
+  retryAfterSeconds: z.number().min(0).max(largest).optional().describe('a number of seconds from 0 on')
+}) satisfies z.ZodType<FreezeOptions>
 
 export const modelSchema = z.strictObject({ model: modelId })
 

@@ -1,4 +1,4 @@
-/** What an engine does after a fatal failure: it ends what ran, and goes on. */
+/** What an engine does after a fatal failure: it ends what ran, and goes on, or closes when even that fails. */
 import type { EngineParts } from './parts.js'
 
 export class Recovery {
@@ -16,13 +16,27 @@ export class Recovery {
 
   /** A broken invariant ends what runs; weights never change, so the engine can go on after it. */
   begin(error: unknown): void {
-    const { lifecycle, models } = this.#parts
+    const { lifecycle } = this.#parts
     if (!lifecycle.serving) return
     const previous = lifecycle.state
     lifecycle.to('recovering', 'a broken invariant')
-    this.#running = Promise.all(models.all().map((model) => model.recover(error))).then(() => {
+    this.#running = this.#recover(error, previous === 'warm').finally(() => {
       this.#running = undefined
-      lifecycle.to(previous === 'warm' ? 'warm' : 'active', 'recovered')
     })
+  }
+
+  async #recover(error: unknown, wasWarm: boolean): Promise<void> {
+    const { lifecycle, models, telemetry } = this.#parts
+    telemetry.error(error)
+    try {
+      await Promise.all(models.all().map((model) => model.endRequests(error)))
+    } catch (cause) {
+      telemetry.error(cause)
+      lifecycle.to('closed', 'recovery failed')
+      return
+    }
+    lifecycle.to(wasWarm ? 'warm' : 'active', 'recovered')
+    // Maintenance that was under way is not over.
+    if (lifecycle.frozen && lifecycle.state === 'active') lifecycle.to('frozen', lifecycle.frozen.reason)
   }
 }

@@ -108,6 +108,20 @@ export const catalog = {
       'Install the package for this platform, or run `npm run build:addon` in a checkout (Python 3 and a C++17 compiler).',
     native: false
   },
+  AUDIT_LOG_INVALID: {
+    ...request,
+    meaning: 'An audit log was changed, cut, reordered, or is being written by somebody else.',
+    category: 'runtime',
+    scope: 'engine',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction:
+      'Keep the file as evidence, find out what changed it (details.line is the first bad line), and begin a new log.',
+    native: false
+  },
   ENGINE_DISPOSED: {
     ...request,
     meaning: 'The engine is shutting down or has been disposed.',
@@ -117,6 +131,18 @@ export const catalog = {
     exitCode: 1,
     engineCode: 'InvalidRequest',
     suggestedAction: 'Create a new engine with createEngine().',
+    native: false
+  },
+  ENGINE_FROZEN: {
+    ...request,
+    meaning: 'The engine is frozen for maintenance and takes no new requests.',
+    category: 'resource',
+    scope: 'engine',
+    retry: 'after',
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction: 'Try again after details.retryAfterSeconds, or thaw the engine.',
     native: false
   },
   LIFECYCLE_INVALID_TRANSITION: {

@@ -49,6 +49,21 @@ export interface FinalItem {
 
 export type GenerationItem = TokenItem | FinalItem
 
+/** How a generation ended; one that its consumer left has neither finishReason nor error. */
+export interface GenerationOutcome {
+  finishReason?: FinishReason
+  error?: unknown
+  usage: Usage
+  /** Steps that it was part of. */
+  steps: number
+}
+
+/** Sees a generation from its consumer's first call to its end. Must not throw. */
+export interface GenerationObserver {
+  token(): void
+  ended(outcome: GenerationOutcome): void
+}
+
 /** What a generation needs to know of its model and of the request. */
 export interface GenerationSetup {
   request: CheckedRequest
@@ -63,6 +78,8 @@ export interface GenerationSetup {
   routing: RoutingShape
   /** The request's TierSet, [layers][experts]; undefined = all experts. */
   enabled?: Uint8Array | undefined
+  /** Called when the consumer asks for the first item. */
+  observe?: () => GenerationObserver
 }
 
 interface Waiter {
@@ -91,6 +108,8 @@ export class Generation {
   #text = ''
   #finished = false
   #error: unknown
+  #observer: GenerationObserver | undefined
+  #steps = 0
 
   constructor(setup: GenerationSetup) {
     this.#setup = setup
@@ -107,6 +126,11 @@ export class Generation {
   /** Whether a step is wanted: the consumer waits, or nothing is ready for its next call (one token ahead, once it has begun). */
   get wanting(): boolean {
     return !this.#finished && (this.#waiters.length > 0 || (this.#ready.length === 0 && this.#tokens.length > 0))
+  }
+
+  /** The consumer has asked for the first item. */
+  begin(): void {
+    this.#observer = this.#setup.observe?.()
   }
 
   /** What was generated up to now, for the details of an error. */
@@ -155,6 +179,7 @@ export class Generation {
 
   /** Takes over what a step gave for `item`. Throws what the tokenizer throws. */
   accept(item: StepItem, result: StepItemResult): void {
+    this.#steps++
     if (this.#fed < this.#setup.prompt.length) this.#fed += item.tokens.length
     if (item.captureIds) this.#keepRoutes(item)
     if (!item.sampling || this.#finished) return
@@ -164,6 +189,7 @@ export class Generation {
       return
     }
     this.#tokens.push(token)
+    this.#observer?.token()
     const { text, stopped } = this.#stops.push(this.#setup.decoder.push(token))
     this.#text += text
     const value: TokenItem = { text, token }
@@ -185,7 +211,7 @@ export class Generation {
     this.#error = isEngineError(error) ? this.#withPartial(error) : error
     // What was computed ahead is in the error's details.
     this.#ready.length = 0
-    this.#end()
+    this.#end({ error: this.#error })
     const waiter = this.#waiters.shift()
     if (waiter) {
       waiter.reject(this.#error)
@@ -198,7 +224,7 @@ export class Generation {
   abandon(): void {
     this.#ready.length = 0
     this.#error = undefined
-    if (!this.#finished) this.#end()
+    if (!this.#finished) this.#end({})
     this.#settleWaiters()
   }
 
@@ -255,7 +281,7 @@ export class Generation {
       seed: this.#setup.request.seed,
       requestId: this.requestId
     })
-    this.#end()
+    this.#end({ finishReason })
     this.#settleWaiters()
   }
 
@@ -265,8 +291,9 @@ export class Generation {
     else this.#ready.push(value)
   }
 
-  #end(): void {
+  #end(outcome: Pick<GenerationOutcome, 'finishReason' | 'error'>): void {
     this.#finished = true
+    this.#observer?.ended({ ...outcome, usage: this.#usage(), steps: this.#steps })
     for (const listener of this.#endListeners.splice(0)) listener()
   }
 

@@ -104,6 +104,7 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
 
   #start(): void {
     this.#started = true
+    this.#generation.begin()
     const { signal } = this.#call
     if (signal?.aborted) {
       this.#generation.fail(cancelled(this.#generation, signal))

@@ -1,0 +1,55 @@
+/** Loads a model into an engine: the fifth step of booting, as often as there are models. */
+import { locateModel } from '../model/embedded.js'
+import type { ModelDescriptor } from '../model/index.js'
+import { packageRoot } from '../native.js'
+import { validated } from '../validation.js'
+import { ModelLoad } from './loading.js'
+import type { LoadModelOptions, LoadModelRequest } from './options.js'
+import { loadCallSchema, loadSchema } from './options.js'
+import type { EngineParts } from './parts.js'
+import { disposedError } from './parts.js'
+import { Phases, reportPhases } from './phases.js'
+
+/** Throws what Engine.loadModel names. */
+export async function loadModel(
+  parts: EngineParts,
+  request: LoadModelRequest,
+  options: LoadModelOptions,
+  onFatal: (error: unknown) => void
+): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
+  const { models, lifecycle, telemetry } = parts
+  const checked = validated(loadSchema, request, 'loadModel')
+  const call = validated(loadCallSchema, options, 'loadModel') as LoadModelOptions
+  const location = locateModel(packageRoot(), checked.model)
+  const id = checked.id ?? location.id
+  models.checkFree(id)
+  const phases = new Phases(reportPhases('boot_phase', telemetry, parts.options.onPhase), undefined, id)
+  const load = new ModelLoad(parts, id, location.path, checked, call, onFatal)
+  models.beginLoad(id, load)
+  try {
+    const model = await phases.run('model', () => load.done)
+    if (!lifecycle.serving && lifecycle.state !== 'recovering') {
+      await model.close(() => disposedError('loadModel'))
+      throw disposedError('loadModel')
+    }
+    models.add(id, model)
+    const { descriptor, weightBytes } = model.info()
+    const { architecture, layers, experts, weightType, fileBytes } = descriptor
+    const fields = { model: id, path: location.path, architecture, layers, experts, weightType, fileBytes, weightBytes }
+    telemetry.event('model_loaded', `model ${id} is loaded`, fields)
+    if (lifecycle.state === 'warm') lifecycle.to('active', `model ${id} loaded`)
+    return { id, descriptor: { id, ...descriptor } }
+  } catch (error) {
+    throw load.interruption.explain(error)
+  } finally {
+    models.endLoad(id)
+    load.interruption.end()
+  }
+}
+
+/** Throws MODEL_NOT_LOADED. */
+export async function unloadModel({ models, telemetry }: EngineParts, id: string): Promise<void> {
+  await models.take(id).close(() => models.notLoaded(id, 'was unloaded'))
+  telemetry.metrics.forgetModel(id)
+  telemetry.event('model_unloaded', `model ${id} is unloaded`, { model: id })
+}

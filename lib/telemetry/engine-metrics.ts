@@ -1,0 +1,91 @@
+/** Every metric of an engine, named once. Counters end in _total; times are seconds, sizes bytes. */
+import type { Metric } from './metrics.js'
+import { Metrics } from './metrics.js'
+
+const tokenSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+const requestSeconds = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 300]
+
+/** What an expert store has counted since its model was loaded. */
+export interface ExpertFigures {
+  hits: number
+  /** Demands for an expert whose read was in flight. */
+  late: number
+  misses: number
+  evictions: number
+  demandBytes: number
+  prefetchBytes: number
+  /** Of prefetched bytes: demanded before they were evicted, and evicted without. */
+  prefetchUsedBytes: number
+  prefetchWastedBytes: number
+  readErrors: number
+  waitSeconds: number
+  residentBytes: number
+  budgetBytes: number
+}
+
+export class EngineMetrics extends Metrics {
+  readonly state = this.gauge('tiered_moe_engine_state', 'Label of the current state: 1; of each other state: 0.')
+  readonly transitions = this.counter('tiered_moe_transitions_total', 'Changes of state, by the state entered.')
+  readonly errors = this.counter('tiered_moe_errors_total', 'Errors that callers got, by code.')
+  readonly events = this.counter('tiered_moe_events_total', 'Events, by name.')
+  readonly eventsDropped = this.counter('tiered_moe_events_dropped_total', 'Events that the logger never got.')
+  readonly auditRecords = this.counter('tiered_moe_audit_records_total', 'Records, by outcome: written or lost.')
+
+  readonly loads = this.counter('tiered_moe_loads_total', 'Models loaded, by outcome.')
+  readonly loadSeconds = this.gauge('tiered_moe_load_seconds', 'What loading took, by model and phase.')
+  readonly weightBytes = this.gauge('tiered_moe_weight_bytes', 'Weights in memory, by model.')
+
+  readonly requests = this.counter('tiered_moe_requests_total', 'Requests that ended, by model and outcome.')
+  readonly active = this.gauge('tiered_moe_requests_active', 'Requests that have begun and not ended.')
+  readonly waiting = this.gauge('tiered_moe_requests_waiting', 'Of those, how many have no token yet: the queue.')
+  readonly promptTokens = this.counter('tiered_moe_prompt_tokens_total', 'Tokens of prompts, by model.')
+  readonly completionTokens = this.counter('tiered_moe_completion_tokens_total', 'Tokens generated, by model.')
+  readonly steps = this.counter('tiered_moe_steps_total', 'Steps that a request was part of, by model.')
+  readonly firstToken = this.histogram('tiered_moe_first_token_seconds', 'To the first token.', requestSeconds)
+  readonly tokenTime = this.histogram('tiered_moe_token_seconds', 'From one token to the next.', tokenSeconds)
+  readonly requestTime = this.histogram('tiered_moe_request_seconds', 'From begin to end.', requestSeconds)
+
+  readonly liveBytes = this.gauge('tiered_moe_live_bytes', 'Memory that the addon holds, of all engines here.')
+  readonly openFiles = this.gauge('tiered_moe_open_files', 'Files that the addon holds open.')
+  readonly activeJobs = this.gauge('tiered_moe_active_jobs', 'Native calls under way.')
+
+  readonly #demands = this.counter('tiered_moe_expert_demands_total', 'Demands for experts, by outcome.')
+  readonly #evictions = this.counter('tiered_moe_expert_evictions_total', 'Experts that were evicted.')
+  readonly #readBytes = this.counter('tiered_moe_expert_read_bytes_total', 'Bytes read, by reason.')
+  readonly #prefetched = this.counter('tiered_moe_expert_prefetched_bytes_total', 'Prefetched bytes, by use.')
+  readonly #recall = this.gauge(
+    'tiered_moe_prefetch_recall',
+    'Of the bytes that had to be read, the share that was prefetched in time.'
+  )
+  readonly #readErrors = this.counter('tiered_moe_expert_read_errors_total', 'Reads of experts that failed.')
+  readonly #waitSeconds = this.counter('tiered_moe_expert_wait_seconds_total', 'Time that steps waited for reads.')
+  readonly #residentBytes = this.gauge('tiered_moe_expert_resident_bytes', 'Experts in memory.')
+  readonly #budgetBytes = this.gauge('tiered_moe_expert_budget_bytes', 'What experts may take.')
+
+  /** What a model's expert store counted up to now. */
+  setExperts(model: string, figures: ExpertFigures): void {
+    const set = (metric: Metric, value: number, labels: Record<string, string> = {}): void =>
+      metric.set(value, { model, ...labels })
+    set(this.#demands, figures.hits, { outcome: 'hit' })
+    set(this.#demands, figures.late, { outcome: 'late' })
+    set(this.#demands, figures.misses, { outcome: 'miss' })
+    set(this.#evictions, figures.evictions)
+    set(this.#readBytes, figures.demandBytes, { reason: 'demand' })
+    set(this.#readBytes, figures.prefetchBytes, { reason: 'prefetch' })
+    set(this.#prefetched, figures.prefetchUsedBytes, { use: 'used' })
+    set(this.#prefetched, figures.prefetchWastedBytes, { use: 'wasted' })
+    const needed = figures.demandBytes + figures.prefetchUsedBytes
+    set(this.#recall, needed > 0 ? figures.prefetchUsedBytes / needed : 0)
+    set(this.#readErrors, figures.readErrors)
+    set(this.#waitSeconds, figures.waitSeconds)
+    set(this.#residentBytes, figures.residentBytes)
+    set(this.#budgetBytes, figures.budgetBytes)
+  }
+
+  /** Gauges of a model that is gone; what was counted stays. */
+  forgetModel(model: string): void {
+    for (const gauge of [this.loadSeconds, this.weightBytes, this.#recall, this.#residentBytes, this.#budgetBytes]) {
+      gauge.forget({ model })
+    }
+  }
+}

@@ -1,0 +1,76 @@
+/** The one list of events: what the engine says while it works, apart from errors, which errors/catalog.ts lists. */
+import type { EventLevel } from './logger.js'
+
+export interface EventEntry {
+  level: EventLevel
+  /** When it is sent, one sentence. */
+  meaning: string
+  /**
+   * Goes into the audit log too. `chained` names the fields that the same run has again: they are in the chain of hashes; the others
+   * (times, durations, random names) stand beside it.
+   */
+  chained?: readonly string[]
+}
+
+export const eventCatalog = {
+  engine_state: { level: 'info', meaning: 'The state of the engine changed.', chained: ['from', 'to', 'reason'] },
+  boot_phase: { level: 'debug', meaning: 'A step of starting the engine began, ended, failed or was skipped.' },
+  load_phase: { level: 'debug', meaning: 'A phase of loading a model began, ended, failed or was skipped.' },
+  routing_seed: {
+    level: 'info',
+    meaning: 'The routing seed was chosen; it never changes while the engine lives.',
+    chained: ['seed', 'source']
+  },
+  model_loaded: {
+    level: 'info',
+    meaning: 'A model was loaded.',
+    chained: ['model', 'architecture', 'layers', 'experts', 'weightType', 'fileBytes', 'checksum', 'tierSet']
+  },
+  model_unloaded: { level: 'info', meaning: 'A model was unloaded.', chained: ['model'] },
+  request_started: { level: 'debug', meaning: 'The consumer of a request asked for its first token.' },
+  request_finished: {
+    level: 'info',
+    meaning: 'A request ended without an error; an abandoned one has no finishReason.'
+  },
+  tierset_activated: {
+    level: 'info',
+    meaning: 'The TierSet of a model changed.',
+    chained: ['model', 'tierSet', 'previous']
+  },
+  tier_added: { level: 'info', meaning: 'A tier was added to a model that serves.', chained: ['model', 'tier'] },
+  expert_swapped: {
+    level: 'warn',
+    meaning: 'An expert was replaced by another version of it.',
+    chained: ['model', 'layer', 'expert', 'version', 'sha256']
+  },
+  expert_starved: {
+    level: 'warn',
+    meaning: 'An expert was not used for longer than the window.',
+    chained: ['model', 'layer', 'expert', 'idleSteps']
+  },
+  experts_demoted: {
+    level: 'warn',
+    meaning: 'Experts were demoted because memory ran short.',
+    chained: ['model']
+  },
+  shutdown_step: { level: 'info', meaning: 'A step of the shutdown ended.', chained: ['step'] },
+  signal_received: { level: 'info', meaning: 'The process was told to end.', chained: ['signal'] },
+  events_dropped: { level: 'warn', meaning: 'Events came faster than the logger took them; the oldest were dropped.' },
+  audit_records_lost: {
+    level: 'error',
+    meaning: 'The audit log could not be written for a while, and can be again.',
+    chained: ['count']
+  }
+} as const satisfies Record<string, EventEntry>
+
+export type EventName = keyof typeof eventCatalog
+
+/** Sent to `onEvent` and, flat, to the logger. */
+export interface EngineEvent {
+  event: EventName
+  level: EventLevel
+  message: string
+  /** Milliseconds since the engine began, of a monotonic clock. */
+  elapsedMs: number
+  fields: Readonly<Record<string, unknown>>
+}
