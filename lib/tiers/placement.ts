@@ -1,0 +1,138 @@
+/**
+ * Where each expert is to be: from the tiers' placement, the pins and the active TierSet to what the store is told. Pure: the store's
+ * policy decides the rest, and where an expert really is the store alone knows.
+ */
+import { PLACEMENTS, type Placement } from '../model/hser.js'
+
+export type { Placement }
+
+/** What the store is told of an expert, as NativeModel.placeExperts takes it. */
+export const directives = { byPolicy: 0, pinned: 1, demoted: 2 } as const
+
+export interface TierPlacement {
+  name: string
+  placement: Placement
+}
+
+export interface PlacementShape {
+  layers: number
+  /** Of one layer. */
+  experts: number
+  tiers: readonly TierPlacement[]
+  /** Name of an expert's tier. */
+  tierOf(layer: number, expert: number): string
+}
+
+export interface Directives {
+  /** [layers][experts] of `directives`. */
+  map: Uint8Array
+  /** Experts that are pinned. */
+  pinned: number
+  /** Experts of hot tiers that found no room: the policy has them, as if their tier were warm. */
+  unpinned: number
+}
+
+/** What is wanted of one model's experts. */
+export class PlacementPlan {
+  readonly #shape: PlacementShape
+  /** [layers][experts]: index of the tier. */
+  readonly #tierOf: Uint8Array
+  readonly #placements: Placement[]
+  readonly #pins = new Set<number>()
+  #inactive: ReadonlySet<string> = new Set()
+
+  constructor(shape: PlacementShape) {
+    const { layers, experts, tiers } = shape
+    this.#shape = shape
+    this.#placements = tiers.map(({ placement }) => placement)
+    const names = tiers.map(({ name }) => name)
+    this.#tierOf = new Uint8Array(layers * experts)
+    for (let layer = 0; layer < layers; layer++) {
+      for (let expert = 0; expert < experts; expert++) {
+        this.#tierOf[layer * experts + expert] = names.indexOf(shape.tierOf(layer, expert))
+      }
+    }
+  }
+
+  /** Where a tier's experts are wanted. */
+  placementOf(tier: string): Placement {
+    return this.#placements[this.#indexOf(tier)]!
+  }
+
+  /** Wants a tier elsewhere: promotes or demotes it. */
+  place(tier: string, placement: Placement): void {
+    this.#placements[this.#indexOf(tier)] = placement
+  }
+
+  /** Pins an expert whatever its tier, or no longer. */
+  pin(layer: number, expert: number, pinned: boolean): void {
+    const index = layer * this.#shape.experts + expert
+    if (pinned) this.#pins.add(index)
+    else this.#pins.delete(index)
+  }
+
+  isPinned(layer: number, expert: number): boolean {
+    return this.#pins.has(layer * this.#shape.experts + expert)
+  }
+
+  get pins(): number {
+    return this.#pins.size
+  }
+
+  /** The tiers that requests use now; experts of the others are evicted first. */
+  activate(tiers: readonly string[]): void {
+    const all = this.#shape.tiers.map(({ name }) => name)
+    this.#inactive = new Set(all.filter((name) => !tiers.includes(name)))
+  }
+
+  /**
+   * What to tell the store, which can pin no more than `room` experts. Pins come first, then the experts of hot tiers, all layers
+   * alike; a hot tier that is not active is not pinned. Experts of cold and archive tiers and of inactive ones are demoted.
+   */
+  directives(room: number): Directives {
+    const { layers, experts, tiers } = this.#shape
+    const map = new Uint8Array(layers * experts)
+    for (const [index, tier] of this.#tierOf.entries()) {
+      const far = PLACEMENTS.indexOf(this.#placements[tier]!) >= PLACEMENTS.indexOf('cold')
+      if (far || this.#inactive.has(tiers[tier]!.name)) map[index] = directives.demoted
+    }
+    let pinned = 0
+    for (const index of this.#pins) {
+      map[index] = directives.pinned
+      pinned++
+    }
+    let unpinned = 0
+    for (let expert = 0; expert < experts; expert++) {
+      for (let layer = 0; layer < layers; layer++) {
+        const index = layer * experts + expert
+        const tier = this.#tierOf[index]!
+        if (map[index] !== directives.byPolicy || this.#placements[tier] !== 'hot') continue
+        if (pinned >= room) {
+          unpinned++
+          continue
+        }
+        map[index] = directives.pinned
+        pinned++
+      }
+    }
+    return { map, pinned, unpinned }
+  }
+
+  #indexOf(tier: string): number {
+    return this.#shape.tiers.findIndex(({ name }) => name === tier)
+  }
+}
+
+/** What is known of one expert's whereabouts. */
+export interface Whereabouts {
+  resident: boolean
+  pinned: boolean
+  /** Its bytes are in a local file. */
+  local: boolean
+}
+
+/** Where an expert is now. On this backend hot and warm are both host memory: hot is what is pinned. */
+export function placementNow({ resident, pinned, local }: Whereabouts): Placement {
+  if (resident) return pinned ? 'hot' : 'warm'
+  return local ? 'cold' : 'archive'
+}

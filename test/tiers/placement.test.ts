@@ -1,0 +1,68 @@
+/** From tiers, pins and TierSets to what the store is told. */
+import t from 'tap'
+import { type Placement, PlacementPlan, placementNow } from '../../lib/tiers/placement.js'
+
+/** Two layers of six experts: a a b b c d. */
+const plan = (placements: Partial<Record<string, Placement>> = {}) =>
+  new PlacementPlan({
+    layers: 2,
+    experts: 6,
+    tiers: [
+      { name: 'a', placement: placements.a ?? 'hot' },
+      { name: 'b', placement: placements.b ?? 'warm' },
+      { name: 'c', placement: placements.c ?? 'cold' },
+      { name: 'd', placement: placements.d ?? 'archive' }
+    ],
+    tierOf: (_, expert) => 'aabbcd'[expert]!
+  })
+const rows = ({ map }: { map: Uint8Array }) => [[...map.subarray(0, 6)].join(''), [...map.subarray(6)].join('')]
+
+t.test("hot is pinned, warm is the policy's, cold and archive go first", async (t) => {
+  const directives = plan().directives(100)
+  t.same(rows(directives), ['110022', '110022'])
+  t.match(directives, { pinned: 4, unpinned: 0 })
+})
+
+t.test('a hot tier that does not fit is pinned alike in every layer, the rest is as warm', async (t) => {
+  const directives = plan().directives(3)
+  t.same(rows(directives), ['110022', '100022'])
+  t.match(directives, { pinned: 3, unpinned: 1 })
+  t.match(plan().directives(0), { pinned: 0, unpinned: 4 })
+})
+
+t.test('pins come before hot tiers, whatever their tier', async (t) => {
+  const own = plan()
+  own.pin(1, 5, true)
+  own.pin(0, 2, true)
+  t.same(rows(own.directives(3)), ['101022', '000021'])
+  t.ok(own.isPinned(1, 5) && !own.isPinned(1, 4))
+  own.pin(1, 5, false)
+  t.equal(own.pins, 1)
+  t.same(rows(own.directives(3)), ['101022', '100022'])
+})
+
+t.test('promotion and demotion of a tier', async (t) => {
+  const own = plan()
+  own.place('a', 'cold')
+  own.place('d', 'hot')
+  t.equal(own.placementOf('a'), 'cold')
+  t.same(rows(own.directives(100)), ['220021', '220021'])
+})
+
+t.test('tiers that no TierSet uses go first, hot ones too; pins stay', async (t) => {
+  const own = plan({ c: 'warm' })
+  own.pin(0, 0, true)
+  own.activate(['b', 'c'])
+  t.same(rows(own.directives(100)), ['120002', '220002'])
+  own.activate(['a', 'b', 'c', 'd'])
+  t.same(rows(own.directives(100)), ['110002', '110002'])
+})
+
+t.test('where an expert is', async (t) => {
+  const now = (resident: boolean, pinned: boolean, local: boolean) => placementNow({ resident, pinned, local })
+  t.same(
+    [now(true, true, true), now(true, false, true), now(false, false, true), now(false, true, false)],
+    ['hot', 'warm', 'cold', 'archive']
+  )
+  t.equal(now(true, false, false), 'warm', 'memory counts, whatever became of the file')
+})
