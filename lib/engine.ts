@@ -11,6 +11,7 @@ import type {
   LoadModelRequest
 } from './engine/options.js'
 import {
+  activateSchema,
   detokenizeSchema,
   disposeSchema,
   forwardSchema,
@@ -31,7 +32,7 @@ import { checkCall, checkRequest, copyTokens } from './generation/options.js'
 import type { RoutingCapture } from './generation/routing.js'
 import { joinCaptures } from './generation/routing.js'
 import type { EngineState } from './lifecycle.js'
-import type { ForwardResult, ModelInfo } from './loaded-model.js'
+import type { ForwardResult, ModelInfo, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
@@ -45,6 +46,8 @@ export interface GenerationResult {
   usage: Usage
   seed: number
   requestId: string
+  /** The tiers that the request could use. */
+  tierSet: readonly string[]
   /** With `captureRouting` only: the experts of every position that was computed. */
   routing?: RoutingCapture
 }
@@ -121,6 +124,18 @@ export class Engine implements AsyncDisposable {
     })
   }
 
+  /**
+   * Makes another TierSet the one of later requests that do not say; those under way keep theirs. MODEL_NOT_LOADED,
+   * CONFIG_UNKNOWN_TIER {tier, known, tierSets}, ROUTING_TOO_FEW_EXPERTS {tierSet, layer, enabled, k}.
+   */
+  async activateTierSet(model: string, tierSet: string | readonly string[]): Promise<TierSetChange> {
+    return this.#call('activateTierSet', () => {
+      checkOpen(this.#parts, 'activateTierSet')
+      const checked = validated(activateSchema, { model, tierSet }, 'activateTierSet')
+      return this.#parts.models.get(checked.model).activateTierSet(checked.tierSet)
+    })
+  }
+
   /** The loaded models. */
   listModels(): ModelInfo[] {
     return this.#parts.models.all().map((model) => model.info())
@@ -174,9 +189,9 @@ export class Engine implements AsyncDisposable {
       if (item.routing) routes.push(item.routing)
       if (item.finishReason === undefined) tokens.push(item.token)
       else {
-        const { finishReason, usage, seed, requestId } = item
+        const { finishReason, usage, seed, requestId, tierSet } = item
         const routing = routes.length > 0 && { routing: joinCaptures(routes) }
-        return { text, tokens, finishReason, usage, seed, requestId, ...routing }
+        return { text, tokens, finishReason, usage, seed, requestId, tierSet, ...routing }
       }
     }
     throw createError('RUNTIME_INVARIANT_VIOLATED', 'a generation ended without its last item', { method: 'generate' })

@@ -14,6 +14,10 @@ import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
 import type { KvType, NativeAddon, NativeModel, StepItem } from './native.js'
+import type { EventName } from './telemetry/event-catalog.js'
+import { Pacing } from './tiers/pacing.js'
+import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
+import type { TierSet, TierSetName } from './tiers/tier-sets.js'
 import { validationError } from './validation.js'
 
 export interface LoadedModelOptions {
@@ -27,7 +31,10 @@ export interface LoadedModelOptions {
   contextLength: number
   kvType: KvType
   maxBatchTokens: number
+  /** The TierSets of requests. */
+  selection: TierSelection
   onFatal(error: unknown): void
+  tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
   /** Called when the consumer of a request asks for its first item. */
   observe(request: RequestStart): GenerationObserver
 }
@@ -43,7 +50,7 @@ export interface RequestStart {
 }
 
 /** What a caller sees of a loaded model. */
-export interface ModelInfo {
+export interface ModelInfo extends SelectionInfo {
   id: string
   descriptor: ModelDescriptor
   contextLength: number
@@ -56,10 +63,18 @@ export interface ModelInfo {
   activeSequences: number
 }
 
+/** What activating a TierSet changed. */
+export interface TierSetChange {
+  previous: { name: string; tiers: readonly string[] }
+  active: { name: string; tiers: readonly string[] }
+}
+
 /** What a forward call is asked for besides the tokens. */
 export interface ForwardOptions {
   logits: 'last' | 'all'
   captureRouting: boolean
+  /** Default: the active one. */
+  tierSet?: TierSetName | undefined
   replayRouting?: RoutingCapture | undefined
 }
 
@@ -74,22 +89,26 @@ export class LoadedModel {
   readonly tokenizer: Tokenizer
   readonly #options: LoadedModelOptions
   readonly #scheduler: Scheduler
+  readonly #pacing: Pacing<Generation>
   readonly #forwards = new Map<Interruption, Promise<unknown>>()
   #closed: EngineError | undefined
 
   constructor(options: LoadedModelOptions) {
     this.tokenizer = options.tokenizer
     this.#options = options
+    const pacing = new Pacing<Generation>(options.selection)
+    this.#pacing = pacing
     this.#scheduler = new Scheduler({
       model: options.native,
       maxBatchTokens: options.maxBatchTokens,
       createCancel: () => options.addon.createCancel(),
+      onStep: (members, items, ms) => pacing.stepped(members, items, ms),
       onFatal: options.onFatal
     })
   }
 
   info(): ModelInfo {
-    const { id, descriptor, contextLength, kvType, native } = this.#options
+    const { id, descriptor, contextLength, kvType, native, selection } = this.#options
     return {
       id,
       descriptor,
@@ -97,13 +116,26 @@ export class LoadedModel {
       kvType,
       weightBytes: native.weightBytes,
       hasChatTemplate: this.tokenizer.chatTemplate !== undefined,
-      activeSequences: this.#scheduler.size
+      activeSequences: this.#scheduler.size,
+      ...selection.info()
     }
+  }
+
+  /** For later requests that do not say. Throws CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS. */
+  async activateTierSet(asked: TierSetName): Promise<TierSetChange> {
+    const { id, selection, tell } = this.#options
+    const { previous, active } = selection.activate(asked)
+    const shown = ({ name, tiers }: TierSet) => ({ name, tiers })
+    tell('tierset_activated', `TierSet ${active.name} is the one of ${id} now`, {
+      tierSet: active.tiers,
+      previous: previous.tiers
+    })
+    return { previous: shown(previous), active: shown(active) }
   }
 
   /** Throws CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
   createGenerator(method: string, request: CheckedRequest, call: CallOptions): Generator {
-    const { native, contextLength, kvType, vocab, id, observe } = this.#options
+    const { native, contextLength, kvType, vocab, id, observe, selection } = this.#options
     const prompt = this.#promptTokens(method, request)
     if (prompt.length > contextLength) {
       const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
@@ -111,6 +143,8 @@ export class LoadedModel {
     }
     const { replayRouting } = request
     if (replayRouting) request = { ...request, replayRouting: checkReplay(method, replayRouting, native.routing) }
+    const choice = selection.select(request)
+    const { tiers, enabled } = choice.tierSet
     const { tokenizer } = this
     const decoder = tokenizer.decodeStream()
     const requestId = request.requestId ?? randomUUID()
@@ -128,8 +162,11 @@ export class LoadedModel {
       },
       createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
       routing: native.routing,
-      observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt })
+      observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
+      tiers,
+      enabled
     })
+    this.#followBudget(generation, choice, requestId)
     return new Generator(this.#scheduler, generation, method, call)
   }
 
@@ -138,20 +175,23 @@ export class LoadedModel {
    * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native } = this.#options
+    const { addon, contextLength, id, vocab, native, selection } = this.#options
     const { logits } = request
     this.#checkTokens('forward', 'tokens', tokens)
     if (tokens.length > contextLength) {
       const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
       throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
     }
+    const { enabled } = selection.select(request).tierSet
     const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
     const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
     if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
     if (this.#closed) throw this.#closed
     const cancel = addon.createCancel()
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', call)
-    const done = this.#forward(tokens, logits, out, replay, interruption, (item) => native.step([item], cancel))
+    const done = this.#forward(tokens, logits, out, replay, interruption, (item) =>
+      native.step([enabled ? { ...item, enabled } : item], cancel)
+    )
     this.#forwards.set(interruption, done)
     try {
       await done
@@ -208,6 +248,21 @@ export class LoadedModel {
     } finally {
       sequence.dispose()
     }
+  }
+
+  /** Tells where a request's latency budget cannot be held, and where it was not. */
+  #followBudget(generation: Generation, choice: Choice, requestId: string): void {
+    const { tell } = this.#options
+    const { budgetMs, predictedMs, withinBudget, tierSet } = choice
+    const fields = { requestId, budgetMs, predictedMs, tierSet: tierSet.tiers }
+    if (withinBudget === false) {
+      const text = `no TierSet is predicted to take ${budgetMs} ms a token: ${tierSet.tiers.join(', ')} take ${predictedMs!.toFixed(1)}`
+      tell('latency_budget_unmet', text, fields)
+    }
+    this.#pacing.follow(generation, choice, ({ msPerToken, tokens }) => {
+      const text = `request ${requestId} took ${msPerToken.toFixed(1)} ms a token of ${budgetMs} allowed`
+      tell('latency_budget_overrun', text, { ...fields, msPerToken, tokens })
+    })
   }
 
   #promptTokens(method: string, request: CheckedRequest): Int32Array {

@@ -33,9 +33,19 @@ export async function loadModel(
       throw disposedError('loadModel')
     }
     models.add(id, model)
-    const { descriptor, weightBytes } = model.info()
+    const { descriptor, weightBytes, tierSet } = model.info()
     const { architecture, layers, experts, weightType, fileBytes } = descriptor
-    const fields = { model: id, path: location.path, architecture, layers, experts, weightType, fileBytes, weightBytes }
+    const fields = {
+      model: id,
+      path: location.path,
+      architecture,
+      layers,
+      experts,
+      weightType,
+      fileBytes,
+      weightBytes,
+      tierSet: tierSet.tiers
+    }
     telemetry.event('model_loaded', `model ${id} is loaded`, fields)
     if (lifecycle.state === 'warm') lifecycle.to('active', `model ${id} loaded`)
     return { id, descriptor: { id, ...descriptor } }

@@ -9,6 +9,9 @@ import { readModel } from '../model/index.js'
 import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
 import type { LoadProgress, NativeCancel, NativeGguf, NativeModel } from '../native.js'
+import { describeTiers } from '../tiers/describe.js'
+import { TierSelection } from '../tiers/selection.js'
+import { TierSets } from '../tiers/tier-sets.js'
 import { validationError } from '../validation.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
@@ -79,6 +82,7 @@ export class ModelLoad {
         }
       })
       const native = await this.#loadWeights(file!, description.plan, phases, onProgress)
+      const selection = await this.#select(description, native)
       phases.skip('optimizer', 'inference')
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()
@@ -95,7 +99,9 @@ export class ModelLoad {
         kvType: this.#request.kvType,
         maxBatchTokens: options.maxBatchTokens,
         onFatal,
-        observe: (request) => requests.begin(request)
+        observe: (request) => requests.begin(request),
+        selection,
+        tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields })
       })
     } catch (error) {
       phases.fail(error)
@@ -140,6 +146,18 @@ export class ModelLoad {
     } catch (error) {
       await native?.dispose()
       throw listener.failure() ?? error
+    }
+  }
+
+  /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
+  async #select(description: ModelDescription, native: NativeModel): Promise<TierSelection> {
+    const { tierSet, tierSets } = this.#request
+    try {
+      const tiers = describeTiers(description)
+      return new TierSelection(tiers, new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets), tierSet)
+    } catch (error) {
+      await native.dispose()
+      throw error
     }
   }
 

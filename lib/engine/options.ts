@@ -1,7 +1,7 @@
 /** The options of the engine's own methods, checked at the border. */
 import { z } from 'zod'
 import type { EngineError } from '../errors/index.js'
-import { isTokenList, replayAllowed } from '../generation/options.js'
+import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
 import type { Transition } from '../lifecycle.js'
@@ -71,6 +71,10 @@ export interface LoadModelRequest {
   kvType?: KvType
   /** Positions that one sequence may hold. Default: what the model supports. */
   contextLength?: number
+  /** The TierSet of requests that do not say: a mode, an alias of `tierSets`, a tier's name, or a list of names. Default max. */
+  tierSet?: string | readonly string[]
+  /** Names for TierSets of this model's tiers. */
+  tierSets?: Readonly<Record<string, string | readonly string[]>>
 }
 
 export interface LoadModelOptions {
@@ -89,6 +93,8 @@ export interface ForwardRequest {
   captureRouting?: boolean
   /** Use these routes from position 0 on instead of the router's. */
   replayRouting?: RoutingCapture
+  /** Default: the model's active one. */
+  tierSet?: string | readonly string[]
 }
 
 const largest = 2 ** 31 - 1
@@ -146,7 +152,12 @@ export const loadSchema = z.strictObject({
     .describe('the path of a GGUF file, or the name of an embedded model'),
   id: idSchema.optional().describe('a string of 1 to 200 characters'),
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
-  contextLength: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on')
+  contextLength: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
+  tierSet: tierSetSchema.default('max').describe(tierSetAllowed),
+  tierSets: z
+    .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/), tierSetSchema)
+    .optional()
+    .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names')
 })
 
 export const loadCallSchema = z.strictObject({
@@ -161,6 +172,8 @@ export const freezeSchema = z.strictObject({
   drainMs: drainMs.optional().describe(drainAllowed),
   retryAfterSeconds: z.number().min(0).max(largest).optional().describe('a number of seconds from 0 on')
 }) satisfies z.ZodType<FreezeOptions>
+
+export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
 
 export const modelSchema = z.strictObject({ model: modelId })
 
@@ -185,7 +198,8 @@ export const forwardSchema = z.strictObject({
   tokens: tokenList.describe(tokensAllowed),
   logits: z.enum(['last', 'all']).default('last').describe('last or all'),
   captureRouting: z.boolean().default(false).describe('true or false'),
-  replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed)
+  replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
+  tierSet: tierSetSchema.optional().describe(tierSetAllowed)
 })
 
 /** The engine's options with their defaults. */

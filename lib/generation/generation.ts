@@ -39,6 +39,8 @@ export interface FinalItem {
   usage: Usage
   /** Give it with the same request to get the same text. */
   seed: number
+  /** The tiers that the request could use. */
+  tierSet: readonly string[]
   requestId: string
   token?: undefined
   logprob?: undefined
@@ -76,7 +78,8 @@ export interface GenerationSetup {
   decoder: { push(id: number): string; end(): string }
   createSequence(maxTokens: number): NativeSequence
   routing: RoutingShape
-  /** The request's TierSet, [layers][experts]; undefined = all experts. */
+  /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
+  tiers: readonly string[]
   enabled?: Uint8Array | undefined
   /** Called when the consumer asks for the first item. */
   observe?: () => GenerationObserver
@@ -279,6 +282,7 @@ export class Generation {
       finishReason,
       usage: this.#usage(),
       seed: this.#setup.request.seed,
+      tierSet: this.#setup.tiers,
       requestId: this.requestId
     })
     this.#end({ finishReason })

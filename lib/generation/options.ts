@@ -51,6 +51,10 @@ export interface GenerationRequest {
   captureRouting?: boolean
   /** Use these routes from position 0 on instead of the router's; positions that it does not hold are routed. */
   replayRouting?: RoutingCapture
+  /** The tiers to use: a mode (fast, balanced, deep, max), an alias, a tier's name, or a list of names. Default: the model's active one. */
+  tierSet?: string | readonly string[]
+  /** Milliseconds that one token may take: without a tierSet, the largest one that is predicted to hold it is used. */
+  latencyBudgetMs?: number
   /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
   parseSpecial?: boolean
   /** A name for the request in errors; random by default. */
@@ -71,6 +75,8 @@ const aliases: Readonly<Record<string, string>> = {
   top_logprobs: 'topLogprobs',
   capture_routing: 'captureRouting',
   replay_routing: 'replayRouting',
+  tier_set: 'tierSet',
+  latency_budget_ms: 'latencyBudgetMs',
   parse_special: 'parseSpecial',
   request_id: 'requestId'
 }
@@ -89,6 +95,10 @@ export const copyTokens = (tokens: ArrayLike<number>): Int32Array =>
   tokens.length === 0 ? new Int32Array(0) : Int32Array.from(tokens)
 
 export const replayAllowed = 'a capture: {tokens, layers, k, ids: Int32Array, weights: Float32Array}'
+
+const tierText = z.string().min(1).max(64)
+export const tierSetSchema = z.union([tierText, z.array(tierText).min(1).max(256)])
+export const tierSetAllowed = 'fast, balanced, deep, max, an alias, the name of a tier, or a list of names'
 
 const requestSchema = z.strictObject({
   model: z.string().min(1).describe('the id of a loaded model'),
@@ -117,6 +127,8 @@ const requestSchema = z.strictObject({
   logits: z.boolean().default(false).describe('true or false'),
   captureRouting: z.boolean().default(false).describe('true or false'),
   replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
+  tierSet: tierSetSchema.optional().describe(tierSetAllowed),
+  latencyBudgetMs: z.number().positive().max(1e9).optional().describe('a number of milliseconds above 0'),
   parseSpecial: z.boolean().default(false).describe('true or false'),
   requestId: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters')
 })

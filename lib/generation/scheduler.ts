@@ -3,6 +3,7 @@
  * that begin, up to a budget. Sequences are stepped only while their consumers want tokens. What a sequence is stepped together
  * with changes no bit of it, so a step that one of them interrupts is simply run again for the others.
  */
+import { performance } from 'node:perf_hooks'
 import { isEngineError } from '../errors/index.js'
 import type { NativeCancel, NativeModel, StepItem, StepResult } from '../native.js'
 import type { Generation } from './generation.js'
@@ -20,6 +21,8 @@ export interface SchedulerOptions {
   model: NativeModel
   maxBatchTokens: number
   createCancel(): NativeCancel
+  /** A step has been computed, in so many milliseconds; called before its results are handed out. */
+  onStep?(members: readonly Generation[], items: readonly StepItem[], ms: number): void
   /** A failure that is fatal for the engine; the generations of the step have been told. */
   onFatal(error: unknown): void
 }
@@ -142,11 +145,13 @@ export class Scheduler {
   async #step(members: readonly Generation[], items: readonly StepItem[]): Promise<void> {
     let result: StepResult | undefined
     let failure: unknown
+    const began = performance.now()
     try {
       result = await this.#options.model.step([...items], this.#cancel)
     } catch (error) {
       failure = error
     }
+    if (result) this.#options.onStep?.(members, items, performance.now() - began)
     this.#running = undefined
     const interrupted = this.#interrupted
     if (interrupted) {

@@ -37,6 +37,15 @@ export const eventCatalog = {
     meaning: 'The TierSet of a model changed.',
     chained: ['model', 'tierSet', 'previous']
   },
+  latency_budget_unmet: {
+    level: 'warn',
+    meaning: 'No TierSet is predicted to hold the latency budget of a request; the fastest is used.'
+  },
+  latency_budget_overrun: {
+    level: 'warn',
+    meaning:
+      'A request took longer per token than its latency budget; the TierSet is not chosen for the next ones like it.'
+  },
   tier_added: { level: 'info', meaning: 'A tier was added to a model that serves.', chained: ['model', 'tier'] },
   expert_swapped: {
     level: 'warn',

@@ -1,6 +1,6 @@
 /** Which TierSet a request gets: its own, else what its latency budget allows, else the model's active one. */
 import { solveBudget } from './latency-budget.js'
-import type { ModelTiers } from './model-tiers.js'
+import type { ModelTiers, Tier } from './model-tiers.js'
 import { Narrowing } from './narrowing.js'
 import { type MeasuredCosts, TierCosts } from './tier-costs.js'
 import type { TierSet, TierSetName, TierSets } from './tier-sets.js'
@@ -21,6 +21,21 @@ export interface BudgetCounts {
   unmet: number
   /** Of these, those that took longer per token than their budget. */
   overruns: number
+}
+
+/** What a request says of its TierSet. */
+export interface TierRequest {
+  tierSet?: TierSetName | undefined
+  latencyBudgetMs?: number | undefined
+}
+
+export interface SelectionInfo {
+  tiers: readonly Tier[]
+  /** The active one. */
+  tierSet: { name: string; tiers: readonly string[] }
+  /** Every name that a TierSet can be asked for by. */
+  tierSets: readonly string[]
+  latencyBudgets: BudgetCounts
 }
 
 export class TierSelection {
@@ -58,8 +73,19 @@ export class TierSelection {
     return { previous, active: this.#active }
   }
 
+  /** What a caller sees of it. */
+  info(): SelectionInfo {
+    const { name, tiers } = this.#active
+    return {
+      tiers: this.#model.tiers,
+      tierSet: { name, tiers },
+      tierSets: this.#sets.names(),
+      latencyBudgets: this.counts
+    }
+  }
+
   /** CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS of a request's own TierSet. */
-  select({ tierSet, latencyBudgetMs }: { tierSet?: TierSetName; latencyBudgetMs?: number }): Choice {
+  select({ tierSet, latencyBudgetMs }: TierRequest): Choice {
     if (tierSet !== undefined) return { tierSet: this.#sets.activate(tierSet), by: 'request' }
     if (latencyBudgetMs === undefined) return { tierSet: this.#active, by: 'active' }
     return this.#within(latencyBudgetMs)

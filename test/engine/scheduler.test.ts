@@ -31,7 +31,8 @@ function setUp(maxBatchTokens = 64) {
       eosIds: new Set([eos]),
       decoder: { push: (id) => `${id} `, end: () => '.' },
       createSequence: (maxTokens) => model.createSequence({ maxTokens }),
-      routing: model.routing
+      routing: model.routing,
+      tiers: ['all']
     })
     return new Generator(scheduler, generation, 'test', call)
   }
