@@ -9,9 +9,9 @@ export class Recovery {
     this.#parts = parts
   }
 
-  /** Resolves when no recovery is under way. */
-  async settled(): Promise<void> {
-    await this.#running
+  /** The recovery that is under way. */
+  get running(): Promise<void> | undefined {
+    return this.#running
   }
 
   /** A broken invariant ends what runs; weights never change, so the engine can go on after it. */

@@ -10,20 +10,28 @@ export class Requests {
   readonly #telemetry: Telemetry
   readonly #logPrompts: boolean
   readonly #idle: (() => void)[] = []
+  readonly #delivered: (() => void)[] = []
   #active = 0
+  #owed = 0
 
   constructor(telemetry: Telemetry, logPrompts: boolean) {
     this.#telemetry = telemetry
     this.#logPrompts = logPrompts
   }
 
-  get active(): number {
-    return this.#active
+  /** Consumers that have not got everything yet. */
+  get owed(): number {
+    return this.#owed
   }
 
   /** Resolves when no request is under way. */
   idle(): Promise<void> {
     return this.#active === 0 ? Promise.resolve() : new Promise((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Resolves when every consumer has what it was to get. */
+  delivered(): Promise<void> {
+    return this.#owed === 0 ? Promise.resolve() : new Promise((resolve) => this.#delivered.push(resolve))
   }
 
   begin(start: RequestStart): GenerationObserver {
@@ -34,6 +42,7 @@ export class Requests {
     let last = began
     let tokens = 0
     this.#active++
+    this.#owed++
     metrics.active.add(1, labels)
     metrics.waiting.add(1, labels)
     const shown = this.#logPrompts && prompt !== undefined ? { prompt: shortened(prompt) } : {}
@@ -78,6 +87,10 @@ export class Requests {
         }
         this.#active--
         if (this.#active === 0) for (const resolve of this.#idle.splice(0)) resolve()
+      },
+      delivered: () => {
+        this.#owed--
+        if (this.#owed === 0) for (const resolve of this.#delivered.splice(0)) resolve()
       }
     }
   }
@@ -98,6 +111,8 @@ export class Requests {
     } catch (error) {
       observer.ended({ error, usage, steps: 1 })
       throw error
+    } finally {
+      observer.delivered()
     }
   }
 

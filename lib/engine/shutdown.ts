@@ -33,7 +33,8 @@ export class Shutdown {
     const forced = new Promise<void>((resolve) => {
       this.#force = resolve
     })
-    await this.#recovery.settled()
+    // Otherwise nothing is awaited before the state changes: what comes after dispose() is refused.
+    if (this.#recovery.running) await this.#recovery.running
     // A recovery that failed has closed the engine; what it holds is still to be given back.
     const sound = lifecycle.state !== 'closed'
     const loads = models.loads()
@@ -63,15 +64,15 @@ export class Shutdown {
   /** Waits for the requests that have begun, until the deadline; returns how many are left then. */
   async #drain(drainMs: number, forced: Promise<void>): Promise<number> {
     const { requests } = this.#parts
-    if (drainMs > 0 && requests.active > 0) {
+    if (drainMs > 0 && requests.owed > 0) {
       let timer: NodeJS.Timeout | undefined
       const deadline = new Promise<void>((resolve) => {
         timer = setTimeout(resolve, drainMs)
       })
-      await Promise.race([requests.idle(), deadline, forced])
+      await Promise.race([requests.delivered(), deadline, forced])
       clearTimeout(timer)
     }
-    return requests.active
+    return requests.owed
   }
 
   async #step(step: ShutdownStep, work: () => Promise<void>): Promise<void> {

@@ -64,6 +64,8 @@ export interface GenerationOutcome {
 export interface GenerationObserver {
   token(): void
   ended(outcome: GenerationOutcome): void
+  /** The consumer has taken the last item or the error, or has left: nothing is owed to it. */
+  delivered(): void
 }
 
 /** What a generation needs to know of its model and of the request. */
@@ -146,10 +148,14 @@ export class Generation {
   /** The next item for the iterator `owner`; calls may overlap and are served in order. */
   next(owner: object): Promise<IteratorResult<GenerationItem, undefined>> {
     const item = this.#ready.shift()
-    if (item) return Promise.resolve({ done: false, value: item })
+    if (item) {
+      this.#settle()
+      return Promise.resolve({ done: false, value: item })
+    }
     if (this.#error !== undefined) {
       const error = this.#error
       this.#error = undefined
+      this.#settle()
       return Promise.reject(error)
     }
     if (this.#finished) return Promise.resolve({ done: true, value: undefined })
@@ -220,7 +226,7 @@ export class Generation {
       waiter.reject(this.#error)
       this.#error = undefined
     }
-    this.#settleWaiters()
+    this.#settle()
   }
 
   /** Ends without a last item: the consumer has lost interest. */
@@ -228,7 +234,7 @@ export class Generation {
     this.#ready.length = 0
     this.#error = undefined
     if (!this.#finished) this.#end({})
-    this.#settleWaiters()
+    this.#settle()
   }
 
   /** Frees the KV cache. Not while a step that it is part of runs. */
@@ -286,7 +292,7 @@ export class Generation {
       requestId: this.requestId
     })
     this.#end({ finishReason })
-    this.#settleWaiters()
+    this.#settle()
   }
 
   #deliver(value: GenerationItem): void {
@@ -301,8 +307,13 @@ export class Generation {
     for (const listener of this.#endListeners.splice(0)) listener()
   }
 
-  #settleWaiters(): void {
+  /** After the end: serves who still waits, and tells when nothing is left to take. */
+  #settle(): void {
+    if (!this.#finished) return
     for (const waiter of this.#waiters.splice(0)) waiter.resolve({ done: true, value: undefined })
+    if (this.#ready.length > 0 || this.#error !== undefined) return
+    this.#observer?.delivered()
+    this.#observer = undefined
   }
 
   #withPartial(error: EngineError): EngineError {
