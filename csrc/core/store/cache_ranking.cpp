@@ -1,48 +1,84 @@
 #include "core/store/cache_ranking.h"
 
+#include <algorithm>
+
 namespace tmoe {
 
 namespace {
 
-constexpr uint32_t kOne = 1u << 31;   ///< worth of what is used at every turn of its layer
+constexpr uint32_t kPhase = 3;
+constexpr uint32_t kTurn = 1u << 16;
+constexpr uint32_t kNever = 1u << 30;            ///< wait of what was never used: of Lru and Lfu the longest
+constexpr double kLeastProbability = 1e-4;
+constexpr uint64_t kLesson = 16;                 ///< turns from one solution of the weights to the next
 
 }  // namespace
 
 Ranking::Ranking(const CacheOptions& options)
-    : policy_(options.policy == CachePolicy::Adaptive ? CachePolicy::Mix : options.policy),
-      shift_(options.policy == CachePolicy::Adaptive ? 4 : options.mix_shift),
-      experts_(options.experts),
+    : options_(options),
+      predicts_(options.policy == CachePolicy::Mix || options.policy == CachePolicy::Adaptive),
       clock_(options.layers),
+      phase_(options.layers),
+      weights_(predicts_ ? options.layers : 0, options.policy == CachePolicy::Mix ? options.mix : kMixStart),
+      learners_(options.policy == CachePolicy::Adaptive ? options.layers : 0),
       added_(options.layers),
       layer_(options.layers * options.experts),
       last_use_(layer_.size()),
-      worth_(layer_.size()) {
-    for (size_t entry = 0; entry < layer_.size(); entry++) layer_[entry] = static_cast<uint32_t>(entry / experts_);
+      wait_(layer_.size(), kNever),
+      rates_(predicts_ ? layer_.size() : 0) {
+    for (size_t entry = 0; entry < layer_.size(); entry++) layer_[entry] = static_cast<uint32_t>(entry / options.experts);
 }
 
 template <class Function> void Ranking::each_entry(uint32_t layer, Function function) {
-    uint32_t* first = worth_.data() + layer * experts_;
-    for (size_t e = 0; e < experts_; e++) function(first[e]);
-    for (uint32_t entry : added_[layer]) function(worth_[entry]);
+    const uint32_t first = layer * static_cast<uint32_t>(options_.experts);
+    for (uint32_t e = 0; e < options_.experts; e++) function(first + e);
+    for (uint32_t entry : added_[layer]) function(entry);
 }
 
-void Ranking::advance(uint32_t layer) {
+void Ranking::estimate(uint32_t entry) {
+    const double probability = predict(weights_[layer_[entry]], rates_[entry].terms());
+    wait_[entry] = static_cast<uint32_t>(kTurn / std::min(std::max(probability, kLeastProbability), 1.0));
+}
+
+void Ranking::advance(uint32_t layer, const std::vector<uint32_t>& wanted, bool learning) {
     clock_[layer]++;
-    switch (policy_) {
-        case CachePolicy::Lru: each_entry(layer, [](uint32_t& worth) { worth -= worth != 0; }); break;
-        case CachePolicy::Lfu: break;
-        default: each_entry(layer, [shift = shift_](uint32_t& worth) { worth -= worth >> shift; });
+    if (predicts_) {
+        for (uint32_t entry : wanted) last_use_[entry] = clock_[layer];
+        advance_rates(layer, learning);
+    } else {
+        if (options_.policy == CachePolicy::Lru) each_entry(layer, [&](uint32_t entry) { wait_[entry] += wait_[entry] < kNever; });
+        for (uint32_t entry : wanted) use(entry);
     }
+}
+
+void Ranking::advance_rates(uint32_t layer, bool learning) {
+    const uint64_t now = clock_[layer];
+    const MixTerms steps = UseRates::steps(now);
+    MixLearner* learner = learning && !learners_.empty() ? &learners_[layer] : nullptr;
+    if (learner) learner->fade();
+    each_entry(layer, [&](uint32_t entry) {
+        const bool used = last_use_[entry] == now;
+        if (learner) learner->add(rates_[entry].terms(), used);
+        rates_[entry].age(steps);
+        if (used) rates_[entry].use(steps);
+    });
+    if (learner && now % kLesson == 1) weights_[layer] = learner->solve();
+    each_entry(layer, [&](uint32_t entry) { estimate(entry); });
+    const auto layers = static_cast<uint32_t>(options_.layers);
+    for (uint32_t l = 0; l < layers; l++) phase_[l] = kPhase * kTurn / layers * ((l + 2 * layers - layer - 1) % layers + 1);
 }
 
 void Ranking::use(uint32_t entry) {
     const uint64_t now = clock_[layer_[entry]];
     if (last_use_[entry] == now) return;
     last_use_[entry] = now;
-    switch (policy_) {
-        case CachePolicy::Lru: worth_[entry] = UINT32_MAX; break;
-        case CachePolicy::Lfu: worth_[entry] += worth_[entry] != UINT32_MAX; break;
-        default: worth_[entry] += kOne >> shift_;
+    if (predicts_) {
+        rates_[entry].use(UseRates::steps(now));
+        estimate(entry);
+    } else if (options_.policy == CachePolicy::Lru) {
+        wait_[entry] = 0;
+    } else {
+        wait_[entry] -= wait_[entry] != 0;
     }
 }
 
@@ -50,7 +86,8 @@ void Ranking::add_entry(uint32_t layer) {
     added_[layer].push_back(static_cast<uint32_t>(layer_.size()));
     layer_.push_back(layer);
     last_use_.push_back(0);
-    worth_.push_back(0);
+    wait_.push_back(kNever);
+    if (predicts_) rates_.emplace_back();
 }
 
 }  // namespace tmoe

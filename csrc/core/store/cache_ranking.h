@@ -1,9 +1,14 @@
-// What each expert is worth to the cache: the more, the longer it stays. Recency and frequency are counted in the uses of the expert's
-// own layer, because layers take turns: measured in look-ups, the least recently used experts would always be the next layer's.
+// What each expert is worth to the cache: the more, the longer it stays. Recency and frequency are counted in turns of the expert's own
+// layer, because layers take turns: measured in look-ups, the least recently used experts would always be the next layer's.
+//
+// Lru and Lfu are the plain ones. Mix and Adaptive evict what will probably not be wanted for the longest time: an expert that is used with
+// probability p at each turn of its layer is wanted after 1 / p turns, and a layer whose turn has just been comes again later than the next
+// one: a part of a turn that counts kPhase-fold, because p is only estimated.
 #pragma once
 #include <vector>
 
 #include "core/store/expert_cache.h"
+#include "core/store/use_predictor.h"
 
 namespace tmoe {
 
@@ -11,30 +16,35 @@ class Ranking {
   public:
     explicit Ranking(const CacheOptions& options);
 
-    /** The layer is used once more: everything of it ages. */
-    void advance(uint32_t layer);
-    /** The entry is used in its layer's latest use; again there, it changes nothing. */
+    /** A turn of the layer begins, in which `wanted` are used. With `learning`, Adaptive draws its lesson from it. */
+    void advance(uint32_t layer, const std::vector<uint32_t>& wanted, bool learning);
+    /** A use that the turn's `advance` did not name; another one of the same turn changes nothing. */
     void use(uint32_t entry);
     /** A new entry, never used. */
     void add_entry(uint32_t layer);
 
-    uint32_t worth(uint32_t entry) const { return worth_[entry]; }
-    /** Whether the entry was used in its layer's latest use. */
+    uint32_t worth(uint32_t entry) const { return ~(wait_[entry] + phase_[layer_[entry]]); }
+    /** Whether the entry was used in its layer's latest turn. */
     bool recent(uint32_t entry) const { return clock_[layer_[entry]] != 0 && last_use_[entry] == clock_[layer_[entry]]; }
     uint32_t layer(uint32_t entry) const { return layer_[entry]; }
     size_t entries() const { return layer_.size(); }
 
   private:
     template <class Function> void each_entry(uint32_t layer, Function function);
+    void advance_rates(uint32_t layer, bool learning);
+    void estimate(uint32_t entry);
 
-    CachePolicy policy_;
-    uint32_t shift_;                             ///< of Mix
-    size_t experts_;
-    std::vector<uint64_t> clock_;                ///< per layer: how often it was used
+    CacheOptions options_;
+    bool predicts_;                              ///< Mix and Adaptive
+    std::vector<uint64_t> clock_;                ///< per layer: turns
+    std::vector<uint32_t> phase_;                ///< per layer: until its next turn, in 2^-16 of all layers' turns, times kPhase
+    std::vector<MixTerms> weights_;              ///< per layer
+    std::vector<MixLearner> learners_;           ///< per layer, of Adaptive
     std::vector<std::vector<uint32_t>> added_;   ///< per layer: entries beyond its first `experts`
     std::vector<uint32_t> layer_;                ///< per entry, and so on
     std::vector<uint64_t> last_use_;             ///< on its layer's clock; 0 = never
-    std::vector<uint32_t> worth_;
+    std::vector<uint32_t> wait_;                 ///< turns until the next use, in 2^-16; of Lru since the last use, of Lfu less each use
+    std::vector<UseRates> rates_;
 };
 
 }  // namespace tmoe

@@ -140,11 +140,13 @@ void Cache::admit(uint32_t entry, uint32_t victim, WaveItem& item) {
 void Cache::begin_layer(uint32_t layer, const std::vector<uint32_t>& wanted) {
     if (step_of_[layer] != step_) {
         step_of_[layer] = step_;
-        ranking_.advance(layer);
+        // where nothing is ever evicted there is nothing to learn
+        ranking_.advance(layer, wanted, allowed_ < ranking_.entries());
         for (uint32_t entry : expected_[layer]) states_[entry].expected = false;
         expected_[layer].clear();
+    } else {
+        for (uint32_t entry : wanted) ranking_.use(entry);
     }
-    for (uint32_t entry : wanted) ranking_.use(entry);
 }
 
 void Cache::next_wave(uint32_t layer, std::vector<uint32_t>& wanted, std::vector<WaveItem>& wave) {
@@ -245,10 +247,10 @@ uint32_t Cache::add_entry(uint32_t layer, uint32_t expert) {
 
 Status ExpertCache::create(const CacheOptions& options, std::unique_ptr<ExpertCache>& out) {
     const size_t most = options.experts ? kMaxCacheEntries / options.experts : 0;
-    if (options.layers == 0 || options.layers > most || options.slots == 0 || options.mix_shift < 1 || options.mix_shift > 16) {
+    if (options.layers == 0 || options.layers > most || options.slots == 0) {
         return Status(StatusCode::VALIDATION_ERROR,
-                      format("expert cache: %zu layers of %zu experts, %zu slots, mix shift %u", options.layers, options.experts, options.slots,
-                             static_cast<unsigned>(options.mix_shift)));
+                      format("expert cache: %zu layers of %zu experts in %zu slots; at least 1 of each, at most %zu experts in all", options.layers,
+                             options.experts, options.slots, kMaxCacheEntries));
     }
     out = std::make_unique<Cache>(options);
     return {};

@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "core/status.h"
+#include "core/store/use_predictor.h"
 
 namespace tmoe {
 
 enum class CachePolicy : uint32_t {
     Lru,      ///< least recently used first
     Lfu,      ///< least often used first
-    Mix,      ///< least decayed frequency first: worth -= worth >> mix_shift at each use of the layer, += 2^(31 - mix_shift) where used
+    Mix,      ///< one fixed mix of recency and frequency for every layer (CacheOptions::mix): to compare with
     Adaptive  ///< per layer a mix of recency and frequency that follows what has worked (the default)
 };
 
@@ -24,7 +25,7 @@ struct CacheOptions {
     size_t slots = 0;              ///< experts that fit
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;             ///< of the hash that breaks ties
-    uint32_t mix_shift = 4;        ///< of Mix, 1 … 16: halves in about 0.7 · 2^mix_shift uses of the layer
+    MixTerms mix = kMixStart;      ///< of Mix: weights of the rates of use (use_predictor.h)
 };
 
 inline constexpr size_t kMaxCacheEntries = size_t{1} << 20;   ///< layers · experts, at most
@@ -51,7 +52,7 @@ struct CacheCounts {
 
 class ExpertCache {
   public:
-    /** VALIDATION_ERROR where there is no layer, no expert or no slot, more than kMaxCacheEntries entries, or mix_shift is out of range. */
+    /** VALIDATION_ERROR where there is no layer, no expert or no slot, or more than kMaxCacheEntries entries. */
     static Status create(const CacheOptions& options, std::unique_ptr<ExpertCache>& out);
     virtual ~ExpertCache() = default;
 
