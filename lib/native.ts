@@ -172,6 +172,37 @@ export interface NativeBackend {
   dispose(): void
 }
 
+/** What was asked of an expert cache (docs/traces.md). */
+export interface NativeTrace {
+  layers: number
+  /** Per layer. */
+  experts: number
+  /** Of the cache that was recorded; 0 where there was none. */
+  slots: number
+  words: Uint32Array
+}
+
+/** `arc` and `optimum` (Belady's) are there to compare with; `mix` is one fixed mix of recency and frequency. */
+export type SimulatedPolicy = 'adaptive' | 'lru' | 'lfu' | 'mix' | 'arc' | 'optimum'
+
+export interface CacheCounts {
+  /** (step, layer, expert) demands. */
+  uses: number
+  hits: number
+  misses: number
+  evictions: number
+  /** Experts that were given a slot ahead of their use. */
+  prefetches: number
+  /** Groups of experts that were in memory together. */
+  waves: number
+}
+
+export interface CacheSimulation extends CacheCounts {
+  layers: CacheCounts[]
+  /** 4 words each: 0 hit, 1 miss, 2 prefetch or 3 lost by a smaller budget; entry; slot; the entry that was evicted, or 2^32 - 1. */
+  decisions?: Uint32Array
+}
+
 export interface NativeAddon {
   /** Hands over the function that makes a typed error out of a native status. Called once per environment. */
   initialize(makeError: (code: string, message: string, details: ErrorDetails) => Error): void
@@ -191,6 +222,18 @@ export interface NativeAddon {
   ): Promise<{ bytes: number }>
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
   createCancel(): NativeCancel
+  /** Replays a trace on a thread. VALIDATION_ERROR {argument, index} of a wrong record. */
+  simulateCache(
+    trace: NativeTrace,
+    options: {
+      slots: number
+      policy: SimulatedPolicy
+      seed: number
+      decisions: boolean
+      /** Of `mix`: weights of the rates of use over 1, 4, 16, 128 and 1024 turns, and a constant. */
+      mix?: Float64Array
+    }
+  ): Promise<CacheSimulation>
   /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */
   tryLockFile(descriptor: number): boolean
 }

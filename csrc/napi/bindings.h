@@ -15,6 +15,8 @@ napi_status bind_gguf(Environment& environment, napi_value exports);
 napi_status bind_backend(Environment& environment, napi_value exports);
 /** The classes of models and sequences. */
 napi_status bind_model(Environment& environment, napi_value exports);
+/** simulateCache. */
+napi_status bind_trace(Environment& environment, napi_value exports);
 
 /** Methods of a backend that run one kernel (bind_kernels.cpp). */
 Status backend_call(Call& call, napi_value& result);

@@ -565,6 +565,16 @@ export const catalog = {
       'Free space where the journal is (details.resourceInfo has the bytes); the next request tries again.',
     native: false
   },
+  TRACE_INVALID: {
+    ...request,
+    meaning: 'A file is no trace of an expert cache, is of a newer version, or was damaged.',
+    category: 'configuration',
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'InvalidParams',
+    suggestedAction: 'Record the trace again; details.reason says what is wrong with the file.',
+    native: false
+  },
   CANCELLED: {
     ...request,
     meaning: 'The caller aborted; the details of a generation have the text up to then.',
