@@ -8,21 +8,27 @@ namespace tmoe {
 
 namespace {
 
-constexpr size_t kPieceBytes = size_t{1} << 20;
+/** An expert is cut into equal pieces of about 1 MiB, whole blocks each. */
+size_t pieces_of(const ExpertLayout& layout) { return std::max<size_t>(1, (layout.bytes + kReadBytes / 2) / kReadBytes); }
+size_t piece_bytes(const ExpertLayout& layout) {
+    const size_t blocks = layout.bytes / kBlobAlignment, pieces = pieces_of(layout);
+    return (blocks + pieces - 1) / pieces * kBlobAlignment;
+}
 
 class BlobSource final : public ExpertSource {
   public:
     BlobSource(std::vector<std::shared_ptr<DirectFile>> files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts)
         : files_(std::move(files)), places_(std::move(places)), layouts_(std::move(layouts)) {}
 
-    size_t pieces(uint32_t layer, uint32_t) const override { return (layouts_[layer].bytes + kPieceBytes - 1) / kPieceBytes; }
+    size_t pieces(uint32_t layer, uint32_t) const override { return pieces_of(layouts_[layer]); }
 
     uint64_t file_bytes(uint32_t layer, uint32_t) const override { return layouts_[layer].bytes; }
 
     Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch&, const std::atomic<bool>* cancel) const override {
         if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
         const BlobPlace& place = places_[layer][expert];
-        const size_t begin = piece * kPieceBytes, bytes = std::min(kPieceBytes, layouts_[layer].bytes - begin);
+        const ExpertLayout& layout = layouts_[layer];
+        const size_t begin = std::min(layout.bytes, piece * piece_bytes(layout)), bytes = std::min(piece_bytes(layout), layout.bytes - begin);
         return files_[place.file]->read(place.offset + begin, blob + begin, bytes, bytes);
     }
 

@@ -12,6 +12,9 @@
 
 namespace tmoe {
 
+/** Bytes of a read, about: what an expert's pieces are cut to. */
+inline constexpr size_t kReadBytes = size_t{1} << 20;
+
 /** Reads are thread-safe. counters().open_files counts the descriptor. */
 class DirectFile {
   public:

@@ -11,8 +11,6 @@ namespace tmoe {
 
 namespace {
 
-constexpr size_t kPieceBytes = size_t{1} << 20;
-
 uint64_t down_to_block(uint64_t offset) { return offset / kBlobAlignment * kBlobAlignment; }
 uint64_t up_to_block(uint64_t offset) { return (offset + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment; }
 
@@ -29,7 +27,8 @@ struct Slice {
 
 Slice make_slice(const ExpertPart& part, const GgufTensor& tensor, size_t gap_end) {
     const size_t row = row_bytes(part.type, part.columns), groups = (part.rows + kLanes - 1) / kLanes;
-    return {part, tensor.offset, uint64_t{part.rows} * row, gap_end, groups, std::max<size_t>(1, kPieceBytes / (kLanes * row))};
+    const size_t pieces = std::min(groups, std::max<size_t>(1, (part.rows * row + kReadBytes / 2) / kReadBytes));
+    return {part, tensor.offset, uint64_t{part.rows} * row, gap_end, groups, (groups + pieces - 1) / pieces};
 }
 
 class GgufSource final : public ExpertSource {
