@@ -32,7 +32,7 @@ import { checkCall, checkRequest, copyTokens } from './generation/options.js'
 import type { RoutingCapture } from './generation/routing.js'
 import { joinCaptures } from './generation/routing.js'
 import type { EngineState } from './lifecycle.js'
-import type { ForwardResult, ModelInfo, TierSetChange } from './loaded-model.js'
+import type { ForwardResult, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
@@ -103,7 +103,8 @@ export class Engine implements AsyncDisposable {
 
   /**
    * Loads a model; weights are read and repacked on all threads. MODEL_NOT_FOUND, MODEL_ALREADY_LOADED, MODEL_FILE_INVALID and the
-   * other codes of bad files, RESOURCE_MEMORY_EXHAUSTED {resourceInfo, alternatives}, CANCELLED, MODEL_LOAD_TIMEOUT.
+   * other codes of bad files, RESOURCE_MEMORY_EXHAUSTED and RESOURCE_BUDGET_TOO_SMALL {resourceInfo, alternatives}, CANCELLED,
+   * MODEL_LOAD_TIMEOUT.
    */
   async loadModel(
     request: LoadModelRequest = {},
@@ -139,6 +140,12 @@ export class Engine implements AsyncDisposable {
   /** The loaded models. */
   listModels(): ModelInfo[] {
     return this.#parts.models.all().map((model) => model.info())
+  }
+
+  /** Hits, misses, bytes and residency of a model's experts since its load. MODEL_NOT_LOADED. */
+  modelStats(model: string): ModelStats {
+    checkOpen(this.#parts, 'modelStats')
+    return this.#parts.models.get(validated(modelSchema, { model }, 'modelStats').model).stats()
   }
 
   /** Text to token ids. MODEL_NOT_LOADED, TOKENIZER_UNSUPPORTED. */

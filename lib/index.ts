@@ -26,15 +26,25 @@ export type {
   WireError
 } from './errors/index.js'
 export { catalog, EngineClientError, EngineError, isEngineError, TimeoutError } from './errors/index.js'
+export type { ExpertMemory } from './expert-budget.js'
 export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from './generation/generation.js'
 export type { Generator } from './generation/generator.js'
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
 export type { RoutingCapture } from './generation/routing.js'
 export type { EngineState, Transition } from './lifecycle.js'
-export type { ModelInfo, TierSetChange } from './loaded-model.js'
+export type { ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 export type { Alternative } from './memory-plan.js'
 export type { ModelDescriptor } from './model/index.js'
-export type { Counters, Isa, KvType, LoadProgress } from './native.js'
+export type {
+  CachePolicy,
+  Counters,
+  ExpertStats,
+  Isa,
+  KvType,
+  LayerStats,
+  LoadProgress,
+  Prefetch
+} from './native.js'
 export type { AuditVerification } from './telemetry/audit-verify.js'
 export { verifyAuditLog } from './telemetry/audit-verify.js'
 export type { EngineEvent, EventName } from './telemetry/event-catalog.js'

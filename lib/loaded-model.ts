@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
+import type { ExpertMemory } from './expert-budget.js'
 import type { GenerationObserver } from './generation/generation.js'
 import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
@@ -13,7 +14,7 @@ import { Scheduler } from './generation/scheduler.js'
 import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
-import type { KvType, NativeAddon, NativeModel, StepItem } from './native.js'
+import type { ExpertStats, KvType, NativeAddon, NativeModel, StepItem } from './native.js'
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
@@ -30,6 +31,7 @@ export interface LoadedModelOptions {
   /** Positions that one sequence may hold. */
   contextLength: number
   kvType: KvType
+  memory: ExpertMemory
   maxBatchTokens: number
   /** The TierSets of requests. */
   selection: TierSelection
@@ -57,6 +59,8 @@ export interface ModelInfo extends SelectionInfo {
   kvType: KvType
   /** Bytes of its weights in memory. */
   weightBytes: number
+  /** Who gets how much of the memory that the model may take. */
+  memory: ExpertMemory
   /** Whether `messages` can be given. */
   hasChatTemplate: boolean
   /** Generations in progress. */
@@ -67,6 +71,14 @@ export interface ModelInfo extends SelectionInfo {
 export interface TierSetChange {
   previous: { name: string; tiers: readonly string[] }
   active: { name: string; tiers: readonly string[] }
+}
+
+/** What a loaded model has done since its load. */
+export interface ModelStats {
+  id: string
+  activeSequences: number
+  /** Where its experts are kept under a budget. */
+  experts?: ExpertStats
 }
 
 /** What a forward call is asked for besides the tokens. */
@@ -108,13 +120,14 @@ export class LoadedModel {
   }
 
   info(): ModelInfo {
-    const { id, descriptor, contextLength, kvType, native, selection } = this.#options
+    const { id, descriptor, contextLength, kvType, native, memory, selection } = this.#options
     return {
       id,
       descriptor,
       contextLength,
       kvType,
       weightBytes: native.weightBytes,
+      memory,
       hasChatTemplate: this.tokenizer.chatTemplate !== undefined,
       activeSequences: this.#scheduler.size,
       ...selection.info()
@@ -131,6 +144,12 @@ export class LoadedModel {
       previous: previous.tiers
     })
     return { previous: shown(previous), active: shown(active) }
+  }
+
+  stats(): ModelStats {
+    const { id, native } = this.#options
+    const experts = native.expertStats()
+    return { id, activeSequences: this.#scheduler.size, ...(experts && { experts }) }
   }
 
   /** Throws CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */

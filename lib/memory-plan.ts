@@ -21,7 +21,7 @@ export interface MemoryPlan {
 
 /** Something smaller that fits: the option to change, its value, and the bytes it then takes. */
 export interface Alternative {
-  change: 'contextLength' | 'kvType' | 'maxBatchTokens' | 'weightType'
+  change: 'contextLength' | 'kvType' | 'maxBatchTokens' | 'weightType' | 'memory' | 'threads'
   value: string | number
   required: number
 }

@@ -136,6 +136,12 @@ export interface NativeModel {
   readonly routing: RoutingShape
   /** Throws ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a mask [layers][experts] leaves a layer fewer experts than a token uses. */
   checkEnabled(enabled: Uint8Array): void
+  /** Undefined where every expert stays in memory. */
+  expertStats(): ExpertStats | undefined
+  /** Another budget for experts, between two steps. RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
+  setExpertBudget(bytes: number): Promise<void>
+  /** [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first). RESOURCE_BUDGET_TOO_SMALL. */
+  placeExperts(placement: Uint8Array): Promise<void>
   createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
@@ -143,6 +149,77 @@ export interface NativeModel {
   step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
   /** Frees the weights after the work under way; resolves when that is done. Later calls throw MODEL_NOT_LOADED. */
   dispose(): Promise<void>
+}
+
+export type CachePolicy = 'lru' | 'lfu' | 'adaptive'
+export type Prefetch = 'off' | 'on' | 'auto'
+
+/** Where a tiered checkpoint keeps its experts. */
+export interface ExpertBlobs {
+  files: string[]
+  /** Per layer: weight types of gate, up and down. */
+  types: [DType, DType, DType][]
+  /** [layers][experts]: index into `files`, bytes from its begin (a multiple of 4096), checksum of the blob. */
+  fileIndex: Uint32Array
+  offset: Float64Array
+  crc32c: Uint32Array
+}
+
+/** Experts under a budget instead of all in memory. */
+export interface ExpertOptions {
+  budgetBytes: number
+  /** KV pages beyond so many bytes take their memory from the experts. */
+  kvReserveBytes: number
+  policy: CachePolicy
+  ioThreads: number
+  /** Breaks ties of the policy, 32 bits. */
+  seed: number
+  prefetch: Prefetch
+  /** Not there: the experts are in the GGUF file. */
+  blobs?: ExpertBlobs
+}
+
+/** What one layer's experts did since the load. */
+export interface LayerStats {
+  /** (step, expert) demands, those that found the expert in memory or being read, and those that did not. */
+  uses: number
+  hits: number
+  misses: number
+  /** Demands that a prediction was made for; of these, those that it named, and those that were in memory or being read by then. */
+  predictable: number
+  predicted: number
+  present: number
+  /** Experts asked for ahead of their demand. */
+  prefetches: number
+  /** Whether experts are read ahead for this layer now. */
+  prefetching: boolean
+}
+
+/** Counts since the load. */
+export interface ExpertStats {
+  uses: number
+  hits: number
+  misses: number
+  /** Hits whose bytes were still being read. */
+  late: number
+  evictions: number
+  prefetches: number
+  waves: number
+  demandBytes: number
+  prefetchBytes: number
+  /** Of prefetched bytes: demanded before they were evicted, and evicted without. */
+  prefetchUsedBytes: number
+  prefetchWastedBytes: number
+  readErrors: number
+  /** Times that the KV cache or a lack of memory took memory from the experts. */
+  pressureEvents: number
+  waitMs: number
+  bookkeepingMs: number
+  residentBytes: number
+  budgetBytes: number
+  /** [layers][experts]: 0 absent, 1 being read, 2 in memory, 3 unavailable. */
+  residency: Uint8Array
+  layers: LayerStats[]
 }
 
 export interface LoadProgress {
@@ -159,11 +236,11 @@ export interface NativeBackend {
   readonly threads: number
   /** The instruction set that each kernel resolved to. */
   kernels(): Record<string, Isa>
-  /** Reads and repacks every tensor of the plan on all threads. */
+  /** Reads and repacks every tensor of the plan on all threads; with `experts`, as many of these as their budget holds. */
   loadModel(
     file: NativeGguf,
     plan: Plan,
-    options: { maxBatchTokens: number; onProgress?: (progress: LoadProgress) => void },
+    options: { maxBatchTokens: number; onProgress?: (progress: LoadProgress) => void; experts?: ExpertOptions },
     cancel: NativeCancel
   ): Promise<NativeModel>
   /** Runs one kernel of the kernel-level API (lib/kernels.ts knows the positional arguments). */

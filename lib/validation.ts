@@ -90,3 +90,28 @@ export const callFields = {
 /** A function of the caller's, not called here. */
 export const callback = <F extends (...args: never[]) => unknown>() =>
   z.custom<F>((value) => typeof value === 'function').optional()
+
+const byteUnits: Readonly<Record<string, number>> = {
+  '': 1,
+  k: 1e3,
+  m: 1e6,
+  g: 1e9,
+  t: 1e12,
+  ki: 2 ** 10,
+  mi: 2 ** 20,
+  gi: 2 ** 30,
+  ti: 2 ** 40
+}
+
+/** Bytes of a number or of a text (`2GiB`, `512 MB`, `1.5g`); NaN where it is neither. */
+export function byteSize(value: number | string): number {
+  if (typeof value === 'number') return value
+  const [, number, unit] = /^(\d+(?:\.\d+)?) ?([kmgt]i?)?b?$/i.exec(value.trim()) ?? []
+  return number === undefined ? Number.NaN : Math.floor(Number(number) * byteUnits[(unit ?? '').toLowerCase()]!)
+}
+
+/** A number of bytes from 1 to 2^52, or a text that says one. */
+export const isByteSize = (value: unknown): value is number | string => {
+  const bytes = typeof value === 'number' || typeof value === 'string' ? byteSize(value) : Number.NaN
+  return Number.isInteger(bytes) && bytes >= 1 && bytes <= 2 ** 52
+}

@@ -16,6 +16,7 @@ struct Model::Arena {
     ExpertScratch experts;
     Buffer ids, weights, scores, states24, probabilities;    ///< of route
     Buffer offsets, slots, rows, values;                     ///< of dispatch and expert_matmul
+    std::vector<const uint8_t*> blobs;                       ///< of a layer's experts, where a store keeps them
     AttentionScratch attention;
     std::vector<RopeTable> rope_tables;
     std::vector<uint32_t> rope_of_op;            ///< per plan operation: its table

@@ -29,6 +29,10 @@ Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::at
 
 Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
+    if (model_.store_) {
+        model_.store_->begin_step();
+        model_.prefetcher_->begin_step(tokens_, model_.store_->counts());
+    }
     backend_.pool.begin_burst();
     Status status;
     for (size_t i = 0; i < plan_.ops.size() && status.ok(); i++) status = run_op(i);
@@ -42,6 +46,11 @@ Status Executor::run() {
 Status Executor::prepare() {
     result_.items.assign(items_.size(), {});
     size_t visible = 0;
+    if (model_.store_) {
+        auto pages = static_cast<uint64_t>(model_.kv_bytes_->load());
+        for (const StepItem& item : items_) pages += item.sequence->missing_bytes(std::min(item.sequence->max_tokens, item.sequence->length + item.count));
+        TMOE_RETURN_IF_ERROR(model_.balance_memory(pages));
+    }
     for (size_t i = 0; i < items_.size(); i++) {
         StepItem& item = items_[i];
         if (item.count == 0 || tokens_ + item.count > model_.max_batch_) {
@@ -65,7 +74,7 @@ Status Executor::prepare() {
             ids_.push_back(id);
             positions_.push_back(static_cast<uint32_t>(start + t));
         }
-        TMOE_RETURN_IF_ERROR(item.sequence->reserve(start + item.count));
+        TMOE_RETURN_IF_ERROR(model_.reserve(*item.sequence, start + item.count));
         first_row_.push_back(tokens_);
         runs_.push_back({tokens_, item.count, start, item.sequence->page_data.data()});
         tokens_ += item.count;

@@ -4,6 +4,7 @@
 
 #include "core/arena.h"
 #include "core/model.h"
+#include "core/prefetcher.h"
 
 namespace tmoe {
 
@@ -25,9 +26,12 @@ class Executor {
     Status rope(const PlanOp& op, size_t index);
     Status attention(const PlanOp& op);
     Status route(const PlanOp& op);
+    void use_masks(RouteArgs& args, size_t layer);
     void force_routes();
     void capture_routes();
     Status experts(const PlanOp& op);
+    Status stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
+    void read_ahead(Prefetcher::When when);
     Status logits(const PlanOp& op);
     void commit();
     NonFinite flags() { return {arena_.bad.get()}; }
@@ -48,7 +52,9 @@ class Executor {
     const PlanOp* routed_ = nullptr;            ///< the last route, and how many came before it
     size_t routed_layer_ = 0, routed_layers_ = 0;
     bool all_forced_ = true, any_forced_ = false, any_captured_ = false, any_masked_ = false;
-    std::vector<const uint8_t*> masks_;         ///< of each token, in the layer that routes now
+    std::vector<const uint8_t*> masks_;         ///< of each token, in one layer
+    std::vector<uint32_t> wanted_, part_, ahead_;   ///< experts: of a layer, of those that are in memory, to be read ahead
+    std::vector<ReadyExpert> ready_;
 };
 
 }  // namespace tmoe

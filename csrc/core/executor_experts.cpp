@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/executor.h"
+#include "core/prefetcher.h"
 #include "cpu/dispatch.h"
 #include "cpu/route_hser.h"
 
@@ -92,22 +93,19 @@ Status Executor::route(const PlanOp& op) {
     args.scores = arena_.scores.as<int64_t>();
     args.states24 = arena_.states24.as<int32_t>();
     args.probabilities = arena_.probabilities.as<float>();
-    if (any_masked_) {
-        masks_.clear();
-        for (const StepItem& item : items_) {
-            masks_.insert(masks_.end(), item.count, item.enabled ? item.enabled + routed_layer_ * model_.routing_.experts : nullptr);
-        }
-        args.masks = masks_.data();
-    }
-    args.ids = arena_.ids.as<int32_t>();
-    args.weights = arena_.weights.as<float>();
-    args.scores = arena_.scores.as<int64_t>();
-    args.states24 = arena_.states24.as<int32_t>();
-    args.probabilities = arena_.probabilities.as<float>();
+    use_masks(args, routed_layer_);
     if (!all_forced_) TMOE_RETURN_IF_ERROR(tmoe::route(context_, args));
     if (any_forced_) force_routes();
     if (any_captured_) capture_routes();
     return {};
+}
+
+/** Each token's mask in a layer. */
+void Executor::use_masks(RouteArgs& args, size_t layer) {
+    if (!any_masked_) return;
+    masks_.clear();
+    for (const StepItem& item : items_) masks_.insert(masks_.end(), item.count, item.enabled ? item.enabled + layer * model_.routing_.experts : nullptr);
+    args.masks = masks_.data();
 }
 
 /** Replay: the choices of items that bring their own take the place of what was routed. */
@@ -141,15 +139,96 @@ Status Executor::experts(const PlanOp& op) {
     const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
                             arena_.rows.as<uint32_t>()};
     TMOE_RETURN_IF_ERROR(dispatch(d));
-    const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
-    const ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, stack(gate), stack(up), stack(down), d.offsets, d.slots,
-                                arena_.values.as<float>()};
-    TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
+    ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>()};
+    if (model_.store_) {
+        TMOE_RETURN_IF_ERROR(stored_experts(e, gate, up, down));
+    } else {
+        const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
+        e.gate = stack(gate);
+        e.up = stack(up);
+        e.down = stack(down);
+        TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
+    }
     result_.expert_rows = tokens_ * k;
     const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
     TMOE_RETURN_IF_ERROR(combine(context_, c));
     note_layer(static_cast<int32_t>(op.layer));
+    if (model_.store_) read_ahead(Prefetcher::When::Late);
     return {};
+}
+
+/** Experts of a store: computed as they arrive. */
+Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
+    ExpertStore& store = *model_.store_;
+    const auto layer = static_cast<uint32_t>(routed_layer_);
+    const ExpertLayout& layout = store.layout(layer);
+    std::vector<const uint8_t*>& blobs = arena_.blobs;
+    blobs.resize(e.experts);
+    const auto stack = [&](const Weight& w, const ExpertPart& part) { return ExpertStack{w.matrix(), part.offset, blobs.data()}; };
+    e.gate = stack(gate, layout.gate);
+    e.up = stack(up, layout.up);
+    e.down = stack(down, layout.down);
+
+    wanted_.clear();
+    for (size_t expert = 0; expert < e.experts; expert++) {
+        if (e.offsets[expert] != e.offsets[expert + 1]) wanted_.push_back(static_cast<uint32_t>(expert));
+    }
+    model_.prefetcher_->observe(layer, wanted_, store);
+    struct Use {  // releases the references whatever happens
+        ExpertStore& store;
+        ~Use() { store.end_layer(); }
+    } use{store};
+    TMOE_RETURN_IF_ERROR(store.begin_layer(layer, wanted_));
+    read_ahead(Prefetcher::When::Early);
+    TMOE_RETURN_IF_ERROR(begin_expert_matmul(context_, e, arena_.experts, flags()));
+    for (;;) {
+        ready_.clear();
+        backend_.pool.end_burst();  // nobody spins while reads are waited for: those who read need the cores
+        const Status status = store.next(ready_, context_.cancel);
+        backend_.pool.begin_burst();
+        TMOE_RETURN_IF_ERROR(status);
+        if (ready_.empty()) return {};
+        part_.clear();
+        for (const ReadyExpert& expert : ready_) {
+            blobs[expert.expert] = expert.blob;
+            part_.push_back(expert.expert);
+        }
+        TMOE_RETURN_IF_ERROR(expert_matmul_part(context_, e, part_.data(), part_.size(), arena_.experts, flags()));
+    }
+}
+
+/** Predicts what the next layer will want, and has the absent ones read while this one computes. No bit depends on it. */
+void Executor::read_ahead(Prefetcher::When when) {
+    Prefetcher& prefetcher = *model_.prefetcher_;
+    ExpertStore& store = *model_.store_;
+    const size_t next = routed_layer_ + 1;
+    if (next >= model_.routed_.size() || !prefetcher.wanted(next) || store.all_resident()) return;
+    const Model::RoutedLayer &here = model_.routed_[next - 1], &there = model_.routed_[next];
+    if (!here.norm || !there.norm || here.norm->in != there.norm->in) return;
+    const Weight& norm = model_.weights_[there.norm->weight];
+    const size_t width = plan_.buffer_widths[there.norm->in];
+    if (norm.columns != width) return;
+    const float* residual = arena_.buffer(there.norm->in);
+    float* states = prefetcher.states.as<float>();
+    for (size_t t = 0; t < tokens_; t++) {
+        if (!context_.kernels.rms_norm(residual + t * width, norm.data.as<float>(), width, there.norm->epsilon, states + t * width)) return;
+    }
+    RouteArgs args;
+    HserRouting hser;
+    model_.describe_route(*there.route, args, hser);
+    args.states = states;
+    args.tokens = tokens_;
+    args.positions = positions_.data();
+    args.ids = prefetcher.ids.as<int32_t>();
+    args.weights = prefetcher.weights.as<float>();
+    args.scores = prefetcher.scores.as<int64_t>();
+    args.states24 = prefetcher.states24.as<int32_t>();
+    args.probabilities = prefetcher.probabilities.as<float>();
+    use_masks(args, next);
+    if (!tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
+    ahead_.clear();
+    prefetcher.predict(next, when, args.ids, store, ahead_);
+    if (!ahead_.empty()) store.prefetch(static_cast<uint32_t>(next), ahead_);
 }
 
 }  // namespace tmoe

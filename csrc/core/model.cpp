@@ -1,162 +1,13 @@
-// Loading: every tensor of the plan is read with pread and repacked on all threads.
+// Loading a model: base weights on all threads, then experts, all of them or as many as their budget holds.
 #include "core/model.h"
 
 #include <algorithm>
 
 #include "core/arena.h"
-#include "cpu/route.h"
-#include "quant/blocks.h"
-#include "quant/repack.h"
+#include "core/prefetcher.h"
+#include "core/tensor_loader.h"
 
 namespace tmoe {
-
-namespace {
-
-constexpr size_t kReadBytes = size_t{1} << 20;   // what one thread reads at a time: small enough to stop within a millisecond
-
-Status cancelled() { return Status(StatusCode::CANCELLED, "loading was cancelled"); }
-
-std::string shape_text(const std::vector<uint64_t>& shape) {
-    std::string text;
-    for (uint64_t n : shape) text += (text.empty() ? "" : " × ") + std::to_string(n);
-    return text;
-}
-
-/** Describes a plan tensor by what the file has. TENSOR_MISSING, TENSOR_SHAPE_MISMATCH, TENSOR_TYPE_UNSUPPORTED. */
-Status describe(const GgufFile& file, const PlanTensor& wanted, Weight& out) {
-    const GgufTensor* found = file.find(wanted.file_name());
-    if (!found) {
-        return Status(StatusCode::TENSOR_MISSING, format("the file has no tensor '%s'", wanted.file_name().c_str())).with("tensor", wanted.file_name());
-    }
-    const DTypeInfo* info = dtype_info(found->type_id);
-    if (!info) {
-        const std::string type = gguf_type_name(found->type_id), supported = supported_type_names();
-        return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, format("tensor '%s' has the type %s; supported: %s", found->name.c_str(), type.c_str(), supported.c_str()))
-            .with("tensor", found->name)
-            .with("type", type)
-            .with("supported", supported);
-    }
-    std::vector<uint64_t> actual = found->shape;
-    while (actual.size() > wanted.shape.size() && actual.back() == 1) actual.pop_back();
-    if (actual != wanted.shape) {
-        const std::string has = shape_text(found->shape), needs = shape_text(wanted.shape);
-        return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' is %s, the model needs %s", found->name.c_str(), has.c_str(), needs.c_str()))
-            .with("tensor", found->name)
-            .with("expected", needs)
-            .with("actual", has);
-    }
-    out.role = wanted.role;
-    out.type = info->type;
-    out.columns = wanted.shape[0];
-    out.rows = wanted.shape.size() > 1 ? wanted.shape[1] : 1;
-    out.experts = wanted.shape.size() > 2 ? wanted.shape[2] : 1;
-    return {};
-}
-
-/** Bytes that a tensor takes once loaded. */
-uint64_t loaded_bytes(const Weight& w) {
-    switch (w.role) {
-        case TensorRole::Vector: return w.columns * sizeof(float);
-        case TensorRole::Router: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
-        case TensorRole::Embedding: return uint64_t{w.rows} * row_bytes(w.type, w.columns);
-        default: return w.experts * uint64_t{packed_bytes(w.type, w.rows, w.columns)};
-    }
-}
-
-class Loader {
-  public:
-    Loader(Backend& backend, const GgufFile& file, const std::atomic<bool>* cancel)
-        : backend_(backend), file_(file), cancel_(cancel), scratch_(backend.pool.threads()) {}
-
-    Status load(const GgufTensor& tensor, Weight& w) {
-        switch (w.role) {
-            case TensorRole::Embedding: return load_embedding(tensor, w);
-            case TensorRole::Vector: return load_floats(tensor, w, false);
-            case TensorRole::Router: return load_floats(tensor, w, true);
-            default: return load_packed(tensor, w);
-        }
-    }
-
-  private:
-    /** Runs fn(item, worker) → Status on all threads and returns the first failure in item order. */
-    template <class Fn> Status parallel(size_t count, Fn fn) {
-        std::atomic<size_t> first_failed{count};
-        std::vector<Status> failures(backend_.pool.threads());
-        std::vector<size_t> failed_at(backend_.pool.threads(), count);
-        const bool done = backend_.pool.for_each(count, cancel_, [&](size_t item, size_t worker) {
-            if (first_failed.load(std::memory_order_relaxed) < item) return;
-            Status status = fn(item, worker);
-            if (status.ok() || item >= failed_at[worker]) return;
-            failures[worker] = std::move(status);
-            failed_at[worker] = item;
-            size_t seen = first_failed;
-            while (item < seen && !first_failed.compare_exchange_weak(seen, item)) {
-            }
-        });
-        if (!done) return cancelled();
-        for (size_t worker = 0; worker < failures.size(); worker++) {
-            if (failed_at[worker] == first_failed && first_failed < count) return failures[worker];
-        }
-        return {};
-    }
-
-    Status load_packed(const GgufTensor& tensor, Weight& w) {
-        const size_t row = row_bytes(w.type, w.columns), groups = (w.rows + kLanes - 1) / kLanes;
-        const size_t step = std::max<size_t>(1, kReadBytes / (kLanes * row)), steps = (groups + step - 1) / step;
-        w.expert_bytes = packed_bytes(w.type, w.rows, w.columns);
-        TMOE_RETURN_IF_ERROR(w.data.allocate(w.expert_bytes * w.experts));
-        return parallel(w.experts * steps, [&](size_t item, size_t worker) -> Status {
-            const size_t expert = item / steps, first = item % steps * step, last = std::min(groups, first + step);
-            const size_t first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
-            Buffer& raw = scratch_[worker];
-            TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
-            TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
-            uint8_t* to = w.data.data() + expert * w.expert_bytes;
-            for (size_t group = first; group < last; group++) {
-                const size_t at = group * kLanes - first_row, count = std::min(kLanes, rows - at);
-                pack_group(w.type, raw.data() + at * row, count, w.columns, to + group * packed_group_bytes(w.type, w.columns));
-            }
-            return {};
-        });
-    }
-
-    Status load_embedding(const GgufTensor& tensor, Weight& w) {
-        TMOE_RETURN_IF_ERROR(w.data.allocate(loaded_bytes(w)));
-        const size_t bytes = w.data.size();
-        return parallel((bytes + kReadBytes - 1) / kReadBytes, [&](size_t item, size_t) {
-            const size_t at = item * kReadBytes;
-            return file_.read(tensor, at, w.data.data() + at, std::min(kReadBytes, bytes - at));
-        });
-    }
-
-    Status load_floats(const GgufTensor& tensor, Weight& w, bool router) {
-        const size_t row = row_bytes(w.type, w.columns), count = w.columns * w.rows;
-        Buffer raw, floats;
-        TMOE_RETURN_IF_ERROR(raw.allocate(row * w.rows));
-        TMOE_RETURN_IF_ERROR(floats.allocate(count * sizeof(float)));
-        TMOE_RETURN_IF_ERROR(file_.read(tensor, 0, raw.data(), raw.size()));
-        for (size_t r = 0; r < w.rows; r++) decode_row(w.type, raw.data() + r * row, floats.as<float>() + r * w.columns, w.columns);
-        for (size_t i = 0; i < count; i++) {
-            if (float_bits(floats.as<float>()[i]) << 1 >= 0xff000000u) {
-                return Status(StatusCode::RUNTIME_NAN_DETECTED, format("tensor '%s' holds a value that is not finite at %zu", tensor.name.c_str(), i)).with("tensor", tensor.name);
-            }
-        }
-        if (!router) {
-            w.data = std::move(floats);
-            return {};
-        }
-        TMOE_RETURN_IF_ERROR(w.data.allocate(count * sizeof(int32_t)));
-        w.exponent = backend_.kernels->quantise_state(floats.as<float>(), count, w.data.as<int32_t>());
-        return {};
-    }
-
-    Backend& backend_;
-    const GgufFile& file_;
-    const std::atomic<bool>* cancel_;
-    std::vector<Buffer> scratch_;
-};
-
-}  // namespace
 
 Status Backend::create(const char* isa, size_t threads, std::shared_ptr<Backend>& out) {
     auto backend = std::make_shared<Backend>();
@@ -170,24 +21,40 @@ Status Backend::create(const char* isa, size_t threads, std::shared_ptr<Backend>
 
 Model::~Model() = default;
 
-Status Model::load(Backend& backend, const GgufFile& file, Plan plan, size_t max_batch, const std::function<void(const LoadProgress&)>& progress,
+void Model::find_routed_layers() {
+    const PlanOp* norm = nullptr;
+    for (const PlanOp& op : plan_.ops) {
+        if (op.kind == OpKind::RmsNorm) norm = &op;
+        if (op.kind == OpKind::Experts && !routed_.empty()) routed_.back().experts = &op;
+        if (op.kind != OpKind::Route) continue;
+        routed_.push_back({&op, nullptr, norm && norm->out == op.in ? norm : nullptr});
+        routing_ = {routed_.size(), static_cast<size_t>(plan_.tensors[op.weight].shape[1]), op.k};
+    }
+}
+
+Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan, const LoadOptions& options, const std::function<void(const LoadProgress&)>& progress,
                    const std::atomic<bool>* cancel, std::shared_ptr<Model>& out) {
+    const GgufFile& file = *shared;
     TMOE_RETURN_IF_ERROR(validate(plan));
     std::shared_ptr<Model> model(new (std::nothrow) Model());
     if (!model) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate a model");
     model->plan_ = std::move(plan);
-    model->max_batch_ = max_batch;
+    model->max_batch_ = options.max_batch;
+    model->kv_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+    model->find_routed_layers();
     const Plan& p = model->plan_;
-    for (const PlanOp& op : p.ops) {
-        if (op.kind != OpKind::Route) continue;
-        model->routing_ = {model->routing_.layers + 1, static_cast<size_t>(p.tensors[op.weight].shape[1]), op.k};
-    }
     model->weights_.resize(p.tensors.size());
+    std::vector<size_t> base;      // tensors that are loaded here; the others are the store's
+    uint64_t total = 0, done = 0;  // bytes of the file
     for (size_t i = 0; i < p.tensors.size(); i++) {
-        TMOE_RETURN_IF_ERROR(describe(file, p.tensors[i], model->weights_[i]));
+        if (options.store && p.tensors[i].role == TensorRole::Experts) continue;
+        TMOE_RETURN_IF_ERROR(describe_tensor(file, p.tensors[i], model->weights_[i]));
         model->weight_bytes_ += loaded_bytes(model->weights_[i]);
+        total += file.find(p.tensors[i].file_name())->bytes;
+        base.push_back(i);
     }
-    model->arena_bytes_ = Arena::bytes(p, max_batch, backend.pool.threads());
+    if (options.store) TMOE_RETURN_IF_ERROR(model->open_store(backend, std::move(shared), options.experts));
+    model->arena_bytes_ = Arena::bytes(p, options.max_batch, backend.pool.threads());
     const uint64_t required = model->weight_bytes_ + model->arena_bytes_;
     const int64_t available = available_memory();
     if (required > static_cast<uint64_t>(std::max<int64_t>(available, 0))) {
@@ -197,17 +64,36 @@ Status Model::load(Backend& backend, const GgufFile& file, Plan plan, size_t max
     }
     model->arena_.reset(new (std::nothrow) Arena());
     if (!model->arena_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the arena");
-    TMOE_RETURN_IF_ERROR(model->arena_->allocate(p, max_batch, backend.pool.threads()));
+    TMOE_RETURN_IF_ERROR(model->arena_->allocate(p, options.max_batch, backend.pool.threads()));
 
-    Loader loader(backend, file, cancel);
-    uint64_t total = 0, done = 0;
-    for (const PlanTensor& tensor : p.tensors) total += file.find(tensor.file_name())->bytes;
-    for (size_t i = 0; i < p.tensors.size(); i++) {
-        if (cancel && cancel->load(std::memory_order_relaxed)) return cancelled();
-        const GgufTensor& tensor = *file.find(p.tensors[i].file_name());
-        TMOE_RETURN_IF_ERROR(loader.load(tensor, model->weights_[i]));
-        done += tensor.bytes;
-        if (progress) progress({p.tensors[i].name, i, p.tensors.size(), done, total});
+    const size_t preloads = model->store_ ? static_cast<size_t>(model->expert_budget_ / model->slot_bytes_) : 0, count = base.size() + preloads;
+    total += preloads * model->slot_bytes_;
+    size_t index = 0;
+    const auto fill_store = [&]() -> Status {
+        const size_t first = index;
+        const uint64_t before = done;
+        const auto arrived = [&](size_t experts, size_t) {
+            index = first + experts;
+            done = before + experts * model->slot_bytes_;
+            if (progress) progress({"experts", index - 1, count, done, total});
+        };
+        return model->store_->preload(arrived, cancel);
+    };
+    TensorLoader loader(backend, file, cancel);
+    bool filled = !model->store_;
+    for (size_t i = 0, next = 0; i < p.tensors.size(); i++) {
+        if (cancel && cancel->load(std::memory_order_relaxed)) return load_cancelled();
+        if (p.tensors[i].role == TensorRole::Experts && !filled) {  // all experts in the place of the first
+            filled = true;
+            TMOE_RETURN_IF_ERROR(fill_store());
+        }
+        if (next == base.size() || base[next] != i) continue;
+        next++;
+        const GgufTensor& found = *file.find(p.tensors[i].file_name());
+        TMOE_RETURN_IF_ERROR(loader.load(found, model->weights_[i]));
+        done += found.bytes;
+        if (progress) progress({p.tensors[i].name, index, count, done, total});
+        index++;
     }
     out = std::move(model);
     return {};
@@ -235,6 +121,7 @@ Status Model::create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Se
     sequence->max_tokens = max_tokens;
     if (const PlanOp* op = first_attention(plan_)) sequence->layer_bytes = kv_layer_bytes(type, op->kv_heads, op->head_dim, op->value_dim);
     sequence->page_bytes = sequence->layer_bytes * plan_.layers;
+    sequence->all_pages = kv_bytes_;
     out = std::move(sequence);
     return {};
 }
@@ -250,6 +137,7 @@ Status Sequence::reserve(size_t tokens) {
         TMOE_RETURN_IF_ERROR(page.allocate(page_bytes));
         page_data.push_back(page.data());
         pages.push_back(std::move(page));
+        if (all_pages) *all_pages += static_cast<int64_t>(page_bytes);
     }
     return {};
 }

@@ -10,6 +10,7 @@
 #include "core/memory.h"
 #include "core/plan.h"
 #include "core/sampling.h"
+#include "core/store/expert_store.h"
 
 namespace tmoe {
 
@@ -43,7 +44,38 @@ struct LoadProgress {
     uint64_t bytes_done, bytes_total;
 };
 
+/** Whether experts that the next layer will probably want are read ahead. Auto: where that pays, layer by layer. */
+enum class PrefetchMode : uint32_t { Off, On, Auto };
+
+/** Where a tiered checkpoint keeps its experts; empty = in the GGUF file. */
+struct ExpertBlobs {
+    struct Types {
+        DType gate, up, down;
+    };
+    std::vector<std::string> files;
+    std::vector<Types> types;                      ///< per layer that routes
+    std::vector<std::vector<BlobPlace>> places;    ///< [layers][experts]
+};
+
+/** Experts in a store with a budget instead of all in memory. */
+struct ExpertOptions {
+    uint64_t budget_bytes = 0;
+    uint64_t kv_reserve_bytes = 0;                 ///< KV pages beyond these take their memory from the experts
+    size_t io_threads = 4;
+    CachePolicy policy = CachePolicy::Adaptive;
+    uint32_t seed = 0;
+    PrefetchMode prefetch = PrefetchMode::Auto;
+    ExpertBlobs blobs;
+};
+
+struct LoadOptions {
+    size_t max_batch = 1;
+    bool store = false;                            ///< false: every expert stays in memory, and `experts` has no meaning
+    ExpertOptions experts;
+};
+
 class Sequence;
+class Prefetcher;
 struct RouteArgs;
 struct HserRouting;
 
@@ -83,15 +115,19 @@ struct StepResult {
     size_t expert_rows = 0;                ///< (token, expert) rows per expert layer
 };
 
+/** What the cache is told of an expert. */
+enum class Placement : uint8_t { ByPolicy, Pinned, Demoted };
+
 class Model {
   public:
     ~Model();
 
     /**
      * Reads and repacks every tensor of the plan on all threads of the backend; call on its queue. Allocates the arena for steps of
-     * up to max_batch tokens. Errors of the file, of the plan and of memory; CANCELLED.
+     * up to max_batch tokens. With a store, experts are read as far as its budget goes. Errors of the file, of the plan and of memory;
+     * RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}; CANCELLED.
      */
-    static Status load(Backend& backend, const GgufFile& file, Plan plan, size_t max_batch,
+    static Status load(Backend& backend, std::shared_ptr<GgufFile> file, Plan plan, const LoadOptions& options,
                        const std::function<void(const LoadProgress&)>& progress, const std::atomic<bool>* cancel,
                        std::shared_ptr<Model>& out);
 
@@ -101,7 +137,17 @@ class Model {
     /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows). */
     Status create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Sequence>& out) const;
 
+    /** Bytes of weights in memory: all of them, or the base weights and the budget of the experts. */
     uint64_t weight_bytes() const { return weight_bytes_; }
+    /** Null where every expert stays in memory. */
+    const ExpertStore* store() const { return store_.get(); }
+    const Prefetcher* prefetcher() const { return prefetcher_.get(); }
+    /** Budgets that the KV cache or a lack of memory took from the experts. */
+    uint64_t pressure_events() const { return pressure_events_; }
+    /** Another budget, and pins and demotions; on the backend's queue. RESOURCE_BUDGET_TOO_SMALL; VALIDATION_ERROR without a store. */
+    Status set_expert_budget(uint64_t bytes);
+    /** [layers][experts]: see Placement. */
+    Status place_experts(const uint8_t* placement);
     uint64_t arena_bytes() const { return arena_bytes_; }
     size_t kv_bytes_per_token(KvType type) const;
     const RoutingShape& routing() const { return routing_; }
@@ -116,8 +162,28 @@ class Model {
     void describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const;
     Model() = default;
     struct Arena;
+    /** A layer that routes: its operations, and the norm that makes the state that is routed (null where it is not found). */
+    struct RoutedLayer {
+        const PlanOp *route, *experts, *norm;
+    };
+    void find_routed_layers();
+    Status open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options);
+    /** The experts get what `kv_bytes` of KV cache leave. RESOURCE_MEMORY_EXHAUSTED. */
+    Status balance_memory(uint64_t kv_bytes);
+    /** Room for a sequence's positions; where there is no memory, experts make some. */
+    Status reserve(Sequence& sequence, size_t tokens);
+
     Plan plan_;
     RoutingShape routing_;
+    std::vector<RoutedLayer> routed_;
+    std::shared_ptr<ExpertStore> store_;
+    std::unique_ptr<Prefetcher> prefetcher_;
+    size_t slot_bytes_ = 0;                ///< of the store
+    uint64_t expert_budget_ = 0;           ///< what the experts may have while the KV cache keeps to its reserve
+    uint64_t kv_reserve_ = 0;
+    std::atomic<uint64_t> pressure_events_{0};
+    std::shared_ptr<std::atomic<int64_t>> kv_bytes_;   ///< pages of all sequences
+    std::vector<uint8_t> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
     uint64_t weight_bytes_ = 0, arena_bytes_ = 0;
@@ -127,6 +193,9 @@ class Model {
 /** The KV cache of one sequence, in pages of kKvPage positions that hold all layers. Used on the backend's queue only. */
 class Sequence {
   public:
+    ~Sequence() {
+        if (all_pages) *all_pages -= static_cast<int64_t>(pages.size() * page_bytes);
+    }
     KvType type = KvType::F16;
     size_t max_tokens = 0;
     size_t page_bytes = 0;
@@ -134,6 +203,13 @@ class Sequence {
     std::vector<Buffer> pages;
     std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
+    std::shared_ptr<std::atomic<int64_t>> all_pages;   ///< bytes of the pages of all sequences of the model
+
+    /** Bytes of pages that `reserve` would add. */
+    size_t missing_bytes(size_t tokens) const {
+        const size_t needed = (tokens + kKvPage - 1) / kKvPage;
+        return needed > pages.size() ? (needed - pages.size()) * page_bytes : 0;
+    }
 
     /** Pages for positions up to `tokens`. RESOURCE_MEMORY_EXHAUSTED; CONTEXT_LENGTH_EXCEEDED {required, limit}. */
     Status reserve(size_t tokens);

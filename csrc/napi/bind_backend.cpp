@@ -1,5 +1,6 @@
 // createBackend, and loading models onto one. The kernel methods are in bind_kernels.cpp.
 #include "napi/bindings.h"
+#include "napi/expert_options.h"
 #include "napi/objects.h"
 #include "napi/read_plan.h"
 
@@ -37,15 +38,15 @@ Status kernels(Call& call, napi_value& result) {
 
 class LoadTask : public Task {
   public:
-    LoadTask(std::shared_ptr<Backend> backend, std::shared_ptr<GgufFile> file, Plan plan, size_t max_batch, bool progress, CancelFlag cancel)
+    LoadTask(std::shared_ptr<Backend> backend, std::shared_ptr<GgufFile> file, Plan plan, LoadOptions options, bool progress, CancelFlag cancel)
         : backend_(std::move(backend)),
           file_(std::move(file)),
           plan_(std::move(plan)),
-          max_batch_(max_batch),
+          options_(std::move(options)),
           progress_(progress),
           cancel_(std::move(cancel)) {}
     Status run(const Ticket& ticket) override {
-        return Model::load(*backend_, *file_, std::move(plan_), max_batch_, progress_sender(ticket, progress_), cancel_.get(), model_);
+        return Model::load(*backend_, file_, std::move(plan_), options_, progress_sender(ticket, progress_), cancel_.get(), model_);
     }
     void release() override { file_.reset(); }
     Status result(Environment& environment, napi_value, napi_value& value) override {
@@ -57,7 +58,7 @@ class LoadTask : public Task {
     std::shared_ptr<Backend> backend_;
     std::shared_ptr<GgufFile> file_;
     Plan plan_;
-    size_t max_batch_;
+    LoadOptions options_;
     bool progress_;
     CancelFlag cancel_;
     std::shared_ptr<Model> model_;
@@ -70,7 +71,8 @@ Status load_model(Call& call, napi_value& result) {
     CancelHandle* cancel = nullptr;
     Plan plan;
     int64_t max_batch = 0;
-    napi_value on_progress = nullptr;
+    napi_value on_progress = nullptr, experts = nullptr;
+    LoadOptions options;
     Keep keep;
     TMOE_RETURN_IF_ERROR(unwrap_backend(call, backend));
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[0], "file", file));
@@ -79,13 +81,17 @@ Status load_model(Call& call, napi_value& result) {
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[2], "options", "maxBatchTokens", 1, kMostBatch, max_batch));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "onProgress", on_progress));
     TMOE_RETURN_IF_ERROR(read_optional_function(env, on_progress, "options.onProgress", keep.progress));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "experts", experts));
+    options.store = !is_undefined(env, experts);
+    if (options.store) TMOE_RETURN_IF_ERROR(read_expert_options(env, experts, plan, options.experts));
+    options.max_batch = static_cast<size_t>(max_batch);
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[3], "cancel", cancel));
     // Getters above may have closed either; the native objects are what counts from here on.
     if (!file->file) return Status(StatusCode::VALIDATION_ERROR, "file: the file was closed").with("argument", "file");
     if (!backend->backend) return backend_disposed();
     std::shared_ptr<Backend> runs_on = backend->backend;
     JobQueue& queue = runs_on->queue;
-    auto task = std::make_shared<LoadTask>(std::move(runs_on), file->file, std::move(plan), static_cast<size_t>(max_batch),
+    auto task = std::make_shared<LoadTask>(std::move(runs_on), file->file, std::move(plan), std::move(options),
                                            keep.progress != nullptr, cancel->flag);
     return start(call.environment, std::move(task), keep, queue, result);
 }

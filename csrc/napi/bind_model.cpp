@@ -1,5 +1,6 @@
 // Models and their sequences. A model's steps are in bind_step.cpp.
 #include "napi/bindings.h"
+#include "napi/expert_options.h"
 
 namespace tmoe {
 
@@ -61,6 +62,57 @@ Status dispose_model(Call& call, napi_value& result) {
     auto task = std::make_shared<ReleaseTask>(backend, std::move(handle->model));
     handle->dispose();
     return start(call.environment, std::move(task), {}, backend->queue, result);
+}
+
+Status model_stats(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    return expert_stats(call.env, *handle->model, result);
+}
+
+// What is done to a model between its steps, on the backend's thread.
+class ModelTask : public Task {
+  public:
+    ModelTask(std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, std::function<Status(Model&)> work)
+        : backend_(std::move(backend)), model_(std::move(model)), work_(std::move(work)) {}
+    Status run(const Ticket&) override { return work_(*model_); }
+    void release() override {
+        model_.reset();
+        backend_.reset();
+    }
+    Status result(Environment&, napi_value, napi_value&) override { return {}; }
+
+  private:
+    std::shared_ptr<Backend> backend_;
+    std::shared_ptr<Model> model_;
+    std::function<Status(Model&)> work_;
+};
+
+Status start_work(Call& call, ModelHandle& handle, std::function<Status(Model&)> work, napi_value& result) {
+    std::shared_ptr<Backend> backend = handle.backend;
+    auto task = std::make_shared<ModelTask>(backend, handle.model, std::move(work));
+    return start(call.environment, std::move(task), {}, backend->queue, result);
+}
+
+Status set_expert_budget(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    int64_t bytes = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "bytes", 0, int64_t{1} << 52, bytes));
+    return start_work(call, *handle, [bytes](Model& model) { return model.set_expert_budget(static_cast<uint64_t>(bytes)); }, result);
+}
+
+Status place_experts(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    const size_t size = handle->model->routing().mask_size();
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "placement", napi_uint8_array, size, view));
+    std::vector<uint8_t> placement(view.as<uint8_t>(), view.as<uint8_t>() + size);
+    for (uint8_t place : placement) {
+        if (place > static_cast<uint8_t>(Placement::Demoted)) return invalid_argument(call.env, "placement", "numbers from 0 to 2", call.args[0]);
+    }
+    return start_work(call, *handle, [placement = std::move(placement)](Model& model) { return model.place_experts(placement.data()); }, result);
 }
 
 Status check_enabled(Call& call, napi_value&) {
@@ -128,6 +180,9 @@ Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, st
 
 napi_status bind_model(Environment& environment, napi_value) {
     const Member model[] = {{"createSequence", throwing<create_sequence>, nullptr},
+                            {"expertStats", throwing<model_stats>, nullptr},
+                            {"setExpertBudget", promising<set_expert_budget>, nullptr},
+                            {"placeExperts", promising<place_experts>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},
                             {"dispose", promising<dispose_model>, nullptr}};

@@ -1,18 +1,19 @@
 /** Loads one model, phase by phase: from a path to a LoadedModel, or to nothing held and a typed error. */
 
+import type { ExpertMemory } from '../expert-budget.js'
+import { planExperts } from '../expert-budget.js'
 import type { CallOptions } from '../generation/options.js'
 import { Interruption } from '../interruption.js'
 import { LoadedModel } from '../loaded-model.js'
-import { checkMemory } from '../memory-plan.js'
 import type { ModelDescription } from '../model/index.js'
 import { readModel } from '../model/index.js'
 import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
-import type { LoadProgress, NativeCancel, NativeGguf, NativeModel } from '../native.js'
+import type { ExpertOptions, LoadProgress, NativeCancel, NativeGguf, NativeModel } from '../native.js'
 import { describeTiers } from '../tiers/describe.js'
 import { TierSelection } from '../tiers/selection.js'
 import { TierSets } from '../tiers/tier-sets.js'
-import { validationError } from '../validation.js'
+import { byteSize, validationError } from '../validation.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
@@ -20,6 +21,8 @@ import { Phases, reportPhases } from './phases.js'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
 const leastContext = 4096
+/** Threads that read experts: enough for a disk to have several reads in flight. */
+const ioThreads = 4
 
 /** One load, from its first phase to its last. */
 export class ModelLoad {
@@ -71,17 +74,17 @@ export class ModelLoad {
     const phases = new Phases(report, () => this.interruption.check(), model, span)
     let file: NativeGguf | undefined
     try {
-      const { description, tokenizer, contextLength } = await phases.run('manifest', async () => {
+      const { description, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
         file = await addon.openGguf(path)
         this.interruption.check()
         const description = readModel(file)
         return {
           description,
           tokenizer: createTokenizer(file.metadata),
-          contextLength: this.#fitContext(file, description)
+          ...this.#fit(file, description)
         }
       })
-      const native = await this.#loadWeights(file!, description.plan, phases, onProgress)
+      const native = await this.#loadWeights(file!, description.plan, memory, phases, onProgress)
       const selection = await this.#select(description, native)
       phases.skip('optimizer', 'inference')
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
@@ -96,6 +99,7 @@ export class ModelLoad {
         descriptor: description.descriptor,
         vocab: description.plan.vocab,
         contextLength,
+        memory,
         kvType: this.#request.kvType,
         maxBatchTokens: options.maxBatchTokens,
         onFatal,
@@ -117,6 +121,7 @@ export class ModelLoad {
   async #loadWeights(
     file: NativeGguf,
     plan: Plan,
+    memory: ExpertMemory,
     phases: Phases,
     onProgress: LoadModelOptions['onProgress']
   ): Promise<NativeModel> {
@@ -124,9 +129,13 @@ export class ModelLoad {
     const tensors = [...plan.tensors].sort((a, b) => phaseOrder(a) - phaseOrder(b))
     const seed = routingSeed.source === 'default' ? plan.routingSeed : routingSeed.words
     phases.begin('base-parameters')
+    const count = (phase: LoadPhase): number => tensors.filter((tensor) => phaseOf(tensor) === phase).length
+    const [base, routers] = [count('base-parameters'), count('routers')]
     const listener = guardProgress((progress) => {
-      const next = tensors[progress.index + 1]
-      if (next) phases.advance(phaseOf(next))
+      // Under a budget, experts are counted one by one instead of by tensor.
+      const next = progress.index + 1
+      if (next >= progress.count - routers) phases.advance('routers')
+      else if (next >= base) phases.advance('experts')
       onProgress?.(progress)
     }, this.#cancel)
     let native: NativeModel | undefined
@@ -134,7 +143,11 @@ export class ModelLoad {
       native = await backend.loadModel(
         file,
         { ...plan, tensors, routingSeed: seed },
-        { maxBatchTokens: options.maxBatchTokens, onProgress: listener.call },
+        {
+          maxBatchTokens: options.maxBatchTokens,
+          onProgress: listener.call,
+          ...(memory.kept === 'budget' && { experts: this.#expertOptions(memory, seed[0]!) })
+        },
         this.#cancel
       )
       // The last progress event or an abort may have come after the last tensor.
@@ -161,9 +174,12 @@ export class ModelLoad {
     }
   }
 
-  /** The context to load with. VALIDATION_ERROR beyond what the model supports, RESOURCE_MEMORY_EXHAUSTED. */
-  #fitContext(file: NativeGguf, description: ModelDescription): number {
-    const { addon, options } = this.#parts
+  /**
+   * The context and the memory to load with. VALIDATION_ERROR beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL,
+   * RESOURCE_MEMORY_EXHAUSTED.
+   */
+  #fit(file: NativeGguf, description: ModelDescription): { contextLength: number; memory: ExpertMemory } {
+    const { addon, backend, options } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
     const { contextLength: supported, plan } = description
     const { contextLength: asked, kvType } = this.#request
@@ -173,9 +189,19 @@ export class ModelLoad {
     }
     const contextLength = asked ?? Math.min(supported, maxContextTokens ?? supported)
     const checkedLength = asked ?? Math.min(contextLength, leastContext)
-    const memory = { kvType, contextLength: checkedLength, maxBatchTokens }
-    checkMemory(file.tensors, plan, memory, addon.availableMemory())
-    return contextLength
+    const request = {
+      kvType,
+      contextLength: checkedLength,
+      maxBatchTokens,
+      threads: backend.threads,
+      memory: this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
+    }
+    return { contextLength, memory: planExperts(file.tensors, plan, request, addon.availableMemory()) }
+  }
+
+  #expertOptions({ experts, keyValues }: ExpertMemory, seed: number): ExpertOptions {
+    const { cachePolicy: policy, prefetch } = this.#request
+    return { budgetBytes: experts.budget, kvReserveBytes: keyValues, policy, prefetch, seed, ioThreads }
   }
 }
 

@@ -5,12 +5,12 @@ import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../ge
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
 import type { Transition } from '../lifecycle.js'
-import type { Isa, KvType, LoadProgress } from '../native.js'
+import type { CachePolicy, Isa, KvType, LoadProgress, Prefetch } from '../native.js'
 import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Logger } from '../telemetry/logger.js'
 import { isLogger } from '../telemetry/logger.js'
 import type { ErrorContext } from '../telemetry/telemetry.js'
-import { callback, callFields } from '../validation.js'
+import { callback, callFields, isByteSize } from '../validation.js'
 import type { FreezeOptions } from './maintenance.js'
 import type { PhaseEvent } from './phases.js'
 
@@ -75,6 +75,15 @@ export interface LoadModelRequest {
   tierSet?: string | readonly string[]
   /** Names for TierSets of this model's tiers. */
   tierSets?: Readonly<Record<string, string | readonly string[]>>
+  /**
+   * All memory that the model may take, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, KV cache, and the rest
+   * for experts, which are read when they are needed. Default: everything, or what is available where that does not fit.
+   */
+  memory?: number | string
+  /** Which experts stay where not all fit: least recently used first, least often, or a mix that follows what works (default). */
+  cachePolicy?: CachePolicy
+  /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
+  prefetch?: Prefetch
 }
 
 export interface LoadModelOptions {
@@ -157,7 +166,10 @@ export const loadSchema = z.strictObject({
   tierSets: z
     .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/), tierSetSchema)
     .optional()
-    .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names')
+    .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
+  memory: z.custom<number | string>(isByteSize).optional().describe("bytes, or a text such as '2GiB' or '512MB'"),
+  cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
+  prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto')
 })
 
 export const loadCallSchema = z.strictObject({

@@ -51,6 +51,9 @@ export class FakeModel implements NativeModel {
   }
 
   checkEnabled(): void {}
+  expertStats(): undefined {}
+  async setExpertBudget(): Promise<void> {}
+  async placeExperts(): Promise<void> {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {
     const sequence = new FakeSequence(maxTokens)

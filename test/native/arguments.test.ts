@@ -6,7 +6,14 @@ import t, { type Test } from 'tap'
 import { isEngineError } from 'tiered-moe'
 import { kvCacheBytes, openBackend, packedBytes } from 'tiered-moe/kernels'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
-import type { native as Native, NativeBackend, NativeGguf, NativeModel, NativeSequence } from '../../lib/native.js'
+import type {
+  ExpertOptions,
+  native as Native,
+  NativeBackend,
+  NativeGguf,
+  NativeModel,
+  NativeSequence
+} from '../../lib/native.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
 import { besiege, outcome } from './hostile.js'
 
@@ -172,6 +179,32 @@ t.test('models and sequences', async (t) => {
     t,
     'checkEnabled',
     await besiege([new Uint8Array(4).fill(1)], ([mask]) => model.checkEnabled(mask as Uint8Array))
+  )
+  t.equal(model.expertStats(), undefined, 'every expert stays in memory')
+  report(t, 'setExpertBudget', await besiege([1], ([bytes]) => model.setExpertBudget(bytes as number)))
+  report(t, 'placeExperts', await besiege([new Uint8Array(4)], ([mask]) => model.placeExperts(mask as Uint8Array)))
+  const experts = {
+    budgetBytes: 2 ** 30,
+    kvReserveBytes: 0,
+    policy: 'lru',
+    prefetch: 'off',
+    ioThreads: 1,
+    seed: 0,
+    blobs: {
+      files: [path],
+      types: [['Q8_0', 'Q8_0', 'Q8_0']],
+      fileIndex: new Uint32Array(4),
+      offset: new Float64Array(4),
+      crc32c: new Uint32Array(4)
+    }
+  }
+  report(
+    t,
+    'loadModel with experts',
+    await besiege([experts], async ([value]) => {
+      const options = { maxBatchTokens: 4, experts: value as ExpertOptions }
+      await (await backend.loadModel(file, readModel(file).plan, options, addon.createCancel())).dispose()
+    })
   )
   const other = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 4 }, cancel)
   t.equal(

@@ -37,6 +37,7 @@ class Store final : public ExpertStore {
 
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
     StoreCounts counts() const override;
+    std::vector<CacheCounts> layer_counts() const override;
 
   private:
     /** What is done with a part of the schedule. */
@@ -85,6 +86,7 @@ class Store final : public ExpertStore {
     std::atomic<uint64_t> waits_{0}, bookkeeping_{0}, budget_{0};
     mutable std::mutex counts_mutex_;
     CacheCounts counts_;                              ///< of the cache, as of the last layer
+    std::vector<CacheCounts> layer_counts_;
 };
 
 Status Store::start(std::shared_ptr<ExpertSource> source) {
@@ -102,6 +104,7 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     TMOE_RETURN_IF_ERROR(ExpertCache::create(cache, cache_));
     schedule_ = std::make_unique<WaveSchedule>(*cache_);
     budget_ = options_.budget_bytes;
+    publish();
     return {};
 }
 
@@ -310,6 +313,12 @@ Status Store::set_budget(uint64_t bytes) {
 void Store::publish() {
     std::lock_guard<std::mutex> lock(counts_mutex_);
     counts_ = cache_->counts();
+    layer_counts_ = cache_->layer_counts();
+}
+
+std::vector<CacheCounts> Store::layer_counts() const {
+    std::lock_guard<std::mutex> lock(counts_mutex_);
+    return layer_counts_;
 }
 
 StoreCounts Store::counts() const {

@@ -78,6 +78,8 @@ class ExpertStore {
     // Any thread:
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
     virtual StoreCounts counts() const = 0;
+    /** Per layer: uses, hits, misses. */
+    virtual std::vector<CacheCounts> layer_counts() const = 0;
 };
 
 }  // namespace tmoe

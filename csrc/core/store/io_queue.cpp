@@ -8,6 +8,8 @@ namespace tmoe {
 
 namespace {
 
+constexpr std::chrono::seconds kLongestEnd{5};
+
 /** The disk's word, not the file's end: worth a second attempt. */
 bool may_pass(const Status& status) {
     if (status.code() != StatusCode::FILE_READ_FAILED) return false;
@@ -35,7 +37,18 @@ Status IoQueue::start(std::shared_ptr<Shared> shared, size_t threads, size_t slo
     shared->stale.assign(slots, 0);
     shared_ = std::move(shared);
     for (size_t i = 0; i < threads; i++) {
-        const Status status = start_thread([state = shared_] { run(state); });
+        { std::lock_guard<std::mutex> lock(threads_->mutex); threads_->running++; }
+        const Status status = start_thread([state = shared_, threads = threads_]() mutable {
+            run(state);
+            state.reset();
+            std::lock_guard<std::mutex> lock(threads->mutex);
+            threads->running--;
+            threads->end.notify_all();
+        });
+        if (!status.ok()) {
+            std::lock_guard<std::mutex> lock(threads_->mutex);
+            threads_->running--;
+        }
         if (!status.ok() && i == 0) return status;
         if (!status.ok()) break;  // fewer threads read slower
     }
@@ -53,6 +66,9 @@ IoQueue::~IoQueue() {
         }
     }
     shared_->work.notify_all();
+    // What is being read is waited for, so that nothing of a model is left when its disposal says so; a disk that hangs is not.
+    std::unique_lock<std::mutex> lock(threads_->mutex);
+    threads_->end.wait_for(lock, kLongestEnd, [&] { return threads_->running == 0; });
 }
 
 void IoQueue::submit(const std::vector<std::shared_ptr<Load>>& loads) {

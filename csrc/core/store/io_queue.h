@@ -27,7 +27,7 @@ struct Load {
 
 /**
  * All but the threads' own work is called on one thread. The threads and what they read into live in the shared state, so that nothing
- * is freed under a read and nothing waits for one.
+ * is freed under a read. The destructor waits for the reads under way, some seconds at most.
  */
 class IoQueue {
   public:
@@ -75,7 +75,15 @@ class IoQueue {
     static bool take(Shared& shared, Piece& piece);
     static void finish(Shared& shared, std::unique_lock<std::mutex>& lock, const std::shared_ptr<Load>& load, Status status);
 
+    /** How many threads are left; it outlives both sides. */
+    struct Threads {
+        std::mutex mutex;
+        std::condition_variable end;
+        size_t running = 0;
+    };
+
     std::shared_ptr<Shared> shared_;
+    std::shared_ptr<Threads> threads_ = std::make_shared<Threads>();
 };
 
 }  // namespace tmoe

@@ -1,0 +1,122 @@
+// How a model shares its memory between experts and the KV cache: opening the store, and moving the border between the two.
+#include <algorithm>
+
+#include "core/model.h"
+#include "core/prefetcher.h"
+#include "core/tensor_loader.h"
+
+namespace tmoe {
+
+namespace {
+
+Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every expert of the model stays in memory, there is no budget").with("argument", "this"); }
+
+}  // namespace
+
+Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options) {
+    const ExpertBlobs& blobs = options.blobs;
+    const bool has_blobs = !blobs.files.empty();
+    if (routed_.empty()) return Status(StatusCode::VALIDATION_ERROR, "a model without experts needs no budget for them");
+    if (has_blobs && (blobs.types.size() != routed_.size() || blobs.places.size() != routed_.size())) {
+        return Status(StatusCode::VALIDATION_ERROR, format("the checkpoint has blobs for %zu layers, the model has %zu with experts", blobs.places.size(), routed_.size()));
+    }
+    StoreOptions store;
+    std::vector<GgufExperts> tensors;
+    for (size_t layer = 0; layer < routed_.size(); layer++) {
+        const PlanOp* op = routed_[layer].experts;
+        if (!op) return Status(StatusCode::VALIDATION_ERROR, "a layer routes but has no experts");
+        const uint32_t parts[] = {op->gate, op->up, op->down};
+        for (size_t part = 0; part < 3; part++) {
+            Weight& w = weights_[parts[part]];
+            const PlanTensor& tensor = plan_.tensors[parts[part]];
+            if (!has_blobs) {
+                TMOE_RETURN_IF_ERROR(describe_tensor(*file, tensor, w));
+                continue;
+            }
+            w.role = tensor.role;
+            w.type = part == 0 ? blobs.types[layer].gate : part == 1 ? blobs.types[layer].up : blobs.types[layer].down;
+            w.columns = tensor.shape[0];
+            w.rows = tensor.shape[1];
+            w.experts = tensor.shape[2];
+            if (w.columns % dtype_info(w.type).block != 0) return Status(StatusCode::VALIDATION_ERROR, "the rows of '" + tensor.name + "' are not whole blocks of its type");
+        }
+        const Weight &gate = weights_[op->gate], &up = weights_[op->up], &down = weights_[op->down];
+        store.layouts.push_back(expert_layout(gate.type, up.type, down.type, gate.columns, gate.rows));
+        slot_bytes_ = std::max(slot_bytes_, store.layouts.back().bytes);
+        if (!has_blobs) tensors.push_back({file->find(plan_.tensors[op->gate].file_name()), file->find(plan_.tensors[op->up].file_name()), file->find(plan_.tensors[op->down].file_name())});
+    }
+    const uint64_t total = uint64_t{slot_bytes_} * routed_.size() * routing_.experts;
+    store.experts = routing_.experts;
+    store.budget_bytes = std::min(options.budget_bytes, total) / slot_bytes_ * slot_bytes_;
+    store.workers = backend.pool.threads();
+    store.io_threads = options.io_threads;
+    store.policy = options.policy;
+    store.seed = options.seed;
+    expert_budget_ = store.budget_bytes;
+    kv_reserve_ = options.kv_reserve_bytes;
+    weight_bytes_ += expert_budget_;
+    placement_.assign(routing_.mask_size(), static_cast<uint8_t>(Placement::ByPolicy));
+    std::shared_ptr<ExpertSource> source;
+    const Status opened = has_blobs ? open_blob_source(blobs.files, blobs.places, store.layouts, source)
+                                    : open_gguf_source(std::move(file), std::move(tensors), store.layouts, source);
+    if (!opened.ok()) return opened;
+    TMOE_RETURN_IF_ERROR(ExpertStore::create(std::move(store), std::move(source), store_));
+    prefetcher_.reset(new (std::nothrow) Prefetcher(options.prefetch, routing_));
+    if (!prefetcher_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the prefetcher");
+    size_t rows = 0;
+    for (const RoutedLayer& layer : routed_) rows = std::max(rows, routing_.experts + layer.route->hser.tier_groups.size() + layer.route->hser.group_experts.size());
+    return prefetcher_->reserve(plan_.buffer_widths[routed_[0].route->in], rows);
+}
+
+Status Model::set_expert_budget(uint64_t bytes) {
+    if (!store_) return no_store();
+    const uint64_t budget = std::min<uint64_t>(bytes, uint64_t{slot_bytes_} * routing_.mask_size()) / slot_bytes_ * slot_bytes_;
+    TMOE_RETURN_IF_ERROR(store_->set_budget(budget));
+    weight_bytes_ = weight_bytes_ - expert_budget_ + budget;
+    expert_budget_ = budget;
+    return balance_memory(static_cast<uint64_t>(kv_bytes_->load()));
+}
+
+Status Model::place_experts(const uint8_t* placement) {
+    if (!store_) return no_store();
+    for (int pins = 0; pins < 2; pins++) {  // what is no longer pinned makes room before anything new is
+        for (size_t i = 0; i < placement_.size(); i++) {
+            const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
+            const bool pinned = placement[i] == static_cast<uint8_t>(Placement::Pinned), was = placement_[i] == static_cast<uint8_t>(Placement::Pinned);
+            const bool demoted = placement[i] == static_cast<uint8_t>(Placement::Demoted);
+            if (pinned != was && pinned == (pins == 1)) TMOE_RETURN_IF_ERROR(store_->pin(layer, expert, pinned));
+            if (pins == 0 && demoted != (placement_[i] == static_cast<uint8_t>(Placement::Demoted))) store_->demote(layer, expert, demoted);
+            if (pins == (pinned ? 1 : 0)) placement_[i] = placement[i];
+        }
+    }
+    return {};
+}
+
+Status Model::balance_memory(uint64_t kv_bytes) {
+    const uint64_t beyond = kv_bytes > kv_reserve_ ? kv_bytes - kv_reserve_ : 0;
+    const uint64_t left = expert_budget_ > beyond ? (expert_budget_ - beyond) / slot_bytes_ * slot_bytes_ : 0;
+    const uint64_t now = store_->counts().budget_bytes;
+    if (left == now) return {};
+    const Status status = store_->set_budget(left);
+    if (status.ok()) {
+        if (left < now) pressure_events_++;
+        return {};
+    }
+    return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED,
+                  format("a KV cache of %llu bytes leaves %llu bytes for experts: %s", static_cast<unsigned long long>(kv_bytes), static_cast<unsigned long long>(left), status.message().c_str()))
+        .with("required", static_cast<double>(kv_bytes))
+        .with("available", static_cast<double>(kv_reserve_));
+}
+
+Status Model::reserve(Sequence& sequence, size_t tokens) {
+    Status status = sequence.reserve(tokens);
+    if (status.ok() || !store_ || status.code() != StatusCode::RESOURCE_MEMORY_EXHAUSTED) return status;
+    // Least valuable experts make room, once; the next failure is the caller's.
+    const uint64_t slots = sequence.missing_bytes(tokens) / slot_bytes_ + 1, now = store_->counts().budget_bytes;
+    if (slots * slot_bytes_ > now || !store_->set_budget(now - slots * slot_bytes_).ok()) return status;
+    pressure_events_++;
+    expert_budget_ -= std::min(expert_budget_, slots * slot_bytes_);
+    return sequence.reserve(tokens);
+}
+
+}  // namespace tmoe

@@ -1,0 +1,101 @@
+#include "core/prefetcher.h"
+
+#include <algorithm>
+
+namespace tmoe {
+
+namespace {
+
+constexpr uint64_t kTrial = 8;      // a layer where reading ahead does not pay is looked at every so many steps
+constexpr uint64_t kWindow = 32;    // steps after which waste is looked at
+constexpr uint32_t kLeast = 50, kMost = 98, kUp = 4, kDown = 1;  // of the threshold, per cent
+constexpr uint64_t kTooMuch = 8, kLittle = 4;                    // per cent of all bytes that were read for nothing
+
+}  // namespace
+
+Prefetcher::Prefetcher(PrefetchMode mode, const RoutingShape& shape)
+    : mode_(mode), shape_(shape), odds_(shape.layers * 2 * shape.k), guesses_(shape.layers), in_guess_(shape.mask_size()), made_(shape.layers), layers_(shape.layers) {}
+
+Status Prefetcher::reserve(size_t width, size_t rows) {
+    TMOE_RETURN_IF_ERROR(states.allocate(kMostTokens * width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(states24.allocate(kMostTokens * width * sizeof(int32_t)));
+    TMOE_RETURN_IF_ERROR(ids.allocate(kMostTokens * shape_.k * sizeof(int32_t)));
+    TMOE_RETURN_IF_ERROR(weights.allocate(kMostTokens * shape_.k * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(scores.allocate(kMostTokens * rows * sizeof(int64_t)));
+    return probabilities.allocate(kMostTokens * rows * sizeof(float));
+}
+
+void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts) {
+    tokens_ = tokens;
+    for (std::vector<Guess>& guesses : guesses_) guesses.clear();  // of a step that did not end
+    std::fill(in_guess_.begin(), in_guess_.end(), uint8_t{0});
+    std::fill(made_.begin(), made_.end(), uint8_t{0});
+    if (++step_ % kWindow != 0) return;
+    const uint64_t bytes = counts.demand_bytes + counts.prefetch_bytes, wasted = counts.prefetch_wasted;
+    const uint64_t read = bytes - std::min(bytes, seen_bytes_), lost = wasted - std::min(wasted, seen_wasted_);
+    if (lost * 100 > read * kTooMuch) threshold_ = std::min(kMost, threshold_ + kUp);
+    else if (lost * 100 < read * kLittle) threshold_ = std::max(kLeast, threshold_ - kDown);
+    seen_bytes_ = bytes;
+    seen_wasted_ = wasted;
+}
+
+bool Prefetcher::pays(size_t layer) const {
+    for (When when : {When::Early, When::Late}) {
+        for (size_t rank = 0; rank < shape_.k; rank++) {
+            if (pays(odds(layer, when, rank))) return true;
+        }
+    }
+    return false;
+}
+
+bool Prefetcher::wanted(size_t layer) const {
+    if (mode_ == PrefetchMode::Off || tokens_ == 0 || tokens_ > kMostTokens || layer >= shape_.layers) return false;
+    return mode_ == PrefetchMode::On || step_ % kTrial == 0 || pays(layer);
+}
+
+void Prefetcher::predict(size_t layer, When when, const int32_t* predicted, const ExpertStore& store, std::vector<uint32_t>& ahead) {
+    made_[layer] = 1;
+    std::vector<Guess>& guesses = guesses_[layer];
+    uint8_t* in_guess = in_guess_.data() + layer * shape_.experts;
+    for (size_t rank = 0; rank < shape_.k; rank++) {
+        for (size_t token = 0; token < tokens_; token++) {
+            const auto expert = static_cast<uint32_t>(predicted[token * shape_.k + rank]);
+            if (in_guess[expert] & (1u << static_cast<uint32_t>(when))) continue;  // another token's, at a better rank
+            in_guess[expert] |= static_cast<uint8_t>(1u << static_cast<uint32_t>(when));
+            if (store.residency(static_cast<uint32_t>(layer), expert) != Residency::Absent) continue;
+            guesses.push_back({expert, static_cast<uint32_t>(rank), when});
+            if (mode_ == PrefetchMode::On || pays(odds(layer, when, rank))) ahead.push_back(expert);
+        }
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    layers_[layer].asked += ahead.size();
+    layers_[layer].active = mode_ == PrefetchMode::On || pays(layer);
+}
+
+void Prefetcher::observe(size_t layer, const std::vector<uint32_t>& experts, const ExpertStore& store) {
+    if (!made_[layer]) return;
+    made_[layer] = 0;
+    uint8_t* in_guess = in_guess_.data() + layer * shape_.experts;
+    for (const Guess& guess : guesses_[layer]) {
+        odds(layer, guess.when, guess.rank).count(std::binary_search(experts.begin(), experts.end(), guess.expert));
+    }
+    guesses_[layer].clear();
+    uint64_t predicted = 0, present = 0;
+    for (uint32_t expert : experts) {
+        const Residency residency = store.residency(static_cast<uint32_t>(layer), expert);
+        predicted += in_guess[expert] != 0;
+        present += residency == Residency::Resident || residency == Residency::Loading;
+    }
+    std::fill(in_guess, in_guess + shape_.experts, uint8_t{0});
+    std::lock_guard<std::mutex> lock(mutex_);
+    layers_[layer].wanted += experts.size();
+    layers_[layer].predicted += predicted;
+    layers_[layer].present += present;
+}
+
+std::vector<Prefetcher::Layer> Prefetcher::layers() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return layers_;
+}
+
+}  // namespace tmoe

@@ -1,0 +1,144 @@
+#include "core/tensor_loader.h"
+
+#include <algorithm>
+
+#include "quant/blocks.h"
+#include "quant/repack.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr size_t kReadBytes = size_t{1} << 20;   // what one thread reads at a time: small enough to stop within a millisecond
+
+std::string shape_text(const std::vector<uint64_t>& shape) {
+    std::string text;
+    for (uint64_t n : shape) text += (text.empty() ? "" : " × ") + std::to_string(n);
+    return text;
+}
+
+}  // namespace
+
+Status load_cancelled() { return Status(StatusCode::CANCELLED, "loading was cancelled"); }
+
+Status describe_tensor(const GgufFile& file, const PlanTensor& wanted, Weight& out) {
+    const GgufTensor* found = file.find(wanted.file_name());
+    if (!found) {
+        return Status(StatusCode::TENSOR_MISSING, format("the file has no tensor '%s'", wanted.file_name().c_str())).with("tensor", wanted.file_name());
+    }
+    const DTypeInfo* info = dtype_info(found->type_id);
+    if (!info) {
+        const std::string type = gguf_type_name(found->type_id), supported = supported_type_names();
+        return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, format("tensor '%s' has the type %s; supported: %s", found->name.c_str(), type.c_str(), supported.c_str()))
+            .with("tensor", found->name)
+            .with("type", type)
+            .with("supported", supported);
+    }
+    std::vector<uint64_t> actual = found->shape;
+    while (actual.size() > wanted.shape.size() && actual.back() == 1) actual.pop_back();
+    if (actual != wanted.shape) {
+        const std::string has = shape_text(found->shape), needs = shape_text(wanted.shape);
+        return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' is %s, the model needs %s", found->name.c_str(), has.c_str(), needs.c_str()))
+            .with("tensor", found->name)
+            .with("expected", needs)
+            .with("actual", has);
+    }
+    out.role = wanted.role;
+    out.type = info->type;
+    out.columns = wanted.shape[0];
+    out.rows = wanted.shape.size() > 1 ? wanted.shape[1] : 1;
+    out.experts = wanted.shape.size() > 2 ? wanted.shape[2] : 1;
+    return {};
+}
+
+uint64_t loaded_bytes(const Weight& w) {
+    switch (w.role) {
+        case TensorRole::Vector: return w.columns * sizeof(float);
+        case TensorRole::Router: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
+        case TensorRole::Embedding: return uint64_t{w.rows} * row_bytes(w.type, w.columns);
+        default: return w.experts * uint64_t{packed_bytes(w.type, w.rows, w.columns)};
+    }
+}
+
+/** Runs fn(item, worker) → Status on all threads and returns the first failure in item order. */
+template <class Fn> Status TensorLoader::parallel(size_t count, Fn fn) {
+    std::atomic<size_t> first_failed{count};
+    std::vector<Status> failures(backend_.pool.threads());
+    std::vector<size_t> failed_at(backend_.pool.threads(), count);
+    const bool done = backend_.pool.for_each(count, cancel_, [&](size_t item, size_t worker) {
+        if (first_failed.load(std::memory_order_relaxed) < item) return;
+        Status status = fn(item, worker);
+        if (status.ok() || item >= failed_at[worker]) return;
+        failures[worker] = std::move(status);
+        failed_at[worker] = item;
+        size_t seen = first_failed;
+        while (item < seen && !first_failed.compare_exchange_weak(seen, item)) {
+        }
+    });
+    if (!done) return load_cancelled();
+    for (size_t worker = 0; worker < failures.size(); worker++) {
+        if (failed_at[worker] == first_failed && first_failed < count) return failures[worker];
+    }
+    return {};
+}
+
+Status TensorLoader::load(const GgufTensor& tensor, Weight& w) {
+    switch (w.role) {
+        case TensorRole::Embedding: return load_embedding(tensor, w);
+        case TensorRole::Vector: return load_floats(tensor, w, false);
+        case TensorRole::Router: return load_floats(tensor, w, true);
+        default: return load_packed(tensor, w);
+    }
+}
+
+Status TensorLoader::load_packed(const GgufTensor& tensor, Weight& w) {
+    const size_t row = row_bytes(w.type, w.columns), groups = (w.rows + kLanes - 1) / kLanes;
+    const size_t step = std::max<size_t>(1, kReadBytes / (kLanes * row)), steps = (groups + step - 1) / step;
+    w.expert_bytes = packed_bytes(w.type, w.rows, w.columns);
+    TMOE_RETURN_IF_ERROR(w.data.allocate(w.expert_bytes * w.experts));
+    return parallel(w.experts * steps, [&](size_t item, size_t worker) -> Status {
+        const size_t expert = item / steps, first = item % steps * step, last = std::min(groups, first + step);
+        const size_t first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
+        Buffer& raw = scratch_[worker];
+        TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
+        TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
+        uint8_t* to = w.data.data() + expert * w.expert_bytes;
+        for (size_t group = first; group < last; group++) {
+            const size_t at = group * kLanes - first_row, count = std::min(kLanes, rows - at);
+            pack_group(w.type, raw.data() + at * row, count, w.columns, to + group * packed_group_bytes(w.type, w.columns));
+        }
+        return {};
+    });
+}
+
+Status TensorLoader::load_embedding(const GgufTensor& tensor, Weight& w) {
+    TMOE_RETURN_IF_ERROR(w.data.allocate(loaded_bytes(w)));
+    const size_t bytes = w.data.size();
+    return parallel((bytes + kReadBytes - 1) / kReadBytes, [&](size_t item, size_t) {
+        const size_t at = item * kReadBytes;
+        return file_.read(tensor, at, w.data.data() + at, std::min(kReadBytes, bytes - at));
+    });
+}
+
+Status TensorLoader::load_floats(const GgufTensor& tensor, Weight& w, bool router) {
+    const size_t row = row_bytes(w.type, w.columns), count = w.columns * w.rows;
+    Buffer raw, floats;
+    TMOE_RETURN_IF_ERROR(raw.allocate(row * w.rows));
+    TMOE_RETURN_IF_ERROR(floats.allocate(count * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(file_.read(tensor, 0, raw.data(), raw.size()));
+    for (size_t r = 0; r < w.rows; r++) decode_row(w.type, raw.data() + r * row, floats.as<float>() + r * w.columns, w.columns);
+    for (size_t i = 0; i < count; i++) {
+        if (float_bits(floats.as<float>()[i]) << 1 >= 0xff000000u) {
+            return Status(StatusCode::RUNTIME_NAN_DETECTED, format("tensor '%s' holds a value that is not finite at %zu", tensor.name.c_str(), i)).with("tensor", tensor.name);
+        }
+    }
+    if (!router) {
+        w.data = std::move(floats);
+        return {};
+    }
+    TMOE_RETURN_IF_ERROR(w.data.allocate(count * sizeof(int32_t)));
+    w.exponent = backend_.kernels->quantise_state(floats.as<float>(), count, w.data.as<int32_t>());
+    return {};
+}
+
+}  // namespace tmoe

@@ -1,0 +1,183 @@
+#include "napi/expert_options.h"
+
+#include <cmath>
+
+#include "core/prefetcher.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr int64_t kMostBytes = int64_t{1} << 52;
+constexpr int64_t kMostIoThreads = 256;
+constexpr uint32_t kMostFiles = 1u << 20;
+constexpr const char* kPolicies[] = {"lru", "lfu", "adaptive"};
+constexpr const char* kPrefetch[] = {"off", "on", "auto"};
+
+template <class Enum> Status read_choice(napi_env env, napi_value object, const std::string& at, const char* key, const char* const (&names)[3], Enum& out) {
+    std::string text, allowed;
+    TMOE_RETURN_IF_ERROR(read_text(env, object, at.c_str(), key, text));
+    for (uint32_t i = 0; i < 3; i++) {
+        if (text == names[i]) {
+            out = static_cast<Enum>(i);
+            return {};
+        }
+        allowed += (i == 0 ? "" : ", ") + std::string(names[i]);
+    }
+    return Status(StatusCode::VALIDATION_ERROR, at + "." + key + ": expected one of " + allowed + ", got " + text)
+        .with("argument", at + "." + key)
+        .with("expected", "one of " + allowed)
+        .with("actual", text);
+}
+
+Status read_dtype(napi_env env, napi_value value, const std::string& at, DType& out) {
+    std::string text;
+    TMOE_RETURN_IF_ERROR(read_text(env, value, at, text));
+    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
+        if (text != dtype_info(type).name) continue;
+        out = type;
+        return {};
+    }
+    return invalid_argument(env, at, "a weight type", value);
+}
+
+Status read_types(napi_env env, napi_value blobs, size_t layers, ExpertBlobs& out) {
+    napi_value list = nullptr, triple = nullptr, name = nullptr;
+    uint32_t length = 0;
+    TMOE_RETURN_IF_ERROR(read_property(env, blobs, "types", list));
+    TMOE_RETURN_IF_ERROR(read_array(env, list, "options.experts.blobs.types", length));
+    if (length != layers) return invalid_argument(env, "options.experts.blobs.types", format("%zu layers", layers), list);
+    out.types.resize(layers);
+    for (uint32_t layer = 0; layer < length; layer++) {
+        const std::string at = format("options.experts.blobs.types[%u]", layer);
+        uint32_t parts = 0;
+        TMOE_RETURN_IF_ERROR(read_element(env, list, layer, triple));
+        TMOE_RETURN_IF_ERROR(read_array(env, triple, at, parts));
+        if (parts != 3) return invalid_argument(env, at, "the types of gate, up and down", triple);
+        DType* types[] = {&out.types[layer].gate, &out.types[layer].up, &out.types[layer].down};
+        for (uint32_t part = 0; part < 3; part++) {
+            TMOE_RETURN_IF_ERROR(read_element(env, triple, part, name));
+            TMOE_RETURN_IF_ERROR(read_dtype(env, name, at, *types[part]));
+        }
+    }
+    return {};
+}
+
+Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs& out) {
+    const std::string path = "options.experts.blobs";
+    size_t layers = 0, experts = 0;
+    for (const PlanOp& op : plan.ops) {
+        if (op.kind != OpKind::Experts || op.gate >= plan.tensors.size() || plan.tensors[op.gate].shape.size() != 3) continue;
+        layers++;
+        experts = plan.tensors[op.gate].shape[2];
+    }
+    napi_value files = nullptr, file = nullptr, array = nullptr;
+    uint32_t count = 0;
+    TMOE_RETURN_IF_ERROR(require_object(env, blobs, path));
+    TMOE_RETURN_IF_ERROR(read_property(env, blobs, "files", files));
+    TMOE_RETURN_IF_ERROR(read_array(env, files, path + ".files", count));
+    if (count == 0 || count > kMostFiles) return invalid_argument(env, path + ".files", format("1 to %u paths", kMostFiles), files);
+    out.files.resize(count);
+    for (uint32_t i = 0; i < count; i++) {
+        TMOE_RETURN_IF_ERROR(read_element(env, files, i, file));
+        TMOE_RETURN_IF_ERROR(read_text(env, file, path + format(".files[%u]", i), out.files[i]));
+    }
+    TMOE_RETURN_IF_ERROR(read_types(env, blobs, layers, out));
+    // Every getter has run once the arrays are here; they are read at once, before JavaScript can run again.
+    napi_value arrays[3] = {};
+    const char* const names[] = {"fileIndex", "offset", "crc32c"};
+    const napi_typedarray_type types[] = {napi_uint32_array, napi_float64_array, napi_uint32_array};
+    ArrayView views[3];
+    for (size_t i = 0; i < 3; i++) {
+        TMOE_RETURN_IF_ERROR(read_property(env, blobs, names[i], array));
+        arrays[i] = array;
+    }
+    for (size_t i = 0; i < 3; i++) TMOE_RETURN_IF_ERROR(read_typed_array(env, arrays[i], (path + "." + names[i]).c_str(), types[i], layers * experts, views[i]));
+    out.places.assign(layers, std::vector<BlobPlace>(experts));
+    for (size_t i = 0; i < layers * experts; i++) {
+        const double offset = views[1].as<double>()[i];
+        const uint32_t index = views[0].as<uint32_t>()[i];
+        if (index >= count || !(offset >= 0 && offset <= static_cast<double>(kMostBytes)) || std::fmod(offset, double{kBlobAlignment}) != 0) {
+            return Status(StatusCode::VALIDATION_ERROR, format("%s: expert %zu of layer %zu has no valid place (file %u, offset %g)", path.c_str(), i % experts, i / experts, index, offset))
+                .with("argument", path);
+        }
+        out.places[i / experts][i % experts] = {index, static_cast<uint64_t>(offset), views[2].as<uint32_t>()[i]};
+    }
+    return {};
+}
+
+}  // namespace
+
+Status read_expert_options(napi_env env, napi_value options, const Plan& plan, ExpertOptions& out) {
+    const char* path = "options.experts";
+    int64_t budget = 0, reserve = 0, threads = 0, seed = 0;
+    napi_value blobs = nullptr;
+    TMOE_RETURN_IF_ERROR(require_object(env, options, path));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "budgetBytes", 0, kMostBytes, budget));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "kvReserveBytes", 0, kMostBytes, reserve));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "ioThreads", 1, kMostIoThreads, threads));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "seed", 0, UINT32_MAX, seed));
+    TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "policy", kPolicies, out.policy));
+    TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "prefetch", kPrefetch, out.prefetch));
+    out.budget_bytes = static_cast<uint64_t>(budget);
+    out.kv_reserve_bytes = static_cast<uint64_t>(reserve);
+    out.io_threads = static_cast<size_t>(threads);
+    out.seed = static_cast<uint32_t>(seed);
+    TMOE_RETURN_IF_ERROR(read_property(env, options, "blobs", blobs));
+    return is_undefined(env, blobs) ? Status() : read_blobs(env, blobs, plan, out.blobs);
+}
+
+Status expert_stats(napi_env env, const Model& model, napi_value& out) {
+    const ExpertStore* store = model.store();
+    if (!store) return {};
+    const StoreCounts counts = store->counts();
+    const RoutingShape& shape = model.routing();
+    const std::pair<const char*, uint64_t> numbers[] = {
+        {"uses", counts.cache.uses},
+        {"hits", counts.cache.hits},
+        {"misses", counts.cache.misses},
+        {"late", counts.late},
+        {"evictions", counts.cache.evictions},
+        {"prefetches", counts.cache.prefetches},
+        {"waves", counts.cache.waves},
+        {"demandBytes", counts.demand_bytes},
+        {"prefetchBytes", counts.prefetch_bytes},
+        {"prefetchUsedBytes", counts.prefetch_used},
+        {"prefetchWastedBytes", counts.prefetch_wasted},
+        {"readErrors", counts.read_errors},
+        {"residentBytes", counts.resident_bytes},
+        {"budgetBytes", counts.budget_bytes},
+        {"pressureEvents", model.pressure_events()},
+    };
+    if (napi_create_object(env, &out) != napi_ok) return exception_pending();
+    for (const auto& [name, value] : numbers) define(env, out, name, js_number(env, static_cast<double>(value)));
+    define(env, out, "waitMs", js_number(env, static_cast<double>(counts.wait_nanoseconds) / 1e6));
+    define(env, out, "bookkeepingMs", js_number(env, static_cast<double>(counts.bookkeeping_nanoseconds) / 1e6));
+
+    napi_value buffer = nullptr, residency = nullptr, layers = nullptr;
+    void* data = nullptr;
+    if (napi_create_arraybuffer(env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
+    for (size_t i = 0; i < shape.mask_size(); i++) {
+        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(store->residency(static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts)));
+    }
+    if (napi_create_typedarray(env, napi_uint8_array, shape.mask_size(), buffer, 0, &residency) != napi_ok) return exception_pending();
+    define(env, out, "residency", residency);
+
+    const std::vector<Prefetcher::Layer> predictions = model.prefetcher()->layers();
+    const std::vector<CacheCounts> uses = store->layer_counts();
+    if (napi_create_array_with_length(env, shape.layers, &layers) != napi_ok) return exception_pending();
+    for (size_t i = 0; i < shape.layers; i++) {
+        napi_value layer = nullptr, active = nullptr;
+        const Prefetcher::Layer& p = predictions[i];
+        if (napi_create_object(env, &layer) != napi_ok || napi_get_boolean(env, p.active, &active) != napi_ok) return exception_pending();
+        const std::pair<const char*, uint64_t> own[] = {{"uses", uses[i].uses}, {"hits", uses[i].hits}, {"misses", uses[i].misses},
+                                                        {"predictable", p.wanted}, {"predicted", p.predicted}, {"present", p.present}, {"prefetches", p.asked}};
+        for (const auto& [name, value] : own) define(env, layer, name, js_number(env, static_cast<double>(value)));
+        define(env, layer, "prefetching", active);
+        napi_set_element(env, layers, static_cast<uint32_t>(i), layer);
+    }
+    define(env, out, "layers", layers);
+    return {};
+}
+
+}  // namespace tmoe

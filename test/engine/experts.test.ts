@@ -1,0 +1,251 @@
+/** Experts under a budget: the same bits as with all of them in memory, whatever is cold; what is counted; what is refused. */
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t, { type Test } from 'tap'
+import { createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
+import type { readModel as ReadModel } from '../../lib/model/index.js'
+import type { ExpertOptions, native as Native, NativeModel, StepItem } from '../../lib/native.js'
+
+const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
+const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
+const { native } = (await built('native.js')) as { native: typeof Native }
+const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
+
+const model = 'tiny-shakespeare'
+const tokens = Int32Array.from({ length: 75 }, (_, i) => (i * 37 + 11) % 200)
+const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
+const threads = 2
+
+let plain: Engine
+let expected: Float32Array
+let whole: ReturnType<Engine['listModels']>[0]['memory']
+t.before(async () => {
+  plain = await createEngine({ threads, maxBatchTokens: 64 })
+  await plain.loadModel()
+  expected = await plain.forward({ model, tokens, logits: 'all' })
+  whole = plain.listModels()[0]!.memory
+})
+t.teardown(() => plain.dispose())
+
+async function open(t: Test, request: LoadModelRequest): Promise<Engine> {
+  const engine = await createEngine({ threads, maxBatchTokens: 64 })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel(request)
+  return engine
+}
+/** Memory in which so many experts fit. */
+const memoryFor = (experts: number): number => whole.base + whole.keyValues + whole.arena + experts * whole.experts.slot
+
+t.test('without a budget all experts stay in memory', async (t) => {
+  t.match(whole, { kept: 'all', chosenBy: 'available memory', experts: { count: 64 } })
+  t.equal(plain.modelStats(model).experts, undefined)
+})
+
+for (const [experts, policy] of [
+  [64, 'adaptive'],
+  [32, 'lru'],
+  [7, 'adaptive'],
+  [threads + 1, 'lfu']
+] as const) {
+  t.test(`${experts} of 64 experts: the same bits`, async (t) => {
+    const engine = await open(t, { memory: memoryFor(experts), cachePolicy: policy, prefetch: 'off' })
+    t.match(engine.listModels()[0]!.memory, { kept: 'budget', chosenBy: 'caller' })
+    const preloaded = engine.modelStats(model).experts!
+    t.equal(preloaded.residency.filter((state) => state === 2).length, experts, 'the load filled the cache')
+    t.ok(bytes(await engine.forward({ model, tokens, logits: 'all' })).equals(bytes(expected)))
+    const request = { model, prompt: 'ROMEO:', maxTokens: 60, seed: 4 }
+    t.equal((await engine.generate(request)).text, (await plain.generate(request)).text)
+
+    const { uses, hits, misses, late, demandBytes, prefetchBytes, layers, ...stats } = engine.modelStats(model).experts!
+    t.equal(uses, hits + misses)
+    t.equal(late, 0, 'nothing is read that is not demanded')
+    t.equal(prefetchBytes, 0)
+    t.equal(stats.budgetBytes, experts * whole.experts.slot)
+    t.ok(stats.residentBytes <= stats.budgetBytes)
+    const sum = (key: 'uses' | 'hits' | 'misses') => layers.reduce((sum, layer) => sum + layer[key], 0)
+    t.same([sum('uses'), sum('hits'), sum('misses')], [uses, hits, misses])
+    const { expertBytes } = engine.listModels()[0]!.descriptor
+    t.equal(demandBytes, misses * expertBytes, 'a miss reads one expert, and nothing else is read')
+    if (experts === 64) t.equal(misses, 0)
+    else t.ok(stats.evictions > 0)
+  })
+}
+
+t.test('reading ahead changes no bit, and is counted', async (t) => {
+  for (const prefetch of ['on', 'auto'] as const) {
+    const engine = await open(t, { memory: memoryFor(24), prefetch })
+    const request = { model, prompt: 'ROMEO:', maxTokens: 120, seed: 4 }
+    t.equal((await engine.generate(request)).text, (await plain.generate(request)).text)
+    const { prefetchBytes, prefetchUsedBytes, prefetchWastedBytes, demandBytes, layers } =
+      engine.modelStats(model).experts!
+    t.ok(prefetchBytes > 0 && prefetchUsedBytes > 0)
+    t.ok(prefetchUsedBytes + prefetchWastedBytes <= prefetchBytes)
+    const predictable = layers.reduce((sum, layer) => sum + layer.predictable, 0)
+    const predicted = layers.reduce((sum, layer) => sum + layer.predicted, 0)
+    const recall = predicted / predictable
+    t.ok(recall > 0.5 && recall <= 1, `${predicted} of ${predictable} predicted`)
+    t.equal(layers[0]!.predictable, 0, 'nothing comes before the first layer')
+    if (prefetch === 'auto') t.ok(prefetchWastedBytes <= 0.1 * (demandBytes + prefetchBytes))
+  }
+})
+
+t.test('a budget below the least is refused with the least, which works', async (t) => {
+  const engine = await createEngine({ threads, maxBatchTokens: 64 })
+  t.teardown(() => engine.dispose())
+  const error = await engine.loadModel({ memory: '1MiB' }).catch((error) => error)
+  const required = memoryFor(threads + 1)
+  t.match(error, {
+    code: 'RESOURCE_BUDGET_TOO_SMALL',
+    details: { resourceInfo: { required, available: 2 ** 20 }, alternatives: [{ change: 'memory', value: required }] }
+  })
+  const below = await engine.loadModel({ memory: required - 1 }).catch((error) => error)
+  for (const { change, value } of below.details.alternatives) {
+    const changed = change === 'memory' ? { memory: value } : { memory: required - 1, [change]: value }
+    if (change === 'threads' || change === 'maxBatchTokens') continue
+    await engine.loadModel({ id: change, ...changed })
+    await engine.unloadModel(change)
+  }
+  await engine.loadModel({ memory: required })
+  t.ok(bytes(await engine.forward({ model, tokens, logits: 'all' })).equals(bytes(expected)))
+  for (const memory of ['2 apples', '-1', '', 0, 1.5, Number.NaN]) {
+    await t.rejects(engine.loadModel({ id: 'x', memory }), { code: 'VALIDATION_ERROR', details: { path: 'memory' } })
+  }
+  const text = await engine.loadModel({ id: 'text', memory: '9.5 MiB' })
+  t.equal(engine.listModels().find(({ id }) => id === text.id)!.memory.memory, 9.5 * 2 ** 20)
+})
+
+t.test('a load that fills the cache is cancelled, and reports its progress', async (t) => {
+  const engine = await createEngine({ threads, maxBatchTokens: 64 })
+  t.teardown(() => engine.dispose())
+  const before = engine.counters()
+  const cancel = new AbortController()
+  let experts = 0
+  const onProgress = ({ tensor }: { tensor: string }): void => {
+    if (tensor === 'experts' && ++experts === 3) cancel.abort()
+  }
+  await t.rejects(engine.loadModel({ memory: memoryFor(60) }, { signal: cancel.signal, onProgress }), {
+    code: 'CANCELLED'
+  })
+  t.same(engine.counters(), before, 'and nothing is kept')
+  const events: { bytesDone: number; bytesTotal: number; index: number; count: number }[] = []
+  await engine.loadModel({ memory: memoryFor(60) }, { onProgress: (event) => events.push(event) })
+  const last = events.at(-1)!
+  t.equal(last.bytesDone, last.bytesTotal)
+  t.same(
+    events.map(({ index }) => index),
+    events.map((_, i) => i)
+  )
+  t.equal(last.count, events.length)
+})
+
+/** The embedded model below the package's surface, with `experts` as given. */
+async function openNative(
+  t: Test,
+  experts: Partial<ExpertOptions> & { slots: number }
+): Promise<{ loaded: NativeModel; vocab: number; step: (items: StepItem[]) => ReturnType<NativeModel['step']> }> {
+  const addon = native()
+  const file = await addon.openGguf(join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'))
+  const backend = addon.createBackend({ threads, isa: 'auto' })
+  const cancel = addon.createCancel()
+  const { plan } = readModel(file)
+  const { slots, ...own } = experts
+  const options = {
+    budgetBytes: slots * whole.experts.slot,
+    kvReserveBytes: 2 ** 20,
+    policy: 'adaptive' as const,
+    prefetch: 'auto' as const,
+    ioThreads: 3,
+    seed: 1,
+    ...own
+  }
+  const loaded = await backend.loadModel(file, plan, { maxBatchTokens: 128, experts: options }, cancel)
+  file.close()
+  t.teardown(async () => {
+    await loaded.dispose()
+    backend.dispose()
+  })
+  return { loaded, vocab: plan.vocab, step: (items) => loaded.step(items, cancel) }
+}
+
+t.test('the KV cache takes memory from the experts and gives it back', async (t) => {
+  const kvReserveBytes = 2 ** 18
+  const { loaded, step } = await openNative(t, { slots: 32, kvReserveBytes })
+  const full = loaded.expertStats()!.budgetBytes
+  const one = Int32Array.of(1)
+  const small = loaded.createSequence({ kvType: 'f16', maxTokens: 64 })
+  await step([{ sequence: small, tokens: one, logits: 'none' }])
+  t.equal(loaded.expertStats()!.budgetBytes, full, 'within the reserve')
+  const many = Array.from({ length: 5 }, () => loaded.createSequence({ kvType: 'f16', maxTokens: 256 }))
+  for (const sequence of many) {
+    await step([{ sequence, tokens: new Int32Array(100).fill(2), logits: 'none' }])
+    const kv = many.reduce((sum, { length }) => sum + Math.ceil(length / 64) * 64 * loaded.kvBytesPerToken.f16, 0)
+    const { budgetBytes, residentBytes } = loaded.expertStats()!
+    t.ok(budgetBytes <= full - Math.max(0, kv - kvReserveBytes), `${kv} bytes of KV cache leave ${budgetBytes}`)
+    t.ok(residentBytes <= budgetBytes)
+  }
+  t.ok(loaded.expertStats()!.pressureEvents > 0)
+  const greedy = Array.from({ length: 40 }, () => loaded.createSequence({ kvType: 'f32', maxTokens: 256 }))
+  const items = greedy.map((sequence) => ({ sequence, tokens: new Int32Array(3).fill(2), logits: 'none' as const }))
+  await t.rejects(step(items), { code: 'RESOURCE_MEMORY_EXHAUSTED' })
+  for (const sequence of [...many, ...greedy]) sequence.dispose()
+  await step([{ sequence: small, tokens: one, logits: 'none' }])
+  t.equal(loaded.expertStats()!.budgetBytes, full, 'given back')
+})
+
+t.test('budgets and placement change between steps', async (t) => {
+  const { loaded, step, vocab } = await openNative(t, { slots: 20, prefetch: 'off' })
+  const { slot } = whole.experts
+  const run = async () => {
+    const sequence = loaded.createSequence({ kvType: 'f16', maxTokens: 128 })
+    const logitsOut = new Float32Array(tokens.length * vocab)
+    await step([{ sequence, tokens, logits: 'all', logitsOut }])
+    sequence.dispose()
+    return logitsOut
+  }
+  const first = await run()
+  const placement = new Uint8Array(64)
+  for (const i of [0, 17, 35, 63]) placement[i] = 1
+  for (const i of [5, 20]) placement[i] = 2
+  await loaded.placeExperts(placement)
+  t.ok(bytes(await run()).equals(bytes(first)))
+  t.ok(bytes(await run()).equals(bytes(first)))
+  const { residency } = loaded.expertStats()!
+  for (const i of [0, 17, 35, 63]) t.equal(residency[i], 2, `pinned ${i} stays`)
+  await loaded.setExpertBudget(8 * slot)
+  t.ok(loaded.expertStats()!.residentBytes <= 8 * slot)
+  t.ok(bytes(await run()).equals(bytes(first)))
+  for (const i of [0, 17, 35, 63]) t.equal(loaded.expertStats()!.residency[i], 2, `pinned ${i} stays`)
+  await t.rejects(loaded.setExpertBudget(2 * slot), { code: 'RESOURCE_BUDGET_TOO_SMALL' })
+  await t.rejects(loaded.placeExperts(new Uint8Array(64).fill(1)), { code: 'RESOURCE_BUDGET_TOO_SMALL' })
+  await loaded.placeExperts(new Uint8Array(64))
+  await loaded.setExpertBudget(64 * slot)
+  t.ok(bytes(await run()).equals(bytes(first)))
+  await t.rejects(loaded.placeExperts(new Uint8Array(64).fill(3)), { code: 'VALIDATION_ERROR' })
+  await t.rejects(loaded.placeExperts(new Uint8Array(63)), { code: 'VALIDATION_ERROR' })
+  t.throws(() => loaded.checkEnabled(new Uint8Array(64)), { code: 'ROUTING_TOO_FEW_EXPERTS' })
+})
+
+t.test('a step that waits for experts is cancelled, and can be run again', async (t) => {
+  const addon = native()
+  const { loaded, step, vocab } = await openNative(t, { slots: threads + 1 })
+  const sequence = loaded.createSequence({ kvType: 'f16', maxTokens: 128 })
+  let cancelled = 0
+  for (let i = 0; i < 40; i++) {
+    const flag = addon.createCancel()
+    const running = loaded.step([{ sequence, tokens, logits: 'none' }], flag)
+    setTimeout(() => flag.cancel(), i % 8)
+    try {
+      await running
+      sequence.truncate(0)
+    } catch (error) {
+      t.match(error, { code: 'CANCELLED' })
+      cancelled++
+      t.equal(sequence.length, 0)
+    }
+  }
+  t.ok(cancelled > 0, `${cancelled} of 40 were cancelled`)
+  const logitsOut = new Float32Array(tokens.length * vocab)
+  await step([{ sequence, tokens, logits: 'all', logitsOut }])
+  t.ok(bytes(logitsOut).equals(bytes(expected)))
+})
