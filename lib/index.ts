@@ -1,5 +1,19 @@
 /** tiered-moe: Mixture-of-Experts models in Node. The kernel-level interface is `tiered-moe/kernels`. */
 
+export type {
+  ConvertModelRequest,
+  ConvertProgress,
+  ConvertResult,
+  Damage,
+  ExpertChoice,
+  Manifest,
+  Placement,
+  RoutingStatistics,
+  TierSpec,
+  VerifyProgress,
+  VerifyReport
+} from './checkpoint/index.js'
+export { convertModel, verifyCheckpoint } from './checkpoint/index.js'
 export type { FreezeOptions } from './engine/maintenance.js'
 export type {
   BackendName,

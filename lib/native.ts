@@ -230,6 +230,37 @@ export interface LoadProgress {
   bytesTotal: number
 }
 
+/** One matrix of an expert inside its blob. */
+export interface ExpertPart {
+  type: DType
+  rows: number
+  columns: number
+  /** From the blob's begin. */
+  offset: number
+  bytes: number
+}
+
+/** What an expert's blob looks like; `id` names the layout of the matrices. */
+export interface ExpertLayout {
+  id: string
+  gate: ExpertPart
+  up: ExpertPart
+  down: ExpertPart
+  bytes: number
+}
+
+/** A file of a tiered checkpoint, as it was written or found. SHA-256 in hexadecimal. */
+export interface ShardFile {
+  bytes: number
+  sha256: string
+}
+
+/** The same with the sums of its blobs, in order. */
+export interface ExpertsFile extends ShardFile {
+  crc32c: Uint32Array
+  blobSha256: string[]
+}
+
 /** A pool of worker threads on one instruction set, and the queue of work for it. */
 export interface NativeBackend {
   readonly isa: Isa
@@ -297,6 +328,47 @@ export interface NativeAddon {
     options: { type: 'Q8_0' | 'Q4_0'; onProgress?: (progress: LoadProgress) => void },
     cancel: NativeCancel
   ): Promise<{ bytes: number }>
+  /** Lays one expert out; `width` is the model's, `hidden` that inside an expert. */
+  expertLayout(options: { gate: DType; up: DType; down: DType; width: number; hidden: number }): ExpertLayout
+  /** Writes a GGUF file without the tensors named, atomically; what stays keeps its bytes. */
+  writeBase(
+    file: NativeGguf,
+    to: string,
+    options: { leaveOut: string[]; onProgress?: (progress: LoadProgress) => void },
+    cancel: NativeCancel
+  ): Promise<ShardFile>
+  /** Writes the blobs of one layer's experts, packed from the tensors named, atomically and on all threads. */
+  packExperts(
+    file: NativeGguf,
+    to: string,
+    options: {
+      gate: string
+      up: string
+      down: string
+      experts: Uint32Array
+      onProgress?: (bytes: number) => void
+    },
+    cancel: NativeCancel
+  ): Promise<ExpertsFile>
+  /** The same with blobs that lie in files already; MODEL_CORRUPTED {file, offset} for one whose CRC-32C is another. */
+  copyExperts(
+    files: string[],
+    to: string,
+    options: {
+      blobBytes: number
+      fileIndex: Uint32Array
+      offset: Float64Array
+      crc32c: Uint32Array
+      onProgress?: (bytes: number) => void
+    },
+    cancel: NativeCancel
+  ): Promise<ExpertsFile>
+  /** Reads a whole file and sums it and the blobs in it (ascending, not overlapping). */
+  measureShard(
+    path: string,
+    options: { offset: Float64Array; bytes: Float64Array; onProgress?: (bytes: number) => void },
+    cancel: NativeCancel
+  ): Promise<ExpertsFile>
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
   createCancel(): NativeCancel
   /** Replays a trace on a thread. VALIDATION_ERROR {argument, index} of a wrong record. */

@@ -96,6 +96,7 @@ Status FileWriter::open(const std::string& path, uint64_t bytes) {
 
 Status FileWriter::write(const void* from, size_t bytes) {
     const auto* in = static_cast<const uint8_t*>(from);
+    if (hash_) hash_->update(from, bytes);
     while (bytes > 0) {
         const ssize_t put = ::write(descriptor_, in, bytes < kLargestWrite ? bytes : kLargestWrite);
         if (put < 0 && errno == EINTR) continue;

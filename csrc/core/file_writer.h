@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/sha256.h"
 #include "core/status.h"
 
 namespace tmoe {
@@ -25,6 +26,8 @@ class FileWriter {
     Status write(const void* from, size_t bytes);
     /** Appends zeros up to the next multiple of `alignment`. */
     Status pad(uint64_t alignment);
+    /** Everything written from here on goes into `hash` too. */
+    void hash_into(Sha256* hash) { hash_ = hash; }
     /** Makes the file durable and visible. FILE_WRITE_FAILED. */
     Status commit();
 
@@ -37,6 +40,7 @@ class FileWriter {
     std::string path_, temporary_;
     int descriptor_ = -1;
     uint64_t position_ = 0;
+    Sha256* hash_ = nullptr;
 };
 
 }  // namespace tmoe

@@ -1,10 +1,10 @@
 #include "core/gguf_quantize.h"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 
 #include "core/file_writer.h"
+#include "core/gguf_writer.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "quant/blocks.h"
@@ -22,25 +22,6 @@ struct Output {
     DType type;
     uint64_t bytes;
     uint64_t offset;  // from the start of the data
-};
-
-struct Header {
-    std::vector<uint8_t> bytes;
-
-    void raw(const void* from, size_t count) {
-        const auto* in = static_cast<const uint8_t*>(from);
-        bytes.insert(bytes.end(), in, in + count);
-    }
-    template <class T> void number(T value) { raw(&value, sizeof value); }
-    void text(const std::string& value) {
-        number(static_cast<uint64_t>(value.size()));
-        raw(value.data(), value.size());
-    }
-    void entry(const std::string& key, uint32_t value) {
-        text(key);
-        number(static_cast<uint32_t>(GgufValue::U32));
-        number(value);
-    }
 };
 
 uint64_t rows_of(const GgufTensor& tensor) {
@@ -73,32 +54,22 @@ Status plan_outputs(const GgufFile& file, DType target, std::vector<Output>& out
     return {};
 }
 
-Status write_header(const GgufFile& file, DType target, const std::vector<Output>& outputs, Header& header) {
+Status write_header(const GgufFile& file, DType target, const std::vector<Output>& outputs, GgufHeaderWriter& header) {
     const std::string type_key = "general.file_type", version_key = "general.quantization_version";
     const uint32_t file_type = target == DType::Q4_0 ? kFileTypeQ4 : kFileTypeQ8;
     const bool add_type = !file.entry(type_key), add_version = !file.entry(version_key);
-    header.raw("GGUF", 4);
-    header.number(file.version());
-    header.number(static_cast<uint64_t>(outputs.size()));
-    header.number(static_cast<uint64_t>(file.metadata().size() + (add_type ? 1 : 0) + (add_version ? 1 : 0)));
-    std::vector<uint8_t> copy;
+    header.begin(file.version(), outputs.size(), file.metadata().size() + (add_type ? 1 : 0) + (add_version ? 1 : 0));
     for (const GgufEntry& entry : file.metadata()) {
         if (entry.key == type_key || entry.key == version_key) {
             header.entry(entry.key, entry.key == type_key ? file_type : kQuantizationVersion);
-            continue;
+        } else {
+            TMOE_RETURN_IF_ERROR(header.copy(file, entry));
         }
-        copy.resize(static_cast<size_t>(entry.bytes));
-        TMOE_RETURN_IF_ERROR(file.read_at(entry.offset, copy.data(), copy.size()));
-        header.raw(copy.data(), copy.size());
     }
     if (add_type) header.entry(type_key, file_type);
     if (add_version) header.entry(version_key, kQuantizationVersion);
     for (const Output& output : outputs) {
-        header.text(output.tensor->name);
-        header.number(static_cast<uint32_t>(output.tensor->shape.size()));
-        for (const uint64_t size : output.tensor->shape) header.number(size);
-        header.number(static_cast<uint32_t>(output.type));
-        header.number(output.offset);
+        header.tensor(output.tensor->name, output.tensor->shape, static_cast<uint32_t>(output.type), output.offset);
     }
     return {};
 }
@@ -175,10 +146,10 @@ Status quantise_gguf(const std::string& from, const std::string& to, DType targe
     TMOE_RETURN_IF_ERROR(GgufFile::open(from, file));
     std::vector<Output> outputs;
     TMOE_RETURN_IF_ERROR(plan_outputs(*file, target, outputs));
-    Header header;
+    GgufHeaderWriter header;
     TMOE_RETURN_IF_ERROR(write_header(*file, target, outputs, header));
 
-    uint64_t total = 0, done = 0, written = header.bytes.size() + file->alignment();
+    uint64_t total = 0, done = 0, written = header.bytes().size() + file->alignment();
     for (const Output& output : outputs) {
         total += output.tensor->bytes;
         written += output.bytes + file->alignment();
@@ -187,7 +158,7 @@ Status quantise_gguf(const std::string& from, const std::string& to, DType targe
     TMOE_RETURN_IF_ERROR(pool.start(std::max(1u, std::thread::hardware_concurrency())));
     FileWriter writer;
     TMOE_RETURN_IF_ERROR(writer.open(to, written));
-    TMOE_RETURN_IF_ERROR(writer.write(header.bytes.data(), header.bytes.size()));
+    TMOE_RETURN_IF_ERROR(writer.write(header.bytes().data(), header.bytes().size()));
     TMOE_RETURN_IF_ERROR(writer.pad(file->alignment()));
     Converter converter(*file, writer, pool, cancel);
     for (size_t i = 0; i < outputs.size(); i++) {

@@ -15,6 +15,7 @@ namespace tmoe {
     X(MODEL_NOT_FOUND)            \
     X(MODEL_FILE_INVALID)         \
     X(MODEL_VERSION_MISMATCH)     \
+    X(MODEL_CORRUPTED)            \
     X(MODEL_NOT_LOADED)           \
     X(TENSOR_TYPE_UNSUPPORTED)    \
     X(TENSOR_MISSING)             \

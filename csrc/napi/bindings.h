@@ -11,6 +11,8 @@ namespace tmoe {
 napi_status bind_system(Environment& environment, napi_value exports);
 /** openGguf, quantizeGguf. */
 napi_status bind_gguf(Environment& environment, napi_value exports);
+/** expertLayout, writeBase, packExperts, copyExperts, measureShard. */
+napi_status bind_checkpoint(Environment& environment, napi_value exports);
 /** createBackend and the class behind it. */
 napi_status bind_backend(Environment& environment, napi_value exports);
 /** The classes of models and sequences. */

@@ -1,9 +1,12 @@
 /** `tiered-moe inspect`: what is in a file, without loading its weights. A file that cannot be run is shown as far as it goes. */
 import type { Command } from 'commander'
+import { readManifest } from '../checkpoint/folder.js'
+import { isCheckpoint, readSoundManifest } from '../checkpoint/open.js'
 import { locateModel } from '../model/embedded.js'
 import { type ModelDescriptor, readModel } from '../model/index.js'
 import { type GgufMetadataValue, type NativeGguf, native, packageRoot } from '../native.js'
 import { formatBytes, formatCount, formatPairs, formatTable, printable } from './format.js'
+import { showCheckpoint } from './inspect-checkpoint.js'
 import type { Session } from './session.js'
 
 /** Long lists are told by their length and first entries. */
@@ -52,11 +55,19 @@ function show(file: NativeGguf, descriptor: ModelDescriptor | undefined, session
 export function addInspect(program: Command, session: Session): void {
   program
     .command('inspect')
-    .description('show architecture, experts, sizes and metadata of a model file')
-    .argument('[model]', 'a GGUF file, or the name of an embedded model')
+    .description('show architecture, experts, sizes and metadata of a model, or the tiers of a checkpoint')
+    .argument('[model]', 'a GGUF file, the folder of a tiered checkpoint, or the name of an embedded model')
     .option('--json', 'all of it as one JSON object, with every tensor and the whole metadata')
     .action(async (model: string | undefined, options: { json?: boolean }) => {
-      const file = await native().openGguf(locateModel(packageRoot(), model).path)
+      const { path: location } = locateModel(packageRoot(), model)
+      if (await isCheckpoint(location)) {
+        const manifest = await readManifest(location)
+        if (options.json) session.json({ path: location, manifest })
+        else showCheckpoint(location, manifest, session)
+        await readSoundManifest(native(), location)
+        return
+      }
+      const file = await native().openGguf(location)
       try {
         let descriptor: ModelDescriptor | undefined
         let failure: unknown

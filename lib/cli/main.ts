@@ -6,12 +6,14 @@ import { Command } from 'commander'
 import { packageRoot } from '../native.js'
 import { addAudit } from './audit.js'
 import { addBench } from './bench.js'
+import { addConvert } from './convert.js'
 import { addDoctor } from './doctor.js'
 import { endWith } from './failure.js'
 import { addInspect } from './inspect.js'
 import { addQuantize } from './quantize.js'
 import { addRun } from './run.js'
 import { Session } from './session.js'
+import { addVerify } from './verify.js'
 
 const session = new Session()
 const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }
@@ -29,6 +31,8 @@ addBench(program, session)
 addDoctor(program, session, version)
 addQuantize(program, session)
 addAudit(program, session)
+addConvert(program, session)
+addVerify(program, session)
 
 try {
   if (process.argv.length <= 2) program.outputHelp()

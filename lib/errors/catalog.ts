@@ -189,6 +189,27 @@ export const catalog = {
     suggestedAction: 'Convert the model to a version of details.supported.',
     native: true
   },
+  MODEL_CORRUPTED: {
+    ...badModel,
+    meaning: 'A file of a model does not hold the bytes that its manifest states.',
+    category: 'runtime',
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ModelLoadError',
+    suggestedAction:
+      'Run the `convert` command again with the same source (only damaged files are written anew), or fetch the file again.',
+    native: true
+  },
+  CHECKPOINT_INVALID: {
+    ...badModel,
+    meaning: 'The manifest of a tiered checkpoint is damaged, contradicts itself, or does not fit the files beside it.',
+    category: 'runtime',
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'ModelLoadError',
+    suggestedAction: 'Convert the model again; `tiered-moe verify` lists everything that is wrong with a checkpoint.',
+    native: false
+  },
   ARCHITECTURE_UNSUPPORTED: {
     ...badModel,
     meaning: 'The model has an architecture that is not supported.',
@@ -445,6 +466,19 @@ export const catalog = {
     engineCode: 'ServerError',
     suggestedAction: 'Raise the budget to details.resourceInfo.required bytes, use fewer threads, or unpin experts.',
     native: true
+  },
+  RESOURCE_DISK_EXHAUSTED: {
+    ...request,
+    meaning: 'A disk has no room for what is to be written; nothing half-written is left.',
+    category: 'resource',
+    retry: 'backoff',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'ServerError',
+    suggestedAction: 'Free space on the disk (details.resourceInfo has the bytes), or write to another one.',
+    native: false
   },
   ROUTING_INVALID_EXPERT: {
     ...request,

@@ -64,7 +64,7 @@ t.test('contents', async (t) => {
     const installed = join(user, 'node_modules', 'tiered-moe')
     mkdirSync(installed, { recursive: true })
     execFileSync('tar', ['-xzf', join(folder, packed.filename), '--strip-components=1', '-C', installed])
-    for (const name of ['@huggingface', 'commander', 'zod']) {
+    for (const name of ['@huggingface', 'commander', 'yaml', 'zod']) {
       symlinkSync(join(root, 'node_modules', name), join(user, 'node_modules', name))
     }
     const program = `

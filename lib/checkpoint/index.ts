@@ -1,0 +1,77 @@
+/** Tiered checkpoints: made from a model, checked, and described. Loading one is the engine's. */
+import { createError } from '../errors/index.js'
+import { native } from '../native.js'
+import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
+import { MEASURED_TIERS, type RoutingStatistics, type TierSpec } from './tiers.js'
+import { readStatistics, readTiers } from './tiers-file.js'
+import { type VerifyProgress, type VerifyReport, verifyCheckpoint as verify } from './verify.js'
+
+export type { Placement } from '../model/hser.js'
+export type { ConvertProgress, ConvertResult } from './convert.js'
+export type { Manifest } from './manifest.js'
+export type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
+export type { Damage, VerifyProgress, VerifyReport } from './verify.js'
+
+export interface ConvertModelRequest {
+  /** A GGUF file, or the folder of a checkpoint whose experts are to go to other tiers. */
+  from: string
+  /** The folder to write: a new or empty one, or one where the same conversion was begun. */
+  to: string
+  /** A list, the path of a YAML file, or `measured` (the more used half of each layer is hot). Default: one tier. */
+  tiers?: string | readonly TierSpec[]
+  /** How often each expert was used, or the path of a JSON file with that. */
+  statistics?: string | RoutingStatistics
+  /** Take the place of another checkpoint in the folder. */
+  replace?: boolean
+}
+
+interface Interruptible {
+  signal?: AbortSignal
+}
+
+/** Runs native work that a signal ends. CANCELLED with the signal's reason as its cause. */
+async function interruptible<Result>(
+  { signal }: Interruptible,
+  run: (cancel: ReturnType<ReturnType<typeof native>['createCancel']>) => Promise<Result>
+): Promise<Result> {
+  const cancel = native().createCancel()
+  const onAbort = () => cancel.cancel()
+  signal?.addEventListener('abort', onAbort, { once: true })
+  try {
+    if (signal?.aborted) throw createError('CANCELLED', 'the caller aborted', {}, { cause: signal.reason })
+    return await run(cancel)
+  } finally {
+    signal?.removeEventListener('abort', onAbort)
+  }
+}
+
+/**
+ * Makes a tiered checkpoint of a model; called again after it was cut short, it goes on where it was. Errors: those of opening the model;
+ * VALIDATION_ERROR for tiers that do not fit it and for a folder that holds something else; RESOURCE_DISK_EXHAUSTED {required, available},
+ * FILE_READ_FAILED, FILE_WRITE_FAILED, RESOURCE_MEMORY_EXHAUSTED, CANCELLED.
+ */
+export async function convertModel(
+  { from, to, tiers, statistics, replace = false }: ConvertModelRequest,
+  options: Interruptible & { onProgress?: ConvertOptions['onProgress'] } = {}
+): Promise<ConvertResult> {
+  const counts = typeof statistics === 'string' ? await readStatistics(statistics) : statistics
+  let specs = tiers
+  if (specs === 'measured') specs = MEASURED_TIERS
+  if (typeof specs === 'string') specs = await readTiers(specs)
+  const request = { from, to, replace, ...(specs && { tiers: specs }), ...(counts && { statistics: counts }) }
+  return interruptible(options, (cancel) =>
+    convertCheckpoint(native(), request, { cancel, onProgress: options.onProgress })
+  )
+}
+
+/**
+ * Reads a whole checkpoint and reports everything that is damaged, each with its fix. Throws where the manifest itself cannot be read:
+ * MODEL_NOT_FOUND, MODEL_CORRUPTED, CHECKPOINT_INVALID, MODEL_VERSION_MISMATCH, FILE_READ_FAILED; CANCELLED.
+ */
+export async function verifyCheckpoint(
+  folder: string,
+  options: Interruptible & { onProgress?: (progress: VerifyProgress) => void } = {}
+): Promise<VerifyReport> {
+  const { onProgress } = options
+  return interruptible(options, (cancel) => verify(native(), folder, { cancel, ...(onProgress && { onProgress }) }))
+}

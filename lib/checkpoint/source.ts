@@ -1,0 +1,142 @@
+/** What is converted: a GGUF file, or another checkpoint whose experts go to other tiers. Both give the same checkpoint. */
+import { createHash } from 'node:crypto'
+import { stat } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { createError } from '../errors/index.js'
+import { type ModelDescription, readModel } from '../model/index.js'
+import type { PlanOp } from '../model/plan.js'
+import type { DType, ExpertLayout, ExpertsFile, NativeAddon, NativeCancel, NativeGguf, ShardFile } from '../native.js'
+import { isAbsent, readFailed } from './folder.js'
+import type { Manifest, OptimizerState } from './manifest.js'
+import { isCheckpoint, openCheckpoint } from './open.js'
+
+/** The experts of one layer: the tensors that they come from, and their blobs. */
+export interface SourceLayer {
+  tensors: { gate: string; up: string; down: string }
+  layout: ExpertLayout
+}
+
+type OnBytes = (bytes: number) => void
+
+export interface ConvertSource {
+  description: ModelDescription
+  /** Tells this source from others and from itself after a change. */
+  identity: Manifest['source']
+  layers: SourceLayer[]
+  /** Bytes that the base file will take, at most. */
+  baseBytes: number
+  /** Folder of the optimizer state, where there is one. */
+  optimizer: { folder: string; state: OptimizerState } | undefined
+  writeBase(to: string, cancel: NativeCancel): Promise<ShardFile>
+  writeExperts(
+    to: string,
+    layer: number,
+    experts: number[],
+    cancel: NativeCancel,
+    onBytes: OnBytes
+  ): Promise<ExpertsFile>
+  /** FILE_READ_FAILED where the source is no longer what it was. */
+  checkUnchanged(): Promise<void>
+  close(): void
+}
+
+type ExpertsOp = Extract<PlanOp, { op: 'experts' }>
+
+/** The layers of experts, from the plan and the types of the tensors. */
+function sourceLayers(addon: NativeAddon, { plan, sizes }: ModelDescription, file: NativeGguf): SourceLayer[] {
+  const types = new Map(file.tensors.map(({ name, type }) => [name, type as DType]))
+  const source = new Map(plan.tensors.map((tensor) => [tensor.name, tensor.source ?? tensor.name]))
+  const ops = plan.ops.filter((op): op is ExpertsOp => op.op === 'experts').sort((a, b) => a.layer - b.layer)
+  return ops.map((op) => {
+    const [gate, up, down] = [op.gate, op.up, op.down].map((name) => source.get(name)!) as [string, string, string]
+    const [gateType, upType, downType] = [gate, up, down].map((name) => types.get(name)!) as [DType, DType, DType]
+    const options = { gate: gateType, up: upType, down: downType, width: sizes.embedding, hidden: sizes.feedForward }
+    return { tensors: { gate, up, down }, layout: addon.expertLayout(options) }
+  })
+}
+
+const headerHash = ({ version, metadata, tensors }: NativeGguf): string =>
+  createHash('sha256')
+    .update(JSON.stringify([version, metadata, tensors]))
+    .digest('hex')
+
+/** Size and time of the last change, as a text; empty where there is no file. */
+async function stateOf(path: string): Promise<{ bytes: number; modified: string }> {
+  try {
+    const { size, mtimeNs } = await stat(path, { bigint: true })
+    return { bytes: Number(size), modified: mtimeNs.toString() }
+  } catch (error) {
+    if (isAbsent(error)) return { bytes: 0, modified: '' }
+    throw readFailed(path, error)
+  }
+}
+
+async function openGgufSource(addon: NativeAddon, path: string): Promise<ConvertSource> {
+  const before = await stateOf(path)
+  const file = await addon.openGguf(path)
+  try {
+    const description = readModel(file)
+    const layers = sourceLayers(addon, description, file)
+    const leaveOut = layers.flatMap(({ tensors }) => Object.values(tensors))
+    const bytesOf = new Map(file.tensors.map(({ name, bytes }) => [name, bytes]))
+    return {
+      description,
+      identity: { name: basename(path), ...before, header: headerHash(file) },
+      layers,
+      baseBytes: file.fileBytes - leaveOut.reduce((sum, name) => sum + bytesOf.get(name)!, 0),
+      optimizer: undefined,
+      writeBase: (to, cancel) => addon.writeBase(file, to, { leaveOut }, cancel),
+      writeExperts: (to, layer, experts, cancel, onProgress) =>
+        addon.packExperts(
+          file,
+          to,
+          { ...layers[layer]!.tensors, experts: Uint32Array.from(experts), onProgress },
+          cancel
+        ),
+      async checkUnchanged() {
+        const { bytes, modified } = await stateOf(path)
+        if (bytes === before.bytes && modified === before.modified) return
+        throw createError('FILE_READ_FAILED', `${path} was changed while it was being converted`, { path })
+      },
+      close: () => file.close()
+    }
+  } catch (error) {
+    file.close()
+    throw error
+  }
+}
+
+async function openCheckpointSource(addon: NativeAddon, folder: string): Promise<ConvertSource> {
+  const checkpoint = await openCheckpoint(addon, folder)
+  const { manifest, base, file, description, blobs } = checkpoint
+  const { experts: count } = manifest.model
+  const layers = sourceLayers(addon, description, file)
+  const optimizer = manifest.optimizer && { folder, state: manifest.optimizer }
+  return {
+    description,
+    identity: manifest.source,
+    layers,
+    baseBytes: base.fileBytes,
+    optimizer,
+    writeBase: (to, cancel) => addon.writeBase(base, to, { leaveOut: [] }, cancel),
+    writeExperts(to, layer, experts, cancel, onProgress) {
+      const at = experts.map((expert) => layer * count + expert)
+      const options = {
+        blobBytes: layers[layer]!.layout.bytes,
+        fileIndex: Uint32Array.from(at, (i) => blobs.fileIndex[i]!),
+        offset: Float64Array.from(at, (i) => blobs.offset[i]!),
+        crc32c: Uint32Array.from(at, (i) => blobs.crc32c[i]!),
+        onProgress
+      }
+      return addon.copyExperts(blobs.files, to, options, cancel)
+    },
+    // Every blob is compared with its sum as it is copied.
+    checkUnchanged: async () => {},
+    close: () => file.close()
+  }
+}
+
+/** Opens a model for converting. The errors of opening a GGUF file or a checkpoint, and of readModel. */
+export async function openSource(addon: NativeAddon, path: string): Promise<ConvertSource> {
+  return (await isCheckpoint(path)) ? openCheckpointSource(addon, path) : openGgufSource(addon, path)
+}

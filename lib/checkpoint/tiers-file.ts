@@ -1,0 +1,142 @@
+/** Tiers from a YAML file, and the statistics of a model's routing from a JSON file: what people write, checked. */
+import { readFile } from 'node:fs/promises'
+import { parse as parseYaml } from 'yaml'
+import { z } from 'zod'
+import { createError, type EngineError } from '../errors/index.js'
+import { isTierName, PLACEMENTS, type Placement } from '../model/hser.js'
+import { describeValue } from '../validation.js'
+import { isAbsent, readFailed } from './folder.js'
+import type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
+
+const MOST_EXPERTS = 4096
+
+const refuse = (path: string, found: unknown, allowed: string, cause?: unknown): EngineError =>
+  createError(
+    'VALIDATION_ERROR',
+    `convert: ${path} is ${describeValue(found)}, allowed: ${allowed}`,
+    { path, found: describeValue(found), allowed },
+    { cause }
+  )
+
+const range = /^(\d{1,4})-(\d{1,4})$/
+const listAllowed = "a list of numbers and ranges as '0-7'"
+
+/** `[0, '4-7']` as [0, 4, 5, 6, 7]. */
+function numbers(value: unknown, path: string): number[] {
+  const items = Array.isArray(value) ? value : [value]
+  return items.flatMap((item, i) => {
+    if (typeof item === 'number' && Number.isInteger(item) && item >= 0 && item < MOST_EXPERTS) return [item]
+    const [, first, last] = (typeof item === 'string' && range.exec(item)) || []
+    if (first === undefined || Number(last) < Number(first)) throw refuse(`${path}[${i}]`, item, listAllowed)
+    return Array.from({ length: Number(last) - Number(first) + 1 }, (_, n) => Number(first) + n)
+  })
+}
+
+const choiceAllowed = `rest, ${listAllowed}, lists by layer, or {share: 0 to 1} of the most used`
+
+function choiceOf(value: unknown, path: string): ExpertChoice {
+  if (value === 'rest' || value === undefined) return 'rest'
+  if (Array.isArray(value)) return { ids: numbers(value, path) }
+  if (typeof value !== 'object' || value === null) throw refuse(path, value, choiceAllowed)
+  const entries = Object.entries(value)
+  if ('share' in value) {
+    const { share } = value
+    if (entries.length === 1 && typeof share === 'number' && share >= 0 && share <= 1) return { share }
+    throw refuse(`${path}.share`, share, 'a number from 0 to 1')
+  }
+  const layers = new Map<number, number[]>()
+  for (const [key, list] of entries) {
+    const named = /^\d{1,4}$/.test(key) ? [Number(key)] : numbers(key, `${path}.${key}`)
+    for (const layer of named) {
+      if (layers.has(layer)) throw refuse(`${path}.${key}`, key, 'each layer once')
+      layers.set(layer, numbers(list, `${path}.${key}`))
+    }
+  }
+  return { layers }
+}
+
+const units: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
+
+/** Bytes, or a text as 2GiB. */
+function bytesOf(value: string | number): number | undefined {
+  const [, count, unit] = /^(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB|)$/.exec(String(value)) ?? []
+  const bytes = count === undefined ? 0 : Math.round(Number(count) * units[unit!]!)
+  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
+}
+
+const fileSchema = z.strictObject({
+  tiers: z
+    .array(
+      z.strictObject({
+        name: z.string().refine(isTierName, "a name of letters, digits, '-', '_' and '.', at most 64"),
+        placement: z.enum(PLACEMENTS as [Placement, ...Placement[]]),
+        budget: z.union([z.string(), z.number()]).optional(),
+        experts: z.unknown().optional()
+      })
+    )
+    .min(1)
+    .max(64)
+})
+
+/** The tiers of a YAML text. VALIDATION_ERROR {path, found, allowed}. */
+export function parseTiers(text: string, file: string): TierSpec[] {
+  let raw: unknown
+  try {
+    raw = parseYaml(text, { maxAliasCount: 0 })
+  } catch (cause) {
+    throw refuse(file, cause instanceof Error ? cause.message.split('\n')[0] : cause, 'a YAML file', cause)
+  }
+  const result = fileSchema.safeParse(raw)
+  if (!result.success) {
+    const [issue] = result.error.issues
+    const where = (issue?.path ?? []).map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`)).join('')
+    throw createError('VALIDATION_ERROR', `convert: ${file}: ${where.slice(1) || 'the file'}: ${issue?.message}`, {
+      path: where.slice(1),
+      file,
+      allowed: 'tiers: a list of {name, placement, budget, experts}'
+    })
+  }
+  const names = new Set<string>()
+  return result.data.tiers.map(({ name, placement, budget, experts }, i) => {
+    const path = `tiers[${i}]`
+    if (names.has(name)) throw refuse(`${path}.name`, name, 'a name that no other tier has')
+    names.add(name)
+    const bytes = budget === undefined ? undefined : bytesOf(budget)
+    if (budget !== undefined && bytes === undefined) throw refuse(`${path}.budget`, budget, 'bytes, or a text as 2GiB')
+    return {
+      name,
+      placement,
+      ...(bytes === undefined ? {} : { budget: bytes }),
+      experts: choiceOf(experts, `${path}.experts`)
+    }
+  })
+}
+
+const statisticsSchema = z.looseObject({ layers: z.array(z.array(z.number().min(0)).max(MOST_EXPERTS)).max(1024) })
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    if (isAbsent(error)) throw refuse('file', path, 'a file that exists', error)
+    throw readFailed(path, error)
+  }
+}
+
+/** Tiers of a YAML file. VALIDATION_ERROR, FILE_READ_FAILED. */
+export const readTiers = async (path: string): Promise<TierSpec[]> => parseTiers(await readText(path), path)
+
+/** `{"layers": [[count of each expert, …], …]}` of a JSON file. VALIDATION_ERROR, FILE_READ_FAILED. */
+export async function readStatistics(path: string): Promise<RoutingStatistics> {
+  const allowed = 'a JSON file {"layers": [[count of each expert, ...], ...]}'
+  let raw: unknown
+  try {
+    raw = JSON.parse(await readText(path))
+  } catch (error) {
+    if (error instanceof SyntaxError) throw refuse('statistics', path, allowed, error)
+    throw error
+  }
+  const result = statisticsSchema.safeParse(raw)
+  if (!result.success) throw refuse('statistics', path, allowed, result.error)
+  return { layers: result.data.layers }
+}

@@ -1,0 +1,59 @@
+/** `tiered-moe convert`: makes a tiered checkpoint. */
+import type { Command } from 'commander'
+import { convertModel, type Manifest } from '../checkpoint/index.js'
+import { locateModel } from '../model/embedded.js'
+import { packageRoot } from '../native.js'
+import { given } from './arguments.js'
+import { formatBytes, formatMilliseconds, formatTable } from './format.js'
+import type { Session } from './session.js'
+
+interface ConvertChoices {
+  tiers?: string
+  statistics?: string
+  replace?: boolean
+  json?: boolean
+}
+
+/** What each tier of a checkpoint has. */
+export function tierTable({ tiers }: Manifest): string {
+  const rows = tiers.map(({ name, placement, experts, bytes, budget }) => [
+    name,
+    placement,
+    String(experts),
+    formatBytes(bytes),
+    budget === undefined ? '' : formatBytes(budget)
+  ])
+  return formatTable([['tier', 'placement', 'experts', 'size', 'budget'], ...rows])
+}
+
+export function addConvert(program: Command, session: Session): void {
+  program
+    .command('convert')
+    .description('make a tiered checkpoint: one aligned blob per expert, in the layout of the kernels')
+    .argument('<from>', 'a GGUF file, an embedded model, or the folder of another checkpoint')
+    .argument('<folder>', 'the folder to write; a conversion that was cut short goes on')
+    .option(
+      '--tiers <file|measured>',
+      'a YAML file, or measured: the more used half of each layer is hot (default: one tier)'
+    )
+    .option('--statistics <file>', 'JSON with how often each expert was used: {"layers": [[count, ...], ...]}')
+    .option('--replace', 'take the place of another checkpoint in the folder')
+    .option('--json', 'one JSON object')
+    .action(async (from: string, to: string, { tiers, statistics, replace, json }: ConvertChoices) => {
+      const started = performance.now()
+      const { path } = locateModel(packageRoot(), from)
+      const { manifest, bytes, written, kept } = await convertModel(
+        { from: path, to, ...given({ tiers, statistics, replace }) },
+        { signal: session.signal, onProgress: (progress) => session.progress(progress.file, progress) }
+      )
+      const milliseconds = performance.now() - started
+      if (json) {
+        session.json({ from: path, to, bytes, written, kept, tiers: manifest.tiers, milliseconds })
+        return
+      }
+      const files = kept === 0 ? `${written} files` : `${written} files written, ${kept} kept`
+      session.write(
+        `${to}: ${formatBytes(bytes)}, ${files}, ${formatMilliseconds(milliseconds)}\n\n${tierTable(manifest)}`
+      )
+    })
+}
