@@ -22,6 +22,8 @@ import {
 import type { EngineParts } from './engine/parts.js'
 import { checkOpen, checkServing } from './engine/parts.js'
 import { Recovery } from './engine/recovery.js'
+import type { ResumeRequest } from './engine/resume.js'
+import { acknowledgeSchema, Resumption, resumeSchema } from './engine/resume.js'
 import { Shutdown } from './engine/shutdown.js'
 import { handleSignals } from './engine/signals.js'
 import { createError } from './errors/index.js'
@@ -31,6 +33,7 @@ import type { CallOptions, GenerationRequest } from './generation/options.js'
 import { checkCall, checkRequest, copyTokens } from './generation/options.js'
 import type { RoutingCapture } from './generation/routing.js'
 import { joinCaptures } from './generation/routing.js'
+import type { Recovered } from './journal/index.js'
 import type { EngineState } from './lifecycle.js'
 import type { ForwardResult, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
@@ -65,6 +68,7 @@ export interface BackendInfo {
 export class Engine implements AsyncDisposable {
   readonly #parts: EngineParts
   readonly #recovery: Recovery
+  readonly #resumption: Resumption
   readonly #shutdown: Shutdown
   #ignoreSignals: (() => void) | undefined
 
@@ -72,8 +76,14 @@ export class Engine implements AsyncDisposable {
   constructor(parts: EngineParts) {
     this.#parts = parts
     this.#recovery = new Recovery(parts)
+    this.#resumption = new Resumption(parts, (request) => this.loadModel(request))
     this.#shutdown = new Shutdown(parts, this.#recovery)
     if (parts.options.signals) this.handleSignals()
+  }
+
+  /** What the journal held when the engine began: requests that were running or had ended, and models that were loaded. */
+  get recovered(): Recovered {
+    return this.#resumption.recovered
   }
 
   get state(): EngineState {
@@ -130,10 +140,13 @@ export class Engine implements AsyncDisposable {
    * CONFIG_UNKNOWN_TIER {tier, known, tierSets}, ROUTING_TOO_FEW_EXPERTS {tierSet, layer, enabled, k}.
    */
   async activateTierSet(model: string, tierSet: string | readonly string[]): Promise<TierSetChange> {
-    return this.#call('activateTierSet', () => {
+    return this.#call('activateTierSet', async () => {
       checkOpen(this.#parts, 'activateTierSet')
+      const { models, ledger } = this.#parts
       const checked = validated(activateSchema, { model, tierSet }, 'activateTierSet')
-      return this.#parts.models.get(checked.model).activateTierSet(checked.tierSet)
+      const change = await models.get(checked.model).activateTierSet(checked.tierSet)
+      ledger.tierSetActivated(checked.model, change.active.tiers)
+      return change
     })
   }
 
@@ -184,6 +197,28 @@ export class Engine implements AsyncDisposable {
    */
   createGenerator(request: GenerationRequest, options: CallOptions = {}): Generator {
     return this.#createGenerator('createGenerator', request, options)
+  }
+
+  /**
+   * Goes on with a request of the journal, of this engine or of one before it: the items from position `from` on, the same as without
+   * an interruption. Its model is loaded again where it is not loaded. Whoever has its iterator now gets CANCELLED. REQUEST_NOT_FOUND,
+   * MODEL_CHANGED {expected, actual}, and what loadModel throws.
+   */
+  async resumeGenerator(request: ResumeRequest, options: CallOptions = {}): Promise<Generator> {
+    return this.#call('resumeGenerator', () => {
+      checkServing(this.#parts, 'resumeGenerator')
+      const checked = validated(resumeSchema, request, 'resumeGenerator')
+      return this.#resumption.generator(checked, checkCall('resumeGenerator', options))
+    })
+  }
+
+  /** Takes a request out of the journal: its client has the text, or wants it no more (then it ends). REQUEST_NOT_FOUND, JOURNAL_WRITE_FAILED. */
+  async acknowledgeRequest(request: { requestId: string }): Promise<void> {
+    return this.#call('acknowledgeRequest', () => {
+      checkOpen(this.#parts, 'acknowledgeRequest')
+      const { requestId } = validated(acknowledgeSchema, request, 'acknowledgeRequest')
+      return this.#parts.ledger.acknowledge(requestId)
+    })
   }
 
   /** The whole text of a generation. Errors as createGenerator and its iterator. */
@@ -272,6 +307,11 @@ export class Engine implements AsyncDisposable {
     return this.dispose()
   }
 
+  /** @internal Loads the models that were loaded when the engine before this one ended. */
+  recover(): Promise<void> {
+    return this.#resumption.loadModels()
+  }
+
   #dispose(options: DisposeOptions, reason: string): Promise<void> {
     try {
       const { drainMs = this.#parts.options.drainMs } = validated(disposeSchema, options, 'dispose')
@@ -307,8 +347,13 @@ export class Engine implements AsyncDisposable {
 /**
  * Starts an engine: its threads, on the instruction set asked for. VALIDATION_ERROR, BACKEND_UNAVAILABLE {backend, available},
  * ISA_UNSUPPORTED {isa, available}, ADDON_UNAVAILABLE {tried}, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID {path, line, reason},
- * FILE_WRITE_FAILED of the audit log, CANCELLED.
+ * FILE_WRITE_FAILED of the audit log, CANCELLED. With a journal: JOURNAL_LOCKED, JOURNAL_CORRUPTED, JOURNAL_VERSION_UNSUPPORTED,
+ * JOURNAL_WRITE_FAILED, FILE_READ_FAILED, FILE_WRITE_FAILED.
  */
 export async function createEngine(options: EngineOptions = {}, call: CallOptions = {}): Promise<Engine> {
-  return new Engine(await boot(options, call))
+  const parts = await boot(options, call)
+  const engine = new Engine(parts)
+  const { journal } = parts.options
+  if (typeof journal === 'object' && journal.recover === 'load') await engine.recover()
+  return engine
 }

@@ -19,11 +19,13 @@ export type {
   BackendName,
   DisposeOptions,
   EngineOptions,
+  JournalOptions,
   LoadModelOptions,
   LoadModelRequest,
   TelemetrySettings
 } from './engine/options.js'
 export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
+export type { ResumeRequest } from './engine/resume.js'
 export type { BackendInfo, Engine, GenerationResult } from './engine.js'
 export { createEngine } from './engine.js'
 export type {
@@ -45,6 +47,7 @@ export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from '
 export type { Generator } from './generation/generator.js'
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
 export type { RoutingCapture } from './generation/routing.js'
+export type { DamagedBytes, Recovered, RecoveredModel, RecoveredRequest } from './journal/index.js'
 export type { EngineState, Transition } from './lifecycle.js'
 export type { ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 export type { Alternative } from './memory-plan.js'

@@ -8,6 +8,7 @@ import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
 import { copyTokens } from './generation/options.js'
+import type { EarlierTokens, RequestLog } from './generation/request-log.js'
 import type { RoutingCapture } from './generation/routing.js'
 import { checkReplay, emptyCapture, sameKind, withRouting } from './generation/routing.js'
 import { Scheduler } from './generation/scheduler.js'
@@ -39,6 +40,8 @@ export interface LoadedModelOptions {
   tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
   /** Called when the consumer of a request asks for its first item. */
   observe(request: RequestStart): GenerationObserver
+  /** The log of a request that is about to begin. Throws REQUEST_ALREADY_EXISTS unless it begins `again`. */
+  openLog(requestId: string, request: CheckedRequest, prompt: Int32Array, again: boolean): RequestLog
 }
 
 /** What is known of a request when it begins. */
@@ -152,9 +155,9 @@ export class LoadedModel {
     return { id, activeSequences: this.#scheduler.size, ...(experts && { experts }) }
   }
 
-  /** Throws CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
-  createGenerator(method: string, request: CheckedRequest, call: CallOptions): Generator {
-    const { native, contextLength, kvType, vocab, id, observe, selection } = this.#options
+  /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
+  createGenerator(method: string, request: CheckedRequest, call: CallOptions, earlier?: EarlierTokens): Generator {
+    const { openLog, native, contextLength, kvType, vocab, id, observe, selection } = this.#options
     const prompt = this.#promptTokens(method, request)
     if (prompt.length > contextLength) {
       const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
@@ -167,6 +170,8 @@ export class LoadedModel {
     const { tokenizer } = this
     const decoder = tokenizer.decodeStream()
     const requestId = request.requestId ?? randomUUID()
+    // What decides the TierSet changes with time: a request that goes on keeps the one that it got.
+    const log = openLog(requestId, { ...request, tierSet: [...tiers] }, prompt, earlier !== undefined)
     const generation = new Generation({
       request,
       requestId,
@@ -183,10 +188,12 @@ export class LoadedModel {
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
       tiers,
-      enabled
+      enabled,
+      log,
+      earlier
     })
     this.#followBudget(generation, choice, requestId)
-    return new Generator(this.#scheduler, generation, method, call)
+    return new Generator(this.#scheduler, generation, method, call, log)
   }
 
   /**

@@ -3,22 +3,25 @@ import { availableParallelism } from 'node:os'
 import { createError } from '../errors/index.js'
 import type { CallOptions } from '../generation/options.js'
 import { checkCall } from '../generation/options.js'
+import type { Journal } from '../journal/index.js'
 import { Lifecycle, transitions } from '../lifecycle.js'
 import type { NativeAddon, NativeBackend } from '../native.js'
 import { native, packageVersion } from '../native.js'
 import { AuditLog } from '../telemetry/audit-log.js'
 import { Telemetry } from '../telemetry/telemetry.js'
 import { validated } from '../validation.js'
+import { Ledger } from './ledger.js'
 import { Models } from './models.js'
+import { openJournal } from './open-journal.js'
 import type { CheckedOptions, EngineOptions } from './options.js'
 import { engineSchema } from './options.js'
-import type { EngineParts } from './parts.js'
+import type { EngineParts, ShutdownHooks } from './parts.js'
 import type { PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
 import { Requests } from './requests.js'
 import { routingSeed } from './routing-seed.js'
 
-/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED. */
+/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
 export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
   // Nobody to tell is known before the options have been read.
   const early: PhaseEvent[] = []
@@ -40,27 +43,58 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
   report = reportPhases('boot_phase', telemetry, options.onPhase)
   for (const event of early) report(event)
   const lifecycle = followedLifecycle(telemetry, options.onTransition)
-  let backend: NativeBackend | undefined
+  let held: Resources | undefined
   try {
     const addon = native()
-    backend = await phases.run('resources', () =>
-      addon.createBackend({ threads: options.threads ?? availableParallelism(), isa: options.isa })
+    held = await phases.run('resources', () => resources(options, addon))
+    const { backend, journal } = held
+    const seed = await phases.run('routing-seed', () =>
+      routingSeed(options.routingSeed, journal?.recovered.routingSeed)
     )
-    const seed = await phases.run('routing-seed', () => routingSeed(options.routingSeed))
     await phases.run('telemetry', async () => {
       watchMemory(telemetry, addon)
-      await telemetry.start(await openAudit(telemetry, options, { isa: backend!.isa, threads: backend!.threads }))
+      await telemetry.start(await openAudit(telemetry, options, { isa: backend.isa, threads: backend.threads }))
     })
     telemetry.event('routing_seed', `the routing seed is ${seed.text}`, { seed: seed.text, source: seed.source })
     telemetry.open()
+    if (journal) tellOfJournal(telemetry, journal)
+    journal?.started({ version: packageVersion(), node: process.version, routingSeed: seed.text })
     lifecycle.to('warm', 'backend ready')
     const requests = new Requests(telemetry, options.telemetry.logPrompts)
     const models = new Models()
-    const hooks = { flush: [], persist: [], release: [] }
-    return { options, lifecycle, addon, backend, models, requests, routingSeed: seed, telemetry, hooks }
+    const hooks: ShutdownHooks = { flush: [], persist: [], release: [] }
+    if (journal) {
+      hooks.flush.push(() => journal.flush())
+      hooks.release.push(() => journal.close())
+    }
+    const ledger = new Ledger(journal)
+    return { options, lifecycle, addon, backend, models, ledger, requests, routingSeed: seed, telemetry, hooks }
   } catch (error) {
-    backend?.dispose()
+    await held?.journal?.close()
+    held?.backend.dispose()
     await telemetry.close()
+    throw error
+  }
+}
+
+function tellOfJournal(telemetry: Telemetry, { recovered, path }: Journal): void {
+  const { requests, models, cut, damage } = recovered
+  const counts = { requests: requests.length, models: models.length, damaged: damage.length }
+  telemetry.event('journal_opened', `the journal holds ${requests.length} requests`, { path, ...counts })
+  if (cut) telemetry.event('journal_cut', `${cut.bytes} bytes were cut off the journal`, { ...cut })
+}
+
+interface Resources {
+  backend: NativeBackend
+  journal: Journal | undefined
+}
+
+async function resources({ threads, isa, journal }: CheckedOptions, addon: NativeAddon): Promise<Resources> {
+  const backend = addon.createBackend({ threads: threads ?? availableParallelism(), isa })
+  try {
+    return { backend, journal: await openJournal(journal, addon) }
+  } catch (error) {
+    backend.dispose()
     throw error
   }
 }

@@ -58,8 +58,9 @@ export async function loadModel(
 }
 
 /** Throws MODEL_NOT_LOADED. */
-export async function unloadModel({ models, telemetry }: EngineParts, id: string): Promise<void> {
+export async function unloadModel({ models, ledger, telemetry }: EngineParts, id: string): Promise<void> {
   await models.take(id).close(() => models.notLoaded(id, 'was unloaded'))
+  ledger.modelUnloaded(id)
   telemetry.metrics.forgetModel(id)
   telemetry.event('model_unloaded', `model ${id} is unloaded`, { model: id })
 }

@@ -14,10 +14,12 @@ import { describeTiers } from '../tiers/describe.js'
 import { TierSelection } from '../tiers/selection.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
+import { journalLoad } from './journal-load.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
+import { textOf } from './routing-seed.js'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
 const leastContext = 4096
@@ -61,7 +63,7 @@ export class ModelLoad {
     onProgress: LoadModelOptions['onProgress'],
     onFatal: (error: unknown) => void
   ): Promise<LoadedModel> {
-    const { addon, options, requests, telemetry } = this.#parts
+    const { addon, options, ledger, requests, telemetry } = this.#parts
     const { tracing, metrics } = telemetry
     const model = this.#id
     const span = tracing.span('tiered_moe.load', { 'tiered_moe.model': model })
@@ -86,6 +88,8 @@ export class ModelLoad {
       })
       const native = await this.#loadWeights(file!, description.plan, memory, phases, onProgress)
       const selection = await this.#select(description, native)
+      const seed = textOf(this.#seed(description.plan))
+      await journalLoad(ledger, this.#request, { id: model, path, contextLength, routingSeed: seed }, native)
       phases.skip('optimizer', 'inference')
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()
@@ -105,7 +109,8 @@ export class ModelLoad {
         onFatal,
         observe: (request) => requests.begin(request),
         selection,
-        tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields })
+        tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
+        openLog: (...request) => ledger.open(...request)
       })
     } catch (error) {
       phases.fail(error)
@@ -125,9 +130,9 @@ export class ModelLoad {
     phases: Phases,
     onProgress: LoadModelOptions['onProgress']
   ): Promise<NativeModel> {
-    const { backend, options, routingSeed } = this.#parts
+    const { backend, options } = this.#parts
     const tensors = [...plan.tensors].sort((a, b) => phaseOrder(a) - phaseOrder(b))
-    const seed = routingSeed.source === 'default' ? plan.routingSeed : routingSeed.words
+    const words = this.#seed(plan)
     phases.begin('base-parameters')
     const count = (phase: LoadPhase): number => tensors.filter((tensor) => phaseOf(tensor) === phase).length
     const [base, routers] = [count('base-parameters'), count('routers')]
@@ -142,11 +147,11 @@ export class ModelLoad {
     try {
       native = await backend.loadModel(
         file,
-        { ...plan, tensors, routingSeed: seed },
+        { ...plan, tensors, routingSeed: words },
         {
           maxBatchTokens: options.maxBatchTokens,
           onProgress: listener.call,
-          ...(memory.kept === 'budget' && { experts: this.#expertOptions(memory, seed[0]!) })
+          ...(memory.kept === 'budget' && { experts: this.#expertOptions(memory, words[0]!) })
         },
         this.#cancel
       )
@@ -172,6 +177,11 @@ export class ModelLoad {
       await native.dispose()
       throw error
     }
+  }
+
+  #seed(plan: Plan): Plan['routingSeed'] {
+    const { source, words } = this.#parts.routingSeed
+    return source === 'default' ? plan.routingSeed : words
   }
 
   /**

@@ -27,6 +27,11 @@ export interface EngineOptions {
   maxBatchTokens?: number
   /** Context of models that are loaded without a contextLength, at most. Default: as long as the model supports. */
   maxContextTokens?: number
+  /**
+   * Folder of a journal, which lets the next engine go on with what this one was doing when it ended, however it ended; docs/recovery.md.
+   * Default: none.
+   */
+  journal?: string | JournalOptions
   /** Called after each change of the engine's state. */
   onTransition?: (transition: Transition) => void
   /** Called for each step of starting the engine and each phase of loading a model. */
@@ -60,6 +65,21 @@ export interface TelemetrySettings {
 export interface DisposeOptions {
   /** Milliseconds that requests which have begun may go on for. Default: the engine's drainMs. */
   drainMs?: number
+}
+
+export interface JournalOptions {
+  /** The journal's folder; it is made where there is none. */
+  path: string
+  /** Produced tokens are on disk after this many milliseconds, at the latest; what a crash loses of them is computed again. Default 100. */
+  syncMs?: number
+  /** A file of the journal is followed by another one from this size on. Default 16 MiB. */
+  segmentBytes?: number
+  /** For how long a request that has ended can be read again without being acknowledged. Default one hour. */
+  retentionMs?: number
+  /** A damaged journal: refuse it (default), or salvage what can be read. */
+  onDamage?: 'refuse' | 'salvage'
+  /** Load the models that were loaded: when a request is resumed (default), or all of them now. */
+  recover?: 'demand' | 'load'
 }
 
 export interface LoadModelRequest {
@@ -117,6 +137,20 @@ const filePath = z
 const drainMs = z.number().min(0).max(largest)
 const drainAllowed = `a number of milliseconds from 0 to ${largest}`
 
+export const journalSchema = z.strictObject({
+  path: filePath,
+  syncMs: z.number().min(0).max(60_000).default(100),
+  segmentBytes: z
+    .number()
+    .int()
+    .min(4096)
+    .max(largest)
+    .default(16 * 2 ** 20),
+  retentionMs: z.number().min(0).max(Number.MAX_SAFE_INTEGER).default(3_600_000),
+  onDamage: z.enum(['refuse', 'salvage']).default('refuse'),
+  recover: z.enum(['demand', 'load']).default('demand')
+})
+
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
   threads: z.number().int().min(1).max(1024).optional().describe('an integer from 1 to 1024'),
@@ -126,6 +160,10 @@ export const engineSchema = z.strictObject({
     .describe('auto, scalar, avx2, avx512 or neon'),
   maxBatchTokens: z.number().int().min(1).max(65536).default(512).describe('an integer from 1 to 65536'),
   maxContextTokens: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
+  journal: z
+    .union([filePath, journalSchema])
+    .optional()
+    .describe(`the path of a folder, or {${Object.keys(journalSchema.shape).join(', ')}}`),
   onTransition: callback<(transition: Transition) => void>().describe('a function'),
   onPhase: callback<(event: PhaseEvent) => void>().describe('a function'),
   logger: z.custom<Logger>(isLogger).optional().describe('an object with the methods debug, info, warn and error'),

@@ -4,6 +4,7 @@ import { createError } from '../errors/index.js'
 import type { Lifecycle } from '../lifecycle.js'
 import type { NativeAddon, NativeBackend } from '../native.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
+import type { Ledger } from './ledger.js'
 import type { Models } from './models.js'
 import type { CheckedOptions } from './options.js'
 import type { Requests } from './requests.js'
@@ -25,6 +26,7 @@ export interface EngineParts {
   readonly addon: NativeAddon
   readonly backend: NativeBackend
   readonly models: Models
+  readonly ledger: Ledger
   readonly requests: Requests
   readonly routingSeed: RoutingSeed
   readonly telemetry: Telemetry

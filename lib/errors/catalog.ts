@@ -609,6 +609,39 @@ export const catalog = {
     suggestedAction: 'Record the trace again; details.reason says what is wrong with the file.',
     native: false
   },
+  REQUEST_ALREADY_EXISTS: {
+    ...request,
+    meaning: 'A request with this id is running, or is in the journal and was not acknowledged.',
+    category: 'configuration',
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'InvalidRequest',
+    suggestedAction: 'Resume it with resumeGenerator(), acknowledge it, or use another requestId.',
+    native: false
+  },
+  REQUEST_NOT_FOUND: {
+    ...request,
+    meaning: 'No request with this id is in the journal: never accepted, acknowledged, or expired.',
+    category: 'configuration',
+    httpStatus: 404,
+    exitCode: 1,
+    engineCode: 'InvalidRequest',
+    suggestedAction:
+      'Check the id (engine.recovered lists those of an earlier run), or begin it again with createGenerator().',
+    native: false
+  },
+  MODEL_CHANGED: {
+    ...request,
+    meaning: 'The model of a request is not the one that it began with, so going on would give another text.',
+    category: 'configuration',
+    operator: true,
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'ModelLoadError',
+    suggestedAction:
+      'Put the file back that details.expected describes and load it as it was, or begin the request again with createGenerator().',
+    native: false
+  },
   CANCELLED: {
     ...request,
     meaning: 'The caller aborted; the details of a generation have the text up to then.',

@@ -3,6 +3,7 @@ import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type { CheckedRequest } from './options.js'
+import type { EarlierTokens, RequestLog } from './request-log.js'
 import type { RoutingCapture } from './routing.js'
 import { emptyCapture, joinCaptures, sameKind, withRouting } from './routing.js'
 import { StopStrings } from './stop-strings.js'
@@ -83,6 +84,9 @@ export interface GenerationSetup {
   /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
   tiers: readonly string[]
   enabled?: Uint8Array | undefined
+  log?: RequestLog
+  /** A generation that goes on from where an earlier one was. */
+  earlier?: EarlierTokens | undefined
   /** Called when the consumer asks for the first item. */
   observe?: () => GenerationObserver
 }
@@ -107,9 +111,13 @@ export class Generation {
   readonly #ready: GenerationItem[] = []
   readonly #endListeners: (() => void)[] = []
   readonly #captured: RoutingCapture[] = []
+  /** What is fed before anything is computed: the prompt, and the tokens of an earlier generation. */
+  readonly #feed: Int32Array
   #sequence: NativeSequence | undefined
-  /** Prompt tokens that were fed. */
+  /** Tokens of #feed that were fed. */
   #fed = 0
+  /** Tokens that the consumer has. */
+  #delivered = 0
   #text = ''
   #finished = false
   #error: unknown
@@ -122,6 +130,8 @@ export class Generation {
     this.#stops = new StopStrings(setup.request.stop)
     // The last token is never fed back, so it needs no position.
     this.#limit = Math.min(setup.request.maxTokens, setup.contextLength - setup.prompt.length + 1)
+    this.#feed = setup.earlier ? followedBy(setup.prompt, setup.earlier.tokens) : setup.prompt
+    if (setup.earlier) this.#repeat(setup.earlier)
   }
 
   get finished(): boolean {
@@ -149,6 +159,7 @@ export class Generation {
   next(owner: object): Promise<IteratorResult<GenerationItem, undefined>> {
     const item = this.#ready.shift()
     if (item) {
+      this.#handOut(item)
       this.#settle()
       return Promise.resolve({ done: false, value: item })
     }
@@ -172,11 +183,12 @@ export class Generation {
   stepItem(budget: number): StepItem {
     const { prompt, request, vocab, routing, enabled } = this.#setup
     this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
-    const decoding = this.#fed >= prompt.length
-    const position = this.#fed + Math.max(0, this.#tokens.length - 1)
+    const feed = this.#feed
+    const decoding = this.#fed >= feed.length
+    const position = decoding ? prompt.length + this.#tokens.length - 1 : this.#fed
     const count = sameKind(position, budget, request.replayRouting)
-    const tokens = decoding ? Int32Array.of(this.#tokens.at(-1)!) : prompt.subarray(this.#fed, this.#fed + count)
-    const last = decoding || this.#fed + tokens.length === prompt.length
+    const tokens = decoding ? Int32Array.of(this.#tokens.at(-1)!) : feed.subarray(this.#fed, this.#fed + count)
+    const last = decoding || this.#fed + tokens.length === feed.length
     const item: StepItem = { sequence: this.#sequence, tokens, logits: last ? 'last' : 'none' }
     if (last) item.sampling = this.#sampling()
     if (last && request.logits) item.logitsOut = new Float32Array(vocab)
@@ -189,7 +201,7 @@ export class Generation {
   /** Takes over what a step gave for `item`. Throws what the tokenizer throws. */
   accept(item: StepItem, result: StepItemResult): void {
     this.#steps++
-    if (this.#fed < this.#setup.prompt.length) this.#fed += item.tokens.length
+    if (this.#fed < this.#feed.length) this.#fed += item.tokens.length
     if (item.captureIds) this.#keepRoutes(item)
     if (!item.sampling || this.#finished) return
     const { token } = result
@@ -197,11 +209,8 @@ export class Generation {
       this.#finish('stop')
       return
     }
-    this.#tokens.push(token)
     this.#observer?.token()
-    const { text, stopped } = this.#stops.push(this.#setup.decoder.push(token))
-    this.#text += text
-    const value: TokenItem = { text, token }
+    const value: TokenItem = { text: '', token }
     if (result.logprob !== undefined) value.logprob = result.logprob
     if (result.top && item.sampling.topLogprobs > 0) {
       const { ids, logprobs } = result.top
@@ -209,15 +218,15 @@ export class Generation {
     }
     if (item.logitsOut) value.logits = item.logitsOut
     if (item.captureIds) value.routing = joinCaptures(this.#captured.splice(0))
-    this.#deliver(value)
-    if (stopped) this.#finish('stop', true)
-    else if (this.#tokens.length >= this.#limit) this.#finish('length')
+    this.#setup.log?.produced(this.#tokens.length, value)
+    this.#take(value)
   }
 
   /** Ends with an error, which carries what was generated so far; the consumer's next call (or the waiting one) gets it. */
   fail(error: unknown): void {
     if (this.#finished) return
     this.#error = isEngineError(error) ? this.#withPartial(error) : error
+    this.#setup.log?.failed(error)
     // What was computed ahead is in the error's details.
     this.#ready.length = 0
     this.#end({ error: this.#error })
@@ -233,7 +242,10 @@ export class Generation {
   abandon(): void {
     this.#ready.length = 0
     this.#error = undefined
-    if (!this.#finished) this.#end({})
+    if (!this.#finished) {
+      this.#setup.log?.abandoned()
+      this.#end({})
+    }
     this.#settle()
   }
 
@@ -246,6 +258,29 @@ export class Generation {
   #keepRoutes({ tokens, captureIds, captureWeights }: StepItem): void {
     const { layers, k } = this.#setup.routing
     this.#captured.push({ tokens: tokens.length, layers, k, ids: captureIds!, weights: captureWeights! })
+  }
+
+  /** The tokens of an earlier generation, with the same items. */
+  #repeat({ tokens, logprobs, top, finishReason }: EarlierTokens): void {
+    for (const [i, token] of tokens.entries()) {
+      const value: TokenItem = { text: '', token }
+      if (logprobs[i] !== undefined) value.logprob = logprobs[i]
+      if (top[i]) value.topLogprobs = top[i]
+      this.#take(value)
+    }
+    // An end-of-text token is not among the tokens.
+    if (finishReason && !this.#finished) this.#finish(finishReason)
+  }
+
+  /** The next token of the output; `value` gets its text. */
+  #take(value: TokenItem): void {
+    this.#tokens.push(value.token)
+    const { text, stopped } = this.#stops.push(this.#setup.decoder.push(value.token))
+    this.#text += text
+    value.text = text
+    if (this.#tokens.length > (this.#setup.earlier?.from ?? 0)) this.#deliver(value)
+    if (stopped) this.#finish('stop', true)
+    else if (this.#tokens.length >= this.#limit) this.#finish('length')
   }
 
   #usage(): Usage {
@@ -283,22 +318,27 @@ export class Generation {
       if (rest.stopped) finishReason = 'stop'
     }
     this.#text += text
-    this.#deliver({
-      text,
-      finishReason,
-      usage: this.#usage(),
-      seed: this.#setup.request.seed,
-      tierSet: this.#setup.tiers,
-      requestId: this.requestId
-    })
+    const { request, tiers: tierSet } = this.#setup
+    const { requestId } = this
+    const item: FinalItem = { text, finishReason, usage: this.#usage(), seed: request.seed, tierSet, requestId }
+    this.#setup.log?.finished(item)
+    this.#deliver(item)
     this.#end({ finishReason })
     this.#settle()
   }
 
   #deliver(value: GenerationItem): void {
     const waiter = this.#waiters.shift()
-    if (waiter) waiter.resolve({ done: false, value })
-    else this.#ready.push(value)
+    if (waiter) {
+      this.#handOut(value)
+      waiter.resolve({ done: false, value })
+    } else this.#ready.push(value)
+  }
+
+  #handOut(item: GenerationItem): void {
+    if (item.finishReason !== undefined) return
+    this.#delivered++
+    this.#setup.log?.delivered((this.#setup.earlier?.from ?? 0) + this.#delivered)
   }
 
   #end(outcome: Pick<GenerationOutcome, 'finishReason' | 'error'>): void {
@@ -320,4 +360,11 @@ export class Generation {
     if ('tokens' in error.details && 'usage' in error.details) return error
     return new EngineErrorClass(error.code, error.message, { ...error.details, ...this.partial() }, { cause: error })
   }
+}
+
+function followedBy(prompt: Int32Array, tokens: readonly number[]): Int32Array {
+  const all = new Int32Array(prompt.length + tokens.length)
+  all.set(prompt)
+  all.set(tokens, prompt.length)
+  return all
 }

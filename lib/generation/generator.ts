@@ -3,6 +3,7 @@ import { performance } from 'node:perf_hooks'
 import { createError, createTimeoutError } from '../errors/index.js'
 import type { Generation, GenerationItem } from './generation.js'
 import type { CallOptions } from './options.js'
+import type { RequestLog } from './request-log.js'
 import type { Scheduler } from './scheduler.js'
 
 /** A generator that its consumer dropped without return() gives its sequence back when it is collected. */
@@ -63,10 +64,15 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
   readonly #generation: Generation
   readonly #method: string
   readonly #call: CallOptions
+  readonly #log: RequestLog | undefined
   #started = false
+  /** While the request is not accepted yet, its items are held back. */
+  #acceptance: Promise<void> | undefined
+  #refused = false
 
-  constructor(scheduler: Scheduler, generation: Generation, method: string, call: CallOptions) {
+  constructor(scheduler: Scheduler, generation: Generation, method: string, call: CallOptions, log?: RequestLog) {
     this.requestId = generation.requestId
+    this.#log = log
     this.#scheduler = scheduler
     this.#generation = generation
     this.#method = method
@@ -77,7 +83,19 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
     if (!this.#started) this.#start()
     const result = this.#generation.next(this)
     this.#scheduler.wake()
-    return result
+    if (!this.#acceptance || this.#refused) return result
+    // It may fail before it is accepted.
+    result.catch(() => {})
+    return this.#acceptance.then(() => result)
+  }
+
+  /**
+   * With a journal: resolves when the request is durable there, which is when it may be acknowledged to whoever sent it; next() waits
+   * for that too. Rejects with JOURNAL_WRITE_FAILED, REQUEST_ALREADY_EXISTS, and what else ends a generation before it begins.
+   */
+  async accepted(): Promise<void> {
+    if (!this.#started) this.#start()
+    await this.#acceptance
   }
 
   /** Ends the generation and frees its sequence; resolves when that is done. A waiting next() gets `done`. */
@@ -104,14 +122,44 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
 
   #start(): void {
     this.#started = true
-    this.#generation.begin()
     const { signal } = this.#call
+    const scheduler = this.#scheduler
+    const generation = this.#generation
+    // One that goes on from an earlier end has nothing to compute.
+    if (generation.finished) return
+    generation.begin()
     if (signal?.aborted) {
-      this.#generation.fail(cancelled(this.#generation, signal))
+      this.#refuse(cancelled(generation, signal))
       return
     }
-    this.#scheduler.add(this.#generation)
-    abandoned.register(this, { scheduler: this.#scheduler, generation: this.#generation }, this)
-    watch(this.#scheduler, this.#generation, this.#method, this.#call)
+    const end = async (error: unknown): Promise<void> => {
+      await scheduler.remove(generation, true)
+      generation.fail(error)
+    }
+    try {
+      this.#acceptance = this.#log?.begin(end)?.then(
+        () => {
+          this.#acceptance = undefined
+        },
+        async (error: unknown) => {
+          await end(error)
+          throw error
+        }
+      )
+    } catch (error) {
+      this.#refuse(error)
+      return
+    }
+    this.#acceptance?.catch(() => {})
+    scheduler.add(generation)
+    abandoned.register(this, { scheduler, generation }, this)
+    watch(scheduler, generation, this.#method, this.#call)
+  }
+
+  #refuse(error: unknown): void {
+    this.#generation.fail(error)
+    this.#refused = true
+    this.#acceptance = Promise.reject(error)
+    this.#acceptance.catch(() => {})
   }
 }

@@ -13,7 +13,7 @@ import { readJournal, setAside } from './reader.js'
 import type { ExpertsRecord, FinishedRecord, JournalRecord, ModelRecord, StartRecord, TokensRecord } from './records.js'
 import { journalFormat } from './records.js'
 import type { Recovered } from './recovered.js'
-import { describeRecovered } from './recovered.js'
+import { describeRecovered, loadOptions } from './recovered.js'
 import type { JournaledRequest, JournalState } from './state.js'
 import type { WriterPosition } from './writer.js'
 import { JournalWriter } from './writer.js'
@@ -71,15 +71,11 @@ export class Journal {
   }
 
   /**
-   * Opens a folder's journal and cuts off what a crash left unfinished. `tryLock` locks a file descriptor, or says that another has it.
+   * Opens a folder's journal, for `started` to go on with, and cuts off what a crash left unfinished. `tryLock` locks a file descriptor, or says that another has it.
    * JOURNAL_LOCKED {pid, at}, JOURNAL_CORRUPTED {damage}, JOURNAL_VERSION_UNSUPPORTED, JOURNAL_WRITE_FAILED {resourceInfo},
    * FILE_READ_FAILED, FILE_WRITE_FAILED {path, errno}.
    */
-  static async open(
-    settings: JournalSettings,
-    start: Omit<StartRecord, 'type' | 'at'>,
-    tryLock: (fd: number) => boolean
-  ): Promise<Journal> {
+  static async open(settings: JournalSettings, tryLock: (fd: number) => boolean): Promise<Journal> {
     const { path } = settings
     try {
       await mkdir(path, { recursive: true })
@@ -91,18 +87,26 @@ export class Journal {
       const reading = await readJournal(path, settings.onDamage === 'salvage')
       reading.state.expire(Date.now() - settings.retentionMs)
       const position = await continueJournal(path, reading)
-      const journal = new Journal(settings, lock, reading, position)
-      journal.#append({ type: 'start', at: Date.now(), ...start })
-      return journal
+      return new Journal(settings, lock, reading, position)
     } catch (error) {
       await closeFile(lock)
       throw error
     }
   }
 
+  /** Its folder. */
+  get path(): string {
+    return this.#settings.path
+  }
+
   /** Segments on disk, and their bytes. */
   get size(): { segments: number; bytes: number } {
     return this.#writer.size
+  }
+
+  /** An engine begins, with nothing loaded. */
+  started(start: Omit<StartRecord, 'type' | 'at'>): void {
+    this.#append({ type: 'start', at: Date.now(), ...start })
   }
 
   /** A request that is here: running, or ended and neither acknowledged nor expired. */
@@ -121,7 +125,7 @@ export class Journal {
   }
 
   /** A model was loaded; returns the number of the load. */
-  modelLoaded(model: Pick<ModelRecord, 'id' | 'path' | 'identity' | 'options'>): number {
+  modelLoaded(model: Omit<ModelRecord, 'type' | 'load' | 'at'>): number {
     const load = this.#state.lastLoad + 1
     this.#append({ type: 'model', load, ...model, at: Date.now() })
     return load
@@ -133,6 +137,11 @@ export class Journal {
 
   tierSetActivated(load: number, tiers: string[]): void {
     this.#append({ type: 'tierSet', load, tiers, at: Date.now() })
+  }
+
+  /** What loads a model again, with the TierSet that was activated last. */
+  loadOptions({ load, options }: ModelRecord): Record<string, unknown> {
+    return loadOptions(this.#state, load, options)
   }
 
   /** New versions of a load's experts; resolves when that is durable. JOURNAL_WRITE_FAILED. */
@@ -163,10 +172,10 @@ export class Journal {
     }
   }
 
-  /** The next token of a request. */
-  produced(id: string, { token, logprob, topLogprobs }: ProducedToken): void {
+  /** The token at a position of a request's output. One that is known is the same again. */
+  produced(id: string, position: number, { token, logprob, topLogprobs }: ProducedToken): void {
     const pending = this.#pendingOf(id)
-    if (!pending) return
+    if (!pending || position !== pending.from + pending.tokens.length) return
     pending.tokens.push(token)
     if (logprob !== undefined) {
       pending.logprobs ??= []

@@ -35,6 +35,10 @@ const model = z.object({
   identity,
   /** As loadModel takes them, so that it can be called again. */
   options: z.record(z.string(), z.unknown()),
+  /** Positions that its sequences may hold: it says where a text ends. */
+  contextLength: count,
+  /** Its routers' seed: 128 bits, hexadecimal. */
+  routingSeed: z.string(),
   at: z.number()
 })
 const unload = z.object({ type: z.literal('unload'), load: count, at: z.number() })

@@ -1,4 +1,5 @@
 /** What an engine finds in its journal, as its caller sees it. */
+import type { EngineError } from '../errors/index.js'
 import type { DamagedBytes } from './reader.js'
 import type { ModelRecord } from './records.js'
 import type { JournaledRequest, JournalState } from './state.js'
@@ -27,6 +28,8 @@ export interface RecoveredModel {
   path: string
   /** As loadModel took them. */
   options: Record<string, unknown>
+  /** Why it could not be loaded again (with `recover: 'load'`). */
+  error?: EngineError
 }
 
 export interface Recovered {
@@ -59,6 +62,16 @@ export function describeRequest(request: JournaledRequest, models: ReadonlyMap<n
   }
 }
 
+/** The options of a load, with the TierSet that was activated last. */
+export function loadOptions(
+  state: JournalState,
+  load: number,
+  options: Record<string, unknown>
+): Record<string, unknown> {
+  const tiers = state.tierSets.get(load)?.tiers
+  return tiers ? { ...options, tierSet: tiers } : options
+}
+
 export function describeRecovered(
   state: JournalState,
   cut: DamagedBytes | undefined,
@@ -68,7 +81,7 @@ export function describeRecovered(
     requests: [...state.requests.values()].map((request) => describeRequest(request, state.models)),
     models: [...state.loaded].map((load) => {
       const { id, path, options } = state.models.get(load)!
-      return { id, path, options }
+      return { id, path, options: loadOptions(state, load, options) }
     }),
     version: state.start?.version,
     routingSeed: state.start?.routingSeed,

@@ -62,6 +62,9 @@ export const eventCatalog = {
     meaning: 'Experts were demoted because memory ran short.',
     chained: ['model']
   },
+  journal_opened: { level: 'info', meaning: 'The journal was opened; what it holds can be resumed.' },
+  journal_cut: { level: 'warn', meaning: 'The end of the journal was cut off: a crash had left it unfinished.' },
+  request_resumed: { level: 'info', meaning: 'A request of the journal goes on.' },
   shutdown_step: { level: 'info', meaning: 'A step of the shutdown ended.', chained: ['step'] },
   signal_received: { level: 'info', meaning: 'The process was told to end.', chained: ['signal'] },
   events_dropped: { level: 'warn', meaning: 'Events came faster than the logger took them; the oldest were dropped.' },

@@ -26,7 +26,7 @@ async function smallJournal(folder: string): Promise<Buffer> {
   const journal = await open(folder)
   const load = loadModel(journal)
   await journal.accept('first', load, request)
-  for (let i = 0; i < 4; i++) journal.produced('first', { token: i })
+  for (let i = 0; i < 4; i++) journal.produced('first', i, { token: i })
   await journal.accept('second', load, request)
   journal.finished('first', 'length', usage(4))
   await journal.close()
@@ -235,7 +235,7 @@ t.test('a full disk', async (t) => {
   try {
     for (;;) appendFileSync(ballast, Buffer.alloc(512))
   } catch {}
-  for (let i = 0; i < 3000; i++) journal.produced('running', { token: 100_000 + i })
+  for (let i = 0; i < 3000; i++) journal.produced('running', i, { token: 100_000 + i })
   await t.rejects(journal.flush(), { code: 'JOURNAL_WRITE_FAILED', details: { errno: 'ENOSPC' } })
   t.equal(journal.get('running')?.tokens.length, 3000, 'it runs on')
   const copy = join(folder, 'copy')
@@ -277,15 +277,15 @@ t.test('killed while it writes: always readable', async (t) => {
     `const { Journal } = await import(process.argv[2])
     const { native } = await import(process.argv[3])
     const settings = { path: process.argv[4], syncMs: 1, segmentBytes: 3000, retentionMs: 1e6, onDamage: 'refuse' }
-    const journal = await Journal.open(settings, { version: '1', node: 'v20' }, (fd) => native().tryLockFile(fd))
-    const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {} })
+    const journal = await Journal.open(settings, (fd) => native().tryLockFile(fd))
+    const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {}, contextLength: 1, routingSeed: '' })
     const known = journal.recovered.requests.map(({ requestId }) => requestId)
     console.log('known ' + known.join(' '))
     for (let i = 0; ; i++) {
       const id = process.pid + '-' + i
       await journal.accept(id, load, { promptTokens: Array(20).fill(i) })
       console.log('accepted ' + id)
-      for (let n = 0; n < 5; n++) journal.produced(id, { token: n })
+      for (let n = 0; n < 5; n++) journal.produced(id, n, { token: n })
       if (i % 3) {
         await journal.acknowledge(id)
         console.log('acknowledged ' + id)

@@ -20,13 +20,13 @@ t.test('what was written is there after the next opening', async (t) => {
   await first.accept('failed', load, request)
   await first.accept('gone', load, request)
   for (let i = 0; i < 5; i++)
-    first.produced('running', { token: i, logprob: -i / 3, topLogprobs: [{ token: i, logprob: -0.1 }] })
+    first.produced('running', i, { token: i, logprob: -i / 3, topLogprobs: [{ token: i, logprob: -0.1 }] })
   first.delivered('running', 3)
-  first.produced('finished', { token: 9 })
+  first.produced('finished', 0, { token: 9 })
   first.finished('finished', 'length', usage(1))
   first.failed('failed', 'INFERENCE_TIMEOUT')
   await first.acknowledge('gone')
-  first.produced('running', { token: 77, logprob: -1, topLogprobs: [] })
+  first.produced('running', 5, { token: 77, logprob: -1, topLogprobs: [] })
   t.same(first.get('running')?.tokens, [0, 1, 2, 3, 4, 77], 'tokens that no record holds yet can be read')
   await first.close()
 
@@ -46,7 +46,7 @@ t.test('what was written is there after the next opening', async (t) => {
   t.equal(running.top.length, 6)
   t.match(second.load(running.accepted.load), { id: 'tiny', identity })
   // A failed request that is resumed is running again.
-  second.produced('failed', { token: 1 })
+  second.produced('failed', 0, { token: 1 })
   t.equal(second.get('failed')?.failed, undefined)
   await second.close()
 })
@@ -73,7 +73,7 @@ t.test('segments rotate; compaction keeps what is needed and nothing else', asyn
   for (let i = 0; i < 120; i++) {
     const id = `request ${i}`
     await journal.accept(id, load, { ...request, promptTokens: Array(100).fill(i) })
-    journal.produced(id, { token: i })
+    journal.produced(id, 0, { token: i })
     if (i % 3 === 0) {
       kept.push(id)
       await journal.flush()
@@ -153,7 +153,7 @@ t.test('one engine at a time; a lock whose process died holds nobody', async (t)
     `const { Journal } = await import(process.argv[2])
     const { native } = await import(process.argv[3])
     const settings = { path: process.argv[4], syncMs: 5, segmentBytes: 1e6, retentionMs: 1e6, onDamage: 'refuse' }
-    await Journal.open(settings, { version: '1', node: 'v20' }, (fd) => native().tryLockFile(fd))
+    await Journal.open(settings, (fd) => native().tryLockFile(fd))
     console.log('open')
     setInterval(() => {}, 1000)`
   )
@@ -203,7 +203,7 @@ t.test('an open journal keeps no process alive', async (t) => {
     `const { Journal } = await import(process.argv[2])
     const { native } = await import(process.argv[3])
     const settings = { path: process.argv[4], syncMs: 60000, segmentBytes: 1e6, retentionMs: 1e6, onDamage: 'refuse' }
-    await Journal.open(settings, { version: '1', node: 'v20' }, (fd) => native().tryLockFile(fd))`
+    await Journal.open(settings, (fd) => native().tryLockFile(fd))`
   )
   const file = (name: string) => new URL(`file://${join(root, 'dist/esm', name)}`).href
   const args = [script, file('journal/index.js'), file('native.js'), folder]

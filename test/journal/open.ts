@@ -12,15 +12,22 @@ export const usage = (completionTokens: number) => ({
   totalTokens: 2 + completionTokens
 })
 
-export function open(path: string, settings: Partial<JournalSettings> = {}): Promise<Journal> {
+export async function open(path: string, settings: Partial<JournalSettings> = {}): Promise<Journal> {
   const defaults = { syncMs: 5, segmentBytes: 1 << 20, retentionMs: 3_600_000, onDamage: 'refuse' as const }
-  return Journal.open({ path, ...defaults, ...settings }, { version: '1', node: 'v20' }, (fd) =>
-    native().tryLockFile(fd)
-  )
+  const journal = await Journal.open({ path, ...defaults, ...settings }, (fd) => native().tryLockFile(fd))
+  journal.started({ version: '1', node: 'v20' })
+  return journal
 }
 
 export const loadModel = (journal: Journal): number =>
-  journal.modelLoaded({ id: 'tiny', path: '/tiny.gguf', identity, options: { kvType: 'f16' } })
+  journal.modelLoaded({
+    id: 'tiny',
+    path: '/tiny.gguf',
+    identity,
+    options: { kvType: 'f16' },
+    contextLength: 512,
+    routingSeed: '00'
+  })
 
 /** Names of the segments in a folder. */
 export const segmentsIn = (folder: string): string[] =>

@@ -1,0 +1,139 @@
+/** Goes on with a request of the journal: its model is there again, what it had is repeated, the rest is computed. */
+import { z } from 'zod'
+import { createError, isEngineError } from '../errors/index.js'
+import type { Generator } from '../generation/generator.js'
+import type { CallOptions } from '../generation/options.js'
+import type { JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
+import type { LoadedModel } from '../loaded-model.js'
+import { identify, sameModel } from './model-identity.js'
+import type { LoadModelRequest } from './options.js'
+import type { EngineParts } from './parts.js'
+import { restoredRequest } from './stored-request.js'
+
+export interface ResumeRequest {
+  requestId: string
+  /** Give the tokens from this position of the output on: as many as the client has. Default 0. */
+  from?: number
+}
+
+const requestId = z.string().min(1).max(200).describe('a string of 1 to 200 characters')
+
+export const resumeSchema = z.strictObject({
+  requestId,
+  from: z.number().int().min(0).default(0).describe('an integer from 0 on')
+})
+
+export const acknowledgeSchema = z.strictObject({ requestId })
+
+const nothing: Recovered = {
+  requests: [],
+  models: [],
+  version: undefined,
+  routingSeed: undefined,
+  cut: undefined,
+  damage: []
+}
+
+export class Resumption {
+  readonly #parts: EngineParts
+  readonly #load: (request: LoadModelRequest) => Promise<unknown>
+  /** Loads under way for requests that go on, by model id. */
+  readonly #loads = new Map<string, Promise<unknown>>()
+
+  /** `load` is the engine's own loadModel. */
+  constructor(parts: EngineParts, load: (request: LoadModelRequest) => Promise<unknown>) {
+    this.#parts = parts
+    this.#load = load
+  }
+
+  get recovered(): Recovered {
+    return this.#parts.ledger.journal?.recovered ?? nothing
+  }
+
+  /** Loads what was loaded when the engine before this one ended. What cannot be loaded has its `error` in `recovered`. */
+  async loadModels(): Promise<void> {
+    for (const model of this.recovered.models) {
+      try {
+        await this.#load({ ...model.options, model: model.path, id: model.id })
+      } catch (error) {
+        if (!isEngineError(error)) throw error
+        model.error = error
+      }
+    }
+  }
+
+  /** Throws REQUEST_NOT_FOUND, MODEL_CHANGED {expected, actual}, and what loadModel throws. */
+  async generator({ requestId, from }: Required<ResumeRequest>, call: CallOptions): Promise<Generator> {
+    const { ledger, telemetry } = this.#parts
+    const found = ledger.find(requestId, 'resumeGenerator')
+    const model = await this.#model(found)
+    const { accepted, tokens, logprobs, top, finished } = await ledger.take(requestId, 'resumeGenerator')
+    // A gap in a salvaged journal: the rest is computed again.
+    const complete = finished?.usage.completionTokens === tokens.length
+    const earlier = {
+      tokens: [...tokens],
+      logprobs: [...logprobs],
+      top: [...top],
+      finishReason: complete ? finished?.reason : undefined,
+      from
+    }
+    const request = restoredRequest(accepted.request, requestId)
+    const fields = { requestId, model: request.model, from, tokens: tokens.length }
+    telemetry.event('request_resumed', `request ${requestId} goes on after ${tokens.length} tokens`, fields)
+    return model.createGenerator('resumeGenerator', request, call, earlier)
+  }
+
+  /** The model that a request began with, loaded again where it is not. */
+  async #model({ accepted }: JournaledRequest): Promise<LoadedModel> {
+    const { ledger, models } = this.#parts
+    const began = ledger.journal!.load(accepted.load)!
+    const { id } = began
+    if (!models.ids().includes(id)) await this.#loadAgain(began)
+    const now = ledger.loadOf(id)
+    if (now && now.load !== began.load) checkSame(began, now)
+    return models.get(id)
+  }
+
+  async #loadAgain(began: ModelRecord): Promise<void> {
+    const { ledger } = this.#parts
+    const { id, path, identity } = began
+    const underWay = this.#loads.get(id)
+    if (underWay) {
+      await underWay
+      return
+    }
+    const load = async (): Promise<void> => {
+      // Before a load of minutes; what the load itself identifies is compared once more.
+      const actual = await identify(path).catch(() => undefined)
+      if (actual && !sameModel(identity, actual)) throw changed(began, actual, 'its file has changed')
+      await this.#load({ ...ledger.journal!.loadOptions(began), model: path, id })
+    }
+    const loading = load().finally(() => this.#loads.delete(id))
+    this.#loads.set(id, loading)
+    await loading
+  }
+}
+
+/** What changes a text: the weights, the type of the KV cache, and where the context ends. */
+function checkSame(began: ModelRecord, now: ModelRecord): void {
+  if (!sameModel(began.identity, now.identity))
+    throw changed(began, now.identity, `another file is loaded: ${now.path}`)
+  if (began.options.kvType !== now.options.kvType) {
+    throw changed(began, now.identity, `its KV type is ${now.options.kvType}, and was ${began.options.kvType}`)
+  }
+  if (began.routingSeed !== now.routingSeed) {
+    throw changed(began, now.identity, `its routing seed is ${now.routingSeed}, and was ${began.routingSeed}`)
+  }
+  if (began.contextLength !== now.contextLength) {
+    throw changed(began, now.identity, `its context holds ${now.contextLength}, and held ${began.contextLength}`)
+  }
+}
+
+function changed({ id, path, identity }: ModelRecord, actual: ModelIdentity, why: string) {
+  return createError('MODEL_CHANGED', `the model ${id} is not the one that the request began with: ${why}`, {
+    model: id,
+    path,
+    expected: { ...identity },
+    actual: { ...actual }
+  })
+}
