@@ -96,4 +96,4 @@ const [[whole, bookkeeping]] = measure('look-up', blobs)
 console.log(
   `a demand when everything is resident: ${show(whole)} ns, of them counted as bookkeeping ${show(bookkeeping)} ns`
 )
-writeReport('store', { environment: stamp, rows, lookUp: { whole, bookkeeping } })
+writeReport('store.json', { environment: stamp, rows, lookUp: { whole, bookkeeping } })

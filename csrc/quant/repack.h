@@ -23,4 +23,7 @@ size_t packed_bytes(DType type, size_t rows, size_t columns);
 /** Packs rows (1 to 16, in the file's layout, one after another) into the group at `to`. Columns: a multiple of the block. */
 void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to);
 
+/** The same for any number of rows, group after group, from memory that need not be in the caches. */
+void pack_rows(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to);
+
 }  // namespace tmoe

@@ -68,12 +68,8 @@ class GgufSource final : public ExpertSource {
         raw += up_to_block(reinterpret_cast<uintptr_t>(raw)) - reinterpret_cast<uintptr_t>(raw);
         TMOE_RETURN_IF_ERROR(file_->read(from, raw, bytes, static_cast<size_t>(end - from)));
 
-        raw += begin - from;
-        for (size_t group = first; group < last; group++) {
-            if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
-            const size_t at = group * kLanes - first_row;
-            pack_group(part.type, raw + at * row, std::min(kLanes, rows - at), part.columns, blob + part.offset + group * packed);
-        }
+        if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
+        pack_rows(part.type, raw + (begin - from), rows, part.columns, blob + part.offset + first * packed);
         if (last == slice->groups) memset(blob + part.offset + part.bytes, 0, slice->gap_end - part.offset - part.bytes);
         return {};
     }
