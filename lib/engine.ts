@@ -17,10 +17,13 @@ import {
   forwardSchema,
   freezeSchema,
   modelSchema,
+  perplexitySchema,
   tokenizeSchema
 } from './engine/options.js'
 import type { EngineParts } from './engine/parts.js'
 import { checkOpen, checkServing } from './engine/parts.js'
+import type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
+import { measurePerplexity } from './engine/perplexity.js'
 import { Recovery } from './engine/recovery.js'
 import type { ResumeRequest } from './engine/resume.js'
 import { acknowledgeSchema, Resumption, resumeSchema } from './engine/resume.js'
@@ -39,7 +42,7 @@ import type { ForwardResult, ModelInfo, ModelStats, TierSetChange } from './load
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
-import { validated } from './validation.js'
+import { validated, validationError } from './validation.js'
 
 /** The whole text of a generation. */
 export interface GenerationResult {
@@ -260,6 +263,24 @@ export class Engine implements AsyncDisposable {
         loaded.forward(copy, rest, call)
       )
       return rest.captureRouting ? result : result.logits
+    })
+  }
+
+  /**
+   * How well the model predicts a text: {perplexity, meanLoss (nats per token), tokens}, over windows that each begin anew. Exactly one of
+   * text and tokens. Errors as forward.
+   */
+  async perplexity(request: PerplexityRequest, options: CallOptions = {}): Promise<Perplexity> {
+    return this.#call('perplexity', async () => {
+      checkServing(this.#parts, 'perplexity')
+      const { model, text, tokens, ...rest } = validated(perplexitySchema, request, 'perplexity')
+      if ((text === undefined) === (tokens === undefined))
+        throw validationError('perplexity', 'text', text, 'exactly one of text and tokens')
+      const { models, requests, backend } = this.#parts
+      const loaded = models.get(model)
+      const own = copyTokens(tokens ?? loaded.tokenizer.encode(text!))
+      const call = checkCall('perplexity', options)
+      return requests.track('perplexity', model, own.length, () => measurePerplexity(loaded, backend, own, rest, call))
     })
   }
 

@@ -24,6 +24,7 @@ export type {
   LoadModelRequest,
   TelemetrySettings
 } from './engine/options.js'
+export type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
 export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
 export type { ResumeRequest } from './engine/resume.js'
 export type { BackendInfo, Engine, GenerationResult } from './engine.js'

@@ -1,4 +1,7 @@
 // Kernel calls of everything but experts: block formats, rmsNorm, rope, attention, embed, logits, sample.
+#include <algorithm>
+#include <cstring>
+
 #include "core/sampling.h"
 #include "cpu/embed.h"
 #include "cpu/rms_norm.h"
@@ -188,9 +191,36 @@ KernelWork read_sample(KernelArgs& in, bool naive) {
             }};
 }
 
+// [logits, targets, out]: of each row of logits, -ln of its target's probability
+KernelWork read_log_loss(KernelArgs& in, bool) {
+    const float* logits = in.floats("logits", 1);
+    const size_t total = in.last_length();
+    const int32_t* targets = in.ids("targets", 1);
+    const size_t rows = in.last_length(), vocab = in.parts("logits", total, rows);
+    float* out = in.out_floats("out", rows);
+    for (size_t i = 0; in.ok() && i < rows; i++) {
+        if (targets[i] < 0 || static_cast<size_t>(targets[i]) >= vocab) in.refuse(format("targets[%zu]: %d is no token of %zu", i, targets[i], vocab));
+    }
+    return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                for (size_t row = 0; row < rows; row++) TMOE_RETURN_IF_ERROR(check_logits(logits + row * vocab, vocab, row));
+                TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(context.pool.threads(), vocab, sizeof(float))));
+                const bool done = context.pool.for_each(rows, context.cancel, [&](size_t row, size_t worker) {
+                    const float* own = logits + row * vocab;
+                    float* p = scratch.first.as<float>() + worker * vocab;
+                    memcpy(p, own, vocab * sizeof(float));
+                    context.kernels.softmax(p, vocab);
+                    const auto best = static_cast<size_t>(std::max_element(own, own + vocab) - own);
+                    out[row] = 0.0f - log_probability(own[targets[row]], own[best], p[best]);
+                });
+                return done ? Status() : Status(StatusCode::CANCELLED, "logLoss was cancelled");
+            },
+            nullptr};
+}
+
 constexpr KernelEntry kEntries[] = {
     {"rmsNorm", read_rms_norm}, {"rope", read_rope},     {"attention", read_attention}, {"embed", read_embed},
     {"logits", read_logits},    {"sample", read_sample}, {"quantize", read_quantize},   {"dequantize", read_dequantize},
+    {"logLoss", read_log_loss},
 };
 
 }  // namespace

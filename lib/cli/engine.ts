@@ -10,6 +10,8 @@ export interface EngineChoices {
   isa?: Isa | 'auto'
   kvType?: KvType
   contextLength?: number
+  memory?: string
+  tierSet?: string
 }
 
 export function withEngineOptions(command: Command): Command {
@@ -22,6 +24,8 @@ export function withEngineOptions(command: Command): Command {
     )
     .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
+    .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
+    .option('--tier-set <name>', 'tiers to use: fast, balanced, deep, max, or names with commas (default: max)')
 }
 
 export interface OpenModel {
@@ -31,6 +35,10 @@ export interface OpenModel {
   /** Milliseconds from starting the engine to a model that can run. */
   loadMs: number
 }
+
+/** A TierSet as the command line has it: names with commas are a list. */
+export const tierSetOf = (text: string | undefined): string | string[] | undefined =>
+  text?.includes(',') ? text.split(',').filter((name) => name !== '') : text
 
 /** Starts an engine with a loaded model, runs `use`, and releases everything however it ends. */
 export async function withModel<Result>(
@@ -43,7 +51,13 @@ export async function withModel<Result>(
   const engine = await createEngine(given({ threads: choices.threads, isa: choices.isa }))
   try {
     const { id, descriptor } = await engine.loadModel(
-      given({ model, kvType: choices.kvType, contextLength: choices.contextLength }),
+      given({
+        model,
+        kvType: choices.kvType,
+        contextLength: choices.contextLength,
+        memory: choices.memory,
+        tierSet: tierSetOf(choices.tierSet)
+      }),
       { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }
     )
     session.clearProgress()

@@ -10,6 +10,7 @@ import { addConvert } from './convert.js'
 import { addDoctor } from './doctor.js'
 import { endWith } from './failure.js'
 import { addInspect } from './inspect.js'
+import { addPrice } from './price.js'
 import { addQuantize } from './quantize.js'
 import { addRun } from './run.js'
 import { Session } from './session.js'
@@ -30,6 +31,7 @@ addInspect(program, session)
 addBench(program, session)
 addDoctor(program, session, version)
 addQuantize(program, session)
+addPrice(program, session)
 addAudit(program, session)
 addConvert(program, session)
 addVerify(program, session)

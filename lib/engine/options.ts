@@ -225,6 +225,17 @@ export const freezeSchema = z.strictObject({
 
 export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
 
+const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)
+const tokensAllowed = 'an array, Int32Array or Uint32Array of token ids'
+
+export const perplexitySchema = z.strictObject({
+  model: modelId,
+  text: z.string().min(1).optional().describe('a string'),
+  tokens: tokenList.optional().describe(tokensAllowed),
+  window: z.number().int().min(2).max(largest).default(256).describe('an integer from 2 on'),
+  tierSet: tierSetSchema.optional().describe(tierSetAllowed)
+})
+
 export const modelSchema = z.strictObject({ model: modelId })
 
 export const tokenizeSchema = z.strictObject({
@@ -233,9 +244,6 @@ export const tokenizeSchema = z.strictObject({
   addSpecial: z.boolean().default(true).describe('true or false'),
   parseSpecial: z.boolean().default(false).describe('true or false')
 })
-
-const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)
-const tokensAllowed = 'an array, Int32Array or Uint32Array of token ids'
 
 export const detokenizeSchema = z.strictObject({
   model: modelId,

@@ -321,6 +321,7 @@ function kernelCalls(): Record<string, unknown[]> {
     embed: ['Q8_0', 32, 32, raw, new Int32Array([0, 31]), floats(64)],
     logits: [floats(64), ...matrix, floats(64)],
     sample: [floats(50), 3, 0.7, 5, 0.9, 0.05, 1.1, 7, 2, new Int32Array(1), new Int32Array(1)],
+    logLoss: [floats(100), new Int32Array([3, 49]), floats(2)],
     quantize: ['Q4_0', floats(64), 32, new Uint8Array(36)],
     dequantize: ['Q8_0', raw.slice(0, 68), 32, floats(64)],
     pack: ['Q8_0', 32, 32, 3, raw, new Uint8Array(3 * packedBytes('Q8_0', 32, 32))],
