@@ -46,8 +46,11 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
   let held: Resources | undefined
   try {
     const addon = native()
-    held = await phases.run('resources', () => resources(options, addon))
-    const { backend, journal } = held
+    // Assigned inside the step: one that is cancelled after it has to give back what it made.
+    await phases.run('resources', async () => {
+      held = await resources(options, addon)
+    })
+    const { backend, journal } = held!
     const seed = await phases.run('routing-seed', () =>
       routingSeed(options.routingSeed, journal?.recovered.routingSeed)
     )

@@ -24,10 +24,12 @@ export async function loadModel(
   const id = checked.id ?? location.id
   models.checkFree(id)
   const phases = new Phases(reportPhases('boot_phase', telemetry, parts.options.onPhase), undefined, id)
+  phases.begin('model')
   const load = new ModelLoad(parts, id, location.path, checked, call, onFatal)
   models.beginLoad(id, load)
   try {
-    const model = await phases.run('model', () => load.done)
+    const model = await load.done
+    phases.end()
     if (!lifecycle.serving && lifecycle.state !== 'recovering') {
       await model.close(() => disposedError('loadModel'))
       throw disposedError('loadModel')
@@ -50,6 +52,7 @@ export async function loadModel(
     if (lifecycle.state === 'warm') lifecycle.to('active', `model ${id} loaded`)
     return { id, descriptor: { id, ...descriptor } }
   } catch (error) {
+    phases.fail(error)
     throw load.interruption.explain(error)
   } finally {
     models.endLoad(id)
