@@ -21,7 +21,7 @@ const engine = await createEngine({ threads: 2, telemetry: { openTelemetry: proc
 const { id: model } = await engine.loadModel()
 const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 12, ignoreEos: true, requestId: 'r1' }
 await engine.generate(request)
-await engine.generate({ ...request, requestId: 'r2' }, { timeoutMs: 0.001 }).catch(() => {})
+await engine.generate({ ...request, requestId: 'r2' }, { signal: AbortSignal.abort() }).catch(() => {})
 await engine.loadModel({ model: 'package.json', id: 'bad' }).catch(() => {})
 await reader.forceFlush()
 const spans = exporter.getFinishedSpans().map((span) => ({

@@ -40,7 +40,7 @@ t.test('spans and metrics where the application has OpenTelemetry', { skip }, as
         'tiered_moe.outcome': 'length'
       }
     },
-    { attributes: { 'tiered_moe.request_id': 'r2', 'error.type': 'INFERENCE_TIMEOUT' }, status: { code: 2 } }
+    { attributes: { 'tiered_moe.request_id': 'r2', 'error.type': 'CANCELLED' }, status: { code: 2 } }
   ])
   const pointsOf = (name: string) => points.find((metric) => metric.name === name)?.points
   t.match(pointsOf('tiered_moe_completion_tokens_total'), [{ attributes: { model: 'tiny-shakespeare' }, value: 12 }])

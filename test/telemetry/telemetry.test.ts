@@ -95,7 +95,7 @@ t.test('an error is told once, at its level, without what users wrote', async (t
   await failing(() => engine.createGenerator({ ...request, messages: [{ role: 'user', content: 'a secret' }] }))
   await failing(() => engine.loadModel({ model: 'package.json', id: 'bad' }))
   await failing(() => engine.forward({ model, tokens: [99999] }))
-  await failing(() => engine.generate({ ...request, requestId: 'late', maxTokens: 200 }, { timeoutMs: 30 }))
+  await failing(() => engine.generate({ ...request, requestId: 'late', maxTokens: 200 }, { timeoutMs: 3 }))
   const signal = AbortSignal.abort()
   await failing(() => engine.generate({ ...request, requestId: 'aborted' }, { signal }))
   await engine.dispose()
