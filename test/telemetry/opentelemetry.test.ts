@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -64,7 +64,8 @@ t.test('nothing where it is not installed', async (t) => {
   for (const part of ['dist', 'models', 'package.json', 'addon.cjs'])
     cpSync(part, join(home, part), { recursive: true })
   symlinkSync(join(process.cwd(), 'build'), join(home, 'build'))
-  for (const dependency of ['zod', '@huggingface']) {
+  const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8')) as { dependencies: Record<string, string> }
+  for (const dependency of new Set(Object.keys(dependencies).map((name) => name.split('/')[0]!))) {
     symlinkSync(join(process.cwd(), 'node_modules', dependency), join(dir, 'node_modules', dependency))
   }
   const script = `import { createEngine } from 'tiered-moe'
