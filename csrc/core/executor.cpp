@@ -31,7 +31,7 @@ Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
     if (model_.store_) {
         model_.store_->begin_step();
-        model_.prefetcher_->begin_step(tokens_, model_.store_->counts());
+        model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
     }
     backend_.pool.begin_burst();
     Status status;

@@ -6,10 +6,9 @@ namespace tmoe {
 
 namespace {
 
-constexpr uint64_t kTrial = 8;      // a layer where reading ahead does not pay is looked at every so many steps
-constexpr uint64_t kWindow = 32;    // steps after which waste is looked at
-constexpr uint32_t kLeast = 50, kMost = 98, kUp = 4, kDown = 1;  // of the threshold, per cent
-constexpr uint64_t kTooMuch = 8, kLittle = 4;                    // per cent of all bytes that were read for nothing
+constexpr uint64_t kTrial = 8;             // a layer where reading ahead does not pay is looked at every so many steps
+constexpr double kMostForNothing = 0.08;   // of all bytes
+constexpr double kMostCredit = 64;         // experts: what was saved long ago is not spent at once
 
 }  // namespace
 
@@ -25,18 +24,16 @@ Status Prefetcher::reserve(size_t width, size_t rows) {
     return probabilities.allocate(kMostTokens * rows * sizeof(float));
 }
 
-void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts) {
+void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes) {
     tokens_ = tokens;
+    step_++;
     for (std::vector<Guess>& guesses : guesses_) guesses.clear();  // of a step that did not end
     std::fill(in_guess_.begin(), in_guess_.end(), uint8_t{0});
     std::fill(made_.begin(), made_.end(), uint8_t{0});
-    if (++step_ % kWindow != 0) return;
-    const uint64_t bytes = counts.demand_bytes + counts.prefetch_bytes, wasted = counts.prefetch_wasted;
-    const uint64_t read = bytes - std::min(bytes, seen_bytes_), lost = wasted - std::min(wasted, seen_wasted_);
-    if (lost * 100 > read * kTooMuch) threshold_ = std::min(kMost, threshold_ + kUp);
-    else if (lost * 100 < read * kLittle) threshold_ = std::max(kLeast, threshold_ - kDown);
-    seen_bytes_ = bytes;
-    seen_wasted_ = wasted;
+    // What was read ahead and has not been used yet counts as read for nothing until it is.
+    const double all = static_cast<double>(counts.demand_bytes + counts.prefetch_bytes);
+    const double unused = static_cast<double>(counts.prefetch_bytes) - static_cast<double>(counts.prefetch_used);
+    allowance_ = std::min(kMostCredit, (all * kMostForNothing - unused) / static_cast<double>(expert_bytes));
 }
 
 bool Prefetcher::pays(size_t layer) const {
@@ -64,7 +61,11 @@ void Prefetcher::predict(size_t layer, When when, const int32_t* predicted, cons
             in_guess[expert] |= static_cast<uint8_t>(1u << static_cast<uint32_t>(when));
             if (store.residency(static_cast<uint32_t>(layer), expert) != Residency::Absent) continue;
             guesses.push_back({expert, static_cast<uint32_t>(rank), when});
-            if (mode_ == PrefetchMode::On || pays(odds(layer, when, rank))) ahead.push_back(expert);
+            const Odds& chance = odds(layer, when, rank);
+            const double cost = 1 - static_cast<double>(chance.used) / chance.of;
+            if (mode_ == PrefetchMode::Auto && (!pays(chance) || cost > allowance_)) continue;
+            allowance_ -= cost;
+            ahead.push_back(expert);
         }
     }
     std::lock_guard<std::mutex> lock(mutex_);

@@ -1,6 +1,7 @@
 // Which experts the next layer will probably want, and whether reading them ahead pays. A prediction is the next layer's own route of this
 // layer's residual state: early, before this layer's experts are added to it (there is time to read), and late, after (it is right more often).
 // What counts is how often a predicted expert that is absent is then used: by layer, by early or late, and by its rank in the prediction.
+// Of all bytes that are read, a fixed part may be for nothing: guesses are made as long as what they may cost is within it.
 #pragma once
 #include <mutex>
 #include <vector>
@@ -13,6 +14,7 @@ namespace tmoe {
 class Prefetcher {
   public:
     enum class When : uint32_t { Early, Late };
+    static constexpr uint32_t kLeastPerCent = 50;   ///< of guesses of a kind have to come true
     static constexpr size_t kMostTokens = 8;   ///< larger steps want most experts anyway, and hide reads behind more work
 
     struct Layer {
@@ -27,7 +29,7 @@ class Prefetcher {
     /** Memory for the predictions of kMostTokens tokens; `rows`: of all routers of a layer. RESOURCE_MEMORY_EXHAUSTED. */
     Status reserve(size_t width, size_t rows);
 
-    void begin_step(size_t tokens, const StoreCounts& counts);
+    void begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes);
     /** Whether a prediction for the layer is to be made in this step: where it pays, and on trial now and then where it did not. */
     bool wanted(size_t layer) const;
     /** A prediction [tokens][k], best first: appends what is to be read ahead, most probable first. */
@@ -59,15 +61,14 @@ class Prefetcher {
     };
     Odds& odds(size_t layer, When when, size_t rank) { return odds_[(layer * 2 + static_cast<size_t>(when)) * shape_.k + rank]; }
     const Odds& odds(size_t layer, When when, size_t rank) const { return const_cast<Prefetcher*>(this)->odds(layer, when, rank); }
-    bool pays(const Odds& odds) const { return odds.used * 100 >= odds.of * threshold_; }
+    static bool pays(const Odds& odds) { return odds.used * 100 >= odds.of * kLeastPerCent; }
     bool pays(size_t layer) const;
 
     PrefetchMode mode_;
     RoutingShape shape_;
     size_t tokens_ = 0;
     uint64_t step_ = 0;
-    uint32_t threshold_ = 75;                ///< per cent of guesses that have to come true
-    uint64_t seen_bytes_ = 0, seen_wasted_ = 0;
+    double allowance_ = 0;                   ///< experts that may still be read for nothing
     std::vector<Odds> odds_;                 ///< [layers][early, late][k]
     std::vector<std::vector<Guess>> guesses_;  ///< per layer: of this step
     std::vector<uint8_t> in_guess_;          ///< [layers][experts]: predicted in this step, absent or not
