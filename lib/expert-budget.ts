@@ -61,7 +61,7 @@ function expertSlots(tensors: readonly GgufTensorInfo[], plan: Plan): { slot: nu
 }
 
 /**
- * What a model's parts get of `memory`, or of what is available. VALIDATION_ERROR never; RESOURCE_BUDGET_TOO_SMALL {resourceInfo,
+ * What a model's parts get of `memory`, or of what is available. RESOURCE_BUDGET_TOO_SMALL {resourceInfo,
  * alternatives} with the least memory that works; RESOURCE_MEMORY_EXHAUSTED {resourceInfo, alternatives} where nothing was asked for and
  * even the least does not fit.
  */

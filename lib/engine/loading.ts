@@ -5,16 +5,16 @@ import { planExperts } from '../expert-budget.js'
 import type { CallOptions } from '../generation/options.js'
 import { Interruption } from '../interruption.js'
 import { LoadedModel } from '../loaded-model.js'
-import type { ModelDescription } from '../model/index.js'
-import { readModel } from '../model/index.js'
 import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
-import type { ExpertOptions, LoadProgress, NativeCancel, NativeGguf, NativeModel } from '../native.js'
+import type { ExpertBlobs, ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { describeTiers } from '../tiers/describe.js'
 import { TierSelection } from '../tiers/selection.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
 import { journalLoad } from './journal-load.js'
+import type { OpenModel } from './open-model.js'
+import { openModel } from './open-model.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
@@ -74,20 +74,17 @@ export class ModelLoad {
       tell(event)
     }
     const phases = new Phases(report, () => this.interruption.check(), model, span)
-    let file: NativeGguf | undefined
+    let opened: OpenModel | undefined
     try {
-      const { description, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
-        file = await addon.openGguf(path)
+      const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
+        const open = await openModel(addon, path, this.#cancel)
+        opened = open
         this.interruption.check()
-        const description = readModel(file)
-        return {
-          description,
-          tokenizer: createTokenizer(file.metadata),
-          ...this.#fit(file, description)
-        }
+        return { open, tokenizer: createTokenizer(open.file.metadata), ...this.#fit(open) }
       })
-      const native = await this.#loadWeights(file!, description.plan, memory, phases, onProgress)
-      const selection = await this.#select(description, native)
+      const { description } = open
+      const native = await this.#loadWeights(open, memory, phases, onProgress)
+      const selection = await this.#select(open, native)
       const seed = textOf(this.#seed(description.plan))
       await journalLoad(ledger, this.#request, { id: model, path, contextLength, routingSeed: seed }, native)
       phases.skip('optimizer', 'inference')
@@ -118,14 +115,13 @@ export class ModelLoad {
       metrics.loads.add(1, { outcome: 'failed' })
       throw error
     } finally {
-      file?.close()
+      opened?.file.close()
     }
   }
 
   /** One native call reads all tensors, in the order of the phases: which one it has reached follows from its progress. */
   async #loadWeights(
-    file: NativeGguf,
-    plan: Plan,
+    { file, description: { plan }, blobs }: OpenModel,
     memory: ExpertMemory,
     phases: Phases,
     onProgress: LoadModelOptions['onProgress']
@@ -151,7 +147,7 @@ export class ModelLoad {
         {
           maxBatchTokens: options.maxBatchTokens,
           onProgress: listener.call,
-          ...(memory.kept === 'budget' && { experts: this.#expertOptions(memory, words[0]!) })
+          ...((memory.kept === 'budget' || blobs) && { experts: this.#expertOptions(memory, words[0]!, blobs) })
         },
         this.#cancel
       )
@@ -168,10 +164,10 @@ export class ModelLoad {
   }
 
   /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
-  async #select(description: ModelDescription, native: NativeModel): Promise<TierSelection> {
+  async #select({ description, tiers: labels }: OpenModel, native: NativeModel): Promise<TierSelection> {
     const { tierSet, tierSets } = this.#request
     try {
-      const tiers = describeTiers(description)
+      const tiers = describeTiers(description, labels)
       return new TierSelection(tiers, new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets), tierSet)
     } catch (error) {
       await native.dispose()
@@ -188,7 +184,7 @@ export class ModelLoad {
    * The context and the memory to load with. VALIDATION_ERROR beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL,
    * RESOURCE_MEMORY_EXHAUSTED.
    */
-  #fit(file: NativeGguf, description: ModelDescription): { contextLength: number; memory: ExpertMemory } {
+  #fit({ tensors, description }: OpenModel): { contextLength: number; memory: ExpertMemory } {
     const { addon, backend, options } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
     const { contextLength: supported, plan } = description
@@ -206,12 +202,14 @@ export class ModelLoad {
       threads: backend.threads,
       memory: this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
     }
-    return { contextLength, memory: planExperts(file.tensors, plan, request, addon.availableMemory()) }
+    return { contextLength, memory: planExperts(tensors, plan, request, addon.availableMemory()) }
   }
 
-  #expertOptions({ experts, keyValues }: ExpertMemory, seed: number): ExpertOptions {
+  #expertOptions({ kept, experts, keyValues }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
     const { cachePolicy: policy, prefetch } = this.#request
-    return { budgetBytes: experts.budget, kvReserveBytes: keyValues, policy, prefetch, seed, ioThreads }
+    // Where there is no budget, the KV cache takes nothing from the experts.
+    const kvReserveBytes = kept === 'all' ? 2 ** 52 : keyValues
+    return { budgetBytes: experts.budget, kvReserveBytes, policy, prefetch, seed, ioThreads, ...(blobs && { blobs }) }
   }
 }
 

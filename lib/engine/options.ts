@@ -83,7 +83,7 @@ export interface JournalOptions {
 }
 
 export interface LoadModelRequest {
-  /** Path of a GGUF file, or the name of an embedded model. Default: the embedded `tiny-shakespeare`. */
+  /** Path of a GGUF file or of a tiered checkpoint's folder, or the name of an embedded model. Default: the embedded `tiny-shakespeare`. */
   model?: string
   /** Name for this model in later calls. Default: the file's name without its extension. */
   id?: string
@@ -196,7 +196,7 @@ export const loadSchema = z.strictObject({
     .min(1)
     .refine((path) => !path.includes('\0'))
     .optional()
-    .describe('the path of a GGUF file, or the name of an embedded model'),
+    .describe('the path of a GGUF file or of a checkpoint, or the name of an embedded model'),
   id: idSchema.optional().describe('a string of 1 to 200 characters'),
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
   contextLength: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),

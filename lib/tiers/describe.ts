@@ -1,10 +1,15 @@
 /** A model's tiers, from what its file says. */
 import type { ModelDescription } from '../model/index.js'
+import type { TierLabels } from './model-tiers.js'
 import { hierarchicalTiers, ModelTiers, oneTier } from './model-tiers.js'
 
 /** A hierarchical model's own tiers; everything in one tier otherwise. */
-export function describeTiers({ sizes, descriptor }: ModelDescription): ModelTiers {
+export function modelTierLabels({ sizes }: ModelDescription): TierLabels {
   const { hser, layers, experts } = sizes
-  const labels = hser ? hierarchicalTiers(hser, layers) : oneTier(layers, experts)
-  return new ModelTiers(labels, () => descriptor.expertBytes)
+  return hser ? hierarchicalTiers(hser, layers) : oneTier(layers, experts)
+}
+
+/** `labels`: a checkpoint's, where the model has none of its own. */
+export function describeTiers(description: ModelDescription, labels = modelTierLabels(description)): ModelTiers {
+  return new ModelTiers(labels, () => description.descriptor.expertBytes)
 }
