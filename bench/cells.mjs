@@ -8,6 +8,11 @@ export const axes = {
   batch: [1, 3, 8]
 }
 
+/** Where experts are: all in memory, or in a store that keeps so many of a hundred, read from the file or from a checkpoint of it. */
+export const places = ['memory', 'file 100%', 'file 50%', 'file 10%', 'checkpoint 50%', 'checkpoint 10%']
+/** Whether the other requests of a step may use every expert, or a TierSet that changes while they run. */
+export const tierSets = ['all', 'changing']
+
 /** Every combination of the axes' values. */
 export function crossProduct(axes) {
   return Object.entries(axes).reduce(

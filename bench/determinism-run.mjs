@@ -12,7 +12,10 @@ export function tally(values) {
 
 /** A companion sequence: it starts ahead of sequence 0, takes 1 to 6 tokens a step, and starts anew with another text when full. */
 class Mate {
-  constructor(opened, tokenizer, index, capacity) {
+  constructor(opened, tokenizer, index, capacity, changing) {
+    this.shape = opened.model.routing
+    this.changing = changing
+    this.items = 0
     this.tokenizer = tokenizer
     this.index = index
     this.capacity = capacity
@@ -25,6 +28,15 @@ class Mate {
     this.tokens = textTokens(this.tokenizer, this.index + 8 * this.round++, this.capacity)
   }
 
+  /** A TierSet that leaves every other expert and k more out of reach or in it, another one each time. */
+  mask(time) {
+    const { layers, experts, k } = this.shape
+    const allowed = (layer, expert) => expert < k || (expert + layer + time + this.index) % 2 === 0
+    return Uint8Array.from({ length: layers * experts }, (_, i) =>
+      Number(allowed(Math.floor(i / experts), i % experts))
+    )
+  }
+
   item(count) {
     let from = this.sequence.length
     if (from + count > this.capacity) {
@@ -33,10 +45,12 @@ class Mate {
       from = 0
     }
     const sampled = this.index % 2 === 1
+    const enabled = this.changing ? this.mask(Math.floor(this.items++ / 5)) : undefined
     return {
       sequence: this.sequence,
       tokens: this.tokens.slice(from, from + count),
       logits: sampled ? 'last' : 'none',
+      ...(enabled && { enabled }),
       ...(sampled && { sampling: { ...greedy, temperature: 0.8, seed: this.index } })
     }
   }
@@ -47,13 +61,20 @@ class Mate {
  * from the last prompt position on with `lastOnly`. Returns `{ hash, tokens, rows, problems }`: `rows` is what each step gave to
  * expertMatmul, `problems` tells where that was not what the cell asked for.
  */
-export async function runCell(opened, tokenizer, { chunk, batch, prompt, generate, lastOnly = false }) {
+export async function runCell(
+  opened,
+  tokenizer,
+  { chunk, batch, prompt, generate, tierSet = 'all', lastOnly = false }
+) {
   const { model, plan, cancel } = opened
   const { vocab } = plan
   const used = expertsPerToken(plan)
   const capacity = prompt + generate
   const sequence = model.createSequence({ kvType: 'f16', maxTokens: capacity })
-  const mates = Array.from({ length: batch - 1 }, (_, i) => new Mate(opened, tokenizer, i + 1, capacity))
+  const mates = Array.from(
+    { length: batch - 1 },
+    (_, i) => new Mate(opened, tokenizer, i + 1, capacity, tierSet === 'changing')
+  )
   const hash = createHash('sha256')
   const problems = []
   const rows = []

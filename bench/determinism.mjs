@@ -1,5 +1,5 @@
 // Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
-// and batch. Prints what each cell really ran, and fails where that is not what the cell asked for.
+// and batch, wherever its experts are (cold, warm, hot), and whatever TierSets the others of its steps change to. Prints what each cell really ran, and fails where that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 5 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product
 //   npm run determinism -- --types f32,q8_0 [--no-deep]
@@ -11,10 +11,10 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { createTokenizer } from '../dist/esm/model/tokenizer.js'
 import { native } from '../dist/esm/native.js'
-import { axes, crossProduct, pairwise } from './cells.mjs'
+import { axes, crossProduct, pairwise, places, tierSets } from './cells.mjs'
 import { runCell, tally } from './determinism-run.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, writeReport } from './harness.mjs'
-import { syntheticModel, trainedModel } from './models.mjs'
+import { checkpointOf, syntheticModel, trainedModel } from './models.mjs'
 import { openModel } from './runtime.mjs'
 
 const { values: options } = parseArgs({
@@ -66,25 +66,46 @@ const kept = {}
 let failures = 0
 let skipped = 0
 
-/** Runs all cells over one file; those of one instruction set and thread count share the loaded model. */
+/** Opens the model with its experts in a place (cells.mjs). */
+async function openPlaced(name, path, place, options) {
+  const [from, share] = place.split(' ')
+  if (from === 'memory') return openModel(path, options)
+  const percent = Number.parseInt(share, 10)
+  return openModel(from === 'file' ? path : await checkpointOf(name, path), { ...options, percent })
+}
+
+/** What the store did while a cell ran, and whether that is what its place asks for. */
+function describeUse(place, before, after, { count, slots } = {}) {
+  if (!after) return { text: '-', problems: place === 'memory' ? [] : ['experts are in memory'] }
+  const [uses, misses] = ['uses', 'misses'].map((key) => after[key] - before[key])
+  const problems = []
+  if (slots < count && misses === 0) problems.push(`${slots} of ${count} experts fit, and none was missing`)
+  if (slots === count && misses > 0) problems.push(`all experts fit, and ${misses} were missing`)
+  if (after.residentBytes > after.budgetBytes) problems.push('more experts in memory than the budget allows')
+  return { text: `${misses} of ${uses}`, problems }
+}
+
+/** Runs all cells over one file; those of one instruction set, thread count and place share the loaded model. */
 async function checkFile(name, path, cells, shape) {
   const groups = new Map()
   for (const cell of cells) {
-    const key = `${cell.isa} ${cell.threads}`
+    const key = `${cell.isa} ${cell.threads} ${cell.place}`
     groups.set(key, [...(groups.get(key) ?? []), cell])
   }
   let reference
   for (const group of groups.values()) {
-    const [{ isa, threads }] = group
-    const opened = await openModel(path, { isa, threads, maxBatchTokens: 512 })
+    const [{ isa, threads, place = 'memory' }] = group
+    const opened = await openPlaced(name, path, place, { isa, threads, maxBatchTokens: 512 })
     try {
       const tokenizer = createTokenizer(opened.metadata)
       const kernels = opened.backend.kernels()
       const others = Object.entries(kernels).filter(([, resolved]) => resolved !== isa)
-      for (const { chunk, batch } of group) {
+      for (const { chunk, batch, tierSet = 'all' } of group) {
         const size = chunk === 'all' ? shape.prompt : chunk
-        const cell = await runCell(opened, tokenizer, { ...shape, chunk: size, batch })
-        const problems = [...cell.problems]
+        const before = opened.model.expertStats()
+        const cell = await runCell(opened, tokenizer, { ...shape, chunk: size, batch, tierSet })
+        const use = describeUse(place, before, opened.model.expertStats(), opened.budget)
+        const problems = [...cell.problems, ...use.problems]
         if (opened.backend.isa !== isa) problems.push(`backend runs ${opened.backend.isa}`)
         for (const [kernel, resolved] of others) problems.push(`${kernel} is ${resolved}`)
         reference ??= cell
@@ -94,7 +115,22 @@ async function checkFile(name, path, cells, shape) {
           ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
           : `${Object.keys(kernels).length} x ${isa}`
         const verdict = problems.length ? `NOT AS ASKED: ${problems[0]}` : equal ? 'equal' : 'DIFFERS'
-        rows.push([name, isa, threads, chunk, batch, resolved, tally(cell.rows), cell.hash.slice(0, 12), verdict])
+        const mates = batch > 1 ? tierSet : '-'
+        const ran = tally(cell.rows)
+        rows.push([
+          name,
+          isa,
+          threads,
+          chunk,
+          batch,
+          place,
+          use.text,
+          mates,
+          resolved,
+          ran,
+          cell.hash.slice(0, 12),
+          verdict
+        ])
       }
     } finally {
       opened.dispose()
@@ -129,24 +165,48 @@ for (const isa of ['scalar', 'avx2', 'avx512']) {
   if (process.arch === 'x64' && !cpu.isas.includes(isa))
     console.log(`skipped ${isa}: this CPU has ${cpu.isas.join(', ')}`)
 }
-const choose = (axes) => (options.full ? crossProduct(axes) : pairwise(axes, Number(options.seed)))
+const stored = { isa: available.isa, threads: [1, 3], chunk: [7, 'all'], batch: [3], place: places, tierSet: tierSets }
+const choose = () =>
+  options.full
+    ? [...crossProduct(available), ...crossProduct(stored)]
+    : pairwise({ ...available, place: places, tierSet: tierSets }, Number(options.seed))
 for (const type of options.types.split(',')) {
   const { name, path } = await trainedModel(type)
-  await checkFile(`${name}, KV f16, 150 + 50 tokens`, path, choose(available), { prompt: 150, generate: 50 })
+  await checkFile(`${name}, KV f16, 150 + 50 tokens`, path, choose(), { prompt: 150, generate: 50 })
 }
 if (options.deep) {
   const shape = { preset: 'olmoe-1b-7b', 'n-layer': 2, 'n-vocab': 4096, type: 'Q4_0' }
   const path = await syntheticModel('olmoe-2-layers-q4_0.gguf', shape)
   const deep = options.full
     ? crossProduct({ isa: available.isa, threads: [1, 2], chunk: [64, 256], batch: [1, 3] })
-    : available.isa.map((isa, i) => ({ isa, threads: (i % 2) + 1, chunk: [256, 64][i % 2], batch: [1, 3][i % 2] }))
+    : available.isa.map((isa, i) => ({
+        isa,
+        threads: (i % 2) + 1,
+        chunk: [256, 64][i % 2],
+        batch: [1, 3][i % 2],
+        place: ['memory', 'file 50%'][i % 2],
+        tierSet: ['all', 'changing'][i % 2]
+      }))
   if (path)
     await checkFile('olmoe, 2 layers, q4_0, depth 600', path, deep, { prompt: 600, generate: 8, lastOnly: true })
   else skipped++
 }
 
 printTable(
-  ['file', 'isa', 'threads', 'chunk', 'batch', 'kernels', 'expertMatmul rows of the steps', 'sha-256', 'logits'],
+  [
+    'file',
+    'isa',
+    'threads',
+    'chunk',
+    'batch',
+    'experts',
+    'missing',
+    "mates' TierSet",
+    'kernels',
+    'expertMatmul rows of the steps',
+    'sha-256',
+    'logits'
+  ],
   rows
 )
 compareWithRecorded()

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
+import { convertModel } from '../dist/esm/index.js'
 import { native } from '../dist/esm/native.js'
 import { outputFolder, root } from './harness.mjs'
 import { widen } from './widen.mjs'
@@ -71,4 +72,16 @@ export async function trainedModel(type) {
   if (existsSync(shared)) return { name: type, path: shared }
   widen(embeddedModel, made, type)
   return { name: `${type} (of q8_0)`, path: made }
+}
+
+/** The same model as a tiered checkpoint of two tiers, made anew each time. */
+export async function checkpointOf(name, path) {
+  mkdirSync(modelFolder, { recursive: true })
+  const to = join(modelFolder, `${name.replaceAll(/[^a-z0-9_]+/g, '-')}.checkpoint`)
+  const tiers = [
+    { name: 'even', placement: 'hot', experts: { ids: [0, 2, 4, 6] } },
+    { name: 'others', placement: 'cold', experts: 'rest' }
+  ]
+  await convertModel({ from: path, to, tiers, replace: true })
+  return to
 }

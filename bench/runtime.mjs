@@ -1,17 +1,42 @@
 // Opens a model through the package's low-level surface: exact control over chunks, batches, threads and instruction set.
 
-import { readModel } from '../dist/esm/model/index.js'
+import { openModel as openFile } from '../dist/esm/engine/open-model.js'
+import { planExperts } from '../dist/esm/expert-budget.js'
 import { native } from '../dist/esm/native.js'
 
-/** Loads a file. Everything in the result lives until its `dispose`. */
-export async function openModel(path, { isa = 'auto', threads = 1, maxBatchTokens = 512 } = {}) {
+/** Bytes that a store has for `percent` of a model's experts: at least what it needs to work with so many threads. */
+function budgetFor(opened, percent, threads) {
+  const request = { kvType: 'f16', contextLength: 64, maxBatchTokens: 1, threads, memory: Number.MAX_SAFE_INTEGER }
+  const { slot, count } = planExperts(opened.tensors, opened.description.plan, request, 0).experts
+  return { slots: Math.max(threads + 1, Math.round((count * percent) / 100)), slot, count }
+}
+
+/**
+ * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory.
+ * Everything in the result lives until its `dispose`.
+ */
+export async function openModel(
+  path,
+  { isa = 'auto', threads = 1, maxBatchTokens = 512, percent, policy = 'adaptive', prefetch = 'auto' } = {}
+) {
   const addon = native()
-  const file = await addon.openGguf(path)
+  const cancel = addon.createCancel()
+  const opened = await openFile(addon, path, cancel)
+  const { file, description, blobs } = opened
   try {
-    const description = readModel(file)
     const backend = addon.createBackend({ threads, isa })
-    const cancel = addon.createCancel()
-    const model = await backend.loadModel(file, description.plan, { maxBatchTokens }, cancel)
+    const budget = percent === undefined ? undefined : budgetFor(opened, percent, threads)
+    const experts = budget && {
+      budgetBytes: budget.slots * budget.slot,
+      kvReserveBytes: 2 ** 40,
+      policy,
+      prefetch,
+      seed: 1,
+      ioThreads: 4,
+      ...(blobs && { blobs })
+    }
+    const options = { maxBatchTokens, ...(experts && { experts }) }
+    const model = await backend.loadModel(file, description.plan, options, cancel)
     const dispose = async () => {
       await model.dispose()
       backend.dispose()
@@ -23,7 +48,8 @@ export async function openModel(path, { isa = 'auto', threads = 1, maxBatchToken
       description,
       plan: description.plan,
       metadata: file.metadata,
-      tensors: file.tensors,
+      tensors: opened.tensors,
+      budget,
       cancel,
       dispose
     }
