@@ -4,23 +4,16 @@
  */
 import { join } from 'node:path'
 import { createError, type EngineError } from '../errors/index.js'
-import type { HserSizes } from '../model/hser.js'
+import { type HserSizes, PLACEMENTS, type Placement } from '../model/hser.js'
 import { type ModelDescription, readModel } from '../model/index.js'
 import type { Plan } from '../model/plan.js'
-import type { GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
+import type { DType, ExpertBlobs, GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
+import type { TierLabels } from '../tiers/model-tiers.js'
 import { findFaults, withoutUnknownTiers } from './consistency.js'
 import { BASE_NAME, findShard, JOURNAL_NAME, readManifest, statIfAny } from './folder.js'
 import { MANIFEST_NAME, type Manifest, type ManifestShard } from './manifest.js'
 import { assignHser } from './tiers.js'
 import { verifyShards } from './verify.js'
-
-/** Where every expert's blob lies, by layer · experts + expert. */
-export interface BlobTable {
-  files: string[]
-  fileIndex: Uint32Array
-  offset: Float64Array
-  crc32c: Uint32Array
-}
 
 export interface Checkpoint {
   folder: string
@@ -31,7 +24,8 @@ export interface Checkpoint {
   /** The base file itself: what the backend loads from. */
   base: NativeGguf
   description: ModelDescription
-  blobs: BlobTable
+  blobs: ExpertBlobs
+  tiers: TierLabels
   /** Files that are not here because the archive has them. */
   absent: ManifestShard[]
 }
@@ -159,10 +153,11 @@ function checkTopology(manifest: Manifest, folder: string, hser: HserSizes): voi
   }
 }
 
-function blobTable(manifest: Manifest, paths: readonly string[]): BlobTable {
+function blobTable(manifest: Manifest, paths: readonly string[]): ExpertBlobs {
   const { layers, experts } = manifest.model
-  const table: BlobTable = {
+  const table: ExpertBlobs = {
     files: [],
+    types: Array.from({ length: layers }, () => ['F32', 'F32', 'F32']),
     fileIndex: new Uint32Array(layers * experts),
     offset: new Float64Array(layers * experts),
     crc32c: new Uint32Array(layers * experts)
@@ -173,7 +168,8 @@ function blobTable(manifest: Manifest, paths: readonly string[]): BlobTable {
     indexOf.set(shard, table.files.length)
     table.files.push(paths[shard]!)
   })
-  for (const { layer, experts: entries } of manifest.layers) {
+  for (const { layer, gate, up, down, experts: entries } of manifest.layers) {
+    table.types[layer] = [gate.type as DType, up.type as DType, down.type as DType]
     for (const { expert, shard, offset, crc32c } of entries) {
       const at = layer * experts + expert
       table.fileIndex[at] = indexOf.get(shard)!
@@ -182,6 +178,17 @@ function blobTable(manifest: Manifest, paths: readonly string[]): BlobTable {
     }
   }
   return table
+}
+
+/** The tiers that the experts are in. A placement that this version does not know is cold: the file is here. */
+function tierLabels({ tiers, layers, model }: Manifest): TierLabels {
+  const indexOf = new Map(tiers.map(({ name }, i) => [name, i]))
+  const assignment = Array.from({ length: model.layers }, () => new Array<number>(model.experts).fill(0))
+  for (const { layer, experts } of layers) {
+    for (const { expert, tier } of experts) assignment[layer]![expert] = indexOf.get(tier)!
+  }
+  const known = (placement: string): Placement => PLACEMENTS.find((name) => name === placement) ?? 'cold'
+  return { tiers: tiers.map(({ name, placement }) => ({ name, placement: known(placement) })), assignment }
 }
 
 /**
@@ -213,7 +220,16 @@ export async function openCheckpoint(
     checkModel(manifest, folder, read)
     const routingSeed = [...manifest.routing.seed] as Plan['routingSeed']
     const description = { ...read, plan: { ...read.plan, routingSeed } }
-    return { folder, manifest, file, base, description, blobs: blobTable(manifest, paths), absent }
+    return {
+      folder,
+      manifest,
+      file,
+      base,
+      description,
+      blobs: blobTable(manifest, paths),
+      tiers: tierLabels(manifest),
+      absent
+    }
   } catch (error) {
     base.close()
     throw error

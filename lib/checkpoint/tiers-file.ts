@@ -4,7 +4,7 @@ import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { createError, type EngineError } from '../errors/index.js'
 import { isTierName, PLACEMENTS, type Placement } from '../model/hser.js'
-import { describeValue } from '../validation.js'
+import { byteSize, describeValue, isByteSize } from '../validation.js'
 import { isAbsent, readFailed } from './folder.js'
 import type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
 
@@ -55,15 +55,6 @@ function choiceOf(value: unknown, path: string): ExpertChoice {
   return { layers }
 }
 
-const units: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
-
-/** Bytes, or a text as 2GiB. */
-function bytesOf(value: string | number): number | undefined {
-  const [, count, unit] = /^(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB|)$/.exec(String(value)) ?? []
-  const bytes = count === undefined ? 0 : Math.round(Number(count) * units[unit!]!)
-  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
-}
-
 const fileSchema = z.strictObject({
   tiers: z
     .array(
@@ -101,7 +92,7 @@ export function parseTiers(text: string, file: string): TierSpec[] {
     const path = `tiers[${i}]`
     if (names.has(name)) throw refuse(`${path}.name`, name, 'a name that no other tier has')
     names.add(name)
-    const bytes = budget === undefined ? undefined : bytesOf(budget)
+    const bytes = isByteSize(budget) ? byteSize(budget) : undefined
     if (budget !== undefined && bytes === undefined) throw refuse(`${path}.budget`, budget, 'bytes, or a text as 2GiB')
     return {
       name,

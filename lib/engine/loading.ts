@@ -77,7 +77,7 @@ export class ModelLoad {
     let opened: OpenModel | undefined
     try {
       const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
-        const open = await openModel(addon, path, this.#cancel)
+        const open = await openModel(addon, path, this.#cancel, this.#request.verifyOnLoad)
         opened = open
         this.interruption.check()
         return { open, tokenizer: createTokenizer(open.file.metadata), ...this.#fit(open) }

@@ -104,6 +104,8 @@ export interface LoadModelRequest {
   cachePolicy?: CachePolicy
   /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
   prefetch?: Prefetch
+  /** Compare every byte of a tiered checkpoint with its manifest first. Default false: blobs are checked when they are read. */
+  verifyOnLoad?: boolean
 }
 
 export interface LoadModelOptions {
@@ -207,7 +209,8 @@ export const loadSchema = z.strictObject({
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
   memory: z.custom<number | string>(isByteSize).optional().describe("bytes, or a text such as '2GiB' or '512MB'"),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
-  prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto')
+  prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
+  verifyOnLoad: z.boolean().default(false).describe('true or false')
 })
 
 export const loadCallSchema = z.strictObject({
