@@ -19,6 +19,7 @@ import type { ExpertStats, KvType, NativeAddon, NativeModel, StepItem } from './
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
+import type { Steered, Steering } from './tiers/steering.js'
 import type { TierSet, TierSetName } from './tiers/tier-sets.js'
 import { validationError } from './validation.js'
 
@@ -36,6 +37,8 @@ export interface LoadedModelOptions {
   maxBatchTokens: number
   /** The TierSets of requests. */
   selection: TierSelection
+  /** Of a model whose experts are kept under a budget. */
+  steering?: Steering | undefined
   onFatal(error: unknown): void
   tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
   /** Called when the consumer of a request asks for its first item. */
@@ -70,8 +73,8 @@ export interface ModelInfo extends SelectionInfo {
   activeSequences: number
 }
 
-/** What activating a TierSet changed. */
-export interface TierSetChange {
+/** What activating a TierSet changed; experts are counted where they are kept under a budget. */
+export interface TierSetChange extends Steered {
   previous: { name: string; tiers: readonly string[] }
   active: { name: string; tiers: readonly string[] }
 }
@@ -139,14 +142,16 @@ export class LoadedModel {
 
   /** For later requests that do not say. Throws CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS. */
   async activateTierSet(asked: TierSetName): Promise<TierSetChange> {
-    const { id, selection, tell } = this.#options
+    const { id, selection, steering, tell } = this.#options
     const { previous, active } = selection.activate(asked)
     const shown = ({ name, tiers }: TierSet) => ({ name, tiers })
+    const steered = (await steering?.activate(active.tiers)) ?? { pinned: 0, demoted: 0, promoted: 0 }
     tell('tierset_activated', `TierSet ${active.name} is the one of ${id} now`, {
       tierSet: active.tiers,
-      previous: previous.tiers
+      previous: previous.tiers,
+      ...steered
     })
-    return { previous: shown(previous), active: shown(active) }
+    return { previous: shown(previous), active: shown(active), ...steered }
   }
 
   stats(): ModelStats {

@@ -79,6 +79,12 @@ Status Model::set_expert_budget(uint64_t bytes) {
 
 Status Model::place_experts(const uint8_t* placement) {
     if (!store_) return no_store();
+    std::vector<std::vector<uint32_t>> promoted(routed_.size());
+    for (size_t i = 0; i < placement_.size(); i++) {
+        const bool back = placement_[i] == static_cast<uint8_t>(Placement::Demoted) && placement[i] != placement_[i];
+        const bool pinned = placement[i] == static_cast<uint8_t>(Placement::Pinned) && placement[i] != placement_[i];
+        if (back || pinned) promoted[i / routing_.experts].push_back(static_cast<uint32_t>(i % routing_.experts));
+    }
     for (int pins = 0; pins < 2; pins++) {  // what is no longer pinned makes room before anything new is
         for (size_t i = 0; i < placement_.size(); i++) {
             const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
@@ -89,6 +95,8 @@ Status Model::place_experts(const uint8_t* placement) {
             if (pins == (pinned ? 1 : 0)) placement_[i] = placement[i];
         }
     }
+    // What comes back is read ahead of its use, as far as it finds slots that nothing better has.
+    for (size_t layer = 0; layer < promoted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), promoted[layer]);
     return {};
 }
 

@@ -10,6 +10,7 @@ import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertBlobs, ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { describeTiers } from '../tiers/describe.js'
 import { TierSelection } from '../tiers/selection.js'
+import { type Steering, steer } from '../tiers/steering.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
 import { journalLoad } from './journal-load.js'
@@ -84,7 +85,7 @@ export class ModelLoad {
       })
       const { description } = open
       const native = await this.#loadWeights(open, memory, phases, onProgress)
-      const selection = await this.#select(open, native)
+      const { selection, steering } = await this.#select(open, native, memory)
       const seed = textOf(this.#seed(description.plan))
       await journalLoad(ledger, this.#request, { id: model, path, contextLength, routingSeed: seed }, native)
       phases.skip('optimizer', 'inference')
@@ -106,6 +107,7 @@ export class ModelLoad {
         onFatal,
         observe: (request) => requests.begin(request),
         selection,
+        steering,
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
         openLog: (...request) => ledger.open(...request)
       })
@@ -164,11 +166,19 @@ export class ModelLoad {
   }
 
   /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
-  async #select({ description, tiers: labels }: OpenModel, native: NativeModel): Promise<TierSelection> {
+  async #select(
+    { description, tiers: labels }: OpenModel,
+    native: NativeModel,
+    memory: ExpertMemory
+  ): Promise<{ selection: TierSelection; steering: Steering | undefined }> {
     const { tierSet, tierSets } = this.#request
     try {
       const tiers = describeTiers(description, labels)
-      return new TierSelection(tiers, new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets), tierSet)
+      const sets = new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets)
+      const selection = new TierSelection(tiers, sets, tierSet)
+      const steering = steer(tiers, native, memory, this.#parts.backend.threads)
+      await steering?.activate(selection.active.tiers)
+      return { selection, steering }
     } catch (error) {
       await native.dispose()
       throw error

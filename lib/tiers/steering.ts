@@ -1,0 +1,70 @@
+/** Tells the store of one model where its experts are to be, whenever what is wanted of them changes. */
+import type { ExpertMemory } from '../expert-budget.js'
+import type { NativeModel } from '../native.js'
+import type { ModelTiers } from './model-tiers.js'
+import { directives, PlacementPlan } from './placement.js'
+
+export interface Steered {
+  /** Experts that may no longer be evicted, that are evicted before others, and that the policy has back. */
+  pinned: number
+  demoted: number
+  promoted: number
+}
+
+/** Slots that stay free of pins: for what is not hot, and for one expert in flight beside each worker's. */
+export const pinnableSlots = (slots: number, workers: number): number =>
+  Math.max(0, slots - Math.max(workers + 1, Math.ceil(slots / 4)))
+
+/** Undefined where every expert has a slot: then nothing is ever evicted. */
+export function steer(
+  tiers: ModelTiers,
+  native: NativeModel,
+  { experts }: Pick<ExpertMemory, 'experts'>,
+  workers: number
+): Steering | undefined {
+  const slots = Math.floor(experts.budget / experts.slot)
+  if (!native.expertStats() || slots >= experts.count) return undefined
+  return new Steering(tiers, native, pinnableSlots(slots, workers))
+}
+
+export class Steering {
+  readonly plan: PlacementPlan
+  readonly #native: NativeModel
+  readonly #room: number
+  #map: Uint8Array
+  #last: Promise<unknown> = Promise.resolve()
+
+  /** `room`: experts that may be pinned. */
+  constructor(model: ModelTiers, native: NativeModel, room: number) {
+    this.plan = new PlacementPlan(model)
+    this.#native = native
+    this.#room = room
+    this.#map = new Uint8Array(model.layers * model.experts)
+  }
+
+  /** The tiers that requests use from now on. Experts that come back are read ahead of their use. RESOURCE_BUDGET_TOO_SMALL. */
+  activate(tiers: readonly string[]): Promise<Steered> {
+    this.plan.activate(tiers)
+    return this.apply()
+  }
+
+  /** Tells the store what the plan says now. Calls run one after another. */
+  apply(): Promise<Steered> {
+    const next = this.#last.then(() => this.#apply())
+    this.#last = next.catch(() => {})
+    return next
+  }
+
+  async #apply(): Promise<Steered> {
+    const before = this.#map
+    const { map } = this.plan.directives(this.#room)
+    await this.#native.placeExperts(map)
+    this.#map = map
+    const became = (what: number) => map.filter((now, i) => now === what && before[i] !== what).length
+    return {
+      pinned: became(directives.pinned),
+      demoted: became(directives.demoted),
+      promoted: map.filter((now, i) => now !== directives.demoted && before[i] === directives.demoted).length
+    }
+  }
+}
