@@ -125,7 +125,7 @@ export class Engine implements AsyncDisposable {
   ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
     return this.#call('loadModel', () => {
       checkOpen(this.#parts, 'loadModel')
-      return loadModel(this.#parts, request, options, (error) => this.#recovery.begin(error))
+      return loadModel(this.#parts, request, options, this.#recovery)
     })
   }
 

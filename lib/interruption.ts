@@ -2,6 +2,8 @@
 import { performance } from 'node:perf_hooks'
 import type { TimeoutCode } from './errors/index.js'
 import { createError, createTimeoutError, isEngineError } from './errors/index.js'
+import type { Deadlines } from './generation/deadlines.js'
+import { ended } from './generation/deadlines.js'
 import type { CallOptions } from './generation/options.js'
 import type { NativeCancel } from './native.js'
 
@@ -9,6 +11,7 @@ export class Interruption {
   readonly #cancel: NativeCancel
   readonly #stopWatching: () => void
   #reason: unknown
+  #onInterrupt: () => void = () => {}
 
   /** `subject` begins the messages: what was being done. */
   constructor(cancel: NativeCancel, method: string, subject: string, timeoutCode: TimeoutCode, call: CallOptions) {
@@ -37,6 +40,7 @@ export class Interruption {
   interrupt(reason: unknown): void {
     this.#reason ??= reason
     this.#cancel.cancel()
+    this.#onInterrupt()
   }
 
   /** Throws the reason once there is one. */
@@ -47,6 +51,27 @@ export class Interruption {
   /** What to throw for a failure of the native call: the reason, where it failed because of that. */
   explain(error: unknown): unknown {
     return this.#reason !== undefined && isEngineError(error) && error.code === 'CANCELLED' ? this.#reason : error
+  }
+
+  /** Waits for the native call; once it was interrupted no longer than the cleanup may take, then the reason is thrown. */
+  async settled(work: Promise<unknown>, deadlines: Deadlines): Promise<void> {
+    const interrupted = new Promise<void>((resolve) => {
+      this.#onInterrupt = resolve
+      if (this.#reason !== undefined) resolve()
+    })
+    await Promise.race([work, interrupted])
+    if (this.#reason === undefined) return
+    const silent = work.catch(() => {})
+    let late = false
+    await ended(silent, {
+      ...deadlines,
+      onOverdue: () => {
+        late = true
+        deadlines.onOverdue(silent)
+      }
+    })
+    if (late) throw this.#reason
+    await work
   }
 
   /** Stops watching the signal and the time. */

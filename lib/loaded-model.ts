@@ -3,6 +3,8 @@ import { randomUUID } from 'node:crypto'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
+import type { Deadlines } from './generation/deadlines.js'
+import { requestTime } from './generation/deadlines.js'
 import type { GenerationObserver } from './generation/generation.js'
 import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
@@ -40,6 +42,7 @@ export interface LoadedModelOptions {
   /** Of a model whose experts are kept under a budget. */
   steering?: Steering | undefined
   onFatal(error: unknown): void
+  deadlines: Deadlines
   tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
   /** Called when the consumer of a request asks for its first item. */
   observe(request: RequestStart): GenerationObserver
@@ -198,7 +201,7 @@ export class LoadedModel {
       earlier
     })
     this.#followBudget(generation, choice, requestId)
-    return new Generator(this.#scheduler, generation, method, call, log)
+    return new Generator(this.#scheduler, generation, method, call, this.#options.deadlines, log)
   }
 
   /**
@@ -206,7 +209,7 @@ export class LoadedModel {
    * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection } = this.#options
+    const { addon, contextLength, id, vocab, native, selection, deadlines } = this.#options
     const { logits } = request
     this.#checkTokens('forward', 'tokens', tokens)
     if (tokens.length > contextLength) {
@@ -219,13 +222,15 @@ export class LoadedModel {
     if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
     if (this.#closed) throw this.#closed
     const cancel = addon.createCancel()
-    const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', call)
+    const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
+    const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
+    const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
     const done = this.#forward(tokens, logits, out, replay, interruption, (item) =>
       native.step([enabled ? { ...item, enabled } : item], cancel)
     )
     this.#forwards.set(interruption, done)
     try {
-      await done
+      await interruption.settled(done, deadlines)
       return out
     } catch (error) {
       throw interruption.explain(error)

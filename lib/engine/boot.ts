@@ -20,6 +20,7 @@ import type { PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
 import { Requests } from './requests.js'
 import { routingSeed } from './routing-seed.js'
+import { checkTimeouts } from './timeouts.js'
 
 /** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
 export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
@@ -104,6 +105,7 @@ async function resources({ threads, isa, journal }: CheckedOptions, addon: Nativ
 
 function configuration(given: EngineOptions): CheckedOptions {
   const options = validated(engineSchema, given, 'createEngine')
+  checkTimeouts(options.timeouts)
   if (options.backend === 'cpu') return options
   throw createError('BACKEND_UNAVAILABLE', `the backend ${options.backend} is not part of this version`, {
     backend: options.backend,

@@ -9,13 +9,14 @@ import { loadCallSchema, loadSchema } from './options.js'
 import type { EngineParts } from './parts.js'
 import { disposedError } from './parts.js'
 import { Phases, reportPhases } from './phases.js'
+import type { Recovery } from './recovery.js'
 
 /** Throws what Engine.loadModel names. */
 export async function loadModel(
   parts: EngineParts,
   request: LoadModelRequest,
   options: LoadModelOptions,
-  onFatal: (error: unknown) => void
+  recovery: Recovery
 ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
   const { models, lifecycle, telemetry } = parts
   const checked = validated(loadSchema, request, 'loadModel')
@@ -25,7 +26,7 @@ export async function loadModel(
   models.checkFree(id)
   const phases = new Phases(reportPhases('boot_phase', telemetry, parts.options.onPhase), undefined, id)
   phases.begin('model')
-  const load = new ModelLoad(parts, id, location.path, checked, call, onFatal)
+  const load = new ModelLoad(parts, id, location.path, checked, call, recovery)
   models.beginLoad(id, load)
   try {
     const model = await load.done

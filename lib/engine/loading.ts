@@ -20,7 +20,9 @@ import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
+import type { Recovery } from './recovery.js'
 import { textOf } from './routing-seed.js'
+import { requestDeadlines } from './timeouts.js'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
 const leastContext = 4096
@@ -43,7 +45,7 @@ export class ModelLoad {
     path: string,
     request: CheckedLoad,
     { onProgress, ...call }: LoadModelOptions,
-    onFatal: (error: unknown) => void
+    recovery: Recovery
   ) {
     this.#parts = parts
     this.#id = id
@@ -56,14 +58,10 @@ export class ModelLoad {
       'MODEL_LOAD_TIMEOUT',
       call as CallOptions
     )
-    this.done = this.#load(path, onProgress, onFatal)
+    this.done = this.#load(path, onProgress, recovery)
   }
 
-  async #load(
-    path: string,
-    onProgress: LoadModelOptions['onProgress'],
-    onFatal: (error: unknown) => void
-  ): Promise<LoadedModel> {
+  async #load(path: string, onProgress: LoadModelOptions['onProgress'], recovery: Recovery): Promise<LoadedModel> {
     const { addon, options, ledger, requests, telemetry } = this.#parts
     const { tracing, metrics } = telemetry
     const model = this.#id
@@ -104,7 +102,8 @@ export class ModelLoad {
         memory,
         kvType: this.#request.kvType,
         maxBatchTokens: options.maxBatchTokens,
-        onFatal,
+        onFatal: (error) => recovery.begin(error),
+        deadlines: { ...requestDeadlines(options.timeouts), onOverdue: (work) => recovery.watch(work) },
         observe: (request) => requests.begin(request),
         selection,
         steering,

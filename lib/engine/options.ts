@@ -49,8 +49,19 @@ export interface EngineOptions {
   routingSeed?: string
   /** Milliseconds that requests which have begun may go on for after dispose() or a signal. Default 0. */
   drainMs?: number
+  timeouts?: TimeoutSettings
   /** SIGINT and SIGTERM drain and end the process; a second one ends it at once. Default false. */
   signals?: boolean
+}
+
+/** Milliseconds; requestMs > inferenceMs > cleanupMs. */
+export interface TimeoutSettings {
+  /** From the first next() of a request to its end; a call's own timeoutMs counts instead. Default: none. */
+  requestMs?: number
+  /** From the first step of a request to its end. Default: none. */
+  inferenceMs?: number
+  /** That a step may take to end once it was cancelled; then its request ends without it. Default 5000, or a fifth of the others. */
+  cleanupMs?: number
 }
 
 export interface TelemetrySettings {
@@ -137,6 +148,7 @@ const filePath = z
   .min(1)
   .refine((path) => !path.includes('\0'))
 const drainMs = z.number().min(0).max(largest)
+const deadline = z.number().positive().max(largest).optional()
 const drainAllowed = `a number of milliseconds from 0 to ${largest}`
 
 export const journalSchema = z.strictObject({
@@ -189,6 +201,10 @@ export const engineSchema = z.strictObject({
     .optional()
     .describe('32 hexadecimal digits, or random'),
   drainMs: drainMs.default(0).describe(drainAllowed),
+  timeouts: z
+    .strictObject({ requestMs: deadline, inferenceMs: deadline, cleanupMs: deadline })
+    .default({})
+    .describe('{requestMs, inferenceMs, cleanupMs}: numbers of milliseconds above 0, each less than the one before'),
   signals: z.boolean().default(false).describe('true or false')
 })
 

@@ -25,6 +25,21 @@ export class Recovery {
     })
   }
 
+  /** A cancelled step that does not end: the engine recovers until it does. What it was for has been told. */
+  watch(work: Promise<unknown>): void {
+    const { lifecycle } = this.#parts
+    if (!lifecycle.serving) return
+    lifecycle.to('recovering', 'a step goes on after its cancellation')
+    this.#running = work
+      .then(
+        () => this.#resume(false),
+        () => this.#resume(false)
+      )
+      .finally(() => {
+        this.#running = undefined
+      })
+  }
+
   async #recover(error: unknown, wasWarm: boolean): Promise<void> {
     const { lifecycle, models, telemetry } = this.#parts
     telemetry.error(error)
@@ -35,6 +50,11 @@ export class Recovery {
       lifecycle.to('closed', 'recovery failed')
       return
     }
+    this.#resume(wasWarm)
+  }
+
+  #resume(wasWarm: boolean): void {
+    const { lifecycle } = this.#parts
     lifecycle.to(wasWarm ? 'warm' : 'active', 'recovered')
     // Maintenance that was under way is not over.
     if (lifecycle.frozen && lifecycle.state === 'active') lifecycle.to('frozen', lifecycle.frozen.reason)

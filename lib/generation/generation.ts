@@ -122,6 +122,7 @@ export class Generation {
   #finished = false
   #error: unknown
   #observer: GenerationObserver | undefined
+  #onFirstStep: (() => void) | undefined
   #steps = 0
 
   constructor(setup: GenerationSetup) {
@@ -179,10 +180,17 @@ export class Generation {
     else this.#endListeners.push(listener)
   }
 
+  /** Called when the first step begins. */
+  onFirstStep(listener: () => void): void {
+    this.#onFirstStep = listener
+  }
+
   /** This sequence's part of a step of at most `budget` tokens. Throws what creating the sequence throws. */
   stepItem(budget: number): StepItem {
     const { prompt, request, vocab, routing, enabled } = this.#setup
     this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
+    this.#onFirstStep?.()
+    this.#onFirstStep = undefined
     const feed = this.#feed
     const decoding = this.#fed >= feed.length
     const position = decoding ? prompt.length + this.#tokens.length - 1 : this.#fed

@@ -1,6 +1,8 @@
 /** The iterator that a consumer holds: starts its generation at the first call of next(), and ends it by abort, timeout or return(). */
 import { performance } from 'node:perf_hooks'
 import { createError, createTimeoutError } from '../errors/index.js'
+import type { Deadlines } from './deadlines.js'
+import { ended, requestTime } from './deadlines.js'
 import type { Generation, GenerationItem } from './generation.js'
 import type { CallOptions } from './options.js'
 import type { RequestLog } from './request-log.js'
@@ -15,13 +17,19 @@ const abandoned = new FinalizationRegistry<{ scheduler: Scheduler; generation: G
 )
 
 /** Ends `generation` when the signal aborts or the time is up. Must not know the Generator, which has to stay collectable. */
-function watch(scheduler: Scheduler, generation: Generation, method: string, { signal, timeoutMs }: CallOptions): void {
-  const began = performance.now()
+function watch(
+  scheduler: Scheduler,
+  generation: Generation,
+  method: string,
+  call: CallOptions,
+  deadlines: Deadlines
+): void {
+  const { signal } = call
   let ending = false
   const end = async (makeError: () => unknown): Promise<void> => {
     if (ending) return
     ending = true
-    await scheduler.remove(generation, true)
+    await ended(scheduler.remove(generation, true), deadlines)
     generation.fail(makeError())
   }
   if (signal) {
@@ -31,20 +39,24 @@ function watch(scheduler: Scheduler, generation: Generation, method: string, { s
     signal.addEventListener('abort', onAbort, { once: true })
     generation.onEnd(() => signal.removeEventListener('abort', onAbort))
   }
-  if (timeoutMs !== undefined) {
+  const limit = (deadline: 'request' | 'inference', timeout: number | undefined): void => {
+    if (timeout === undefined) return
+    const began = performance.now()
     const onTimeout = (): void => {
       const duration = performance.now() - began
       void end(() => {
         const partial = generation.partial()
-        const text = `no end after ${Math.round(duration)} ms, of ${timeoutMs} ms allowed; ${partial.tokens.length} tokens generated`
-        const details = { ...partial, method, timeout: timeoutMs, requestId: generation.requestId, duration }
+        const text = `no end after ${Math.round(duration)} ms, of ${timeout} ms allowed; ${partial.tokens.length} tokens generated`
+        const details = { ...partial, method, timeout, requestId: generation.requestId, duration, deadline }
         return createTimeoutError('INFERENCE_TIMEOUT', `${method}: ${text}`, details)
       })
     }
     // Native work in progress keeps the process alive; a deadline alone must not.
-    const timer = setTimeout(onTimeout, timeoutMs).unref()
+    const timer = setTimeout(onTimeout, timeout).unref()
     generation.onEnd(() => clearTimeout(timer))
   }
+  limit('request', requestTime(call, deadlines))
+  generation.onFirstStep(() => limit('inference', deadlines.inferenceMs))
 }
 
 function cancelled(generation: Generation, signal: AbortSignal): unknown {
@@ -64,19 +76,28 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
   readonly #generation: Generation
   readonly #method: string
   readonly #call: CallOptions
+  readonly #deadlines: Deadlines
   readonly #log: RequestLog | undefined
   #started = false
   /** While the request is not accepted yet, its items are held back. */
   #acceptance: Promise<void> | undefined
   #refused = false
 
-  constructor(scheduler: Scheduler, generation: Generation, method: string, call: CallOptions, log?: RequestLog) {
+  constructor(
+    scheduler: Scheduler,
+    generation: Generation,
+    method: string,
+    call: CallOptions,
+    deadlines: Deadlines,
+    log?: RequestLog
+  ) {
     this.requestId = generation.requestId
     this.#log = log
     this.#scheduler = scheduler
     this.#generation = generation
     this.#method = method
     this.#call = call
+    this.#deadlines = deadlines
   }
 
   next(): Promise<IteratorResult<GenerationItem, undefined>> {
@@ -153,7 +174,7 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
     this.#acceptance?.catch(() => {})
     scheduler.add(generation)
     abandoned.register(this, { scheduler, generation }, this)
-    watch(scheduler, generation, this.#method, this.#call)
+    watch(scheduler, generation, this.#method, this.#call, this.#deadlines)
   }
 
   #refuse(error: unknown): void {

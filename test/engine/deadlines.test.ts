@@ -1,0 +1,134 @@
+import t from 'tap'
+import { createEngine } from '../../lib/engine.js'
+import type { EngineError } from '../../lib/errors/index.js'
+import type { Transition } from '../../lib/lifecycle.js'
+import type { NativeAddon } from '../../lib/native.js'
+import { native } from '../../lib/native.js'
+
+const model = 'tiny-shakespeare'
+const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 200, ignoreEos: true }
+
+/** A native object with some of its methods replaced; the others run on the object itself. */
+function replace<T extends object>(target: T, methods: Partial<T>): T {
+  return new Proxy(target, {
+    get: (_, key) => {
+      const value = Reflect.get(key in methods ? methods : target, key)
+      return typeof value === 'function' ? value.bind(target) : value
+    }
+  })
+}
+
+/** Engines made from now on have steps that end, whatever cancels them, only when `release` is called. */
+function stuckSteps(addon: NativeAddon): { stick(): void; release(): void; restore(): void } {
+  const { createBackend } = addon
+  let gate: Promise<void> | undefined
+  let release = (): void => {}
+  addon.createBackend = (options) => {
+    const backend = createBackend(options)
+    return replace(backend, {
+      loadModel: async (...args) => {
+        const loaded = await backend.loadModel(...args)
+        return replace(loaded, {
+          step: async (items, cancel) => {
+            const result = await loaded.step(items, cancel)
+            await gate
+            return result
+          }
+        })
+      }
+    })
+  }
+  return {
+    stick: () => {
+      gate = new Promise((resolve) => {
+        release = resolve
+      })
+    },
+    release: () => {
+      gate = undefined
+      release()
+    },
+    restore: () => {
+      addon.createBackend = createBackend
+    }
+  }
+}
+
+t.test('deadlines nest: request > inference > cleanup', async (t) => {
+  for (const timeouts of [
+    { requestMs: 10, inferenceMs: 10 },
+    { inferenceMs: 10, cleanupMs: 11 },
+    { requestMs: 10, cleanupMs: 20 },
+    { requestMs: 0 },
+    { cleanupMs: -1 },
+    { other: 1 }
+  ]) {
+    await t.rejects(createEngine({ timeouts }), { code: 'VALIDATION_ERROR' }, JSON.stringify(timeouts))
+  }
+  const engine = await createEngine({ timeouts: { requestMs: 30_000, inferenceMs: 25_000, cleanupMs: 5000 } })
+  await engine.loadModel()
+  t.equal((await engine.generate({ ...request, maxTokens: 5 })).tokens.length, 5)
+  await engine.dispose()
+})
+
+t.test('the engine’s deadlines hold for every call, but a call’s own counts before them', async (t) => {
+  const engine = await createEngine({ threads: 2, timeouts: { requestMs: 40 } })
+  await engine.loadModel()
+  const idle = engine.createGenerator(request)
+  await idle.next()
+  const patient = engine.createGenerator(request, { timeoutMs: 60_000 })
+  await patient.next()
+  await new Promise((resolve) => setTimeout(resolve, 80))
+  await t.rejects(idle.next(), {
+    code: 'INFERENCE_TIMEOUT',
+    details: { deadline: 'request', timeout: 40, text: String }
+  })
+  t.match(await patient.next(), { value: { token: Number } })
+  await engine.dispose()
+  const other = await createEngine({ threads: 2, timeouts: { requestMs: 60_000, inferenceMs: 20 } })
+  await other.loadModel()
+  const slow = other.createGenerator(request)
+  await slow.next()
+  await new Promise((resolve) => setTimeout(resolve, 60))
+  await t.rejects(slow.next(), { code: 'INFERENCE_TIMEOUT', details: { deadline: 'inference', timeout: 20 } })
+  await other.dispose()
+})
+
+t.test('a cancelled step that does not end: its request does, and the engine recovers', async (t) => {
+  const steps = stuckSteps(native())
+  // As native work would: a deadline alone keeps no process alive.
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => {
+    clearInterval(alive)
+    steps.restore()
+  })
+  const transitions: Transition[] = []
+  const engine = await createEngine({
+    threads: 2,
+    timeouts: { cleanupMs: 20 },
+    onTransition: (transition) => void transitions.push(transition)
+  })
+  await engine.loadModel()
+  const expected = await engine.generate(request)
+  for (const call of ['generate', 'forward'] as const) {
+    steps.stick()
+    const work = () =>
+      call === 'generate'
+        ? engine.generate(request, { timeoutMs: 10 })
+        : engine.forward({ model, tokens: [1, 2, 3] }, { timeoutMs: 10 })
+    const error = await work().catch((error: EngineError) => error)
+    t.match(error, { code: 'INFERENCE_TIMEOUT' }, `${call} ends with the step still running`)
+    t.equal(engine.state, 'recovering')
+    steps.release()
+    while (engine.state === 'recovering') await new Promise(setImmediate)
+    t.equal(engine.state, 'active')
+    t.equal((await engine.generate(request)).text, expected.text)
+  }
+  t.same(
+    transitions.map(({ next }) => next),
+    ['warm', 'active', 'recovering', 'active', 'recovering', 'active']
+  )
+  t.match(transitions[2]?.reason, /after its cancellation/)
+  t.match(engine.counters(), { activeJobs: 0 })
+  await engine.dispose()
+})
