@@ -44,6 +44,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
   report = reportPhases('boot_phase', telemetry, options.onPhase)
   for (const event of early) report(event)
   const lifecycle = followedLifecycle(telemetry, options.onTransition)
+  const models = new Models()
   let held: Resources | undefined
   try {
     const addon = native()
@@ -56,7 +57,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
       routingSeed(options.routingSeed, journal?.recovered.routingSeed)
     )
     await phases.run('telemetry', async () => {
-      watchMemory(telemetry, addon)
+      watchCounters(telemetry, addon, models)
       await telemetry.start(await openAudit(telemetry, options, { isa: backend.isa, threads: backend.threads }))
     })
     telemetry.event('routing_seed', `the routing seed is ${seed.text}`, { seed: seed.text, source: seed.source })
@@ -65,7 +66,6 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     journal?.started({ version: packageVersion(), node: process.version, routingSeed: seed.text })
     lifecycle.to('warm', 'backend ready')
     const requests = new Requests(telemetry, options.telemetry.logPrompts)
-    const models = new Models()
     const hooks: ShutdownHooks = { flush: [], persist: [], release: [] }
     if (journal) {
       hooks.flush.push(() => journal.flush())
@@ -127,12 +127,17 @@ function followedLifecycle(telemetry: Telemetry, onTransition: EngineOptions['on
   })
 }
 
-function watchMemory({ metrics }: Telemetry, addon: NativeAddon): void {
+/** What is counted elsewhere, taken over whenever metrics are read. */
+function watchCounters({ metrics }: Telemetry, addon: NativeAddon, models: Models): void {
   metrics.addSource(() => {
     const { liveBytes, openFiles, activeJobs } = addon.counters()
     metrics.liveBytes.set(liveBytes)
     metrics.openFiles.set(openFiles)
     metrics.activeJobs.set(activeJobs)
+    for (const model of models.all()) {
+      const { id, experts } = model.stats()
+      if (experts) metrics.setExperts(id, experts)
+    }
   })
 }
 

@@ -7,8 +7,9 @@ const requestSeconds = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 300]
 
 /** What an expert store has counted since its model was loaded. */
 export interface ExpertFigures {
+  /** Demands for an expert that was in memory, or on its way. */
   hits: number
-  /** Demands for an expert whose read was in flight. */
+  /** Of these, those whose read was in flight. */
   late: number
   misses: number
   evictions: number
@@ -18,9 +19,11 @@ export interface ExpertFigures {
   prefetchUsedBytes: number
   prefetchWastedBytes: number
   readErrors: number
-  waitSeconds: number
+  waitMs: number
   residentBytes: number
   budgetBytes: number
+  /** Demands that a prediction was made for, and those of them that it named. */
+  layers: readonly { predictable: number; predicted: number; prefetching: boolean }[]
 }
 
 export class EngineMetrics extends Metrics {
@@ -53,10 +56,8 @@ export class EngineMetrics extends Metrics {
   readonly #evictions = this.counter('tiered_moe_expert_evictions_total', 'Experts that were evicted.')
   readonly #readBytes = this.counter('tiered_moe_expert_read_bytes_total', 'Bytes read, by reason.')
   readonly #prefetched = this.counter('tiered_moe_expert_prefetched_bytes_total', 'Prefetched bytes, by use.')
-  readonly #recall = this.gauge(
-    'tiered_moe_prefetch_recall',
-    'Of the bytes that had to be read, the share that was prefetched in time.'
-  )
+  readonly #recall = this.gauge('tiered_moe_prefetch_recall', 'Of predictable demands, the share that was predicted.')
+  readonly #prefetching = this.gauge('tiered_moe_prefetching_layers', 'Layers that experts are read ahead for now.')
   readonly #readErrors = this.counter('tiered_moe_expert_read_errors_total', 'Reads of experts that failed.')
   readonly #waitSeconds = this.counter('tiered_moe_expert_wait_seconds_total', 'Time that steps waited for reads.')
   readonly #residentBytes = this.gauge('tiered_moe_expert_resident_bytes', 'Experts in memory.')
@@ -66,7 +67,7 @@ export class EngineMetrics extends Metrics {
   setExperts(model: string, figures: ExpertFigures): void {
     const set = (metric: Metric, value: number, labels: Record<string, string> = {}): void =>
       metric.set(value, { model, ...labels })
-    set(this.#demands, figures.hits, { outcome: 'hit' })
+    set(this.#demands, figures.hits - figures.late, { outcome: 'hit' })
     set(this.#demands, figures.late, { outcome: 'late' })
     set(this.#demands, figures.misses, { outcome: 'miss' })
     set(this.#evictions, figures.evictions)
@@ -74,17 +75,21 @@ export class EngineMetrics extends Metrics {
     set(this.#readBytes, figures.prefetchBytes, { reason: 'prefetch' })
     set(this.#prefetched, figures.prefetchUsedBytes, { use: 'used' })
     set(this.#prefetched, figures.prefetchWastedBytes, { use: 'wasted' })
-    const needed = figures.demandBytes + figures.prefetchUsedBytes
-    set(this.#recall, needed > 0 ? figures.prefetchUsedBytes / needed : 0)
+    const { layers } = figures
+    const predictable = layers.reduce((sum, layer) => sum + layer.predictable, 0)
+    const predicted = layers.reduce((sum, layer) => sum + layer.predicted, 0)
+    set(this.#recall, predictable > 0 ? predicted / predictable : 0)
+    set(this.#prefetching, layers.filter(({ prefetching }) => prefetching).length)
     set(this.#readErrors, figures.readErrors)
-    set(this.#waitSeconds, figures.waitSeconds)
+    set(this.#waitSeconds, figures.waitMs / 1000)
     set(this.#residentBytes, figures.residentBytes)
     set(this.#budgetBytes, figures.budgetBytes)
   }
 
   /** Gauges of a model that is gone; what was counted stays. */
   forgetModel(model: string): void {
-    for (const gauge of [this.loadSeconds, this.weightBytes, this.#recall, this.#residentBytes, this.#budgetBytes]) {
+    const own = [this.#recall, this.#prefetching, this.#residentBytes, this.#budgetBytes]
+    for (const gauge of [this.loadSeconds, this.weightBytes, ...own]) {
       gauge.forget({ model })
     }
   }

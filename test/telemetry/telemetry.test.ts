@@ -209,6 +209,29 @@ t.test('metrics count what happened', async (t) => {
   await engine.dispose()
 })
 
+t.test('metrics of the experts of a model that is larger than its budget', async (t) => {
+  const engine = await createEngine({ threads: 2, maxBatchTokens: 32 })
+  await engine.loadModel({ memory: '5MiB', contextLength: 96 })
+  await engine.generate({ ...request, maxTokens: 20 })
+  const stats = engine.modelStats(model).experts!
+  const metrics = engine.metrics()
+  const value = (name: string, labels: Record<string, string> = {}) =>
+    sample(metrics, `tiered_moe_${name}`, { model, ...labels })?.value
+  const demands = (outcome: string) => value('expert_demands_total', { outcome })!
+  t.ok(demands('miss') > 0)
+  t.equal(demands('miss'), stats.misses)
+  t.equal(demands('hit') + demands('late'), stats.hits)
+  t.equal(demands('hit') + demands('late') + demands('miss'), stats.uses)
+  t.equal(value('expert_evictions_total'), stats.evictions)
+  t.equal(value('expert_read_bytes_total', { reason: 'demand' }), stats.demandBytes)
+  t.ok(value('expert_resident_bytes')! > 0 && value('expert_resident_bytes')! <= value('expert_budget_bytes')!)
+  const recall = value('prefetch_recall')!
+  t.ok(recall >= 0 && recall <= 1)
+  await engine.unloadModel(model)
+  t.equal(sample(engine.metrics(), 'tiered_moe_expert_budget_bytes', { model }), undefined)
+  await engine.dispose()
+})
+
 t.test('a registry', async (t) => {
   const metrics = new Metrics()
   const times = metrics.histogram('t', 'Times.', [1, 10])
