@@ -38,7 +38,7 @@ import type { RoutingCapture } from './generation/routing.js'
 import { joinCaptures } from './generation/routing.js'
 import type { Recovered } from './journal/index.js'
 import type { EngineState } from './lifecycle.js'
-import type { ForwardResult, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
+import type { ExpertTrace, ForwardResult, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
@@ -162,6 +162,15 @@ export class Engine implements AsyncDisposable {
   modelStats(model: string): ModelStats {
     checkOpen(this.#parts, 'modelStats')
     return this.#parts.models.get(validated(modelSchema, { model }, 'modelStats').model).stats()
+  }
+
+  /**
+   * What was asked of a model's expert cache since its load, as `writeTrace` keeps it and `tiered-moe simulate` replays it (docs/traces.md).
+   * MODEL_NOT_LOADED; VALIDATION_ERROR where the model was not loaded with `recordTrace`.
+   */
+  expertTrace(model: string): ExpertTrace {
+    checkOpen(this.#parts, 'expertTrace')
+    return this.#parts.models.get(validated(modelSchema, { model }, 'expertTrace').model).trace()
   }
 
   /** Text to token ids. MODEL_NOT_LOADED, TOKENIZER_UNSUPPORTED. */

@@ -50,7 +50,7 @@ export type { CallOptions, ChatMessage, GenerationRequest } from './generation/o
 export type { RoutingCapture } from './generation/routing.js'
 export type { DamagedBytes, Recovered, RecoveredModel, RecoveredRequest } from './journal/index.js'
 export type { EngineState, Transition } from './lifecycle.js'
-export type { ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
+export type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 export type { Alternative } from './memory-plan.js'
 export type { ModelDescriptor } from './model/index.js'
 export type {
@@ -71,3 +71,5 @@ export type { MetricFamily, MetricSample, MetricType } from './telemetry/metrics
 export type { ErrorContext } from './telemetry/telemetry.js'
 export type { Tier } from './tiers/model-tiers.js'
 export type { BudgetCounts } from './tiers/selection.js'
+export type { Trace } from './tiers/trace.js'
+export { readTrace, writeTrace } from './tiers/trace.js'

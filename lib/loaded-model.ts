@@ -23,6 +23,7 @@ import { Pacing } from './tiers/pacing.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
 import type { Steered, Steering } from './tiers/steering.js'
 import type { TierSet, TierSetName } from './tiers/tier-sets.js'
+import type { Trace } from './tiers/trace.js'
 import { validationError } from './validation.js'
 
 export interface LoadedModelOptions {
@@ -90,6 +91,12 @@ export interface ModelStats {
   experts?: ExpertStats
 }
 
+/** What was asked of the expert cache since the load. */
+export interface ExpertTrace extends Trace {
+  /** Recording has ended, because there was no room for more. */
+  truncated: boolean
+}
+
 /** What a forward call is asked for besides the tokens. */
 export interface ForwardOptions {
   logits: 'last' | 'all'
@@ -155,6 +162,15 @@ export class LoadedModel {
       ...steered
     })
     return { previous: shown(previous), active: shown(active), ...steered }
+  }
+
+  trace(): ExpertTrace {
+    const { id, native } = this.#options
+    const trace = native.expertTrace()
+    if (!trace) {
+      throw validationError('expertTrace', 'model', id, 'a model that was loaded with `memory` and `recordTrace: true`')
+    }
+    return { ...trace, model: id }
   }
 
   stats(): ModelStats {

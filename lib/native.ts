@@ -138,6 +138,8 @@ export interface NativeModel {
   checkEnabled(enabled: Uint8Array): void
   /** Undefined where every expert stays in memory. */
   expertStats(): ExpertStats | undefined
+  /** What was asked of the expert cache since the load; undefined where it is not recorded. */
+  expertTrace(): (NativeTrace & { policy: CachePolicy; seed: number; truncated: boolean }) | undefined
   /** Another budget for experts, between two steps. RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
   setExpertBudget(bytes: number): Promise<void>
   /** [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first). RESOURCE_BUDGET_TOO_SMALL. */
@@ -175,6 +177,8 @@ export interface ExpertOptions {
   /** Breaks ties of the policy, 32 bits. */
   seed: number
   prefetch: Prefetch
+  /** Above 0: what is asked of the cache is recorded, up to about so many 32-bit words. Default 0. */
+  traceWords?: number
   /** Not there: the experts are in the GGUF file. */
   blobs?: ExpertBlobs
 }

@@ -19,6 +19,17 @@ bool all_finite(const float* x, size_t n) {
     return true;
 }
 
+/** For the trace of a store. */
+StepShape shape_of(const std::vector<StepItem>& items) {
+    StepShape shape;
+    for (const StepItem& item : items) {
+        shape.sequences++;
+        shape.rows += static_cast<uint32_t>(item.count);
+        if (item.count > 1) shape.prefill_rows += static_cast<uint32_t>(item.count);
+    }
+    return shape;
+}
+
 Status invalid(std::string message) { return Status(StatusCode::VALIDATION_ERROR, std::move(message)); }
 
 }  // namespace
@@ -30,7 +41,7 @@ Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::at
 Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
     if (model_.store_) {
-        model_.store_->begin_step();
+        model_.store_->begin_step(shape_of(items_));
         model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
     }
     backend_.pool.begin_burst();

@@ -65,6 +65,7 @@ struct ExpertOptions {
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;
     PrefetchMode prefetch = PrefetchMode::Auto;
+    size_t trace_words = 0;                        ///< above 0: what is asked of the cache is recorded, up to about so many words
     ExpertBlobs blobs;
 };
 
@@ -141,6 +142,8 @@ class Model {
     uint64_t weight_bytes() const { return weight_bytes_; }
     /** Null where every expert stays in memory. */
     const ExpertStore* store() const { return store_.get(); }
+    /** Null where nothing is recorded. */
+    const TraceLog* trace() const { return trace_.get(); }
     const Prefetcher* prefetcher() const { return prefetcher_.get(); }
     /** Budgets that the KV cache or a lack of memory took from the experts. */
     uint64_t pressure_events() const { return pressure_events_; }
@@ -177,6 +180,7 @@ class Model {
     RoutingShape routing_;
     std::vector<RoutedLayer> routed_;
     std::shared_ptr<ExpertStore> store_;
+    std::shared_ptr<TraceLog> trace_;
     std::unique_ptr<Prefetcher> prefetcher_;
     size_t slot_bytes_ = 0;                ///< of the store
     uint64_t expert_budget_ = 0;           ///< what the experts may have while the KV cache keeps to its reserve

@@ -52,6 +52,8 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     store.io_threads = options.io_threads;
     store.policy = options.policy;
     store.seed = options.seed;
+    if (options.trace_words > 0) trace_ = std::make_shared<TraceLog>(options.trace_words);
+    store.trace = trace_;
     expert_budget_ = store.budget_bytes;
     kv_reserve_ = options.kv_reserve_bytes;
     weight_bytes_ += expert_budget_;

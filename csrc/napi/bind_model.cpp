@@ -70,6 +70,12 @@ Status model_stats(Call& call, napi_value& result) {
     return expert_stats(call.env, *handle->model, result);
 }
 
+Status model_trace(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    return expert_trace(call.env, *handle->model, result);
+}
+
 // What is done to a model between its steps, on the backend's thread.
 class ModelTask : public Task {
   public:
@@ -181,6 +187,7 @@ Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, st
 napi_status bind_model(Environment& environment, napi_value) {
     const Member model[] = {{"createSequence", throwing<create_sequence>, nullptr},
                             {"expertStats", throwing<model_stats>, nullptr},
+                            {"expertTrace", throwing<model_trace>, nullptr},
                             {"setExpertBudget", promising<set_expert_budget>, nullptr},
                             {"placeExperts", promising<place_experts>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},

@@ -1,6 +1,7 @@
 #include "napi/expert_options.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "core/prefetcher.h"
 
@@ -10,6 +11,7 @@ namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 52;
 constexpr int64_t kMostIoThreads = 256;
+constexpr int64_t kMostTraceWords = int64_t{1} << 30;
 constexpr uint32_t kMostFiles = 1u << 20;
 constexpr const char* kPolicies[] = {"lru", "lfu", "adaptive"};
 constexpr const char* kPrefetch[] = {"off", "on", "auto"};
@@ -110,17 +112,20 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
 
 Status read_expert_options(napi_env env, napi_value options, const Plan& plan, ExpertOptions& out) {
     const char* path = "options.experts";
-    int64_t budget = 0, reserve = 0, threads = 0, seed = 0;
-    napi_value blobs = nullptr;
+    int64_t budget = 0, reserve = 0, threads = 0, seed = 0, words = 0;
+    napi_value blobs = nullptr, trace = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, options, path));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "budgetBytes", 0, kMostBytes, budget));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "kvReserveBytes", 0, kMostBytes, reserve));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "ioThreads", 1, kMostIoThreads, threads));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "seed", 0, UINT32_MAX, seed));
+    TMOE_RETURN_IF_ERROR(read_property(env, options, "traceWords", trace));
+    if (!is_undefined(env, trace)) TMOE_RETURN_IF_ERROR(read_integer(env, trace, "options.experts.traceWords", 0, kMostTraceWords, words));
     TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "policy", kPolicies, out.policy));
     TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "prefetch", kPrefetch, out.prefetch));
     out.budget_bytes = static_cast<uint64_t>(budget);
     out.kv_reserve_bytes = static_cast<uint64_t>(reserve);
+    out.trace_words = static_cast<size_t>(words);
     out.io_threads = static_cast<size_t>(threads);
     out.seed = static_cast<uint32_t>(seed);
     TMOE_RETURN_IF_ERROR(read_property(env, options, "blobs", blobs));
@@ -177,6 +182,29 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
         napi_set_element(env, layers, static_cast<uint32_t>(i), layer);
     }
     define(env, out, "layers", layers);
+    return {};
+}
+
+Status expert_trace(napi_env env, const Model& model, napi_value& out) {
+    const TraceLog* trace = model.trace();
+    if (!trace) return {};
+    const std::vector<uint32_t> words = trace->words();
+    const CacheOptions& cache = trace->cache;
+    napi_value buffer = nullptr, array = nullptr, truncated = nullptr;
+    void* data = nullptr;
+    if (napi_create_object(env, &out) != napi_ok || napi_get_boolean(env, trace->truncated(), &truncated) != napi_ok ||
+        napi_create_arraybuffer(env, words.size() * sizeof(uint32_t), &data, &buffer) != napi_ok) {
+        return exception_pending();
+    }
+    if (!words.empty()) memcpy(data, words.data(), words.size() * sizeof(uint32_t));
+    if (napi_create_typedarray(env, napi_uint32_array, words.size(), buffer, 0, &array) != napi_ok) return exception_pending();
+    define(env, out, "layers", js_number(env, static_cast<double>(cache.layers)));
+    define(env, out, "experts", js_number(env, static_cast<double>(cache.experts)));
+    define(env, out, "slots", js_number(env, static_cast<double>(cache.slots)));
+    define(env, out, "policy", js_text(env, kPolicies[static_cast<uint32_t>(cache.policy)]));
+    define(env, out, "seed", js_number(env, cache.seed));
+    define(env, out, "truncated", truncated);
+    define(env, out, "words", array);
     return {};
 }
 

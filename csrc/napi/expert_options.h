@@ -11,4 +11,7 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
 /** `ExpertStats` of lib/native.ts; undefined without a store. */
 Status expert_stats(napi_env env, const Model& model, napi_value& out);
 
+/** What `expertTrace` of lib/native.ts gives; undefined where nothing is recorded. */
+Status expert_trace(napi_env env, const Model& model, napi_value& out);
+
 }  // namespace tmoe

@@ -14,6 +14,7 @@ import { addPrice } from './price.js'
 import { addQuantize } from './quantize.js'
 import { addRun } from './run.js'
 import { Session } from './session.js'
+import { addSimulate } from './simulate.js'
 import { addVerify } from './verify.js'
 
 const session = new Session()
@@ -35,6 +36,7 @@ addPrice(program, session)
 addAudit(program, session)
 addConvert(program, session)
 addVerify(program, session)
+addSimulate(program, session)
 
 try {
   if (process.argv.length <= 2) program.outputHelp()

@@ -28,6 +28,8 @@ import { requestDeadlines } from './timeouts.js'
 const leastContext = 4096
 /** Threads that read experts: enough for a disk to have several reads in flight. */
 const ioThreads = 4
+/** 64 MiB: 100,000 steps of one token, 16 layers and 8 experts in each. */
+const mostTraceWords = 2 ** 24
 
 /** One load, from its first phase to its last. */
 export class ModelLoad {
@@ -215,10 +217,20 @@ export class ModelLoad {
   }
 
   #expertOptions({ kept, experts, keyValues }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
-    const { cachePolicy: policy, prefetch } = this.#request
+    const { cachePolicy: policy, prefetch, recordTrace } = this.#request
+    const traceWords = recordTrace ? mostTraceWords : 0
     // Where there is no budget, the KV cache takes nothing from the experts.
     const kvReserveBytes = kept === 'all' ? 2 ** 52 : keyValues
-    return { budgetBytes: experts.budget, kvReserveBytes, policy, prefetch, seed, ioThreads, ...(blobs && { blobs }) }
+    return {
+      budgetBytes: experts.budget,
+      kvReserveBytes,
+      policy,
+      prefetch,
+      seed,
+      traceWords,
+      ioThreads,
+      ...(blobs && { blobs })
+    }
   }
 }
 

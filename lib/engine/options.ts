@@ -117,6 +117,8 @@ export interface LoadModelRequest {
   prefetch?: Prefetch
   /** Compare every byte of a tiered checkpoint with its manifest first. Default false: blobs are checked when they are read. */
   verifyOnLoad?: boolean
+  /** Record what is asked of the expert cache, for `engine.expertTrace` (at most 64 MiB of it). Only with `memory`. Default false. */
+  recordTrace?: boolean
 }
 
 export interface LoadModelOptions {
@@ -226,7 +228,8 @@ export const loadSchema = z.strictObject({
   memory: z.custom<number | string>(isByteSize).optional().describe("bytes, or a text such as '2GiB' or '512MB'"),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
-  verifyOnLoad: z.boolean().default(false).describe('true or false')
+  verifyOnLoad: z.boolean().default(false).describe('true or false'),
+  recordTrace: z.boolean().default(false).describe('true or false')
 })
 
 export const loadCallSchema = z.strictObject({

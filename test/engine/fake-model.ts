@@ -52,6 +52,7 @@ export class FakeModel implements NativeModel {
 
   checkEnabled(): void {}
   expertStats(): undefined {}
+  expertTrace(): undefined {}
   async setExpertBudget(): Promise<void> {}
   async placeExperts(): Promise<void> {}
 

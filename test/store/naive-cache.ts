@@ -54,17 +54,17 @@ const tieOf = (seed: number, entry: number): number => mix32(mix32((seed ^ 0x9e3
 
 const square = (n: number): number[][] => Array.from({ length: n }, () => new Array<number>(n).fill(0))
 
-/** (products + I) · x = sums + START. */
-function leastSquares(products: number[][], sums: number[]): number[] {
+/** (products + ridge · I) · x = sums + ridge · prior. */
+function leastSquares(products: number[][], sums: number[], ridge: number, prior: readonly number[]): number[] {
   const l = square(TERMS)
   for (let i = 0; i < TERMS; i++) {
     for (let j = 0; j <= i; j++) {
-      let sum = products[i]![j]! + (i === j ? 1 : 0)
+      let sum = products[i]![j]! + (i === j ? ridge : 0)
       for (let k = 0; k < j; k++) sum -= l[i]![k]! * l[j]![k]!
       l[i]![j] = i === j ? Math.sqrt(Math.max(sum, 1e-9)) : sum / l[j]![j]!
     }
   }
-  const x = sums.map((sum, i) => sum + START[i]!)
+  const x = sums.map((sum, i) => sum + ridge * prior[i]!)
   for (let i = 0; i < TERMS; i++) {
     for (let k = 0; k < i; k++) x[i]! -= l[i]![k]! * x[k]!
     x[i]! /= l[i]![i]!
@@ -152,7 +152,7 @@ export class NaiveCache {
     if (this.#lastLayer === undefined) return turns
     // the next layer's turn comes first, the last one's after all others
     const distance = ((entry.layer - this.#lastLayer - 1 + 2 * layers) % layers) + 1
-    return turns + Math.trunc((3 * 65536) / layers) * distance
+    return turns + Math.trunc((4 * 65536) / layers) * distance
   }
 
   /** What goes first, first. */
@@ -198,8 +198,8 @@ export class NaiveCache {
     const own = this.#entries.filter((entry) => entry.layer === index)
     const learning = this.#options.policy === 'adaptive' && this.#slots < this.#entries.length
     if (learning) {
-      layer.products = layer.products.map((row) => row.map((sum) => sum * 0.998))
-      layer.sums = layer.sums.map((sum) => sum * 0.998)
+      layer.products = layer.products.map((row) => row.map((sum) => sum * 0.999))
+      layer.sums = layer.sums.map((sum) => sum * 0.999)
     }
     for (const entry of own) {
       entry.expected = false
@@ -210,7 +210,18 @@ export class NaiveCache {
       for (const [m, shift] of SHIFTS.entries())
         entry.rates[m]! -= entry.rates[m]! * Math.max(2 ** -shift, 1 / (layer.turns + 1))
     }
-    if (learning && layer.turns % 16 === 1) layer.weights = leastSquares(layer.products, layer.sums)
+    if (learning && layer.turns % 16 === 1) {
+      const total = <T>(of: (layer: Layer) => T, add: (a: T, b: T) => T) => this.#layers.map(of).reduce(add)
+      const products = total(
+        (one) => one.products,
+        (a, b) => a.map((row, i) => row.map((sum, j) => sum + b[i]![j]!))
+      )
+      const sums = total(
+        (one) => one.sums,
+        (a, b) => a.map((sum, i) => sum + b[i]!)
+      )
+      layer.weights = leastSquares(layer.products, layer.sums, 2000, leastSquares(products, sums, 1, START))
+    }
   }
 
   #begin(index: number, ids: number[]): void {

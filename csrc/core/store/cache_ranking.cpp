@@ -6,11 +6,12 @@ namespace tmoe {
 
 namespace {
 
-constexpr uint32_t kPhase = 3;
+constexpr uint32_t kPhase = 4;
 constexpr uint32_t kTurn = 1u << 16;
 constexpr uint32_t kNever = 1u << 30;            ///< wait of what was never used: of Lru and Lfu the longest
 constexpr double kLeastProbability = 1e-4;
 constexpr uint64_t kLesson = 16;                 ///< turns from one solution of the weights to the next
+constexpr double kToStart = 1, kToAll = 2000;     ///< ridges: of all layers' weights to the first ones, of a layer's to all layers'
 
 }  // namespace
 
@@ -62,7 +63,11 @@ void Ranking::advance_rates(uint32_t layer, bool learning) {
         rates_[entry].age(steps);
         if (used) rates_[entry].use(steps);
     });
-    if (learner && now % kLesson == 1) weights_[layer] = learner->solve();
+    if (learner && now % kLesson == 1) {
+        MixLearner all;
+        for (const MixLearner& one : learners_) all.add(one);
+        weights_[layer] = learner->solve(kToAll, all.solve(kToStart, kMixStart));
+    }
     each_entry(layer, [&](uint32_t entry) { estimate(entry); });
     const auto layers = static_cast<uint32_t>(options_.layers);
     for (uint32_t l = 0; l < layers; l++) phase_[l] = kPhase * kTurn / layers * ((l + 2 * layers - layer - 1) % layers + 1);

@@ -3,7 +3,7 @@
 //
 // Lru and Lfu are the plain ones. Mix and Adaptive evict what will probably not be wanted for the longest time: an expert that is used with
 // probability p at each turn of its layer is wanted after 1 / p turns, and a layer whose turn has just been comes again later than the next
-// one: a part of a turn that counts kPhase-fold, because p is only estimated.
+// one: a part of a turn that counts kPhase-fold, because p is only an estimate.
 #pragma once
 #include <vector>
 

@@ -16,8 +16,8 @@ namespace tmoe {
 enum class CachePolicy : uint32_t {
     Lru,      ///< least recently used first
     Lfu,      ///< least often used first
-    Mix,      ///< one fixed mix of recency and frequency for every layer (CacheOptions::mix): to compare with
-    Adaptive  ///< per layer a mix of recency and frequency that follows what has worked (the default)
+    Adaptive, ///< per layer a mix of recency and frequency that follows what has worked (the default)
+    Mix       ///< one fixed mix of recency and frequency for every layer (CacheOptions::mix): to compare with
 };
 
 struct CacheOptions {

@@ -25,14 +25,14 @@ class Store final : public ExpertStore {
     const ExpertLayout& layout(uint32_t layer) const override { return options_.layouts[layer]; }
     bool all_resident() const override { return residents_.count() == residents_.entries(); }
 
-    void begin_step() override;
+    void begin_step(const StepShape& shape) override;
     Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) override;
     Status next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) override;
     void end_layer() override;
     void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) override;
     Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
     Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
-    void demote(uint32_t layer, uint32_t expert, bool demoted) override { cache_->demote(entry_of(layer, expert), demoted); }
+    void demote(uint32_t layer, uint32_t expert, bool demoted) override;
     Status set_budget(uint64_t bytes) override;
 
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
@@ -78,7 +78,8 @@ class Store final : public ExpertStore {
     std::unique_ptr<ExpertCache> cache_;
     std::unique_ptr<WaveSchedule> schedule_;
     size_t pinned_ = 0;
-    std::vector<uint32_t> wanted_;
+    std::vector<uint32_t> wanted_, ahead_;
+    uint32_t computed_ = 0;   ///< parts of the layer
     uint32_t layer_ = 0;
     bool in_layer_ = false;
     Progress parts_[2];
@@ -103,6 +104,7 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     cache.seed = options_.seed;
     TMOE_RETURN_IF_ERROR(ExpertCache::create(cache, cache_));
     schedule_ = std::make_unique<WaveSchedule>(*cache_);
+    if (options_.trace) options_.trace->cache = cache;
     budget_ = options_.budget_bytes;
     publish();
     return {};
@@ -120,8 +122,9 @@ Status Store::check_budget(uint64_t bytes, size_t pinned) const {
         .with("slotBytes", static_cast<double>(slot));
 }
 
-void Store::begin_step() {
+void Store::begin_step(const StepShape& shape) {
     if (in_layer_) end_layer();
+    if (options_.trace) options_.trace->step(shape);
     cache_->begin_step();
 }
 
@@ -137,6 +140,8 @@ Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) 
         }
         wanted_.push_back(entry_of(layer, expert));
     }
+    computed_ = 0;
+    if (options_.trace) options_.trace->record(TraceKind::Layer, layer, wanted_);
     schedule_->begin(layer, wanted_);
     for (size_t i = 0; i < schedule_->parts(); i++) add_part(i);
     residents_.submit();
@@ -162,6 +167,7 @@ void Store::abandon(uint32_t entry) {
     schedule_->forget(entry);
     residents_.abandon(entry);
     cache_->drop(entry);
+    if (options_.trace) options_.trace->record(TraceKind::Drop, entry);
 }
 
 /** Hands out what has arrived. False with the status of one that could not be read. */
@@ -195,6 +201,7 @@ Status Store::next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* can
         while (schedule_->left() > 0 && schedule_->parts() > 0 && parts_[0].left == 0) {
             const size_t others = schedule_->parts() - 1;
             schedule_->advance();
+            computed_++;
             std::swap(parts_[0], parts_[1]);
             if (schedule_->parts() > others) add_part(others);
             residents_.submit();
@@ -236,9 +243,12 @@ void Store::end_layer() {
 
 void Store::prefetch(uint32_t layer, const std::vector<uint32_t>& experts) {
     Bookkeeping bookkeeping(*this);
+    ahead_.clear();
     for (uint32_t expert : experts) {
-        if (layer >= options_.layouts.size() || expert >= options_.experts) continue;
-        const uint32_t entry = entry_of(layer, expert);
+        if (layer < options_.layouts.size() && expert < options_.experts) ahead_.push_back(entry_of(layer, expert));
+    }
+    if (options_.trace) options_.trace->record(TraceKind::Prefetch, in_layer_ ? computed_ : kTraceAfterLayer, ahead_);
+    for (uint32_t entry : ahead_) {
         WaveItem item;
         if (!cache_->prefetch(entry, item)) continue;
         if (item.evicted != kNoEntry) residents_.leave(item.evicted);
@@ -263,6 +273,7 @@ Status Store::preload(const std::function<void(size_t, size_t)>& progress, const
     }
     order.resize(std::min(room, order.size()));
     std::sort(order.begin(), order.end());  // as the file has them
+    if (options_.trace) options_.trace->record(TraceKind::Prefetch, kTraceAfterLayer, order);
     for (uint32_t entry : order) {
         WaveItem item;
         if (!cache_->prefetch(entry, item)) continue;
@@ -294,8 +305,15 @@ Status Store::pin(uint32_t layer, uint32_t expert, bool pinned) {
     if (cache_->pinned(entry) == pinned) return {};
     if (pinned) TMOE_RETURN_IF_ERROR(check_budget(budget_, pinned_ + 1));
     cache_->pin(entry, pinned);
+    if (options_.trace) options_.trace->record(TraceKind::Pin, entry, pinned);
     pinned ? pinned_++ : pinned_--;
     return {};
+}
+
+void Store::demote(uint32_t layer, uint32_t expert, bool demoted) {
+    const uint32_t entry = entry_of(layer, expert);
+    cache_->demote(entry, demoted);
+    if (options_.trace) options_.trace->record(TraceKind::Demote, entry, demoted);
 }
 
 Status Store::set_budget(uint64_t bytes) {
@@ -303,6 +321,7 @@ Status Store::set_budget(uint64_t bytes) {
     TMOE_RETURN_IF_ERROR(check_budget(bytes, pinned_));
     std::vector<uint32_t> evicted;
     cache_->resize(slots_for(bytes), evicted);
+    if (options_.trace) options_.trace->record(TraceKind::Resize, static_cast<uint32_t>(slots_for(bytes)));
     for (uint32_t entry : evicted) residents_.leave(entry);
     residents_.shrink(cache_->slots());
     budget_ = bytes;

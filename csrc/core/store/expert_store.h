@@ -8,6 +8,7 @@
 
 #include "core/store/expert_cache.h"
 #include "core/store/expert_source.h"
+#include "core/store/trace.h"
 
 namespace tmoe {
 
@@ -21,6 +22,7 @@ struct StoreOptions {
     size_t io_threads = 4;
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;
+    std::shared_ptr<TraceLog> trace;     ///< records what is asked of the cache; may be null
 };
 
 struct StoreCounts {
@@ -51,7 +53,8 @@ class ExpertStore {
     /** True when every expert has a slot and is in it: nothing will ever be read or evicted. */
     virtual bool all_resident() const = 0;
 
-    virtual void begin_step() = 0;
+    virtual void begin_step(const StepShape& shape) = 0;
+    void begin_step() { begin_step(StepShape{}); }
     /**
      * Begins the use of a layer's experts in this step: `experts` ascending, each once. Issues every read that has a slot at once.
      * Then `next` until it gives nothing more, then `end_layer` (also after an error or a cancellation: it releases every reference).

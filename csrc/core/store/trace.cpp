@@ -1,7 +1,5 @@
 #include "core/store/trace.h"
 
-#include "core/store/expert_cache.h"
-
 namespace tmoe {
 
 bool Trace::next(size_t& at, TraceItem& out) const {
@@ -76,12 +74,12 @@ Status check_trace(const Trace& trace) {
     return {};
 }
 
-void TraceLog::step(uint32_t sequences, uint32_t rows, uint32_t prefill_rows) {
+void TraceLog::step(const StepShape& shape) {
     {
         std::lock_guard<std::mutex> lock(lock_);
         if (words_.size() >= most_) truncated_ = true;
     }
-    add(TraceKind::Step, {sequences, rows, prefill_rows}, nullptr);
+    add(TraceKind::Step, {shape.sequences, shape.rows, shape.prefill_rows}, nullptr);
 }
 
 void TraceLog::record(TraceKind kind, uint32_t first, const std::vector<uint32_t>& entries) { add(kind, {first}, &entries); }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "core/store/expert_cache.h"
 
 namespace tmoe {
 
@@ -44,12 +45,22 @@ struct Trace {
 /** VALIDATION_ERROR {argument, index}: a record that is cut off, has another length than its kind, or names no layer or entry of the trace. */
 Status check_trace(const Trace& trace);
 
+/** What a step is made of. */
+struct StepShape {
+    uint32_t sequences = 0;
+    uint32_t rows = 0;           ///< tokens
+    uint32_t prefill_rows = 0;   ///< tokens of sequences with more than one
+};
+
 /** Records of a live store. A step that begins beyond `most_words` is left out, and all that follows. One thread writes, any reads. */
 class TraceLog {
   public:
     explicit TraceLog(size_t most_words) : most_(most_words) {}
 
-    void step(uint32_t sequences, uint32_t rows, uint32_t prefill_rows);
+    /** The cache that is recorded; set once, before anything is recorded. */
+    CacheOptions cache;
+
+    void step(const StepShape& shape);
     /** `first`, then `entries`. */
     void record(TraceKind kind, uint32_t first, const std::vector<uint32_t>& entries);
     void record(TraceKind kind, uint32_t first, uint32_t second) { add(kind, {first, second}, nullptr); }

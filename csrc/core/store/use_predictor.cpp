@@ -7,8 +7,7 @@ namespace tmoe {
 
 namespace {
 
-constexpr double kKept = 0.998;   ///< of what was learned, at each turn
-constexpr double kRidge = 1.0;
+constexpr double kKept = 0.999;   ///< of what was learned, at each turn
 
 }  // namespace
 
@@ -26,19 +25,26 @@ void MixLearner::add(const MixTerms& terms, bool used) {
     for (size_t i = 0; i < kMixTerms; i++) uses_[i] += terms[i];
 }
 
-/** (products + ridge · I) · weights = uses + ridge · kMixStart, by Cholesky's decomposition. */
-MixTerms MixLearner::solve() const {
+void MixLearner::add(const MixLearner& other) {
+    for (size_t i = 0; i < kMixTerms; i++) {
+        for (size_t j = 0; j <= i; j++) products_[i][j] += other.products_[i][j];
+        uses_[i] += other.uses_[i];
+    }
+}
+
+/** (products + ridge · I) · weights = uses + ridge · prior, by Cholesky's decomposition. */
+MixTerms MixLearner::solve(double ridge, const MixTerms& prior) const {
     double l[kMixTerms][kMixTerms];
     MixTerms x;
     for (size_t i = 0; i < kMixTerms; i++) {
         for (size_t j = 0; j <= i; j++) {
-            double sum = products_[i][j] + (i == j ? kRidge : 0);
+            double sum = products_[i][j] + (i == j ? ridge : 0);
             for (size_t k = 0; k < j; k++) sum -= l[i][k] * l[j][k];
             l[i][j] = i == j ? std::sqrt(std::max(sum, 1e-9)) : sum / l[j][j];
         }
     }
     for (size_t i = 0; i < kMixTerms; i++) {
-        double sum = uses_[i] + kRidge * kMixStart[i];
+        double sum = uses_[i] + ridge * prior[i];
         for (size_t k = 0; k < i; k++) sum -= l[i][k] * x[k];
         x[i] = sum / l[i][i];
     }

@@ -1,6 +1,6 @@
 // How probably each expert is used at its layer's next turn: a weighted sum of how often it was used lately, over several spans of time.
 // Recency and frequency are the two ends of the spans. The weights of a layer are learned by least squares from the layer's own uses, and old
-// lessons fade, so each layer has its own mix and the mix follows the traffic.
+// lessons fade, so each layer has its own mix and the mix follows the traffic. What the layer's uses leave open, all layers' decide.
 //
 // Doubles with +, -, ·, / and sqrt only, in one order: the same bits on every machine (the project is built without contraction).
 #pragma once
@@ -21,14 +21,16 @@ using MixTerms = std::array<double, kMixTerms>;
 /** What is learned first: the mean of the rates. */
 inline constexpr MixTerms kMixStart = {1.0 / kMixSpans, 1.0 / kMixSpans, 1.0 / kMixSpans, 1.0 / kMixSpans, 1.0 / kMixSpans, 0};
 
-/** Weights of one layer: recursive least squares that forgets (a ridge towards kMixStart keeps it solvable). */
+/** Weights of one layer: recursive least squares that forgets. */
 class MixLearner {
   public:
     /** Before a turn's first `add`. */
     void fade();
     /** One expert's terms before the turn, and whether it was used in it. */
     void add(const MixTerms& terms, bool used);
-    MixTerms solve() const;
+    void add(const MixLearner& other);
+    /** The weights; a ridge of that strength draws them towards `prior` and keeps them solvable. */
+    MixTerms solve(double ridge, const MixTerms& prior) const;
 
   private:
     double products_[kMixTerms][kMixTerms] = {};   ///< lower triangle: faded sums of terms[i] · terms[j]
