@@ -14,6 +14,9 @@ export const syncData = promisify(fdatasync)
 export const truncateFile = promisify(ftruncate)
 const writeSome = promisify(write)
 
+/** Prompts are in it. */
+const privateMode = 0o600
+
 const segmentName = /^(\d{8})\.journal$/
 
 export const segmentPath = (folder: string, number: number): string =>
@@ -82,7 +85,7 @@ export async function syncFolder(folder: string): Promise<void> {
 export async function createSegment(folder: string, number: number, bytes: Buffer): Promise<number> {
   const path = segmentPath(folder, number)
   const temporary = `${path}.tmp`
-  const fd = await openFile(temporary, 'w')
+  const fd = await openFile(temporary, 'w', privateMode)
   try {
     await writeAll(fd, bytes, 0)
     await syncFile(fd)

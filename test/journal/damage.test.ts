@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import {
   appendFileSync,
   chmodSync,
+  chownSync,
   cpSync,
   mkdirSync,
   readFileSync,
@@ -179,18 +180,29 @@ t.test('folders that cannot be used', async (t) => {
   const occupied = join(folder, 'occupied')
   mkdirSync(join(occupied, '00000001.journal'), { recursive: true })
   await t.rejects(open(occupied), { code: 'FILE_READ_FAILED', details: { errno: 'EISDIR' } })
-  await t.test('without permission', { skip: isRoot && 'root may do everything' }, async (t) => {
-    for (const [mode, code] of [
-      [0o000, 'FILE_WRITE_FAILED'],
-      [0o500, 'FILE_WRITE_FAILED']
-    ] as const) {
-      const closed = join(folder, `mode-${mode}`)
-      mkdirSync(closed)
-      chmodSync(closed, mode)
-      await t.rejects(open(closed), { code, details: { errno: 'EACCES' } })
-      chmodSync(closed, 0o700)
-    }
-  })
+})
+
+t.test('without permission', async (t) => {
+  const folder = mountPoint(t)
+  const written = join(folder, 'unreadable')
+  await smallJournal(written)
+  const denied = async (path: string, code: string) =>
+    t.rejects(open(path), { code, details: { errno: 'EACCES' } }, `${path}: ${code}`)
+  for (const [name, mode] of Object.entries({ closed: 0o000, fixed: 0o500 })) mkdirSync(join(folder, name), { mode })
+  chmodSync(join(written, '00000001.journal'), 0)
+  // What root may do, nobody may not.
+  const nobody = 65534
+  for (const path of ['closed', 'fixed', 'unreadable', 'unreadable/lock', 'unreadable/00000001.journal', '']) {
+    if (isRoot) chownSync(join(folder, path), nobody, nobody)
+  }
+  if (isRoot) process.seteuid!(nobody)
+  try {
+    await denied(join(folder, 'closed'), 'FILE_WRITE_FAILED')
+    await denied(join(folder, 'fixed'), 'FILE_WRITE_FAILED')
+    await denied(written, 'FILE_READ_FAILED')
+  } finally {
+    if (isRoot) process.seteuid!(0)
+  }
 })
 
 t.test('a read-only file system', async (t) => {

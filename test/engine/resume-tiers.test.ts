@@ -1,0 +1,82 @@
+/** Requests of a tiered checkpoint go on: with their own TierSet, under another budget, and not on another checkpoint. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import t from 'tap'
+import { convertModel, createEngine, type Engine, type GenerationItem, type Generator } from 'tiered-moe'
+
+const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
+const folder = t.testdir()
+const checkpoint = join(folder, 'tiny')
+const request = { model: 'tiny', prompt: 'ROMEO:', seed: 11, maxTokens: 40, ignoreEos: true }
+
+t.before(async () => {
+  const tiers = [
+    { name: 'core', placement: 'hot' as const, experts: { ids: Array.from({ length: 8 }, (_, i) => i) } },
+    { name: 'rest', placement: 'cold' as const, experts: 'rest' as const }
+  ]
+  await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: checkpoint, tiers })
+})
+
+const start = (): Promise<Engine> => createEngine({ threads: 2, journal: join(folder, 'journal') })
+
+async function items(generator: Generator, count = Number.POSITIVE_INFINITY): Promise<GenerationItem[]> {
+  const found: GenerationItem[] = []
+  while (found.length < count) {
+    const { done, value } = await generator.next()
+    if (done) break
+    found.push(value)
+  }
+  return found
+}
+
+t.test('each request keeps the TierSet that it got; the one for later requests is restored', async (t) => {
+  const plain = await createEngine({ threads: 2 })
+  await plain.loadModel({ model: checkpoint })
+  const all = await items(plain.createGenerator({ ...request, requestId: 'all' }))
+  const core = await items(plain.createGenerator({ ...request, requestId: 'core', tierSet: 'core' }))
+  const later = await items(plain.createGenerator({ ...request, requestId: 'later', tierSet: ['core'] }))
+  t.not(all.map(({ text }) => text).join(''), core.map(({ text }) => text).join(''), 'the TierSet makes a difference')
+  const { base, keyValues, arena, experts } = plain.listModels()[0]!.memory
+  const memory = base + keyValues + arena + 12 * experts.slot
+  await plain.dispose()
+
+  const first = await start()
+  await first.loadModel({ model: checkpoint, memory })
+  t.same(await items(first.createGenerator({ ...request, requestId: 'all' }), 9), all.slice(0, 9))
+  t.same(await items(first.createGenerator({ ...request, requestId: 'core', tierSet: 'core' }), 9), core.slice(0, 9))
+  await first.activateTierSet('tiny', 'core')
+  t.same(await items(first.createGenerator({ ...request, requestId: 'later' }), 9), later.slice(0, 9))
+  await first.dispose()
+
+  const second = await start()
+  t.match(second.recovered.models, [{ id: 'tiny', path: checkpoint, options: { tierSet: ['core'], memory } }])
+  for (const [requestId, expected] of Object.entries({ all, core, later })) {
+    t.same(await items(await second.resumeGenerator({ requestId })), expected, requestId)
+  }
+  t.same(second.listModels()[0]!.tierSet.tiers, ['core'], 'the active TierSet is restored')
+  t.same((await second.generate(request)).tierSet, ['core'])
+  await second.unloadModel('tiny')
+  await second.loadModel({ model: checkpoint })
+  t.same(
+    await items(await second.resumeGenerator({ requestId: 'all', from: 20 })),
+    all.slice(20),
+    'under no budget too'
+  )
+  await second.dispose()
+})
+
+t.test('a checkpoint is recognised by its manifest', async (t) => {
+  const engine = await start()
+  await engine.loadModel({ model: checkpoint })
+  await items(engine.createGenerator({ ...request, requestId: 'manifest' }), 3)
+  await engine.dispose()
+  const manifest = join(checkpoint, 'manifest.json')
+  const text = readFileSync(manifest, 'utf8')
+  writeFileSync(manifest, `${text}\n`)
+  const next = await start()
+  await t.rejects(next.resumeGenerator({ requestId: 'manifest' }), { code: 'MODEL_CHANGED' })
+  writeFileSync(manifest, text)
+  t.equal((await items(await next.resumeGenerator({ requestId: 'manifest' }))).length, 41)
+  await next.dispose()
+})
