@@ -1,7 +1,9 @@
 // Child process: runs node-llama-cpp through its public API and prints one JSON line.
 //   node bench/measure-peer.mjs speed MODEL PROMPT DECODE THREADS KV_TYPE
 //   node bench/measure-peer.mjs greedy MODEL COUNT KV_TYPE IDS     (IDS: comma-separated prompt; prints tokens and their logits)
+//   node bench/measure-peer.mjs tokens MODEL TOKENS_FILE THREADS   (prints the time of each token, fed one a step)
 // PEER_NODE_MODULES names the node_modules folder that holds it; without, bench/node_modules (`npm install` in bench/).
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { peakMemory, randomTokens, root } from './harness.mjs'
@@ -77,9 +79,20 @@ async function greedy(count, kvType, ids) {
   return { tokens, logits }
 }
 
-const figures =
-  mode === 'speed'
-    ? await speed(...args.slice(0, 3).map(Number), args[3])
-    : await greedy(Number(args[0]), args[1], args[2].split(',').map(Number))
+/** Seconds of each token. */
+async function tokens(file, threads) {
+  const ids = readFileSync(file, 'utf8').trim().split(/\s+/).map(Number)
+  const { sequence } = await open(threads, ids.length + 8)
+  const times = []
+  for (const id of ids) times.push(await seconds(() => sequence.evaluateWithoutGeneratingNewTokens([id])))
+  return { seconds: times }
+}
+
+const modes = {
+  speed: () => speed(...args.slice(0, 3).map(Number), args[3]),
+  greedy: () => greedy(Number(args[0]), args[1], args[2].split(',').map(Number)),
+  tokens: () => tokens(args[0], Number(args[1]))
+}
+const figures = await modes[mode]()
 // Written whole before the process ends by force: the peer's threads would keep it alive.
 process.stdout.write(`${JSON.stringify(figures)}\n`, () => process.exit(0))

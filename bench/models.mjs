@@ -1,7 +1,7 @@
 // Finds the model files that the benches run on, and makes the synthetic ones.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, renameSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { convertModel } from '../dist/esm/index.js'
 import { native } from '../dist/esm/native.js'
 import { outputFolder, root } from './harness.mjs'
@@ -83,5 +83,13 @@ export async function checkpointOf(name, path) {
     { name: 'others', placement: 'cold', experts: 'rest' }
   ]
   await convertModel({ from: path, to, tiers, replace: true })
+  return to
+}
+
+/** The tiered checkpoint of a GGUF file, in one tier, converted where it is not there yet. */
+export async function oneTierCheckpoint(model) {
+  mkdirSync(modelFolder, { recursive: true })
+  const to = join(modelFolder, `${basename(model, '.gguf')}.checkpoint`)
+  if (!existsSync(join(to, 'manifest.json'))) await convertModel({ from: model, to })
   return to
 }
