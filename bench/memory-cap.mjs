@@ -199,7 +199,7 @@ function judge(limit, samples) {
   const perToken = settings.decode - 1
   const misses = of(grown((s) => s.misses))
   figures.hitRate = of(
-    ({ own: { before, after, slot } }) =>
+    ({ own: { before, after } }) =>
       (after.experts.hits - before.experts.hits) / (after.experts.uses - before.experts.uses)
   )
   figures.demand = of(({ own: { before, after, slot } }) => {
