@@ -118,7 +118,7 @@ void plain(const Experts& files) {
     }
 }
 
-/** A demand goes before every prefetch that has not begun, and makes one of them a demand. */
+/** A demand goes before every prefetch that has not begun, makes one of them a demand, and always finds a thread. */
 void order(const Experts& files) {
     auto held = std::make_shared<Held>(blobs_of(files), 0, 1);
     const auto store = open_store(files, held, 12, 1);
@@ -137,6 +137,17 @@ void order(const Experts& files) {
     CHECK_OK(use(*store, files, 1, {0, 1, 2, 3}));
     using Reads = std::vector<std::pair<uint32_t, uint32_t>>;
     CHECK((held->order() == Reads{{1, 0}, {1, 3}, {1, 7}, {1, 1}, {1, 2}}));
+    held = std::make_shared<Held>(blobs_of(files), 0, 1);
+    const auto wide = open_store(files, held, 12, 2);
+    held->shut();
+    wide->begin_step();
+    wide->prefetch(1, {0, 1});
+    held->wait_for_reads(1);
+    CHECK_OK(wide->begin_layer(0, {5}));
+    held->wait_for_reads(2);  // reads ahead leave a thread for it
+    CHECK((held->order() == Reads{{1, 0}, {0, 5}}));
+    held->open();
+    wide->end_layer();
     const StoreCounts counts = store->counts();
     CHECK(counts.late >= 1 && counts.late <= counts.cache.hits && counts.cache.misses == 1);
     CHECK(counts.prefetch_bytes == 4 * files.layout.bytes && counts.prefetch_used == counts.prefetch_bytes && counts.prefetch_wasted == 0);
@@ -179,7 +190,7 @@ void cancel(const Experts& files) {
 /** A prefetch is evicted while it is being read: its slot's next expert waits for that read, and nothing is mixed. */
 void stale(const Experts& files) {
     auto held = std::make_shared<Held>(blobs_of(files), 0, 1);
-    const auto store = open_store(files, held, 3, 3);
+    const auto store = open_store(files, held, 3, 4);
     held->shut();
     store->begin_step();
     store->prefetch(1, {0, 1, 2});

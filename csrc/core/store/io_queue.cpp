@@ -35,6 +35,7 @@ Status unavailable(const Load& load, const Status& cause) {
 
 Status IoQueue::start(std::shared_ptr<Shared> shared, size_t threads, size_t slots) {
     shared->stale.assign(slots, 0);
+    shared->most_ahead = std::max<size_t>(1, threads - 1);
     shared_ = std::move(shared);
     for (size_t i = 0; i < threads; i++) {
         { std::lock_guard<std::mutex> lock(threads_->mutex); threads_->running++; }
@@ -83,7 +84,7 @@ void IoQueue::submit(const std::vector<std::shared_ptr<Load>>& loads) {
 void IoQueue::promote(const std::shared_ptr<Load>& load) {
     std::lock_guard<std::mutex> lock(shared_->mutex);
     if (load->demand) return;
-    load->demand = load->was_prefetch = true;
+    load->demand = true;
     if (load->next < load->pieces && !load->stop) shared_->demand.push_back(load);
 }
 
@@ -118,6 +119,7 @@ void IoQueue::wait_for_end(uint64_t seen, std::chrono::microseconds longest) {
 bool IoQueue::take(Shared& shared, Piece& piece) {
     for (auto* queue : {&shared.demand, &shared.prefetch}) {
         const bool demand = queue == &shared.demand;
+        if (!demand && shared.ahead >= shared.most_ahead) return false;
         for (auto at = queue->begin(); at != queue->end();) {
             Load& load = **at;
             if (load.stop || load.demand != demand || load.next == load.pieces) {
@@ -130,6 +132,8 @@ bool IoQueue::take(Shared& shared, Piece& piece) {
             }
             piece.load = *at;
             piece.index = load.next++;
+            piece.ahead = !demand;
+            shared.ahead += piece.ahead;
             load.active++;
             if (load.next == load.pieces) queue->erase(at);
             return true;
@@ -158,6 +162,7 @@ void IoQueue::run(const std::shared_ptr<Shared>& state) {
             if (!may_pass(status)) break;
         }
         lock.lock();
+        if (piece.ahead && shared.ahead-- == shared.most_ahead) shared.work.notify_one();
         finish(shared, lock, piece.load, std::move(status));
     }
 }

@@ -18,7 +18,7 @@ struct Load {
     uint32_t layer = 0, expert = 0, slot = 0;
     uint8_t* blob = nullptr;
     std::atomic<Residency>* residency = nullptr;  ///< Loading until the end, then Resident or Unavailable; untouched after `drop`
-    bool demand = false, was_prefetch = false;
+    bool demand = false;                          ///< waited for: a step's, or part of a preload
     size_t pieces = 0, next = 0, active = 0, done = 0;
     bool dropped = false;
     std::atomic<bool> stop{false};                ///< dropped, or another piece has failed
@@ -46,6 +46,7 @@ class IoQueue {
         std::condition_variable work, end;
         std::deque<std::shared_ptr<Load>> demand, prefetch;
         std::vector<uint32_t> stale;              ///< per slot: reads of dropped loads that have not ended
+        size_t ahead = 0, most_ahead = 1;         ///< reads of prefetches now, and at most: a demand finds a free thread
         bool stop = false;
     };
 
@@ -70,6 +71,7 @@ class IoQueue {
     struct Piece {
         std::shared_ptr<Load> load;
         size_t index = 0;
+        bool ahead = false;                       ///< it counts among the reads of prefetches
     };
     static void run(const std::shared_ptr<Shared>& shared);
     static bool take(Shared& shared, Piece& piece);

@@ -17,6 +17,7 @@ Status Residents::start(const StoreOptions& options, std::shared_ptr<ExpertSourc
     loads_.resize(entries);
     slots_.assign(entries, 0);
     unused_.assign(entries, 0);
+    counted_.assign(entries, 0);
     holders_.assign(entries, kNoEntry);
     return queue_.start(memory_, options.io_threads, entries);
 }
@@ -45,20 +46,21 @@ void Residents::enter(uint32_t entry, uint32_t slot, size_t most, Reason reason)
         unused_[entry] = 1;
         prefetch_bytes_ += file_bytes(entry);
     }
-    read(entry, reason == Reason::Demand);
+    read(entry, reason);
 }
 
-void Residents::read(uint32_t entry, bool demand) {
+void Residents::read(uint32_t entry, Reason reason) {
     auto load = std::make_shared<Load>();
     load->layer = layer_of(entry);
     load->expert = expert_of(entry);
     load->slot = slots_[entry];
     load->blob = memory_->pool->at(slots_[entry]);
     load->residency = &memory_->residency[entry];
-    load->demand = demand;
+    load->demand = reason != Reason::Prefetch;
     load->pieces = memory_->source->pieces(load->layer, load->expert);
     memory_->residency[entry] = Residency::Loading;
-    if (demand) demand_bytes_ += file_bytes(entry);
+    counted_[entry] = reason == Reason::Demand;
+    if (counted_[entry]) demand_bytes_ += file_bytes(entry);
     loads_[entry] = load;
     batch_.push_back(std::move(load));
 }
@@ -71,7 +73,7 @@ bool Residents::demand(uint32_t entry) {
     const Residency now = state(entry);
     if (now == Residency::Resident) return false;
     if (now != Residency::Loading) {  // a prefetch that has failed: this demand tries again
-        read(entry, true);
+        read(entry, Reason::Demand);
         return false;
     }
     late_++;
@@ -87,7 +89,7 @@ void Residents::submit() {
 bool Residents::give_up(uint32_t entry) {
     if (state(entry) == Residency::Unavailable) return true;
     if (state(entry) == Residency::Resident || !queue_.drop_unstarted(loads_[entry])) return false;
-    if (loads_[entry]->demand && !loads_[entry]->was_prefetch) demand_bytes_ -= file_bytes(entry);
+    if (counted_[entry]) demand_bytes_ -= file_bytes(entry);
     return true;
 }
 

@@ -68,7 +68,7 @@ class Residents {
     uint32_t layer_of(uint32_t entry) const { return static_cast<uint32_t>(entry / experts_); }
     uint32_t expert_of(uint32_t entry) const { return static_cast<uint32_t>(entry % experts_); }
     uint64_t file_bytes(uint32_t entry) const { return memory_->source->file_bytes(layer_of(entry), expert_of(entry)); }
-    void read(uint32_t entry, bool demand);
+    void read(uint32_t entry, Reason reason);
 
     size_t experts_ = 0;
     std::shared_ptr<Memory> memory_;
@@ -78,6 +78,7 @@ class Residents {
     std::vector<uint32_t> slots_;                ///< per entry
     std::vector<uint32_t> holders_;              ///< per slot: its entry, or kNoEntry
     std::vector<uint8_t> unused_;                ///< per entry: prefetched and not demanded since
+    std::vector<uint8_t> counted_;               ///< per entry: its read counts among the demand bytes
     std::atomic<uint64_t> late_{0}, demand_bytes_{0}, prefetch_bytes_{0}, used_{0}, wasted_{0};
 };
 
