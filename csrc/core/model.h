@@ -144,6 +144,10 @@ class Model {
     const ExpertStore* store() const { return store_.get(); }
     /** Null where nothing is recorded. */
     const TraceLog* trace() const { return trace_.get(); }
+    /** Before the last reference goes, on the backend's thread: waits for reads under way, some seconds at most. */
+    void close() {
+        if (store_) store_->close();
+    }
     const Prefetcher* prefetcher() const { return prefetcher_.get(); }
     /** Budgets that the KV cache or a lack of memory took from the experts. */
     uint64_t pressure_events() const { return pressure_events_; }

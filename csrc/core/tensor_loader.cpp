@@ -102,11 +102,7 @@ Status TensorLoader::load_packed(const GgufTensor& tensor, Weight& w) {
         Buffer& raw = scratch_[worker];
         TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
         TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
-        uint8_t* to = w.data.data() + expert * w.expert_bytes;
-        for (size_t group = first; group < last; group++) {
-            const size_t at = group * kLanes - first_row, count = std::min(kLanes, rows - at);
-            pack_group(w.type, raw.data() + at * row, count, w.columns, to + group * packed_group_bytes(w.type, w.columns));
-        }
+        pack_rows(w.type, raw.data(), rows, w.columns, w.data.data() + expert * w.expert_bytes + first * packed_group_bytes(w.type, w.columns));
         return {};
     });
 }

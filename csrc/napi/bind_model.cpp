@@ -39,6 +39,7 @@ class ReleaseTask : public Task {
     ReleaseTask(std::shared_ptr<Backend> backend, std::shared_ptr<Model> model) : backend_(std::move(backend)), model_(std::move(model)) {}
     Status run(const Ticket&) override { return {}; }
     void release() override {
+        if (model_) model_->close();
         model_.reset();
         backend_.reset();
     }

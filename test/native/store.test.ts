@@ -74,7 +74,7 @@ const raised = {
   budget: ['RESOURCE_BUDGET_TOO_SMALL'],
   waves: ['CANCELLED'],
   cancel: ['CANCELLED'],
-  damage: ['EXPERT_UNAVAILABLE', 'EXPERT_CORRUPTED', 'MODEL_FILE_INVALID', 'MODEL_NOT_FOUND'],
+  damage: ['EXPERT_UNAVAILABLE', 'EXPERT_CORRUPTED', 'MODEL_CORRUPTED', 'MODEL_NOT_FOUND'],
   resize: ['CANCELLED']
 }
 const cases = ['checksum', 'sources', 'order', 'stale', 'determinism', ...Object.keys(raised)]

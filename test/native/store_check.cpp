@@ -184,6 +184,12 @@ void cancel(const Experts& files) {
         store.reset();  // returns although reads are held back
         CHECK(gone.expired());
         held->open();
+        store = open_store(files, blobs_of(files), 6, 2);
+        const int64_t files_open = counters().open_files;
+        store->prefetch(0, {0, 1, 2, 3});
+        store->close();
+        store.reset();
+        CHECK(counters().open_files < files_open);  // after `close` nothing is left
     }
 }
 
@@ -221,7 +227,7 @@ void damage(const Experts& files) {
     CHECK_OK(use(*store, files, last, {0, 1, 2}));
     CHECK_CODE(use(*store, files, last, {expert}), EXPERT_UNAVAILABLE);
     std::shared_ptr<ExpertSource> again;
-    CHECK_CODE(files.open_blobs(again), MODEL_FILE_INVALID);
+    CHECK_CODE(files.open_blobs(again), MODEL_CORRUPTED);
     write_at(files.blob_path, whole - bytes, files.blob(last, expert).data(), bytes);
     CHECK_OK(use(*store, files, last, {0, expert}));
 

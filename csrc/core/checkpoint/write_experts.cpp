@@ -81,9 +81,8 @@ class PackExperts : public BlobMaker {
         for (size_t first = 0; first < matrix.rows; first += at_once) {
             const size_t rows = std::min(at_once, matrix.rows - first);
             TMOE_RETURN_IF_ERROR(file_->read(*matrix.tensor, (uint64_t{expert} * matrix.rows + first) * row, scratch.data(), rows * row));
-            for (size_t at = 0; at < rows; at += kRows, to += group_bytes) {
-                pack_group(matrix.type, scratch.data() + at * row, std::min(kRows, rows - at), matrix.columns, to);
-            }
+            pack_rows(matrix.type, scratch.data(), rows, matrix.columns, to);
+            to += rows / kRows * group_bytes;
         }
         return {};
     }

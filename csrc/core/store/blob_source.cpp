@@ -55,9 +55,9 @@ class BlobSource final : public ExpertSource {
 };
 
 Status invalid(const std::string& path, const char* what, const BlobPlace& place, size_t layer, size_t expert) {
-    return Status(StatusCode::MODEL_FILE_INVALID,
+    return Status(StatusCode::MODEL_CORRUPTED,
                   path + format(": %s (expert %zu of layer %zu, at byte %llu)", what, expert, layer, static_cast<unsigned long long>(place.offset)))
-        .with("path", path)
+        .with("file", path)
         .with("layer", static_cast<double>(layer))
         .with("expert", static_cast<double>(expert))
         .with("offset", static_cast<double>(place.offset));

@@ -53,7 +53,7 @@ struct BlobPlace {
     uint32_t crc32c = 0;     ///< of the blob's layout.bytes
 };
 /**
- * Experts of a tiered checkpoint: places[layer][expert]. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_FILE_INVALID {path, layer, expert,
+ * Experts of a tiered checkpoint: places[layer][expert]. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert,
  * offset} where a file is too short for a blob.
  */
 Status open_blob_source(const std::vector<std::string>& files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts,

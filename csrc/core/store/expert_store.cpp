@@ -34,6 +34,7 @@ class Store final : public ExpertStore {
     Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
     void demote(uint32_t layer, uint32_t expert, bool demoted) override;
     Status set_budget(uint64_t bytes) override;
+    void close() override { residents_.close(); }
 
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
     StoreCounts counts() const override;

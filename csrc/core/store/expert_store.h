@@ -78,6 +78,12 @@ class ExpertStore {
     /** Between steps. Memory above the new budget is given back to the system at once. RESOURCE_BUDGET_TOO_SMALL. */
     virtual Status set_budget(uint64_t bytes) = 0;
 
+    /**
+     * Ends the reading threads and waits for what is under way, 5 s at most, so that nothing is left once the store is freed. The last call.
+     * Without it, freeing the store waits for nothing: memory and files go when the last read has ended.
+     */
+    virtual void close() = 0;
+
     // Any thread:
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
     virtual StoreCounts counts() const = 0;

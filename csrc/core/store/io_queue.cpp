@@ -38,7 +38,10 @@ Status IoQueue::start(std::shared_ptr<Shared> shared, size_t threads, size_t slo
     shared->most_ahead = std::max<size_t>(1, threads - 1);
     shared_ = std::move(shared);
     for (size_t i = 0; i < threads; i++) {
-        { std::lock_guard<std::mutex> lock(threads_->mutex); threads_->running++; }
+        {
+            std::lock_guard<std::mutex> lock(threads_->mutex);
+            threads_->running++;
+        }
         const Status status = start_thread([state = shared_, threads = threads_]() mutable {
             run(state);
             state.reset();
@@ -56,7 +59,9 @@ Status IoQueue::start(std::shared_ptr<Shared> shared, size_t threads, size_t slo
     return {};
 }
 
-IoQueue::~IoQueue() {
+IoQueue::~IoQueue() { stop(); }
+
+void IoQueue::stop() {
     if (!shared_) return;
     {
         std::lock_guard<std::mutex> lock(shared_->mutex);
@@ -67,7 +72,10 @@ IoQueue::~IoQueue() {
         }
     }
     shared_->work.notify_all();
-    // What is being read is waited for, so that nothing of a model is left when its disposal says so; a disk that hangs is not.
+}
+
+void IoQueue::close() {
+    stop();
     std::unique_lock<std::mutex> lock(threads_->mutex);
     threads_->end.wait_for(lock, kLongestEnd, [&] { return threads_->running == 0; });
 }

@@ -27,7 +27,7 @@ struct Load {
 
 /**
  * All but the threads' own work is called on one thread. The threads and what they read into live in the shared state, so that nothing
- * is freed under a read. The destructor waits for the reads under way, some seconds at most.
+ * is freed under a read and the destructor waits for none.
  */
 class IoQueue {
   public:
@@ -54,6 +54,8 @@ class IoQueue {
     /** RESOURCE_MEMORY_EXHAUSTED when the system refuses a thread. */
     Status start(std::shared_ptr<Shared> shared, size_t threads, size_t slots);
 
+    /** Ends the threads and waits for the reads under way, some seconds at most: a disk may hang. Nothing is read afterwards. */
+    void close();
     /** Takes loads in this order; each has its slot to itself but for reads of dropped loads, which it waits for. */
     void submit(const std::vector<std::shared_ptr<Load>>& loads);
     /** A load of the prefetch queue is wanted now. */
@@ -73,6 +75,7 @@ class IoQueue {
         size_t index = 0;
         bool ahead = false;                       ///< it counts among the reads of prefetches
     };
+    void stop();
     static void run(const std::shared_ptr<Shared>& shared);
     static bool take(Shared& shared, Piece& piece);
     static void finish(Shared& shared, std::unique_lock<std::mutex>& lock, const std::shared_ptr<Load>& load, Status status);

@@ -45,6 +45,7 @@ class Residents {
     /** Gives the memory of unused slots back until at most `most` take some. */
     void shrink(size_t most);
 
+    void close() { queue_.close(); }
     uint64_t ended() const { return memory_->ended; }
     /** Waits until `ended` is not `seen` any more, at most so long. */
     void wait(uint64_t seen, std::chrono::microseconds longest) { queue_.wait_for_end(seen, longest); }
