@@ -53,6 +53,12 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         total += file.find(p.tensors[i].file_name())->bytes;
         base.push_back(i);
     }
+    struct CloseFailed {  // a load that fails leaves no read behind
+        const std::shared_ptr<Model>& model;
+        ~CloseFailed() {
+            if (model) model->close();
+        }
+    } close_failed{model};
     if (options.store) TMOE_RETURN_IF_ERROR(model->open_store(backend, std::move(shared), options.experts));
     model->arena_bytes_ = Arena::bytes(p, options.max_batch, backend.pool.threads());
     const uint64_t required = model->weight_bytes_ + model->arena_bytes_;
