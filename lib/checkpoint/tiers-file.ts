@@ -13,7 +13,7 @@ const MOST_EXPERTS = 4096
 const refuse = (path: string, found: unknown, allowed: string, cause?: unknown): EngineError =>
   createError(
     'VALIDATION_ERROR',
-    `convert: ${path} is ${describeValue(found)}, allowed: ${allowed}`,
+    `tiers: ${path} is ${describeValue(found)}, allowed: ${allowed}`,
     { path, found: describeValue(found), allowed },
     { cause }
   )
@@ -77,11 +77,16 @@ export function parseTiers(text: string, file: string): TierSpec[] {
   } catch (cause) {
     throw refuse(file, cause instanceof Error ? cause.message.split('\n')[0] : cause, 'a YAML file', cause)
   }
+  return tierSpecs(raw, file)
+}
+
+/** `{tiers: [{name, placement, budget, experts}, …]}` as a file or a caller has it. VALIDATION_ERROR {path, found, allowed}. */
+export function tierSpecs(raw: unknown, file: string): TierSpec[] {
   const result = fileSchema.safeParse(raw)
   if (!result.success) {
     const [issue] = result.error.issues
     const where = (issue?.path ?? []).map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`)).join('')
-    throw createError('VALIDATION_ERROR', `convert: ${file}: ${where.slice(1) || 'the file'}: ${issue?.message}`, {
+    throw createError('VALIDATION_ERROR', `tiers: ${file}: ${where.slice(1) || 'the file'}: ${issue?.message}`, {
       path: where.slice(1),
       file,
       allowed: 'tiers: a list of {name, placement, budget, experts}'

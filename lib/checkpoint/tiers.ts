@@ -41,7 +41,7 @@ export const MEASURED_TIERS: readonly TierSpec[] = [
 ]
 
 const refuse = (path: string, found: string, allowed: string): EngineError =>
-  createError('VALIDATION_ERROR', `convert: ${path} is ${found}, allowed: ${allowed}`, { path, found, allowed })
+  createError('VALIDATION_ERROR', `tiers: ${path} is ${found}, allowed: ${allowed}`, { path, found, allowed })
 
 /** Ids of a layer from the most used to the least. */
 const byUse = (counts: readonly number[]): number[] =>

@@ -8,6 +8,7 @@ import { LoadedModel } from '../loaded-model.js'
 import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertBlobs, ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
+import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
 import { TierSelection } from '../tiers/selection.js'
 import { type Steering, steer } from '../tiers/steering.js'
@@ -81,6 +82,8 @@ export class ModelLoad {
         const open = await openModel(addon, path, this.#cancel, this.#request.verifyOnLoad)
         opened = open
         this.interruption.check()
+        const { tiers } = this.#request
+        if (tiers !== undefined) open.tiers = await configureTiers(tiers, open)
         return { open, tokenizer: createTokenizer(open.file.metadata), ...this.#fit(open) }
       })
       const { description } = open

@@ -13,6 +13,8 @@ export interface OpenModel {
   tensors: readonly GgufTensorInfo[]
   description: ModelDescription
   tiers: TierLabels
+  /** Whether the tiers are the file's own: a hierarchical model's or a checkpoint's. */
+  ownTiers: boolean
   /** Where the experts are, if not in the file. */
   blobs?: ExpertBlobs
 }
@@ -29,12 +31,18 @@ export async function openModel(
 ): Promise<OpenModel> {
   if (await isCheckpoint(path)) {
     const { base, file, description, tiers, blobs } = await openCheckpoint(addon, path, { cancel, verify })
-    return { file: base, tensors: file.tensors, description, tiers, blobs }
+    return { file: base, tensors: file.tensors, description, tiers, ownTiers: true, blobs }
   }
   const file = await addon.openGguf(path)
   try {
     const description = readModel(file)
-    return { file, tensors: file.tensors, description, tiers: modelTierLabels(description) }
+    return {
+      file,
+      tensors: file.tensors,
+      description,
+      tiers: modelTierLabels(description),
+      ownTiers: !!description.sizes.hser
+    }
   } catch (error) {
     file.close()
     throw error

@@ -10,6 +10,7 @@ import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Logger } from '../telemetry/logger.js'
 import { isLogger } from '../telemetry/logger.js'
 import type { ErrorContext } from '../telemetry/telemetry.js'
+import type { TierConfig } from '../tiers/configured.js'
 import { callback, callFields, isByteSize } from '../validation.js'
 import type { FreezeOptions } from './maintenance.js'
 import type { PhaseEvent } from './phases.js'
@@ -104,6 +105,11 @@ export interface LoadModelRequest {
   contextLength?: number
   /** The TierSet of requests that do not say: a mode, an alias of `tierSets`, a tier's name, or a list of names. Default max. */
   tierSet?: string | readonly string[]
+  /**
+   * Labels on the experts of a model that has no tiers of its own: the path of a YAML file, or the list in it: {name, placement,
+   * experts: [0, '4-7'] of every layer, lists by layer, or 'rest'}. Of one that has: another placement of the tiers that are named.
+   */
+  tiers?: string | readonly TierConfig[]
   /** Names for TierSets of this model's tiers. */
   tierSets?: Readonly<Record<string, string | readonly string[]>>
   /**
@@ -221,6 +227,16 @@ export const loadSchema = z.strictObject({
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
   contextLength: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
   tierSet: tierSetSchema.default('max').describe(tierSetAllowed),
+  tiers: z
+    .union([
+      filePath,
+      z
+        .array(z.looseObject({ name: z.string() }))
+        .min(1)
+        .max(256)
+    ])
+    .optional()
+    .describe('the path of a YAML file, or a list of {name, placement, experts}'),
   tierSets: z
     .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/), tierSetSchema)
     .optional()
