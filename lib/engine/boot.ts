@@ -19,6 +19,7 @@ import type { EngineParts, ShutdownHooks } from './parts.js'
 import type { PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
 import { Requests } from './requests.js'
+import { checkStaging, MemoryReserve } from './reserve.js'
 import { routingSeed } from './routing-seed.js'
 import { checkTimeouts } from './timeouts.js'
 
@@ -52,7 +53,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     await phases.run('resources', async () => {
       held = await resources(options, addon)
     })
-    const { backend, journal } = held!
+    const { backend, reserve, journal } = held!
     const seed = await phases.run('routing-seed', () =>
       routingSeed(options.routingSeed, journal?.recovered.routingSeed)
     )
@@ -72,7 +73,8 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
       hooks.release.push(() => journal.close())
     }
     const ledger = new Ledger(journal)
-    return { options, lifecycle, addon, backend, models, ledger, requests, routingSeed: seed, telemetry, hooks }
+    const shared = { options, lifecycle, addon, backend, models, reserve, ledger, requests, telemetry, hooks }
+    return { ...shared, routingSeed: seed }
   } catch (error) {
     await held?.journal?.close()
     held?.backend.dispose()
@@ -90,13 +92,18 @@ function tellOfJournal(telemetry: Telemetry, { recovered, path }: Journal): void
 
 interface Resources {
   backend: NativeBackend
+  reserve: MemoryReserve
   journal: Journal | undefined
 }
 
-async function resources({ threads, isa, journal }: CheckedOptions, addon: NativeAddon): Promise<Resources> {
+/** Room on the machine is looked for before anything is taken of it. */
+async function resources(options: CheckedOptions, addon: NativeAddon): Promise<Resources> {
+  const { threads, isa, journal, memory, staging } = options
+  const reserve = new MemoryReserve(memory, addon.availableMemory())
+  if (staging) await checkStaging(staging)
   const backend = addon.createBackend({ threads: threads ?? availableParallelism(), isa })
   try {
-    return { backend, journal: await openJournal(journal, addon) }
+    return { backend, reserve, journal: await openJournal(journal, addon) }
   } catch (error) {
     backend.dispose()
     throw error

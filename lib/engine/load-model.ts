@@ -1,4 +1,8 @@
 /** Loads a model into an engine: the fifth step of booting, as often as there are models. */
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { isCheckpoint } from '../checkpoint/open.js'
 import { locateModel } from '../model/embedded.js'
 import type { ModelDescriptor } from '../model/index.js'
 import { packageRoot } from '../native.js'
@@ -30,9 +34,11 @@ export async function loadModel(
   models.beginLoad(id, load)
   try {
     const model = await load.done
+    const checksum = await manifestChecksum(location.path).catch(() => null)
     phases.end()
     if (!lifecycle.serving && lifecycle.state !== 'recovering') {
       await model.close(() => disposedError('loadModel'))
+      parts.reserve.giveBack(id)
       throw disposedError('loadModel')
     }
     models.add(id, model)
@@ -47,7 +53,8 @@ export async function loadModel(
       weightType,
       fileBytes,
       weightBytes,
-      tierSet: tierSet.tiers
+      tierSet: tierSet.tiers,
+      checksum
     }
     telemetry.event('model_loaded', `model ${id} is loaded`, fields)
     if (lifecycle.state === 'warm') lifecycle.to('active', `model ${id} loaded`)
@@ -61,10 +68,19 @@ export async function loadModel(
   }
 }
 
+/** SHA-256 of a checkpoint's manifest, which has those of all its files; null of a single file, which nobody reads as a whole. */
+async function manifestChecksum(path: string): Promise<string | null> {
+  if (!(await isCheckpoint(path))) return null
+  return createHash('sha256')
+    .update(await readFile(join(path, 'manifest.json')))
+    .digest('hex')
+}
+
 /** Throws MODEL_NOT_LOADED. */
-export async function unloadModel({ models, ledger, telemetry }: EngineParts, id: string): Promise<void> {
+export async function unloadModel({ reserve, models, ledger, telemetry }: EngineParts, id: string): Promise<void> {
   await models.take(id).close(() => models.notLoaded(id, 'was unloaded'))
   ledger.modelUnloaded(id)
+  reserve.giveBack(id)
   telemetry.metrics.forgetModel(id)
   telemetry.event('model_unloaded', `model ${id} is unloaded`, { model: id })
 }

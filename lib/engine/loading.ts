@@ -119,6 +119,7 @@ export class ModelLoad {
       phases.fail(error)
       span.end(error)
       metrics.loads.add(1, { outcome: 'failed' })
+      this.#parts.reserve.giveBack(model)
       throw error
     } finally {
       opened?.file.close()
@@ -199,7 +200,7 @@ export class ModelLoad {
    * RESOURCE_MEMORY_EXHAUSTED.
    */
   #fit({ tensors, description }: OpenModel): { contextLength: number; memory: ExpertMemory } {
-    const { addon, backend, options } = this.#parts
+    const { addon, backend, options, reserve } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
     const { contextLength: supported, plan } = description
     const { contextLength: asked, kvType } = this.#request
@@ -209,14 +210,14 @@ export class ModelLoad {
     }
     const contextLength = asked ?? Math.min(supported, maxContextTokens ?? supported)
     const checkedLength = asked ?? Math.min(contextLength, leastContext)
-    const request = {
-      kvType,
-      contextLength: checkedLength,
-      maxBatchTokens,
-      threads: backend.threads,
-      memory: this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
-    }
-    return { contextLength, memory: planExperts(tensors, plan, request, addon.availableMemory()) }
+    const given = this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
+    const offered = reserve.offer(given)
+    const { threads } = backend
+    const request = { kvType, contextLength: checkedLength, maxBatchTokens, threads, memory: offered }
+    const memory = planExperts(tensors, plan, request, addon.availableMemory())
+    const { base, keyValues, arena, experts } = memory
+    reserve.take(this.#id, base + keyValues + arena + experts.budget)
+    return { contextLength, memory }
   }
 
   #expertOptions({ kept, experts, keyValues }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {

@@ -14,6 +14,7 @@ import type { TierConfig } from '../tiers/configured.js'
 import { callback, callFields, isByteSize } from '../validation.js'
 import type { FreezeOptions } from './maintenance.js'
 import type { PhaseEvent } from './phases.js'
+import type { Staging } from './reserve.js'
 
 export type BackendName = 'cpu' | 'webgpu' | 'cuda'
 
@@ -28,6 +29,13 @@ export interface EngineOptions {
   maxBatchTokens?: number
   /** Context of models that are loaded without a contextLength, at most. Default: as long as the model supports. */
   maxContextTokens?: number
+  /**
+   * Memory that all models together may take, as bytes or as text ('8GiB'): looked for when the engine starts, RESOURCE_MEMORY_EXHAUSTED
+   * where the machine has not that much. A model takes what its own `memory` says, or what is left. Default: what is available then.
+   */
+  memory?: number | string
+  /** A folder that has to have room for what is staged on disk: RESOURCE_DISK_EXHAUSTED at the start where it has not. */
+  staging?: Staging
   /**
    * Folder of a journal, which lets the next engine go on with what this one was doing when it ended, however it ended; docs/recovery.md.
    * Default: none.
@@ -173,6 +181,9 @@ export const journalSchema = z.strictObject({
   recover: z.enum(['demand', 'load']).default('demand')
 })
 
+const sizeOption = z.custom<number | string>(isByteSize)
+const sizeAllowed = "bytes, or a text such as '2GiB' or '512MB'"
+
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
   threads: z.number().int().min(1).max(1024).optional().describe('an integer from 1 to 1024'),
@@ -187,6 +198,11 @@ export const engineSchema = z.strictObject({
     .optional()
     .describe(`the path of a folder, or {${Object.keys(journalSchema.shape).join(', ')}}`),
   onTransition: callback<(transition: Transition) => void>().describe('a function'),
+  memory: sizeOption.optional().describe(sizeAllowed),
+  staging: z
+    .strictObject({ folder: filePath, bytes: sizeOption })
+    .optional()
+    .describe('{folder: the path of a folder, bytes: a number of bytes, or a text such as 16GiB}'),
   onPhase: callback<(event: PhaseEvent) => void>().describe('a function'),
   logger: z.custom<Logger>(isLogger).optional().describe('an object with the methods debug, info, warn and error'),
   onEvent: callback<(event: EngineEvent) => void>().describe('a function'),
@@ -241,7 +257,7 @@ export const loadSchema = z.strictObject({
     .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/), tierSetSchema)
     .optional()
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
-  memory: z.custom<number | string>(isByteSize).optional().describe("bytes, or a text such as '2GiB' or '512MB'"),
+  memory: sizeOption.optional().describe(sizeAllowed),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
   verifyOnLoad: z.boolean().default(false).describe('true or false'),

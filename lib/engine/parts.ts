@@ -8,6 +8,7 @@ import type { Ledger } from './ledger.js'
 import type { Models } from './models.js'
 import type { CheckedOptions } from './options.js'
 import type { Requests } from './requests.js'
+import type { MemoryReserve } from './reserve.js'
 import type { RoutingSeed } from './routing-seed.js'
 
 /** What a piece has to do at a step of the shutdown. */
@@ -26,6 +27,7 @@ export interface EngineParts {
   readonly addon: NativeAddon
   readonly backend: NativeBackend
   readonly models: Models
+  readonly reserve: MemoryReserve
   readonly ledger: Ledger
   readonly requests: Requests
   readonly routingSeed: RoutingSeed

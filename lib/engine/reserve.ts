@@ -1,0 +1,75 @@
+/** What an engine may take of the machine, looked for when it boots: memory for its models, and room on a disk for what they stage. */
+import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createError } from '../errors/index.js'
+import { byteSize } from '../validation.js'
+
+/** Memory that the models of an engine share. Without a limit each takes what is available when it is loaded. */
+export class MemoryReserve {
+  readonly #limit: number | undefined
+  readonly #taken = new Map<string, number>()
+
+  /** Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo} where the machine has not that much. */
+  constructor(limit: number | string | undefined, available: number) {
+    this.#limit = limit === undefined ? undefined : byteSize(limit)
+    if (this.#limit === undefined || this.#limit <= available) return
+    throw exhausted(`the engine was to reserve ${this.#limit} bytes of memory`, this.#limit, available, null, null)
+  }
+
+  /** What a model may take that says `asked`: that, or all that is left. Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo}. */
+  offer(asked: number | undefined): number | undefined {
+    if (this.#limit === undefined) return asked
+    const current = [...this.#taken.values()].reduce((sum, bytes) => sum + bytes, 0)
+    const left = Math.max(0, this.#limit - current)
+    if ((asked ?? 1) <= left) return asked ?? left
+    throw exhausted(`the model was to take ${asked ?? 'some'} bytes`, asked ?? 1, left, current, this.#limit)
+  }
+
+  take(id: string, bytes: number): void {
+    this.#taken.set(id, bytes)
+  }
+
+  giveBack(id: string): void {
+    this.#taken.delete(id)
+  }
+}
+
+const exhausted = (text: string, required: number, available: number, current: number | null, limit: number | null) =>
+  createError('RESOURCE_MEMORY_EXHAUSTED', `${text}, available are ${available}`, {
+    resourceInfo: { required, available, current, limit, unit: 'bytes' }
+  })
+
+export interface Staging {
+  /** It is made where there is none. */
+  folder: string
+  /** Room that there has to be: bytes, or as text ('16GiB'). */
+  bytes: number | string
+}
+
+/** Throws FILE_WRITE_FAILED where the folder cannot be written, RESOURCE_DISK_EXHAUSTED {resourceInfo} where its disk has less room. */
+export async function checkStaging({ folder, bytes }: Staging): Promise<void> {
+  const required = byteSize(bytes)
+  const probe = join(folder, `.probe-${process.pid}`)
+  try {
+    await mkdir(folder, { recursive: true })
+    await writeFile(probe, '')
+    await rm(probe)
+    const { bavail, bsize } = await statfs(folder)
+    const available = bavail * bsize
+    if (available >= required) return
+    throw createError(
+      'RESOURCE_DISK_EXHAUSTED',
+      `the staging folder ${folder} was to have room for ${required} bytes, available are ${available}`,
+      { path: folder, resourceInfo: { required, available, current: null, limit: null, unit: 'bytes' } }
+    )
+  } catch (error) {
+    const { code: errno, message, syscall } = error as NodeJS.ErrnoException
+    if (typeof syscall !== 'string') throw error
+    throw createError(
+      'FILE_WRITE_FAILED',
+      `the staging folder ${folder}: ${message}`,
+      { path: folder, errno },
+      { cause: error }
+    )
+  }
+}
