@@ -4,13 +4,14 @@ import { native } from '../native.js'
 import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
 import { MEASURED_TIERS, type RoutingStatistics, type TierSpec } from './tiers.js'
 import { readStatistics, readTiers } from './tiers-file.js'
-import { type VerifyProgress, type VerifyReport, verifyCheckpoint as verify } from './verify.js'
+import { verifyCheckpoint as verify } from './verify.js'
+import type { VerifyProgress, VerifyReport } from './verify-shards.js'
 
 export type { Placement } from '../model/hser.js'
 export type { ConvertProgress, ConvertResult } from './convert.js'
 export type { Manifest } from './manifest.js'
 export type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
-export type { Damage, VerifyProgress, VerifyReport } from './verify.js'
+export type { Damage, VerifyProgress, VerifyReport } from './verify-shards.js'
 
 export interface ConvertModelRequest {
   /** A GGUF file, or the folder of a checkpoint whose experts are to go to other tiers. */

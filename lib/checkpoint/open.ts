@@ -13,7 +13,7 @@ import { findFaults, withoutUnknownTiers } from './consistency.js'
 import { BASE_NAME, findShard, JOURNAL_NAME, readManifest, statIfAny } from './folder.js'
 import { MANIFEST_NAME, type Manifest, type ManifestShard } from './manifest.js'
 import { assignHser } from './tiers.js'
-import { verifyShards } from './verify.js'
+import { verifyShards } from './verify-shards.js'
 
 export interface Checkpoint {
   folder: string
@@ -120,7 +120,11 @@ function expertTensors(manifest: Manifest): GgufTensorInfo[] {
   )
 }
 
-function checkModel(manifest: Manifest, folder: string, { descriptor: d, sizes: { hser } }: ModelDescription): void {
+function checkModel(
+  manifest: Manifest,
+  folder: string,
+  { descriptor: d, plan, sizes: { hser } }: ModelDescription
+): void {
   const { model } = manifest
   const facts = [
     ['architecture', model.architecture, d.architecture],
@@ -136,6 +140,14 @@ function checkModel(manifest: Manifest, folder: string, { descriptor: d, sizes: 
       expected: stated,
       actual
     })
+  }
+  for (const op of plan.ops) {
+    if (op.op !== 'experts') continue
+    const parts = manifest.layers.find(({ layer }) => layer === op.layer)
+    for (const name of ['gate', 'up', 'down'] as const) {
+      if (parts?.[name].tensor === op[name]) continue
+      throw invalid(folder, `layer ${op.layer}: ${name} is ${parts?.[name].tensor}, the model needs ${op[name]}`)
+    }
   }
   if (hser) checkTopology(manifest, folder, hser)
 }

@@ -197,7 +197,7 @@ const cases: Case[] = [
         m.layout = 'rows8.0'
       }),
     opens: 'MODEL_VERSION_MISMATCH',
-    verifies: 'opens'
+    verifies: 'MODEL_VERSION_MISMATCH'
   },
   {
     name: 'the base of another model',
@@ -206,7 +206,7 @@ const cases: Case[] = [
         m.model.expertsUsed = 1
       }),
     opens: 'CHECKPOINT_INVALID',
-    verifies: 'opens'
+    verifies: 'CHECKPOINT_INVALID'
   }
 ]
 
