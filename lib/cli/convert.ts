@@ -1,15 +1,17 @@
 /** `tiered-moe convert`: makes a tiered checkpoint. */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { convertModel, type Manifest } from '../checkpoint/index.js'
 import { locateModel } from '../model/embedded.js'
 import { packageRoot } from '../native.js'
 import { given } from './arguments.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
+import { measureRouting } from './measure-routing.js'
 import type { Session } from './session.js'
 
 interface ConvertChoices {
   tiers?: string
   statistics?: string
+  text?: string
   replace?: boolean
   json?: boolean
 }
@@ -36,14 +38,21 @@ export function addConvert(program: Command, session: Session): void {
       '--tiers <file|measured>',
       'a YAML file, or measured: the more used half of each layer is hot (default: one tier)'
     )
+    .addOption(
+      new Option('--text <file>', 'measure the use by running this text (tiers default to measured)').conflicts(
+        'statistics'
+      )
+    )
     .option('--statistics <file>', 'JSON with how often each expert was used: {"layers": [[count, ...], ...]}')
     .option('--replace', 'take the place of another checkpoint in the folder')
     .option('--json', 'one JSON object')
-    .action(async (from: string, to: string, { tiers, statistics, replace, json }: ConvertChoices) => {
+    .action(async (from: string, to: string, { tiers, statistics, text, replace, json }: ConvertChoices) => {
       const started = performance.now()
       const { path } = locateModel(packageRoot(), from)
+      const measured = text === undefined ? undefined : await measureRouting(path, text, session)
+      const choice = given({ tiers: tiers ?? (measured && 'measured'), statistics: measured ?? statistics, replace })
       const { manifest, bytes, written, kept } = await convertModel(
-        { from: path, to, ...given({ tiers, statistics, replace }) },
+        { from: path, to, ...choice },
         { signal: session.signal, onProgress: (progress) => session.progress(progress.file, progress) }
       )
       const milliseconds = performance.now() - started
