@@ -5,7 +5,7 @@ import { checkMemory, planMemory } from './memory-plan.js'
 import type { Plan } from './model/plan.js'
 import type { GgufTensorInfo } from './native.js'
 
-/** Positions whose KV cache a budget sets aside; the pages of more take their memory from the experts while they need it. */
+/** Positions whose KV cache has to fit beside the fewest experts. What of it is not used belongs to the experts meanwhile. */
 const reservedPositions = 4096
 /** Positions in one page of the KV cache, rows that a packed matrix interleaves, and what a blob's size is a multiple of (csrc). */
 const [pagePositions, lanes, blobAlignment, partAlignment] = [64, 16, 4096, 64]
@@ -19,12 +19,17 @@ export interface ExpertMemory {
   chosenBy: 'caller' | 'available memory'
   /** Everything that the model may take. */
   memory: number
-  /** Weights that always stay, KV cache set aside, buffers of one step. */
+  /** Weights that always stay, KV cache of the positions that fit for certain, buffers of one step. */
   base: number
   keyValues: number
   arena: number
-  /** Of experts: what they may take, what all of them take, and one of them. */
-  experts: { budget: number; all: number; slot: number; count: number }
+  /**
+   * Bytes of experts: what they may take while the KV cache is small, what is certain beside a KV cache of `keyValues`, what all of them
+   * take, and one of them; and how many there are.
+   */
+  experts: { budget: number; certain: number; all: number; slot: number; count: number }
+  /** Bytes of KV cache beyond which its pages take memory from the experts. */
+  keyValuesBeside: number
 }
 
 export interface BudgetRequest extends MemoryRequest {
@@ -81,24 +86,28 @@ export function planExperts(
   const base = weights - inFile
   const fixed = base + keyValues + arena
   const all = slot * count
-  const made = (kept: ExpertMemory['kept'], memory: number, budget: number): ExpertMemory => ({
+  const made = (kept: ExpertMemory['kept'], memory: number, budget: number, beside: number): ExpertMemory => ({
     kept,
     chosenBy: asked ? 'caller' : 'available memory',
     memory,
     base,
     keyValues,
     arena,
-    experts: { budget, all, slot, count }
+    experts: { budget, certain: Math.min(budget, budget + beside - keyValues), all, slot, count },
+    keyValuesBeside: beside
   })
   const fitsWhole = planMemory(tensors, plan, request).required <= available
   if (!asked && (fitsWhole || count === 0)) {
     checkMemory(tensors, plan, request, available)
-    return made('all', fixed + all, all)
+    return made('all', fixed + all, all, Number.MAX_SAFE_INTEGER)
   }
   const memory = request.memory ?? available - Math.max(available * leftPart, leftBytes)
   // One expert for every thread, and one being read.
   const least = fixed + Math.min(count, request.threads + 1) * slot
-  if (memory >= least) return made('budget', memory, Math.min(all, Math.floor((memory - fixed) / slot) * slot))
+  if (memory >= least) {
+    const budget = Math.min(all, Math.floor((memory - base - arena) / slot) * slot)
+    return made('budget', memory, budget, Math.floor(memory - base - arena - budget))
+  }
   if (!asked) checkMemory(tensors, plan, request, available)
   throw createError(
     'RESOURCE_BUDGET_TOO_SMALL',

@@ -187,6 +187,7 @@ class Model {
     std::shared_ptr<TraceLog> trace_;
     std::unique_ptr<Prefetcher> prefetcher_;
     size_t slot_bytes_ = 0;                ///< of the store
+    size_t workers_least_ = 0;             ///< slots that have to be free of pins
     uint64_t expert_budget_ = 0;           ///< what the experts may have while the KV cache keeps to its reserve
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};

@@ -49,6 +49,7 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     store.experts = routing_.experts;
     store.budget_bytes = std::min(options.budget_bytes, total) / slot_bytes_ * slot_bytes_;
     store.workers = backend.pool.threads();
+    workers_least_ = std::min(store.workers + 1, routing_.mask_size());
     store.io_threads = options.io_threads;
     store.policy = options.policy;
     store.seed = options.seed;
@@ -107,7 +108,14 @@ Status Model::balance_memory(uint64_t kv_bytes) {
     const uint64_t left = expert_budget_ > beyond ? (expert_budget_ - beyond) / slot_bytes_ * slot_bytes_ : 0;
     const uint64_t now = store_->counts().budget_bytes;
     if (left == now) return {};
-    const Status status = store_->set_budget(left);
+    Status status = store_->set_budget(left);
+    // Pins are a wish; a request that was accepted goes before them.
+    for (size_t i = placement_.size(); i-- > 0 && !status.ok() && left >= workers_least_ * slot_bytes_;) {
+        if (placement_[i] != static_cast<uint8_t>(Placement::Pinned)) continue;
+        TMOE_RETURN_IF_ERROR(store_->pin(static_cast<uint32_t>(i / routing_.experts), static_cast<uint32_t>(i % routing_.experts), false));
+        placement_[i] = static_cast<uint8_t>(Placement::ByPolicy);
+        status = store_->set_budget(left);
+    }
     if (status.ok()) {
         if (left < now) pressure_events_++;
         return {};

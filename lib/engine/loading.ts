@@ -220,11 +220,10 @@ export class ModelLoad {
     return { contextLength, memory }
   }
 
-  #expertOptions({ kept, experts, keyValues }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
+  #expertOptions({ experts, keyValuesBeside }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
     const { cachePolicy: policy, prefetch, recordTrace } = this.#request
     const traceWords = recordTrace ? mostTraceWords : 0
-    // Where there is no budget, the KV cache takes nothing from the experts.
-    const kvReserveBytes = kept === 'all' ? 2 ** 52 : keyValues
+    const kvReserveBytes = Math.min(keyValuesBeside, 2 ** 52)
     return {
       budgetBytes: experts.budget,
       kvReserveBytes,

@@ -22,7 +22,7 @@ export function steer(
   { experts }: Pick<ExpertMemory, 'experts'>,
   workers: number
 ): Steering | undefined {
-  const slots = Math.floor(experts.budget / experts.slot)
+  const slots = Math.floor(experts.certain / experts.slot)
   if (!native.expertStats() || slots >= experts.count) return undefined
   return new Steering(tiers, native, pinnableSlots(slots, workers))
 }

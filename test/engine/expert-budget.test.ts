@@ -6,8 +6,10 @@ import { byteSize, isByteSize } from '../../lib/validation.js'
 import { moeModel } from '../fixtures/moe-model.js'
 
 const MiB = 2 ** 20
-const { file } = moeModel({ layers: 3, experts: 64, feedForward: 512, contextLength: 16384, type: 'F32' })
-const { plan } = readModel(file)
+// The tensors of a small model, as if they were large.
+const small = moeModel({ layers: 3, experts: 64, contextLength: 16384, type: 'F32' }).file
+const { plan } = readModel(small)
+const file = { tensors: small.tensors.map((tensor) => ({ ...tensor, bytes: tensor.bytes * 512 })) }
 const request = { kvType: 'f16', contextLength: 4096, maxBatchTokens: 64, threads: 2 } as const
 const fits = planMemory(file.tensors, plan, request).required
 
@@ -19,18 +21,14 @@ t.test('what fits stays whole', async (t) => {
 })
 
 t.test('what does not fit gets a budget out of the available memory, and leaves some of it', async (t) => {
-  const available = fits - 8 * MiB + 256 * MiB
-  const big = moeModel({ layers: 3, experts: 64, feedForward: 512, contextLength: 16384, vocab: 2000, type: 'F32' })
-  const { plan } = readModel(big.file)
-  const tensors = big.file.tensors.map((tensor) => ({ ...tensor, bytes: tensor.bytes * 64 }))
-  const all = planMemory(tensors, plan, request).required
-  const chosen = planExperts(tensors, plan, request, all - MiB)
+  const chosen = planExperts(file.tensors, plan, request, fits - MiB)
   t.match(chosen, { kept: 'budget', chosenBy: 'available memory' })
   const { experts, base, keyValues, arena, memory } = chosen
   t.equal(experts.budget % experts.slot, 0)
-  t.ok(base + keyValues + arena + experts.budget <= memory)
-  t.ok(memory <= all - 256 * MiB)
-  t.throws(() => planExperts(file.tensors, plan, request, available - 300 * MiB), { code: 'RESOURCE_MEMORY_EXHAUSTED' })
+  t.ok(base + arena + experts.budget <= memory && experts.budget > keyValues)
+  t.ok(memory <= fits - 256 * MiB)
+  const little = base + keyValues + arena + 2 * experts.slot + 256 * MiB
+  t.throws(() => planExperts(file.tensors, plan, request, little), { code: 'RESOURCE_MEMORY_EXHAUSTED' })
 })
 
 t.test('a budget that is asked for is shared out', async (t) => {
@@ -39,11 +37,15 @@ t.test('a budget that is asked for is shared out', async (t) => {
   t.match(chosen, { kept: 'budget', chosenBy: 'caller', memory })
   const { experts, base, keyValues, arena } = chosen
   t.equal(keyValues, planMemory(file.tensors, plan, request).keyValues, 'of 4096 positions, whatever the context')
-  const used = base + keyValues + arena + experts.budget
-  t.ok(used <= memory && used + experts.slot > memory)
+  const used = base + arena + experts.budget
+  t.ok(used <= memory && used + experts.slot > memory, 'experts have what the KV cache does not use')
+  t.equal(chosen.keyValuesBeside, memory - used)
 
   const least = base + keyValues + arena + 3 * experts.slot
-  t.equal(planExperts(file.tensors, plan, { ...request, memory: least }, 0).experts.budget, 3 * experts.slot)
+  t.ok(
+    planExperts(file.tensors, plan, { ...request, memory: least }, 0).experts.budget >=
+      3 * experts.slot + keyValues - experts.slot
+  )
   const error = t.throws(() => planExperts(file.tensors, plan, { ...request, memory: least - 1 }, 0)) as unknown as {
     details: { alternatives: { change: string; value: number }[]; resourceInfo: { required: number } }
   }

@@ -22,7 +22,7 @@ let expected: Float32Array
 let whole: ReturnType<Engine['listModels']>[0]['memory']
 t.before(async () => {
   plain = await createEngine({ threads, maxBatchTokens: 64 })
-  await plain.loadModel()
+  await plain.loadModel({ contextLength })
   expected = await plain.forward({ model, tokens, logits: 'all' })
   whole = plain.listModels()[0]!.memory
 })
@@ -31,11 +31,13 @@ t.teardown(() => plain.dispose())
 async function open(t: Test, request: LoadModelRequest): Promise<Engine> {
   const engine = await createEngine({ threads, maxBatchTokens: 64 })
   t.teardown(() => engine.dispose())
-  await engine.loadModel(request)
+  await engine.loadModel({ contextLength, ...request })
   return engine
 }
-/** Memory in which so many experts fit. */
-const memoryFor = (experts: number): number => whole.base + whole.keyValues + whole.arena + experts * whole.experts.slot
+/** Memory in which so many experts fit while there is no KV cache; with all of them, beside it. With a small context few will do. */
+const contextLength = 192
+const memoryFor = (experts: number): number =>
+  whole.base + whole.arena + experts * whole.experts.slot + (experts === 64 ? whole.keyValues : 0)
 
 t.test('without a budget all experts stay in memory', async (t) => {
   t.match(whole, { kept: 'all', chosenBy: 'available memory', experts: { count: 64 } })
@@ -45,8 +47,8 @@ t.test('without a budget all experts stay in memory', async (t) => {
 for (const [experts, policy] of [
   [64, 'adaptive'],
   [32, 'lru'],
-  [7, 'adaptive'],
-  [threads + 1, 'lfu']
+  [20, 'lfu'],
+  [13, 'adaptive']
 ] as const) {
   t.test(`${experts} of 64 experts: the same bits`, async (t) => {
     const engine = await open(t, { memory: memoryFor(experts), cachePolicy: policy, prefetch: 'off' })
@@ -61,7 +63,8 @@ for (const [experts, policy] of [
     t.equal(uses, hits + misses)
     t.equal(late, 0, 'nothing is read that is not demanded')
     t.equal(prefetchBytes, 0)
-    t.equal(stats.budgetBytes, experts * whole.experts.slot)
+    t.ok(stats.budgetBytes <= experts * whole.experts.slot)
+    t.equal(stats.budgetBytes < experts * whole.experts.slot, experts < 64, 'the KV cache has its part of it')
     t.ok(stats.residentBytes <= stats.budgetBytes)
     const sum = (key: 'uses' | 'hits' | 'misses') => layers.reduce((sum, layer) => sum + layer[key], 0)
     t.same([sum('uses'), sum('hits'), sum('misses')], [uses, hits, misses])
@@ -93,20 +96,20 @@ t.test('reading ahead changes no bit, and is counted', async (t) => {
 t.test('a budget below the least is refused with the least, which works', async (t) => {
   const engine = await createEngine({ threads, maxBatchTokens: 64 })
   t.teardown(() => engine.dispose())
-  const error = await engine.loadModel({ memory: '1MiB' }).catch((error) => error)
-  const required = memoryFor(threads + 1)
+  const error = await engine.loadModel({ contextLength, memory: '1MiB' }).catch((error) => error)
+  const required = memoryFor(threads + 1) + whole.keyValues
   t.match(error, {
     code: 'RESOURCE_BUDGET_TOO_SMALL',
     details: { resourceInfo: { required, available: 2 ** 20 }, alternatives: [{ change: 'memory', value: required }] }
   })
-  const below = await engine.loadModel({ memory: required - 1 }).catch((error) => error)
+  const below = await engine.loadModel({ contextLength, memory: required - 1 }).catch((error) => error)
   for (const { change, value } of below.details.alternatives) {
     const changed = change === 'memory' ? { memory: value } : { memory: required - 1, [change]: value }
     if (change === 'threads' || change === 'maxBatchTokens') continue
-    await engine.loadModel({ id: change, ...changed })
+    await engine.loadModel({ contextLength, id: change, ...changed })
     await engine.unloadModel(change)
   }
-  await engine.loadModel({ memory: required })
+  await engine.loadModel({ contextLength, memory: required })
   t.ok(bytes(await engine.forward({ model, tokens, logits: 'all' })).equals(bytes(expected)))
   for (const memory of ['2 apples', '-1', '', 0, 1.5, Number.NaN]) {
     await t.rejects(engine.loadModel({ id: 'x', memory }), { code: 'VALIDATION_ERROR', details: { path: 'memory' } })
@@ -124,12 +127,12 @@ t.test('a load that fills the cache is cancelled, and reports its progress', asy
   const onProgress = ({ tensor }: { tensor: string }): void => {
     if (tensor === 'experts' && ++experts === 3) cancel.abort()
   }
-  await t.rejects(engine.loadModel({ memory: memoryFor(60) }, { signal: cancel.signal, onProgress }), {
+  await t.rejects(engine.loadModel({ contextLength, memory: memoryFor(60) }, { signal: cancel.signal, onProgress }), {
     code: 'CANCELLED'
   })
   t.same(engine.counters(), before, 'and nothing is kept')
   const events: { bytesDone: number; bytesTotal: number; index: number; count: number }[] = []
-  await engine.loadModel({ memory: memoryFor(60) }, { onProgress: (event) => events.push(event) })
+  await engine.loadModel({ contextLength, memory: memoryFor(60) }, { onProgress: (event) => events.push(event) })
   const last = events.at(-1)!
   t.equal(last.bytesDone, last.bytesTotal)
   t.same(
@@ -188,6 +191,13 @@ t.test('the KV cache takes memory from the experts and gives it back', async (t)
   const greedy = Array.from({ length: 40 }, () => loaded.createSequence({ kvType: 'f32', maxTokens: 256 }))
   const items = greedy.map((sequence) => ({ sequence, tokens: new Int32Array(3).fill(2), logits: 'none' as const }))
   await t.rejects(step(items), { code: 'RESOURCE_MEMORY_EXHAUSTED' })
+  // Pins are given up where the KV cache needs the room.
+  const pins = new Uint8Array(64)
+  const slots = Math.floor(loaded.expertStats()!.budgetBytes / whole.experts.slot)
+  pins.fill(1, 0, slots - threads - 1)
+  await loaded.placeExperts(pins)
+  await step([{ sequence: many[0]!, tokens: new Int32Array(60).fill(2), logits: 'none' }])
+  t.ok(loaded.expertStats()!.budgetBytes < slots * whole.experts.slot)
   for (const sequence of [...many, ...greedy]) sequence.dispose()
   await step([{ sequence: small, tokens: one, logits: 'none' }])
   t.equal(loaded.expertStats()!.budgetBytes, full, 'given back')
