@@ -58,6 +58,7 @@ export class Ledger {
         this.#checkFree(requestId, again)
         begun = true
         this.#running.set(requestId, ending)
+        if (again) journal?.resumed(requestId)
         if (!journal || load === undefined || again) return undefined
         return journal.accept(requestId, load, storedRequest(request, prompt))
       },

@@ -172,6 +172,12 @@ export class Journal {
     }
   }
 
+  /** A request that had failed runs again, so it does not expire. Known to the next engine with its next token. */
+  resumed(id: string): void {
+    const request = this.#state.requests.get(id)
+    if (request) request.failed = undefined
+  }
+
   /** The token at a position of a request's output. One that is known is the same again. */
   produced(id: string, position: number, { token, logprob, topLogprobs }: ProducedToken): void {
     const pending = this.#pendingOf(id)

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   appendFileSync,
   copyFileSync,
@@ -10,6 +11,8 @@ import {
   writeFileSync
 } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { Worker } from 'node:worker_threads'
 import t from 'tap'
 import type { Engine, GenerationItem, GenerationRequest, Generator, JournalOptions } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
@@ -225,6 +228,24 @@ t.test('a model that is another one now', async (t) => {
   await next.dispose()
 })
 
+t.test('a random routing seed is the journal’s; requests do not go on under another one', async (t) => {
+  const journal = join(t.testdir(), 'journal')
+  const random = () => createEngine({ threads: 2, journal, routingSeed: 'random' })
+  const first = await random()
+  const { routingSeed } = first
+  await first.loadModel()
+  await items(first.createGenerator({ ...requests.greedy!, requestId: 'a' }), 3)
+  await first.dispose()
+  const second = await random()
+  t.equal(second.recovered.routingSeed, routingSeed)
+  t.equal(second.routingSeed, routingSeed)
+  t.equal((await items(await second.resumeGenerator({ requestId: 'a' }), 5)).length, 5)
+  await second.dispose()
+  const other = await createEngine({ threads: 2, journal, routingSeed: 'f'.repeat(32) })
+  await t.rejects(other.resumeGenerator({ requestId: 'a' }), { code: 'MODEL_CHANGED' })
+  await other.dispose()
+})
+
 t.test('two that resume the same request: one of them gets it', async (t) => {
   const journal = join(t.testdir(), 'journal')
   const engine = await start(journal)
@@ -242,6 +263,49 @@ t.test('two that resume the same request: one of them gets it', async (t) => {
   }
   t.equal(textOf(await items(await engine.resumeGenerator({ requestId: 'a' }))), expected.text)
   await engine.dispose()
+})
+
+t.test('a request that had failed does not expire while it runs again', async (t) => {
+  const journal = { path: join(t.testdir(), 'journal'), retentionMs: 50 }
+  const engine = await start(journal)
+  const expected = await engine.generate(requests.greedy!)
+  const first = engine.createGenerator({ ...requests.greedy!, requestId: 'a' })
+  await items(first, 3)
+  await first.return()
+  const resumed = await engine.resumeGenerator({ requestId: 'a' })
+  await resumed.accepted()
+  await new Promise((resolve) => setTimeout(resolve, 80))
+  await engine.generate({ ...requests.greedy!, requestId: 'b' })
+  t.equal(textOf(await items(resumed)), expected.text)
+  t.equal(textOf(await items(await engine.resumeGenerator({ requestId: 'a' }))), expected.text)
+  await new Promise((resolve) => setTimeout(resolve, 80))
+  await t.rejects(engine.resumeGenerator({ requestId: 'a' }), { code: 'REQUEST_NOT_FOUND' }, 'expired after its end')
+  await engine.dispose()
+})
+
+t.test('a worker that is terminated gives the journal back', async (t) => {
+  const folder = t.testdir()
+  const journal = join(folder, 'journal')
+  const script = join(folder, 'worker.mjs')
+  writeFileSync(
+    script,
+    `import { parentPort, workerData } from 'node:worker_threads'
+    const { createEngine } = await import(workerData.entry)
+    const engine = await createEngine({ threads: 1, journal: workerData.journal })
+    await engine.loadModel()
+    const generator = engine.createGenerator({ model: '${model}', prompt: 'ROMEO:', requestId: 'a' })
+    await generator.accepted()
+    parentPort.postMessage('accepted')
+    await new Promise(() => setInterval(() => {}, 1000))`
+  )
+  const entry = pathToFileURL(join(process.cwd(), 'dist/esm/index.js')).href
+  const worker = new Worker(script, { workerData: { entry, journal } })
+  await once(worker, 'message')
+  await t.rejects(start(journal, false), { code: 'JOURNAL_LOCKED' })
+  await worker.terminate()
+  const next = await start(journal, false)
+  t.match(next.recovered.requests, [{ requestId: 'a', state: 'running' }])
+  await next.dispose()
 })
 
 t.test('a script with a journal ends by itself', async (t) => {
