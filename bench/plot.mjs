@@ -1,8 +1,9 @@
-// A small SVG writer for the reports: grouped bars with a whisker from the least to the greatest run.
+// A small SVG writer for the reports: grouped bars with a whisker from the least to the greatest run, and panels of lines.
 
 const escapeXml = (text) =>
   String(text).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c])
 const colours = ['#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
+const lineColours = ['#555555', '#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
 
 /**
  * Bars grouped by `groups`, one of each of `series`: `{ name, values: ({ median, min, max } | undefined)[] }`.
@@ -38,9 +39,66 @@ export function groupedBars({ title, unit, groups, series }) {
       `<text x="${gap + 15 + i * 150}" y="${top + height + 45}">${escapeXml(name)}</text>`
   )
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${top + height + bottom}" font-family="sans-serif" font-size="11">
+<title>${escapeXml(title)}</title>
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="${gap}" y="22" font-size="14">${escapeXml(title)} (${escapeXml(unit)})</text>
 <path d="M${gap / 2} ${top + height}H${width - gap / 2}" stroke="#222"/>
+${[...parts, ...legend].join('\n')}
+</svg>
+`
+}
+
+/**
+ * Panels of lines beside one another, all with the scale 0 to 100: `{ title, x: number[], series: { name, values: number[] }[] }`.
+ * Every panel has the same series. Returns the SVG text.
+ */
+export function linePanels({ title, panels }) {
+  const [size, gap, top, perRow] = [200, 56, 56, 4]
+  const pitch = size + gap
+  const columns = Math.min(perRow, panels.length)
+  const rows = Math.ceil(panels.length / perRow)
+  const [width, height] = [columns * pitch + gap, top + rows * (pitch + 8) + 20]
+  const parts = panels.flatMap((panel, p) => {
+    const left = gap + (p % perRow) * pitch
+    const base = top + Math.floor(p / perRow) * (pitch + 8) + size
+    const [x, y] = [
+      (value) => (left + (size * value) / 100).toFixed(1),
+      (value) => (base - (size * value) / 100).toFixed(1)
+    ]
+    const grid = [0, 25, 50, 75, 100].flatMap((value) => [
+      `<path d="M${left} ${y(value)}h${size}M${x(value)} ${base}v${-size}" stroke="#ddd"/>`,
+      `<text x="${left - 6}" y="${Number(y(value)) + 4}" text-anchor="end">${value}</text>`,
+      `<text x="${x(value)}" y="${base + 14}" text-anchor="middle">${value}</text>`
+    ])
+    const lines = panel.series.flatMap(({ values }, i) => {
+      const points = values.map((value, j) => `${x(panel.x[j])} ${y(value)}`)
+      const colour = lineColours[i % lineColours.length]
+      const width = i === 1 ? 2.5 : 1.5
+      const dash = i === 0 ? ' stroke-dasharray="4 3"' : ''
+      return [
+        `<path d="M${points.join('L')}" fill="none" stroke="${colour}" stroke-width="${width}"${dash}/>`,
+        ...points.map((point) => {
+          const [cx, cy] = point.split(' ')
+          return `<circle cx="${cx}" cy="${cy}" r="2" fill="${colour}"/>`
+        })
+      ]
+    })
+    return [
+      ...grid,
+      ...lines,
+      `<text x="${left}" y="${base - size - 8}" font-size="12">${escapeXml(panel.title)}</text>`
+    ]
+  })
+  const legend = (panels[0]?.series ?? []).map(
+    ({ name }, i) =>
+      `<rect x="${gap + i * 130}" y="${height - 20}" width="14" height="4" fill="${lineColours[i % lineColours.length]}"/>` +
+      `<text x="${gap + 20 + i * 130}" y="${height - 14}">${escapeXml(name)}</text>`
+  )
+  const wide = Math.max(width, gap + legend.length * 130)
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${height}" font-family="sans-serif" font-size="10">
+<title>${escapeXml(title)}</title>
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="${gap}" y="22" font-size="14">${escapeXml(title)}</text>
 ${[...parts, ...legend].join('\n')}
 </svg>
 `

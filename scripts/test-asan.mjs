@@ -13,7 +13,10 @@ const named = args.filter((arg) => !arg.startsWith('--'))
 const tests =
   named.length > 0
     ? named
-    : ['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`)
+    : [
+        ...['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`),
+        'test/store/expert-cache.test.ts'
+      ]
 const out = join(root, 'build-asan')
 const reports = join(out, 'reports')
 
@@ -49,6 +52,8 @@ const build = spawnSync(
 )
 if (build.status !== 0) process.exit(build.status ?? 1)
 transpile('test')
+// Some tests look behind the public surface.
+transpile('lib')
 rmSync(reports, { recursive: true, force: true })
 mkdirSync(reports)
 
