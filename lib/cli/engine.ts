@@ -12,6 +12,10 @@ export interface EngineChoices {
   contextLength?: number
   memory?: string
   tierSet?: string
+  /** Seconds that an answer may go on for after a signal. */
+  drain?: number
+  /** File of the audit log. */
+  audit?: string
 }
 
 export function withEngineOptions(command: Command): Command {
@@ -48,7 +52,10 @@ export async function withModel<Result>(
   use: (open: OpenModel) => Promise<Result>
 ): Promise<Result> {
   const started = performance.now()
-  const engine = await createEngine(given({ threads: choices.threads, isa: choices.isa }))
+  const { threads, isa, audit, drain } = choices
+  const draining = drain !== undefined && { drainMs: drain * 1000, signals: true }
+  const engine = await createEngine({ ...given({ threads, isa, audit }), ...draining })
+  if (draining) session.releaseSignals()
   try {
     const { id, descriptor } = await engine.loadModel(
       given({

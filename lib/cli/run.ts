@@ -139,6 +139,12 @@ export function addRun(program: Command, session: Session): void {
     .option('--seed <n>', 'the same seed gives the same text (default: random)', integer(0))
     .option('--stop <text>', 'end before this text; may be given several times', several)
     .option('--ignore-eos', 'go on after an end-of-text token')
+    .option('--audit <file>', 'append to this audit log')
+    .option(
+      '--drain <seconds>',
+      'let the answer end after SIGINT or SIGTERM, for so long (default: stop)',
+      number(0, 86_400)
+    )
     .option('--json', 'one JSON object per line: each token, then the figures')
   withEngineOptions(command).action(async (model: string | undefined, options: RunOptions) => {
     const interactive = options.interactive === true || (options.prompt === undefined && process.stdin.isTTY === true)

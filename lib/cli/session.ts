@@ -13,16 +13,19 @@ const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
 
 export class Session {
   readonly #abort = new AbortController()
+  readonly #listeners = new Map<string, () => void>()
   #exitCode: number | undefined
   #progressShown = false
   #progressAt = 0
 
   constructor() {
     for (const [name, code] of Object.entries(SIGNALS)) {
-      process.on(name, () => {
+      const listener = (): void => {
         if (this.#exitCode !== undefined) process.exit(code)
         this.#stop(code, name)
-      })
+      }
+      process.on(name, listener)
+      this.#listeners.set(name, listener)
     }
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EPIPE') this.#stop(0, 'EPIPE')
@@ -40,6 +43,12 @@ export class Session {
   /** What ended the command early, as an exit code. */
   get exitCode(): number | undefined {
     return this.#exitCode
+  }
+
+  /** Leaves signals to somebody else: an engine that drains. */
+  releaseSignals(): void {
+    for (const [name, listener] of this.#listeners) process.removeListener(name, listener)
+    this.#listeners.clear()
   }
 
   #stop(code: number, reason: string): void {
