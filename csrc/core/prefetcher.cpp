@@ -8,7 +8,7 @@ namespace {
 
 constexpr uint64_t kTrial = 8;             // a layer where reading ahead does not pay is looked at every so many steps
 constexpr double kMostForNothing = 0.08;   // of all bytes
-constexpr double kMostCredit = 64;         // experts: what was saved long ago is not spent at once
+constexpr double kMostCredit = 8;          // experts: what was saved long ago is not spent at once
 
 }  // namespace
 
@@ -33,7 +33,11 @@ void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t exp
     // What was read ahead and has not been used yet counts as read for nothing until it is.
     const double all = static_cast<double>(counts.demand_bytes + counts.prefetch_bytes);
     const double unused = static_cast<double>(counts.prefetch_bytes) - static_cast<double>(counts.prefetch_used);
-    allowance_ = std::min(kMostCredit, (all * kMostForNothing - unused) / static_cast<double>(expert_bytes));
+    const double earned = ((all - seen_all_) * kMostForNothing - (unused - seen_unused_)) / static_cast<double>(expert_bytes);
+    credit_ = std::min(kMostCredit, credit_ + earned);
+    allowance_ = credit_;
+    seen_all_ = all;
+    seen_unused_ = unused;
 }
 
 bool Prefetcher::pays(size_t layer) const {

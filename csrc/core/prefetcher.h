@@ -68,7 +68,8 @@ class Prefetcher {
     RoutingShape shape_;
     size_t tokens_ = 0;
     uint64_t step_ = 0;
-    double allowance_ = 0;                   ///< experts that may still be read for nothing
+    double credit_ = 0, seen_all_ = 0, seen_unused_ = 0;   ///< experts that may be read for nothing; bytes as of the last step
+    double allowance_ = 0;                   ///< what is left of the credit in this step
     std::vector<Odds> odds_;                 ///< [layers][early, late][k]
     std::vector<std::vector<Guess>> guesses_;  ///< per layer: of this step
     std::vector<uint8_t> in_guess_;          ///< [layers][experts]: predicted in this step, absent or not
