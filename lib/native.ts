@@ -177,6 +177,8 @@ export interface ExpertOptions {
   /** Breaks ties of the policy, 32 bits. */
   seed: number
   prefetch: Prefetch
+  /** Experts in memory that each step compares with the checksum of what was read. Default 0. */
+  scrub?: number
   /** Above 0: what is asked of the cache is recorded, up to about so many 32-bit words. Default 0. */
   traceWords?: number
   /** Not there: the experts are in the GGUF file. */

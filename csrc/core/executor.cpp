@@ -41,6 +41,7 @@ Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::at
 Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
     if (model_.store_) {
+        TMOE_RETURN_IF_ERROR(model_.store_->scrub());
         model_.store_->begin_step(shape_of(items_));
         model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
     }

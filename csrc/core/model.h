@@ -64,6 +64,7 @@ struct ExpertOptions {
     size_t io_threads = 4;
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;
+    size_t scrub = 0;                              ///< resident experts that are checked at each step
     PrefetchMode prefetch = PrefetchMode::Auto;
     size_t trace_words = 0;                        ///< above 0: what is asked of the cache is recorded, up to about so many words
     ExpertBlobs blobs;

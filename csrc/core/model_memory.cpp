@@ -53,6 +53,7 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     store.io_threads = options.io_threads;
     store.policy = options.policy;
     store.seed = options.seed;
+    store.scrub = options.scrub;
     if (options.trace_words > 0) trace_ = std::make_shared<TraceLog>(options.trace_words);
     store.trace = trace_;
     expert_budget_ = store.budget_bytes;

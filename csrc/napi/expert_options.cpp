@@ -112,8 +112,8 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
 
 Status read_expert_options(napi_env env, napi_value options, const Plan& plan, ExpertOptions& out) {
     const char* path = "options.experts";
-    int64_t budget = 0, reserve = 0, threads = 0, seed = 0, words = 0;
-    napi_value blobs = nullptr, trace = nullptr;
+    int64_t budget = 0, reserve = 0, threads = 0, seed = 0, words = 0, scrub = 0;
+    napi_value blobs = nullptr, trace = nullptr, checks = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, options, path));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "budgetBytes", 0, kMostBytes, budget));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "kvReserveBytes", 0, kMostBytes, reserve));
@@ -121,6 +121,8 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "seed", 0, UINT32_MAX, seed));
     TMOE_RETURN_IF_ERROR(read_property(env, options, "traceWords", trace));
     if (!is_undefined(env, trace)) TMOE_RETURN_IF_ERROR(read_integer(env, trace, "options.experts.traceWords", 0, kMostTraceWords, words));
+    TMOE_RETURN_IF_ERROR(read_property(env, options, "scrub", checks));
+    if (!is_undefined(env, checks)) TMOE_RETURN_IF_ERROR(read_integer(env, checks, "options.experts.scrub", 0, UINT32_MAX, scrub));
     TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "policy", kPolicies, out.policy));
     TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "prefetch", kPrefetch, out.prefetch));
     out.budget_bytes = static_cast<uint64_t>(budget);
@@ -128,6 +130,7 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
     out.trace_words = static_cast<size_t>(words);
     out.io_threads = static_cast<size_t>(threads);
     out.seed = static_cast<uint32_t>(seed);
+    out.scrub = static_cast<size_t>(scrub);
     TMOE_RETURN_IF_ERROR(read_property(env, options, "blobs", blobs));
     return is_undefined(env, blobs) ? Status() : read_blobs(env, blobs, plan, out.blobs);
 }

@@ -221,7 +221,7 @@ export class ModelLoad {
   }
 
   #expertOptions({ experts, keyValuesBeside }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
-    const { cachePolicy: policy, prefetch, recordTrace } = this.#request
+    const { cachePolicy: policy, prefetch, scrub, recordTrace } = this.#request
     const traceWords = recordTrace ? mostTraceWords : 0
     const kvReserveBytes = Math.min(keyValuesBeside, 2 ** 52)
     return {
@@ -229,6 +229,7 @@ export class ModelLoad {
       kvReserveBytes,
       policy,
       prefetch,
+      scrub,
       seed,
       traceWords,
       ioThreads,

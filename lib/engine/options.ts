@@ -131,6 +131,11 @@ export interface LoadModelRequest {
   prefetch?: Prefetch
   /** Compare every byte of a tiered checkpoint with its manifest first. Default false: blobs are checked when they are read. */
   verifyOnLoad?: boolean
+  /**
+   * Experts in memory that each step compares with the checksum of what was read, in order of layer and expert and round again, against
+   * faulty memory: RUNTIME_MEMORY_CORRUPTION ends the step's requests, and the expert is read again. Only with `memory`. Default 0: none.
+   */
+  scrub?: number
   /** Record what is asked of the expert cache, for `engine.expertTrace` (at most 64 MiB of it). Only with `memory`. Default false. */
   recordTrace?: boolean
 }
@@ -260,6 +265,7 @@ export const loadSchema = z.strictObject({
   memory: sizeOption.optional().describe(sizeAllowed),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
+  scrub: z.number().int().min(0).max(65536).default(0).describe('an integer from 0 to 65536'),
   verifyOnLoad: z.boolean().default(false).describe('true or false'),
   recordTrace: z.boolean().default(false).describe('true or false')
 })

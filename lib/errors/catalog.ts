@@ -516,6 +516,22 @@ export const catalog = {
       'Check the weights of the model (a damaged or badly quantised file); the same input gives it again.',
     native: true
   },
+  RUNTIME_MEMORY_CORRUPTION: {
+    ...request,
+    meaning:
+      'The bytes of an expert have changed in memory since they were read; what was computed with it may be wrong.',
+    category: 'runtime',
+    scope: 'engine',
+    retry: 'immediate',
+    logLevel: 'error',
+    operator: true,
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'RuntimeError',
+    suggestedAction:
+      "Generate again (the expert is read again); test the machine's memory and look for addons that write where they should not.",
+    native: true
+  },
   RUNTIME_INVARIANT_VIOLATED: {
     meaning: 'An internal check failed: a fault of this library.',
     category: 'runtime',

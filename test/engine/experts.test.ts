@@ -75,6 +75,13 @@ for (const [experts, policy] of [
   })
 }
 
+t.test('experts are compared with their checksums at each step', async (t) => {
+  const engine = await open(t, { memory: memoryFor(24), scrub: 30 })
+  const request = { model, prompt: 'ROMEO:', maxTokens: 40, seed: 4 }
+  t.equal((await engine.generate(request)).text, (await plain.generate(request)).text)
+  await t.rejects(engine.loadModel({ id: 'other', scrub: -1 }), { code: 'VALIDATION_ERROR' })
+})
+
 t.test('reading ahead changes no bit, and is counted', async (t) => {
   for (const prefetch of ['on', 'auto'] as const) {
     const engine = await open(t, { memory: memoryFor(24), prefetch })

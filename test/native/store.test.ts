@@ -75,7 +75,8 @@ const raised = {
   waves: ['CANCELLED'],
   cancel: ['CANCELLED'],
   damage: ['EXPERT_UNAVAILABLE', 'EXPERT_CORRUPTED', 'MODEL_CORRUPTED', 'MODEL_NOT_FOUND'],
-  resize: ['CANCELLED']
+  resize: ['CANCELLED'],
+  scrub: ['RUNTIME_MEMORY_CORRUPTION']
 }
 const cases = ['checksum', 'sources', 'order', 'stale', 'determinism', ...Object.keys(raised)]
 

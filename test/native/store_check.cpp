@@ -290,6 +290,28 @@ void resize(const Experts& files) {
     CHECK(other->all_resident());
 }
 
+/** A bit of memory flips: it is found within one round, and the expert is read again. */
+void scrub(const Experts& files) {
+    const auto store = open_store(files, blobs_of(files), 8, 2);
+    store->begin_step();
+    CHECK_OK(store->begin_layer(1, {2, 4, 6}));
+    std::vector<ReadyExpert> ready;
+    while (ready.size() < 3) CHECK_OK(store->next(ready, nullptr));
+    store->end_layer();
+    for (int i = 0; i < 4; i++) CHECK_OK(store->scrub());
+    for (const ReadyExpert& expert : ready) {
+        if (expert.expert == 4) const_cast<uint8_t*>(expert.blob)[files.layout.bytes / 3] ^= 1;
+    }
+    CHECK_OK(use(*store, files, 0, {0, 1}));
+    Status status;
+    for (int i = 0; i < 2 && status.ok(); i++) status = store->scrub();  // 5 experts, 3 at a time
+    CHECK_CODE(status, RUNTIME_MEMORY_CORRUPTION);
+    CHECK(detail(status, "layer")->number == 1 && detail(status, "expert")->number == 4);
+    CHECK(store->residency(1, 4) == Residency::Absent);
+    CHECK_OK(use(*store, files, 1, {2, 4, 6}));
+    for (int i = 0; i < 4; i++) CHECK_OK(store->scrub());
+}
+
 /** A run of demands and prefetches: what holds a slot after each layer, and the counts. */
 std::vector<uint64_t> decisions(const Experts& files, uint64_t delays, size_t threads, bool prefetching, CacheCounts& counts) {
     auto held = std::make_shared<Held>(blobs_of(files), delays ? 300 : 0, delays);
@@ -353,7 +375,8 @@ void run(const std::string& in, bool large) {
         bool also_large;
     } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false},
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
-                       {"damage", damage, false},     {"resize", resize, true},   {"determinism", determinism, false}};
+                       {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
+                       {"determinism", determinism, false}};
     for (const auto& entry : cases) {
         if (large && !entry.also_large) continue;
         current = entry.name;

@@ -45,6 +45,7 @@ inline std::shared_ptr<ExpertStore> open_store(const Experts& files, std::shared
     options.budget_bytes = slots * files.layout.bytes;
     options.io_threads = threads;
     options.policy = CachePolicy::Lru;
+    options.scrub = 3;
     std::shared_ptr<ExpertStore> store;
     CHECK_OK(ExpertStore::create(options, std::move(source), store));
     return store;

@@ -30,6 +30,7 @@ class Store final : public ExpertStore {
     Status next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) override;
     void end_layer() override;
     void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) override;
+    Status scrub() override;
     Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
     Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
     void demote(uint32_t layer, uint32_t expert, bool demoted) override;
@@ -83,6 +84,7 @@ class Store final : public ExpertStore {
     uint32_t computed_ = 0;   ///< parts of the layer
     uint32_t layer_ = 0;
     bool in_layer_ = false;
+    uint32_t scrubbed_ = 0;                           ///< the entry that `scrub` looks at next
     Progress parts_[2];
 
     std::atomic<uint64_t> waits_{0}, bookkeeping_{0}, budget_{0};
@@ -299,6 +301,24 @@ Status Store::preload(const std::function<void(size_t, size_t)>& progress, const
     }
     publish();
     return status;
+}
+
+Status Store::scrub() {
+    if (in_layer_) end_layer();
+    const auto entries = static_cast<uint32_t>(residents_.entries());
+    for (uint32_t looked = 0, checked = 0; looked < entries && checked < options_.scrub; looked++) {
+        const uint32_t entry = scrubbed_;
+        scrubbed_ = (scrubbed_ + 1) % entries;
+        if (residents_.state(entry) != Residency::Resident) continue;
+        checked++;
+        if (residents_.is_sound(entry)) continue;
+        abandon(entry);
+        const auto layer = static_cast<uint32_t>(entry / options_.experts), expert = static_cast<uint32_t>(entry % options_.experts);
+        return Status(StatusCode::RUNTIME_MEMORY_CORRUPTION, format("the bytes of expert %u of layer %u have changed in memory", expert, layer))
+            .with("layer", layer)
+            .with("expert", expert);
+    }
+    return {};
 }
 
 Status Store::pin(uint32_t layer, uint32_t expert, bool pinned) {

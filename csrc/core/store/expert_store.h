@@ -19,9 +19,10 @@ struct StoreOptions {
     size_t experts = 0;                  ///< per layer
     uint64_t budget_bytes = 0;           ///< of expert memory; a slot is the largest layout
     size_t workers = 1;                  ///< threads that compute: the least budget is one expert for each and one in flight
-    size_t io_threads = 4;
+    size_t io_threads = 4;               ///< see kReadBytes (direct_file.h)
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;
+    size_t scrub = 0;                    ///< resident experts that each `scrub` compares with the checksum of what was read
     std::shared_ptr<TraceLog> trace;     ///< records what is asked of the cache; may be null
 };
 
@@ -67,6 +68,12 @@ class ExpertStore {
      */
     virtual Status next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* cancel) = 0;
     virtual void end_layer() = 0;
+    /**
+     * Between steps: compares the next StoreOptions::scrub resident experts, in order of layer and expert and round again, with what was read.
+     * RUNTIME_MEMORY_CORRUPTION {layer, expert}: its bytes have changed in memory, so what was computed with it may be wrong; it is read again
+     * when it is wanted.
+     */
+    virtual Status scrub() = 0;
     /** Issues reads of experts that a later layer will probably want, most wanted first, behind every demand. Between begin_layer and end_layer too. */
     virtual void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
 

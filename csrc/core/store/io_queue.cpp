@@ -181,7 +181,8 @@ void IoQueue::finish(Shared& shared, std::unique_lock<std::mutex>& lock, const s
     if (status.ok() && !load->stop && load->done == load->pieces) {
         lock.unlock();
         status = shared.source->check(load->layer, load->expert, load->blob);
-        if (!status.ok()) shared.errors++;
+        if (status.ok()) shared.checked(*load);
+        else shared.errors++;
         lock.lock();
     }
     load->active--;

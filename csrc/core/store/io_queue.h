@@ -39,6 +39,8 @@ class IoQueue {
         virtual ~Shared() = default;
         /** A load is Resident from now on; under the mutex. */
         virtual void arrived(const Load& load) = 0;
+        /** Every piece is there and was found to be right; outside of the mutex. */
+        virtual void checked(const Load& load) = 0;
 
       private:
         friend class IoQueue;

@@ -12,6 +12,8 @@ Status Residents::start(const StoreOptions& options, std::shared_ptr<ExpertSourc
     memory_ = std::make_shared<Memory>();
     memory_->source = std::move(source);
     memory_->layouts = options.layouts;
+    memory_->experts = options.experts;
+    if (options.scrub > 0) memory_->sums.resize(entries);
     memory_->residency = std::vector<std::atomic<Residency>>(entries);
     TMOE_RETURN_IF_ERROR(SlotPool::create(slot_bytes, entries, memory_->pool));
     loads_.resize(entries);
@@ -97,6 +99,10 @@ void Residents::abandon(uint32_t entry) {
     const bool failed = state(entry) == Residency::Unavailable;
     leave(entry);
     if (failed) memory_->residency[entry] = Residency::Unavailable;
+}
+
+bool Residents::is_sound(uint32_t entry) const {
+    return crc32c(memory_->pool->at(slots_[entry]), memory_->layouts[layer_of(entry)].bytes) == memory_->sums[entry];
 }
 
 void Residents::shrink(size_t most) {

@@ -42,6 +42,8 @@ class Residents {
     bool give_up(uint32_t entry);
     /** Like `leave`, but what could not be read stays Unavailable. */
     void abandon(uint32_t entry);
+    /** False where a resident entry's bytes are not those that were read. Needs StoreOptions::scrub. */
+    bool is_sound(uint32_t entry) const;
     /** Gives the memory of unused slots back until at most `most` take some. */
     void shrink(size_t most);
 
@@ -58,11 +60,16 @@ class Residents {
         std::unique_ptr<SlotPool> pool;
         std::vector<std::atomic<Residency>> residency;   ///< per entry
         std::vector<ExpertLayout> layouts;
+        size_t experts = 0;
+        std::vector<uint32_t> sums;                      ///< per entry: CRC-32C of what was read; none where nothing is scrubbed
         std::atomic<uint64_t> resident{0}, resident_bytes{0};
 
         void arrived(const Load& load) override {
             resident++;
             resident_bytes += layouts[load.layer].bytes;
+        }
+        void checked(const Load& load) override {
+            if (!sums.empty()) sums[load.layer * experts + load.expert] = crc32c(load.blob, layouts[load.layer].bytes);
         }
     };
 
