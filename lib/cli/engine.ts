@@ -12,6 +12,8 @@ export interface EngineChoices {
   contextLength?: number
   memory?: string
   tierSet?: string
+  /** Record what is asked of the expert cache. */
+  recordTrace?: boolean
   /** Seconds that an answer may go on for after a signal. */
   drain?: number
   /** File of the audit log. */
@@ -63,7 +65,8 @@ export async function withModel<Result>(
         kvType: choices.kvType,
         contextLength: choices.contextLength,
         memory: choices.memory,
-        tierSet: tierSetOf(choices.tierSet)
+        tierSet: tierSetOf(choices.tierSet),
+        recordTrace: choices.recordTrace
       }),
       { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }
     )

@@ -3,13 +3,13 @@ import { createInterface } from 'node:readline/promises'
 import { text as readAll } from 'node:stream/consumers'
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
-import type { ChatMessage, FinalItem, GenerationRequest } from '../index.js'
+import { type ChatMessage, type FinalItem, type GenerationRequest, writeTrace } from '../index.js'
 import { given, integer, number, several } from './arguments.js'
 import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, withModel } from './engine.js'
 import { formatBytes, formatMilliseconds, formatRate } from './format.js'
 import type { Session } from './session.js'
 
-interface RunOptions extends EngineChoices {
+interface RunOptions extends Omit<EngineChoices, 'recordTrace'> {
   prompt?: string
   interactive?: boolean
   maxTokens?: number
@@ -21,6 +21,7 @@ interface RunOptions extends EngineChoices {
   seed?: number
   stop?: string[]
   ignoreEos?: boolean
+  recordTrace?: string
   json?: boolean
 }
 
@@ -145,14 +146,20 @@ export function addRun(program: Command, session: Session): void {
       'let the answer end after SIGINT or SIGTERM, for so long (default: stop)',
       number(0, 86_400)
     )
+    .option('--record-trace <file>', 'write what was asked of the expert cache (with --memory): see simulate')
     .option('--json', 'one JSON object per line: each token, then the figures')
   withEngineOptions(command).action(async (model: string | undefined, options: RunOptions) => {
     const interactive = options.interactive === true || (options.prompt === undefined && process.stdin.isTTY === true)
     const prompt = interactive ? '' : await readPrompt(options)
-    await withModel(model, options, session, async (open) => {
-      if (interactive) return converse(open, options, session)
-      if (process.stdout.isTTY && !options.json) session.write(prompt)
-      report(await answer(open, { prompt }, options, session), open, options.json === true, session)
+    const recording = { ...options, recordTrace: options.recordTrace !== undefined }
+    await withModel(model, recording, session, async (open) => {
+      if (interactive) {
+        await converse(open, options, session)
+      } else {
+        if (process.stdout.isTTY && !options.json) session.write(prompt)
+        report(await answer(open, { prompt }, options, session), open, options.json === true, session)
+      }
+      if (options.recordTrace !== undefined) await writeTrace(options.recordTrace, open.engine.expertTrace(open.id))
     })
   })
 }

@@ -10,10 +10,12 @@ let live = { uses: 0, hits: 0 }
 
 t.before(async () => {
   const engine = await createEngine({ threads: 2 })
-  await engine.loadModel()
-  const { base, keyValues, arena, experts } = engine.listModels()[0]!.memory
+  const contextLength = 128
+  await engine.loadModel({ contextLength })
+  const { base, arena, experts } = engine.listModels()[0]!.memory
   await engine.unloadModel('tiny-shakespeare')
-  await engine.loadModel({ memory: base + keyValues + arena + 24 * experts.slot, prefetch: 'off', recordTrace: true })
+  const memory = base + arena + 24 * experts.slot
+  await engine.loadModel({ contextLength, memory, prefetch: 'off', recordTrace: true })
   await engine.generate({ model: 'tiny-shakespeare', prompt: 'ROMEO:', maxTokens: 50, ignoreEos: true })
   live = engine.modelStats('tiny-shakespeare').experts!
   await writeTrace(path, engine.expertTrace('tiny-shakespeare'))
@@ -44,6 +46,17 @@ t.test('JSON, other sizes and no mixes', { skip }, async (t) => {
       [64, 0]
     ]
   )
+})
+
+t.test('a run records its trace', { skip }, async (t) => {
+  const file = join(t.testdir({}), 'own.trace')
+  const run = ['run', '--prompt', 'ROMEO:', '--max-tokens', '20', '--ignore-eos', '--record-trace', file]
+  const { code, stderr } = await command([...run, '--memory', '32MiB'])
+  t.equal(code, 0, stderr)
+  t.match((await command(['simulate', file, '--no-mixes'])).stdout, /20 steps of tiny-shakespeare/)
+  const refused = await command(run)
+  t.equal(refused.code, 2)
+  t.match(refused.stderr, /recordTrace/)
 })
 
 t.test('what cannot be replayed', { skip }, async (t) => {

@@ -11,16 +11,16 @@ const threads = 2
 async function open(request: LoadModelRequest) {
   const engine = await createEngine({ threads, maxBatchTokens: 32 })
   t.teardown(() => engine.dispose())
-  await engine.loadModel(request)
+  await engine.loadModel({ contextLength: 192, ...request })
   return engine
 }
 
-/** Memory in which so many experts fit. */
+/** Memory in which so many experts fit while there is no KV cache; with all of them, beside it. */
 let memoryFor: (experts: number) => number
 t.before(async () => {
   const whole = await open({})
   const { base, keyValues, arena, experts } = whole.listModels()[0]!.memory
-  memoryFor = (count) => base + keyValues + arena + count * experts.slot
+  memoryFor = (count) => base + arena + count * experts.slot + (count === 64 ? 4 * keyValues : 0)
   try {
     whole.expertTrace(model)
     t.fail('nothing is recorded')
@@ -40,8 +40,8 @@ for (const [slots, cachePolicy, prefetch] of [
   [32, 'adaptive', 'on'],
   [16, 'adaptive', 'auto'],
   // a layer's experts in several waves
-  [threads + 1, 'adaptive', 'off'],
-  [6, 'adaptive', 'on'],
+  [14, 'adaptive', 'off'],
+  [13, 'lfu', 'on'],
   // nothing is ever evicted
   [64, 'adaptive', 'off']
 ] as const) {
@@ -71,6 +71,9 @@ for (const [slots, cachePolicy, prefetch] of [
     t.ok(shapes.every(([sequences, rows, prefill]) => sequences! >= 1 && rows! >= sequences! && prefill! <= rows!))
     t.ok(shapes.some(([sequences]) => sequences === 3) && shapes.some(([, rows]) => rows === 32))
     t.same(shapes.at(-1), [1, 1, 0])
+    const resizes = [...traceRecords(trace.words)].filter(({ kind }) => kind === traceKinds.resize)
+    t.equal(resizes.length > 0, slots < 64, 'the KV cache takes its part while it grows, and gives it back')
+    if (slots < 16) t.ok(waves > shapes.length * 4)
 
     const path = join(t.testdir({}), 'run.trace')
     await writeTrace(path, trace)

@@ -1,7 +1,5 @@
 #include "core/store/cache_ranking.h"
 
-#include <algorithm>
-
 namespace tmoe {
 
 namespace {
@@ -38,7 +36,8 @@ template <class Function> void Ranking::each_entry(uint32_t layer, Function func
 
 void Ranking::estimate(uint32_t entry) {
     const double probability = predict(weights_[layer_[entry]], rates_[entry].terms());
-    wait_[entry] = static_cast<uint32_t>(kTurn / std::min(std::max(probability, kLeastProbability), 1.0));
+    const double least = probability > kLeastProbability ? probability : kLeastProbability;  // of no number too
+    wait_[entry] = static_cast<uint32_t>(kTurn / (least < 1 ? least : 1));
 }
 
 void Ranking::advance(uint32_t layer, const std::vector<uint32_t>& wanted, bool learning) {
