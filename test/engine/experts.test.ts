@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
 import type { ExpertOptions, native as Native, NativeModel, StepItem } from '../../lib/native.js'
+import { writeMoeModel } from '../fixtures/moe-model.js'
 
 const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
@@ -265,4 +266,41 @@ t.test('a step that waits for experts is cancelled, and can be run again', async
   const logitsOut = new Float32Array(tokens.length * vocab)
   await step([{ sequence, tokens, logits: 'all', logitsOut }])
   t.ok(bytes(logitsOut).equals(bytes(expected)))
+})
+
+t.test('where predictions are wrong, nothing is read ahead', async (t) => {
+  // Each layer's attention drowns what was there before, so this layer's state says nothing of the next one's routes.
+  const path = writeMoeModel(join(t.testdir(), 'wild.gguf'), {
+    type: 'F32',
+    layers: 4,
+    experts: 48,
+    expertsUsed: 2,
+    vocab: 300,
+    contextLength: 256,
+    editTensor: (tensor) => {
+      const [, layer] = /^blk\.(\d)\.attn_output/.exec(tensor.name) ?? []
+      if (layer === undefined) return tensor
+      const values = new Float32Array(tensor.data.slice().buffer)
+      return { ...tensor, data: new Uint8Array(values.map((value) => value * 100 ** (Number(layer) + 1)).buffer) }
+    }
+  })
+  const engine = await createEngine({ threads, maxBatchTokens: 64 })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel({ id: 'whole', model: path })
+  const { base, arena, experts } = engine.listModels()[0]!.memory
+  const promptTokens = [1, 2, 3]
+  const request = { promptTokens, maxTokens: 240, seed: 1, temperature: 2, topK: 0, minP: 0, topP: 1, ignoreEos: true }
+  const { tokens } = await engine.generate({ model: 'whole', ...request })
+  const shares: number[] = []
+  for (const prefetch of ['on', 'auto'] as const) {
+    const memory = base + arena + 90 * experts.slot
+    await engine.loadModel({ id: prefetch, model: path, memory, prefetch })
+    t.same((await engine.generate({ model: prefetch, ...request })).tokens, tokens)
+    const { demandBytes, prefetchBytes, prefetchUsedBytes, layers } = engine.modelStats(prefetch).experts!
+    shares.push((prefetchBytes - prefetchUsedBytes) / (demandBytes + prefetchBytes))
+    const ahead = layers.slice(1)
+    t.ok(ahead.every(({ predictable, predicted }) => predicted < predictable / 2))
+    if (prefetch === 'auto') t.ok(ahead.some(({ prefetching }) => !prefetching))
+  }
+  t.ok(shares[0]! > 0.2 && shares[1]! < 0.1, `for nothing: ${shares[0]} when on, ${shares[1]} when it decides`)
 })
