@@ -1,7 +1,10 @@
 /** Tells the journal of a load: what a later engine needs to load the model again, and to know that it is the same one. */
+import { createHash } from 'node:crypto'
+import { resolve } from 'node:path'
 import { createError } from '../errors/index.js'
 import type { ModelRecord } from '../journal/index.js'
 import type { NativeModel } from '../native.js'
+import type { TierLabels } from '../tiers/model-tiers.js'
 import type { Ledger } from './ledger.js'
 import { identify } from './model-identity.js'
 import type { CheckedLoad } from './options.js'
@@ -9,17 +12,27 @@ import type { CheckedLoad } from './options.js'
 /** FILE_READ_FAILED where the file cannot be identified; frees the model then. */
 export async function journalLoad(
   ledger: Ledger,
-  { id: _id, model: _model, ...options }: CheckedLoad,
+  { id: _id, model: _model, ...given }: CheckedLoad,
   load: Pick<ModelRecord, 'id' | 'path' | 'contextLength' | 'routingSeed'>,
+  labels: TierLabels,
   native: NativeModel
 ): Promise<void> {
   if (!ledger.journal) return
   const { path } = load
+  // Another process may begin in another folder.
+  const { tiers } = given
+  const options = typeof tiers === 'string' ? { ...given, tiers: resolve(tiers) } : given
   try {
-    ledger.modelLoaded({ ...load, identity: await identify(path), options })
+    ledger.modelLoaded({ ...load, identity: await identify(path), options, tiersSha256: hashOf(labels) })
   } catch (cause) {
     await native.dispose()
     const details = { path, errno: cause instanceof Error && 'code' in cause ? cause.code : 'unknown' }
     throw createError('FILE_READ_FAILED', `${path} could not be read again after it was loaded`, details, { cause })
   }
+}
+
+/** Of what decides a request's mask; where experts are kept changes no bit. */
+function hashOf({ tiers, assignment }: TierLabels): string {
+  const names = tiers.map(({ name }) => name)
+  return createHash('sha256').update(JSON.stringify({ names, assignment })).digest('hex')
 }

@@ -90,7 +90,13 @@ export class ModelLoad {
       const native = await this.#loadWeights(open, memory, phases, onProgress)
       const { selection, steering } = await this.#select(open, native, memory)
       const seed = textOf(this.#seed(description.plan))
-      await journalLoad(ledger, this.#request, { id: model, path, contextLength, routingSeed: seed }, native)
+      await journalLoad(
+        ledger,
+        this.#request,
+        { id: model, path, contextLength, routingSeed: seed },
+        open.tiers,
+        native
+      )
       phases.skip('optimizer', 'inference')
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()

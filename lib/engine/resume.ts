@@ -5,6 +5,7 @@ import type { Generator } from '../generation/generator.js'
 import type { CallOptions } from '../generation/options.js'
 import type { JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
 import type { LoadedModel } from '../loaded-model.js'
+import { unloadModel } from './load-model.js'
 import { identify, sameModel } from './model-identity.js'
 import type { LoadModelRequest } from './options.js'
 import type { EngineParts } from './parts.js'
@@ -107,6 +108,12 @@ export class Resumption {
       const actual = await identify(path).catch(() => undefined)
       if (actual && !sameModel(identity, actual)) throw changed(began, actual, 'its file has changed')
       await this.#load({ ...ledger.journal!.loadOptions(began), model: path, id })
+      try {
+        checkSame(began, ledger.loadOf(id)!)
+      } catch (error) {
+        await unloadModel(this.#parts, id)
+        throw error
+      }
     }
     const loading = load().finally(() => this.#loads.delete(id))
     this.#loads.set(id, loading)
@@ -123,6 +130,9 @@ function checkSame(began: ModelRecord, now: ModelRecord): void {
   }
   if (began.routingSeed !== now.routingSeed) {
     throw changed(began, now.identity, `its routing seed is ${now.routingSeed}, and was ${began.routingSeed}`)
+  }
+  if (began.tiersSha256 !== now.tiersSha256) {
+    throw changed(began, now.identity, 'its tiers have other experts')
   }
   if (began.contextLength !== now.contextLength) {
     throw changed(began, now.identity, `its context holds ${now.contextLength}, and held ${began.contextLength}`)

@@ -94,7 +94,8 @@ export async function createSegment(folder: string, number: number, bytes: Buffe
     return fd
   } catch (error) {
     await closeFile(fd)
-    await rm(temporary, { force: true })
+    // Under its own name, a segment that nobody appends to would hide what follows in the one before.
+    for (const left of [temporary, path]) await rm(left, { force: true })
     throw error
   }
 }

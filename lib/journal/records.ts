@@ -39,6 +39,8 @@ const model = z.object({
   contextLength: count,
   /** Its routers' seed: 128 bits, hexadecimal. */
   routingSeed: z.string(),
+  /** SHA-256 of which experts each of its tiers has. */
+  tiersSha256: z.string(),
   at: z.number()
 })
 const unload = z.object({ type: z.literal('unload'), load: count, at: z.number() })

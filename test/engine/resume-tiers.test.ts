@@ -1,7 +1,7 @@
 /** Requests of a tiered checkpoint go on: with their own TierSet, under another budget, and not on another checkpoint. */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine, type Engine, type GenerationItem, type Generator } from 'tiered-moe'
 
@@ -64,6 +64,37 @@ t.test('each request keeps the TierSet that it got; the one for later requests i
     'under no budget too'
   )
   await second.dispose()
+})
+
+t.test('labels of a plain model that name other experts now', async (t) => {
+  const labels = join(folder, 'tiers.yaml')
+  const write = (first: string, placement = 'hot') =>
+    writeFileSync(
+      labels,
+      `tiers:\n  - {name: one, placement: ${placement}, experts: [${first}]}\n  - {name: two, placement: cold, experts: rest}\n`
+    )
+  write("'0-7'")
+  const engine = await createEngine({ threads: 2, journal: join(folder, 'labels') })
+  await engine.loadModel({ id: 'tiny', tiers: relative(process.cwd(), labels) })
+  await items(engine.createGenerator({ ...request, requestId: 'a', tierSet: 'one' }), 3)
+  await engine.dispose()
+  const resume = async () => {
+    const next = await createEngine({ threads: 2, journal: join(folder, 'labels') })
+    try {
+      for (const { options } of next.recovered.models) t.equal(options.tiers, labels, 'the path is absolute')
+      return await items(await next.resumeGenerator({ requestId: 'a' }), 8)
+    } catch (error) {
+      t.same(next.listModels(), [], 'what was loaded for nothing is not kept')
+      throw error
+    } finally {
+      await next.dispose()
+    }
+  }
+  t.equal((await resume()).length, 8)
+  write("'8-15'")
+  await t.rejects(resume(), { code: 'MODEL_CHANGED' })
+  write("'0-7'", 'warm')
+  t.equal((await resume()).length, 8, 'another placement changes no bit')
 })
 
 t.test('a checkpoint is recognised by its manifest', async (t) => {

@@ -290,7 +290,7 @@ t.test('killed while it writes: always readable', async (t) => {
     const { native } = await import(process.argv[3])
     const settings = { path: process.argv[4], syncMs: 1, segmentBytes: 3000, retentionMs: 1e6, onDamage: 'refuse' }
     const journal = await Journal.open(settings, (fd) => native().tryLockFile(fd))
-    const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {}, contextLength: 1, routingSeed: '' })
+    const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {}, contextLength: 1, routingSeed: '', tiersSha256: '' })
     const known = journal.recovered.requests.map(({ requestId }) => requestId)
     console.log('known ' + known.join(' '))
     for (let i = 0; ; i++) {

@@ -26,7 +26,8 @@ export const loadModel = (journal: Journal): number =>
     identity,
     options: { kvType: 'f16' },
     contextLength: 512,
-    routingSeed: '00'
+    routingSeed: '00',
+    tiersSha256: ''
   })
 
 /** Names of the segments in a folder. */
