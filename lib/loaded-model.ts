@@ -44,6 +44,8 @@ export interface LoadedModelOptions {
   steering?: Steering | undefined
   onFatal(error: unknown): void
   deadlines: Deadlines
+  /** Throws where a request that was made earlier may not begin now. */
+  admit(method: string): void
   tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
   /** Called when the consumer of a request asks for its first item. */
   observe(request: RequestStart): GenerationObserver
@@ -217,7 +219,8 @@ export class LoadedModel {
       earlier
     })
     this.#followBudget(generation, choice, requestId)
-    return new Generator(this.#scheduler, generation, method, call, this.#options.deadlines, log)
+    const { deadlines, admit } = this.#options
+    return new Generator(this.#scheduler, generation, method, call, { deadlines, admit: () => admit(method), log })
   }
 
   /**

@@ -19,6 +19,7 @@ import type { OpenModel } from './open-model.js'
 import { openModel } from './open-model.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
+import { checkThawed } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
 import type { Recovery } from './recovery.js'
@@ -115,6 +116,7 @@ export class ModelLoad {
         maxBatchTokens: options.maxBatchTokens,
         onFatal: (error) => recovery.begin(error),
         deadlines: { ...requestDeadlines(options.timeouts), onOverdue: (work) => recovery.watch(work) },
+        admit: (method) => checkThawed(this.#parts, method),
         observe: (request) => requests.begin(request),
         selection,
         steering,

@@ -51,7 +51,12 @@ export function checkOpen({ lifecycle }: Pick<EngineParts, 'lifecycle'>, method:
 /** The gate of every request. Throws ENGINE_DISPOSED, ENGINE_FROZEN {retryAfterSeconds}. */
 export function checkServing(parts: Pick<EngineParts, 'lifecycle'>, method: string): void {
   checkOpen(parts, method)
-  const { state, frozen } = parts.lifecycle
+  checkThawed(parts, method)
+}
+
+/** The gate of a request's first step: one that was made before the engine drains may still begin. Throws ENGINE_FROZEN {retryAfterSeconds}. */
+export function checkThawed({ lifecycle }: Pick<EngineParts, 'lifecycle'>, method: string): void {
+  const { state, frozen } = lifecycle
   if (state === 'frozen') throw frozenError(method, frozen?.retryAfterSeconds ?? defaultRetryAfter)
 }
 

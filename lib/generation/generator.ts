@@ -66,6 +66,13 @@ function cancelled(generation: Generation, signal: AbortSignal): unknown {
   })
 }
 
+export interface GeneratorSetup {
+  deadlines: Deadlines
+  /** Called when the consumer asks for the first item; what it throws ends the generation. */
+  admit?: () => void
+  log?: RequestLog | undefined
+}
+
 /**
  * An async iterator of TokenItems that ends with one FinalItem. Throws CANCELLED, INFERENCE_TIMEOUT, RUNTIME_NAN_DETECTED,
  * RESOURCE_MEMORY_EXHAUSTED, MODEL_NOT_LOADED (unloaded meanwhile), ENGINE_DISPOSED, each with details {text, tokens, usage}.
@@ -77,6 +84,7 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
   readonly #method: string
   readonly #call: CallOptions
   readonly #deadlines: Deadlines
+  readonly #admit: (() => void) | undefined
   readonly #log: RequestLog | undefined
   #started = false
   /** While the request is not accepted yet, its items are held back. */
@@ -88,11 +96,11 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
     generation: Generation,
     method: string,
     call: CallOptions,
-    deadlines: Deadlines,
-    log?: RequestLog
+    { deadlines, admit, log }: GeneratorSetup
   ) {
     this.requestId = generation.requestId
     this.#log = log
+    this.#admit = admit
     this.#scheduler = scheduler
     this.#generation = generation
     this.#method = method
@@ -148,6 +156,12 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
     const generation = this.#generation
     // One that goes on from an earlier end has nothing to compute.
     if (generation.finished) return
+    try {
+      this.#admit?.()
+    } catch (error) {
+      this.#refuse(error)
+      return
+    }
     generation.begin()
     if (signal?.aborted) {
       this.#refuse(cancelled(generation, signal))

@@ -19,6 +19,7 @@ t.test('frozen: nothing new begins, what runs ends by itself, and thawed it goes
   const expected = await engine.generate(request)
   const running = engine.createGenerator(request)
   await running.next()
+  const late = engine.createGenerator(request)
   const frozen = engine.freeze({ reason: 'compaction', retryAfterSeconds: 7 })
   t.equal(engine.state, 'frozen')
   const refused = (error: EngineError) =>
@@ -31,6 +32,8 @@ t.test('frozen: nothing new begins, what runs ends by itself, and thawed it goes
   await engine.generate(request).catch(refused)
   await engine.forward({ model, tokens: [1] }).catch(refused)
   t.throws(() => engine.createGenerator(request), { code: 'ENGINE_FROZEN' })
+  await t.rejects(late.next(), { code: 'ENGINE_FROZEN' }, 'nor does one begin that was made before')
+  t.match(await late.next(), { done: true })
   t.match(await engine.tokenize({ model, text: 'x' }), { tokens: Array }, 'what is no request goes on')
   let text = ''
   for await (const item of running) text += item.text

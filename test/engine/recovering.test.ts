@@ -2,7 +2,9 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { createEngine } from '../../lib/engine.js'
+import { boot } from '../../lib/engine/boot.js'
+import { Recovery } from '../../lib/engine/recovery.js'
+import { createEngine, Engine } from '../../lib/engine.js'
 import { createError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import { native } from '../../lib/native.js'
@@ -63,6 +65,40 @@ t.test('a broken invariant: the engine recovers, and goes on with the same weigh
     ['warm', 'active', 'recovering', 'active']
   )
   t.equal((await engine.generate(request)).text, expected.text)
+  await engine.dispose()
+})
+
+t.test('a recovery that fails closes the engine, and dispose gives everything back', async (t) => {
+  const before = native().counters()
+  const codes: string[] = []
+  const parts = await boot({ threads: 2, onError: ({ code }) => codes.push(code) }, {})
+  const engine = new Engine(parts)
+  await engine.loadModel()
+  const [loaded] = parts.models.all()
+  loaded!.endRequests = () => Promise.reject(createError('RUNTIME_NAN_DETECTED', 'made by the test'))
+  const recovery = new Recovery(parts)
+  recovery.begin(createError('RUNTIME_INVARIANT_VIOLATED', 'made by the test'))
+  t.equal(engine.state, 'recovering')
+  await recovery.running
+  t.equal(engine.state, 'closed')
+  t.same(codes, ['RUNTIME_INVARIANT_VIOLATED', 'RUNTIME_NAN_DETECTED'])
+  await t.rejects(engine.generate({ model, prompt: 'x' }), { code: 'ENGINE_DISPOSED' })
+  await engine.dispose()
+  t.equal(engine.state, 'closed')
+  t.same(native().counters(), before)
+})
+
+t.test('a recovery under maintenance does not end the maintenance', async (t) => {
+  const parts = await boot({ threads: 1 }, {})
+  const engine = new Engine(parts)
+  await engine.loadModel()
+  await engine.freeze()
+  const recovery = new Recovery(parts)
+  recovery.begin(createError('RUNTIME_INVARIANT_VIOLATED', 'made by the test'))
+  await recovery.running
+  t.equal(engine.state, 'frozen')
+  await engine.thaw()
+  t.equal(engine.state, 'active')
   await engine.dispose()
 })
 

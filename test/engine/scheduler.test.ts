@@ -34,7 +34,7 @@ function setUp(maxBatchTokens = 64) {
       routing: model.routing,
       tiers: ['all']
     })
-    return new Generator(scheduler, generation, 'test', call, { cleanupMs: 60_000, onOverdue() {} })
+    return new Generator(scheduler, generation, 'test', call, { deadlines: { cleanupMs: 60_000, onOverdue() {} } })
   }
   return { model, scheduler, start, fatal }
 }
