@@ -17,10 +17,12 @@ import { Scheduler } from './generation/scheduler.js'
 import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
-import type { ExpertStats, KvType, NativeAddon, NativeModel, StepItem } from './native.js'
+import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel, StepItem } from './native.js'
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
+import type { StarvationOptions } from './tiers/starvation.js'
+import { StarvationWatch } from './tiers/starvation.js'
 import type { Steered, Steering } from './tiers/steering.js'
 import type { TierSet, TierSetName } from './tiers/tier-sets.js'
 import type { Trace } from './tiers/trace.js'
@@ -42,6 +44,7 @@ export interface LoadedModelOptions {
   selection: TierSelection
   /** Of a model whose experts are kept under a budget. */
   steering?: Steering | undefined
+  starvation?: StarvationOptions | undefined
   onFatal(error: unknown): void
   deadlines: Deadlines
   /** Throws where a request that was made earlier may not begin now. */
@@ -89,6 +92,8 @@ export interface TierSetChange extends Steered {
 export interface ModelStats {
   id: string
   activeSequences: number
+  /** How often each expert was used, and those that are starved where `starvation` is watched. */
+  use: ExpertUse & { starved: { layer: number; expert: number }[] }
   /** Where its experts are kept under a budget. */
   experts?: ExpertStats
 }
@@ -120,19 +125,31 @@ export class LoadedModel {
   readonly #options: LoadedModelOptions
   readonly #scheduler: Scheduler
   readonly #pacing: Pacing<Generation>
+  readonly #starvation: StarvationWatch | undefined
   readonly #forwards = new Map<Interruption, Promise<unknown>>()
   #closed: EngineError | undefined
 
   constructor(options: LoadedModelOptions) {
     this.tokenizer = options.tokenizer
     this.#options = options
+    const { native, starvation, tell } = options
+    const watch = starvation && new StarvationWatch(native.routing, starvation, () => native.expertUse())
+    watch?.onStarved((expert) => {
+      const { layer, expert: index, tokens, idleSteps } = expert
+      const text = `expert ${index} of layer ${layer} had ${tokens} tokens in ${starvation!.windowSteps} steps`
+      tell('expert_starved', text, { ...expert, tokens, idleSteps })
+    })
+    this.#starvation = watch
     const pacing = new Pacing<Generation>(options.selection)
     this.#pacing = pacing
     this.#scheduler = new Scheduler({
       model: options.native,
       maxBatchTokens: options.maxBatchTokens,
       createCancel: () => options.addon.createCancel(),
-      onStep: (members, items, ms) => pacing.stepped(members, items, ms),
+      onStep: (members, items, ms) => {
+        pacing.stepped(members, items, ms)
+        this.#starvation?.stepped(items)
+      },
       onFatal: options.onFatal
     })
   }
@@ -178,7 +195,8 @@ export class LoadedModel {
   stats(): ModelStats {
     const { id, native } = this.#options
     const experts = native.expertStats()
-    return { id, activeSequences: this.#scheduler.size, ...(experts && { experts }) }
+    const use = { ...native.expertUse(), starved: this.#starvation?.starved() ?? [] }
+    return { id, activeSequences: this.#scheduler.size, use, ...(experts && { experts }) }
   }
 
   /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */

@@ -103,6 +103,15 @@ export interface RoutingShape {
   k: number
 }
 
+/** Counts of each expert, [layers][experts], since the load. */
+export interface ExpertUse {
+  steps: number
+  /** Tokens that went to it. */
+  rows: Float64Array
+  /** The step that used it last, counted from 1; 0 = none did. */
+  lastStep: Float64Array
+}
+
 export interface StepItemResult {
   /** The sampled id, or -1 where no sampling was asked for. */
   token: number
@@ -136,6 +145,8 @@ export interface NativeModel {
   readonly routing: RoutingShape
   /** Throws ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a mask [layers][experts] leaves a layer fewer experts than a token uses. */
   checkEnabled(enabled: Uint8Array): void
+  /** How often each expert was used since the load. */
+  expertUse(): ExpertUse
   /** Undefined where every expert stays in memory. */
   expertStats(): ExpertStats | undefined
   /** What was asked of the expert cache since the load; undefined where it is not recorded. */

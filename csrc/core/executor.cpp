@@ -57,6 +57,7 @@ Status Executor::run() {
 /** Checks the items, gathers their tokens and makes room in their caches; nothing of a sequence changes before `commit`. */
 Status Executor::prepare() {
     result_.items.assign(items_.size(), {});
+    use_.assign(model_.routing_.mask_size(), 0);
     size_t visible = 0;
     if (model_.store_) {
         auto pages = static_cast<uint64_t>(model_.kv_bytes_->load());
@@ -262,6 +263,7 @@ Status Executor::logits(const PlanOp& op) {
 /** Keeps the tokens of every item that is sound; an item with a value that was not finite fails alone. */
 void Executor::commit() {
     note_layer(static_cast<int32_t>(plan_.layers));
+    model_.use_.add(use_);
     for (size_t i = 0; i < items_.size(); i++) {
         StepItemResult& result = result_.items[i];
         for (size_t t = 0; t < items_[i].count && result.status.ok(); t++) {

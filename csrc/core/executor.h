@@ -52,6 +52,7 @@ class Executor {
     const PlanOp* routed_ = nullptr;            ///< the last route, and how many came before it
     size_t routed_layer_ = 0, routed_layers_ = 0;
     bool all_forced_ = true, any_forced_ = false, any_captured_ = false, any_masked_ = false;
+    std::vector<uint32_t> use_;                 ///< [layers][experts]: tokens that went to each
     std::vector<const uint8_t*> masks_;         ///< of each token, in one layer
     std::vector<uint32_t> wanted_, part_, ahead_;   ///< experts: of a layer, of those that are in memory, to be read ahead
     std::vector<ReadyExpert> ready_;

@@ -139,6 +139,8 @@ Status Executor::experts(const PlanOp& op) {
     const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
                             arena_.rows.as<uint32_t>()};
     TMOE_RETURN_IF_ERROR(dispatch(d));
+    const size_t first = routed_layer_ * model_.routing_.experts;
+    for (size_t e = 0; e < gate.experts && first + e < use_.size(); e++) use_[first + e] += d.offsets[e + 1] - d.offsets[e];
     ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>()};
     if (model_.store_) {
         TMOE_RETURN_IF_ERROR(stored_experts(e, gate, up, down));

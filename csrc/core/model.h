@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/gguf.h"
+#include "core/expert_use.h"
 #include "core/memory.h"
 #include "core/plan.h"
 #include "core/sampling.h"
@@ -159,6 +160,8 @@ class Model {
     uint64_t arena_bytes() const { return arena_bytes_; }
     size_t kv_bytes_per_token(KvType type) const;
     const RoutingShape& routing() const { return routing_; }
+    /** [layers][experts] */
+    const ExpertUse& use() const { return use_; }
     /** A TierSet's mask [layers][experts]: ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a layer has fewer than a token uses. */
     Status check_enabled(const uint8_t* mask) const;
     size_t max_batch() const { return max_batch_; }
@@ -183,6 +186,7 @@ class Model {
 
     Plan plan_;
     RoutingShape routing_;
+    ExpertUse use_;
     std::vector<RoutedLayer> routed_;
     std::shared_ptr<ExpertStore> store_;
     std::shared_ptr<TraceLog> trace_;

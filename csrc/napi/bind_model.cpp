@@ -122,6 +122,29 @@ Status place_experts(Call& call, napi_value& result) {
     return start_work(call, *handle, [placement = std::move(placement)](Model& model) { return model.place_experts(placement.data()); }, result);
 }
 
+// Float64Array of what `read` gives for each expert.
+template <class Fn> Status each_expert(napi_env env, const ExpertUse& use, Fn read, napi_value& out) {
+    napi_value buffer = nullptr;
+    void* data = nullptr;
+    if (napi_create_arraybuffer(env, use.count() * sizeof(double), &data, &buffer) != napi_ok) return exception_pending();
+    for (size_t i = 0; i < use.count(); i++) static_cast<double*>(data)[i] = static_cast<double>(read(i));
+    return napi_create_typedarray(env, napi_float64_array, use.count(), buffer, 0, &out) == napi_ok ? Status() : exception_pending();
+}
+
+Status expert_use(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    const ExpertUse& use = handle->model->use();
+    napi_value rows = nullptr, last = nullptr;
+    if (napi_create_object(call.env, &result) != napi_ok) return exception_pending();
+    define(call.env, result, "steps", js_number(call.env, static_cast<double>(use.steps())));
+    TMOE_RETURN_IF_ERROR(each_expert(call.env, use, [&](size_t i) { return use.rows(i); }, rows));
+    TMOE_RETURN_IF_ERROR(each_expert(call.env, use, [&](size_t i) { return use.last_step(i); }, last));
+    define(call.env, result, "rows", rows);
+    define(call.env, result, "lastStep", last);
+    return {};
+}
+
 Status check_enabled(Call& call, napi_value&) {
     ModelHandle* handle = nullptr;
     ArrayView mask;
@@ -191,6 +214,7 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"expertTrace", throwing<model_trace>, nullptr},
                             {"setExpertBudget", promising<set_expert_budget>, nullptr},
                             {"placeExperts", promising<place_experts>, nullptr},
+                            {"expertUse", throwing<expert_use>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},
                             {"dispose", promising<dispose_model>, nullptr}};

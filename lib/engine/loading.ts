@@ -120,6 +120,7 @@ export class ModelLoad {
         observe: (request) => requests.begin(request),
         selection,
         steering,
+        starvation: this.#request.starvation,
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
         openLog: (...request) => ledger.open(...request)
       })

@@ -118,6 +118,8 @@ export interface LoadModelRequest {
    * experts: [0, '4-7'] of every layer, lists by layer, or 'rest'}. Of one that has: another placement of the tiers that are named.
    */
   tiers?: string | readonly TierConfig[]
+  /** Tell (event expert_starved) of enabled experts that got fewer than `leastTokens` (default 1) in `windowSteps` steps (default 10000). */
+  starvation?: boolean | { windowSteps?: number; leastTokens?: number }
   /** Names for TierSets of this model's tiers. */
   tierSets?: Readonly<Record<string, string | readonly string[]>>
   /**
@@ -258,6 +260,17 @@ export const loadSchema = z.strictObject({
     ])
     .optional()
     .describe('the path of a YAML file, or a list of {name, placement, experts}'),
+  starvation: z
+    .union([
+      z.boolean(),
+      z.strictObject({
+        windowSteps: z.number().int().min(1).max(largest).default(10_000),
+        leastTokens: z.number().int().min(1).max(largest).default(1)
+      })
+    ])
+    .optional()
+    .transform((given) => (given === true ? { windowSteps: 10_000, leastTokens: 1 } : given || undefined))
+    .describe('true, false or {windowSteps, leastTokens}, integers from 1 on'),
   tierSets: z
     .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/), tierSetSchema)
     .optional()

@@ -51,6 +51,9 @@ export class FakeModel implements NativeModel {
   }
 
   checkEnabled(): void {}
+  expertUse() {
+    return { steps: 0, rows: new Float64Array(0), lastStep: new Float64Array(0) }
+  }
   expertStats(): undefined {}
   expertTrace(): undefined {}
   async setExpertBudget(): Promise<void> {}
