@@ -28,12 +28,16 @@ export const isRoutingCapture = (value: unknown): value is RoutingCapture => {
 /** A capture to be filled by steps of together `tokens` positions. */
 export function emptyCapture({ layers, k }: RoutingShape, tokens: number): RoutingCapture {
   const length = tokens * layers * k
-  return { tokens, layers, k, ids: new Int32Array(length), weights: new Float32Array(length) }
+  // One block for both: at a token per step the blocks are what a capture costs.
+  const memory = new ArrayBuffer(length * (Int32Array.BYTES_PER_ELEMENT + Float32Array.BYTES_PER_ELEMENT))
+  const weights = new Float32Array(memory, length * Int32Array.BYTES_PER_ELEMENT, length)
+  return { tokens, layers, k, ids: new Int32Array(memory, 0, length), weights }
 }
 
 /** Captures of consecutive positions as one. */
 export function joinCaptures(parts: readonly RoutingCapture[]): RoutingCapture {
   const { layers, k } = parts[0]!
+  if (parts.length === 1) return parts[0]!
   const joined = emptyCapture(
     { layers, k, experts: 0 },
     parts.reduce((sum, { tokens }) => sum + tokens, 0)
