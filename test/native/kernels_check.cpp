@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/store/simulator.h"
 #include "cpu/isa_prelude.h"
 #include "cpu/kernels.h"
 #include "quant/blocks.h"
@@ -204,6 +205,35 @@ const char* const kNames[kHashes] = {"rms_norm", "softmax", "silu_mul", "combine
 
 }  // namespace
 
+/** What the expert cache keeps, by what it learns in doubles: layers of different skew and drift, prefetches in between. */
+static uint64_t hash_cache() {
+    constexpr uint32_t layers = 6, experts = 24;
+    Source source{99};
+    std::vector<uint32_t> words;
+    for (uint32_t step = 0; step < 400; step++) {
+        words.insert(words.end(), {static_cast<uint32_t>(TraceKind::Step) | 3u << 8, 1, 1, 0});
+        for (uint32_t layer = 0; layer < layers; layer++) {
+            std::vector<uint32_t> record{layer};
+            for (uint32_t e = 0; e < experts; e++) {
+                if (source.next() % experts < (e * (layer + 1) + step / 40) % experts / 3) record.push_back(layer * experts + e);
+            }
+            words.push_back(static_cast<uint32_t>(TraceKind::Layer) | static_cast<uint32_t>(record.size() << 8));
+            words.insert(words.end(), record.begin(), record.end());
+            words.insert(words.end(), {static_cast<uint32_t>(TraceKind::Prefetch) | 2u << 8, kTraceAfterLayer, source.next() % (layers * experts)});
+        }
+    }
+    Hash hash;
+    for (size_t slots : {20, 50, 90}) {
+        SimulationOptions options;
+        options.cache.slots = slots;
+        options.decisions = true;
+        Simulation out;
+        if (!simulate({layers, experts, words.data(), words.size()}, options, out).ok()) fail("the cache was not simulated");
+        hash.add(out.decisions);
+    }
+    return hash.value;
+}
+
 int main() {
     std::vector<std::pair<std::string, const Kernels*>> tables;
     Isa isas[4];
@@ -226,5 +256,6 @@ int main() {
         fprintf(stderr, "ran %s\n", tables[i].first.c_str());
     }
     for (size_t h = 0; h < kHashes; h++) printf("%s %016llx\n", kNames[h], static_cast<unsigned long long>(first[h]));
+    printf("expert cache %016llx\n", static_cast<unsigned long long>(hash_cache()));
     return failures ? 1 : 0;
 }
