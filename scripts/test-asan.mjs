@@ -15,7 +15,8 @@ const tests =
     ? named
     : [
         ...['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`),
-        'test/store/expert-cache.test.ts'
+        'test/store/expert-cache.test.ts',
+        'test/checkpoint/damage.test.ts'
       ]
 const out = join(root, 'build-asan')
 const reports = join(out, 'reports')

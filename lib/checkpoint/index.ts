@@ -1,7 +1,9 @@
 /** Tiered checkpoints: made from a model, checked, and described. Loading one is the engine's. */
 import { createError } from '../errors/index.js'
 import { native } from '../native.js'
+import { validated } from '../validation.js'
 import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
+import { convertCallSchema, convertSchema, verifyCallSchema, verifySchema } from './requests.js'
 import { MEASURED_TIERS, type RoutingStatistics, type TierSpec } from './tiers.js'
 import { readStatistics, readTiers } from './tiers-file.js'
 import { verifyCheckpoint as verify } from './verify.js'
@@ -32,7 +34,7 @@ interface Interruptible {
 
 /** Runs native work that a signal ends. CANCELLED with the signal's reason as its cause. */
 async function interruptible<Result>(
-  { signal }: Interruptible,
+  signal: AbortSignal | undefined,
   run: (cancel: ReturnType<ReturnType<typeof native>['createCancel']>) => Promise<Result>
 ): Promise<Result> {
   const cancel = native().createCancel()
@@ -52,17 +54,17 @@ async function interruptible<Result>(
  * FILE_READ_FAILED, FILE_WRITE_FAILED, RESOURCE_MEMORY_EXHAUSTED, CANCELLED.
  */
 export async function convertModel(
-  { from, to, tiers, statistics, replace = false }: ConvertModelRequest,
+  request: ConvertModelRequest,
   options: Interruptible & { onProgress?: ConvertOptions['onProgress'] } = {}
 ): Promise<ConvertResult> {
+  const { from, to, tiers, statistics, replace } = validated(convertSchema, request, 'convertModel')
+  const { signal, onProgress } = validated(convertCallSchema, options, 'convertModel')
   const counts = typeof statistics === 'string' ? await readStatistics(statistics) : statistics
-  let specs = tiers
+  let specs: string | readonly TierSpec[] | undefined = tiers
   if (specs === 'measured') specs = MEASURED_TIERS
   if (typeof specs === 'string') specs = await readTiers(specs)
-  const request = { from, to, replace, ...(specs && { tiers: specs }), ...(counts && { statistics: counts }) }
-  return interruptible(options, (cancel) =>
-    convertCheckpoint(native(), request, { cancel, onProgress: options.onProgress })
-  )
+  const checked = { from, to, replace, ...(specs && { tiers: specs }), ...(counts && { statistics: counts }) }
+  return interruptible(signal, (cancel) => convertCheckpoint(native(), checked, { cancel, onProgress }))
 }
 
 /**
@@ -73,6 +75,7 @@ export async function verifyCheckpoint(
   folder: string,
   options: Interruptible & { onProgress?: (progress: VerifyProgress) => void } = {}
 ): Promise<VerifyReport> {
-  const { onProgress } = options
-  return interruptible(options, (cancel) => verify(native(), folder, { cancel, ...(onProgress && { onProgress }) }))
+  const { folder: path } = validated(verifySchema, { folder }, 'verifyCheckpoint')
+  const { signal, onProgress } = validated(verifyCallSchema, options, 'verifyCheckpoint')
+  return interruptible(signal, (cancel) => verify(native(), path, { cancel, ...(onProgress && { onProgress }) }))
 }

@@ -108,7 +108,9 @@ export function tierSpecs(raw: unknown, file: string): TierSpec[] {
   })
 }
 
-const statisticsSchema = z.looseObject({ layers: z.array(z.array(z.number().min(0)).max(MOST_EXPERTS)).max(1024) })
+export const statisticsSchema = z.looseObject({
+  layers: z.array(z.array(z.number().min(0)).max(MOST_EXPERTS)).max(1024)
+})
 
 async function readText(path: string): Promise<string> {
   try {

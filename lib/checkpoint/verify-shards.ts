@@ -28,6 +28,8 @@ export interface VerifyReport {
   files: number
   blobs: number
   bytes: number
+  /** Files of archive tiers that are not here, which were not looked at. */
+  absent: string[]
   damage: Damage[]
 }
 
@@ -154,6 +156,7 @@ export async function verifyShards(
     files: shards.length,
     blobs: shards.reduce((sum, { blobs }) => sum + blobs.length, 0),
     bytes: bytesTotal,
+    absent: [...absent],
     damage: checks.flatMap(({ damage }) => damage)
   }
 }

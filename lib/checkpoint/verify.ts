@@ -2,8 +2,8 @@
 import { createError, isEngineError } from '../errors/index.js'
 import type { NativeAddon, NativeCancel } from '../native.js'
 import { findFaults, withoutUnknownTiers } from './consistency.js'
-import { readManifest } from './folder.js'
-import { MANIFEST_NAME } from './manifest.js'
+import { findShard, readManifest } from './folder.js'
+import { MANIFEST_NAME, type Manifest } from './manifest.js'
 import { openCheckpoint } from './open.js'
 import { type Damage, fixOf, type VerifyProgress, type VerifyReport, verifyShards } from './verify-shards.js'
 
@@ -33,17 +33,30 @@ export async function verifyCheckpoint(
       const details = { file: MANIFEST_NAME, folder, path, suggestedAction: fix }
       return { file: MANIFEST_NAME, message, fix, error: createError('CHECKPOINT_INVALID', message, details) }
     })
-    return { folder, files: 0, blobs: 0, bytes: 0, damage }
+    return { folder, files: 0, blobs: 0, bytes: 0, absent: [], damage }
   }
-  const report = await verifyShards(addon, folder, withoutUnknownTiers(manifest), { cancel, onProgress })
+  const absent = await archivedOnly(manifest, folder)
+  const report = await verifyShards(addon, folder, withoutUnknownTiers(manifest), { cancel, onProgress, absent })
   if (report.damage.length === 0) report.damage.push(...(await openingFails(addon, folder)))
   return report
+}
+
+/** Files of archive tiers that are not here: the archive has them. */
+async function archivedOnly({ tiers, shards }: Manifest, folder: string): Promise<Set<string>> {
+  const archived = new Set(tiers.filter(({ placement }) => placement === 'archive').map(({ name }) => name))
+  const absent = new Set<string>()
+  for (const { path, tier } of shards) {
+    if (tier === undefined || !archived.has(tier)) continue
+    const found = await findShard(folder, path).catch(() => undefined)
+    if (found?.state === 'absent') absent.add(path)
+  }
+  return absent
 }
 
 /** What is wrong with whole files all the same: a base file of another model, a layout of another version. */
 async function openingFails(addon: NativeAddon, folder: string): Promise<Damage[]> {
   try {
-    const { file } = await openCheckpoint(addon, folder)
+    const { file } = await openCheckpoint(addon, folder, { archive: true })
     file.close()
     return []
   } catch (error) {

@@ -18,9 +18,9 @@ export function addVerify(program: Command, session: Session): void {
         onProgress: (progress) => session.progress('verifying', progress)
       })
       const milliseconds = performance.now() - started
-      const { files, blobs, bytes } = report
+      const { files, blobs, bytes, absent } = report
       const damage = report.damage.map(({ error, ...rest }) => ({ code: error.code, ...rest }))
-      if (json) session.json({ folder, files, blobs, bytes, damage, milliseconds })
+      if (json) session.json({ folder, files, blobs, bytes, absent, damage, milliseconds })
       for (const { code, message } of json ? [] : damage) session.write(`${code}  ${message}\n`)
       const [first] = report.damage
       if (first) {
@@ -31,6 +31,7 @@ export function addVerify(program: Command, session: Session): void {
       }
       if (json) return
       const size = `${files} files, ${blobs} experts, ${formatBytes(bytes)}`
+      if (absent.length > 0) session.write(`${absent.length} files are in the archive only\n`)
       session.write(`${folder}: ${size}, all as the manifest states, ${formatMilliseconds(milliseconds)}\n`)
     })
 }

@@ -347,3 +347,40 @@ t.test('a manifest that another program wrote', async (t) => {
   )
   t.equal(await opening(unknownTier, true), 'opens', 'unknown tiers and placements are ignored')
 })
+
+t.test('files that only the archive has', async (t) => {
+  const to = join(folder, 'archived')
+  const tiers = [
+    { name: 'here', placement: 'warm' as const, experts: { ids: [0, 1] } },
+    { name: 'away', placement: 'archive' as const, experts: 'rest' as const }
+  ]
+  await convertModel({ from: source, to, tiers })
+  t.match(await verifyCheckpoint(to), { absent: [], files: 5, damage: [] })
+  rmSync(join(to, 'experts/away'), { recursive: true })
+  t.match(await verifyCheckpoint(to), {
+    absent: ['experts/away/layer-000.bin', 'experts/away/layer-001.bin'],
+    files: 3,
+    damage: []
+  })
+  t.match(await opening(to, false), { code: 'CHECKPOINT_INVALID', details: { file: 'experts/away/layer-000.bin' } })
+  const { absent, file } = await openCheckpoint(addon, to, { archive: true })
+  file.close()
+  t.equal(absent.length, 2)
+  rmSync(join(to, 'experts/here/layer-000.bin'))
+  t.match((await verifyCheckpoint(to)).damage, [{ file: 'experts/here/layer-000.bin' }])
+})
+
+t.test('arguments', async (t) => {
+  const bad = async (request: object, path: string, options: object = {}) =>
+    t.rejects(convertModel(request as never, options as never), { code: 'VALIDATION_ERROR', details: { path } }, path)
+  const ways = { from: source, to: join(folder, 'never') }
+  await bad({ to: 'x' }, 'from')
+  await bad({ from: 'a\0b', to: 'x' }, 'from')
+  await bad({ ...ways, tiers: 3 }, 'tiers')
+  await bad({ ...ways, tiers: [{ name: 'a', placement: 'hot', experts: { share: 2 } }] }, 'tiers')
+  await bad({ ...ways, tiers: [{ name: '../a', placement: 'hot', experts: 'rest' }] }, 'tiers')
+  await bad({ ...ways, colour: 'red' }, 'colour')
+  await bad(ways, 'signal', { signal: 1 })
+  await t.rejects(verifyCheckpoint(3 as never), { code: 'VALIDATION_ERROR', details: { path: 'folder' } })
+  await t.rejects(verifyCheckpoint(sound, { signal: AbortSignal.abort() }), { code: 'CANCELLED' })
+})
