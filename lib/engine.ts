@@ -18,6 +18,7 @@ import {
   freezeSchema,
   modelSchema,
   perplexitySchema,
+  pinSchema,
   tokenizeSchema
 } from './engine/options.js'
 import type { EngineParts } from './engine/parts.js'
@@ -42,6 +43,7 @@ import type { ExpertTrace, ForwardResult, ModelInfo, ModelStats, TierSetChange }
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
+import type { Steered } from './tiers/steering.js'
 import { validated, validationError } from './validation.js'
 
 /** The whole text of a generation. */
@@ -150,6 +152,22 @@ export class Engine implements AsyncDisposable {
       const change = await models.get(checked.model).activateTierSet(checked.tierSet)
       ledger.tierSetActivated(checked.model, change.active.tiers)
       return change
+    })
+  }
+
+  /**
+   * Keeps experts in memory whatever their tier (those that starve, for one), or (`pinned: false`) no longer. Where every expert is in memory
+   * anyway nothing changes. MODEL_NOT_LOADED, RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}; then nothing changes.
+   */
+  async pinExperts(
+    model: string,
+    experts: readonly { layer: number; expert: number }[],
+    pinned = true
+  ): Promise<Steered> {
+    return this.#call('pinExperts', () => {
+      checkOpen(this.#parts, 'pinExperts')
+      const checked = validated(pinSchema, { model, experts, pinned }, 'pinExperts')
+      return this.#parts.models.get(checked.model).pinExperts(checked.experts, checked.pinned)
     })
   }
 

@@ -192,6 +192,20 @@ export class LoadedModel {
     return { ...trace, model: id }
   }
 
+  /** Throws VALIDATION_ERROR for experts that do not exist, RESOURCE_BUDGET_TOO_SMALL. */
+  async pinExperts(experts: readonly { layer: number; expert: number }[], pinned: boolean): Promise<Steered> {
+    const { id, native, steering, tell } = this.#options
+    const { layers, experts: each } = native.routing
+    for (const [i, { layer, expert }] of experts.entries()) {
+      if (layer >= layers) throw validationError('pinExperts', `experts[${i}].layer`, layer, `0 to ${layers - 1}`)
+      if (expert >= each) throw validationError('pinExperts', `experts[${i}].expert`, expert, `0 to ${each - 1}`)
+    }
+    const steered = (await steering?.pin(experts, pinned)) ?? { pinned: 0, demoted: 0, promoted: 0 }
+    const text = `${experts.length} experts of ${id} are ${pinned ? 'pinned' : 'not pinned any more'}`
+    tell('experts_pinned', text, { experts, pinned })
+    return steered
+  }
+
   stats(): ModelStats {
     const { id, native } = this.#options
     const experts = native.expertStats()

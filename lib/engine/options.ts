@@ -296,6 +296,16 @@ export const freezeSchema = z.strictObject({
   retryAfterSeconds: z.number().min(0).max(largest).optional().describe('a number of seconds from 0 on')
 }) satisfies z.ZodType<FreezeOptions>
 
+const expertIndex = z.number().int().min(0).max(4095)
+export const pinSchema = z.strictObject({
+  model: modelId,
+  experts: z
+    .array(z.strictObject({ layer: expertIndex, expert: expertIndex }))
+    .max(1_000_000)
+    .describe('a list of {layer, expert}, integers from 0 on'),
+  pinned: z.boolean().describe('true or false')
+})
+
 export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
 
 const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)

@@ -57,6 +57,11 @@ export const eventCatalog = {
     meaning: 'An expert was not used for longer than the window.',
     chained: ['model', 'layer', 'expert', 'idleSteps']
   },
+  experts_pinned: {
+    level: 'info',
+    meaning: 'Experts were pinned by hand, so that they are never evicted, or no longer.',
+    chained: ['model', 'experts', 'pinned']
+  },
   experts_demoted: {
     level: 'warn',
     meaning: 'Experts were demoted because memory ran short.',

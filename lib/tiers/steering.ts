@@ -48,6 +48,19 @@ export class Steering {
     return this.apply()
   }
 
+  /** Pins experts whatever their tier, or no longer. RESOURCE_BUDGET_TOO_SMALL where too few slots would be left; then nothing changes. */
+  async pin(experts: readonly { layer: number; expert: number }[], pinned: boolean): Promise<Steered> {
+    const changed = experts.filter(({ layer, expert }) => this.plan.isPinned(layer, expert) !== pinned)
+    for (const { layer, expert } of changed) this.plan.pin(layer, expert, pinned)
+    try {
+      return await this.apply()
+    } catch (error) {
+      for (const { layer, expert } of changed) this.plan.pin(layer, expert, !pinned)
+      await this.apply()
+      throw error
+    }
+  }
+
   /** Tells the store what the plan says now. Calls run one after another. */
   apply(): Promise<Steered> {
     const next = this.#last.then(() => this.#apply())

@@ -61,6 +61,25 @@ t.test('activation promotes and demotes; the bits do not know', { skip }, async 
     const back = await engine.activateTierSet('half', 'max')
     t.same([back.pinned, back.promoted], [16, 32])
     t.same(await engine.forward({ model: 'half', tokens }), await engine.forward({ model: whole.id, tokens }))
+
+    await engine.activateTierSet('half', 'fast')
+    const seldom = [
+      { layer: 0, expert: 11 },
+      { layer: 3, expert: 9 }
+    ]
+    t.same(await engine.pinExperts('half', seldom), { pinned: 2, demoted: 0, promoted: 2 })
+    await engine.forward({ model: 'half', tokens })
+    t.ok(
+      seldom.every(({ layer, expert }) => [1, 2].includes(residents()[layer * 12 + expert]!)),
+      'pinned experts are in memory or on their way'
+    )
+    const all = Array.from({ length: 48 }, (_, i) => ({ layer: Math.floor(i / 12), expert: i % 12 }))
+    const error = await engine.pinExperts('half', all).catch((thrown: { code: string }) => thrown)
+    t.match(error, { code: 'RESOURCE_BUDGET_TOO_SMALL' })
+    t.same(await engine.pinExperts('half', seldom, false), { pinned: 0, demoted: 2, promoted: 0 })
+    const none = await engine.pinExperts('half', [{ layer: 4, expert: 0 }]).catch((thrown: { code: string }) => thrown)
+    t.match(none, { code: 'VALIDATION_ERROR' })
+    t.same(await engine.pinExperts('whole', seldom), { pinned: 0, demoted: 0, promoted: 0 })
     t.same(await engine.activateTierSet('whole', 'fast').then(({ pinned, demoted }) => [pinned, demoted]), [0, 0])
   } finally {
     await engine.dispose()
