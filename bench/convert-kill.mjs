@@ -1,4 +1,4 @@
-// Kills conversions at seeded moments (SIGKILL) and looks at what is left: no manifest, or one that verifies and tells the truth. Then the
+// Kills conversions (SIGKILL) at seeded moments after their folder appeared, and looks at what is left: no manifest, or one that verifies and tells the truth. Then the
 // same command goes on, and has to end with the files of an undisturbed conversion.
 //   node bench/convert-kill.mjs [--kills 50] [--seed 1] [--model file.gguf] [--folder tmp] [--json]
 import { spawn } from 'node:child_process'
@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { convertModel, verifyCheckpoint } from '../dist/esm/index.js'
@@ -56,22 +57,39 @@ const whole = join(work, 'whole')
 await convertModel({ from: values.model, to: whole, tiers })
 const truth = hashes(whole)
 
-/** Runs `convert`; SIGKILL after so many milliseconds. Resolves with whether it was killed, and how long it ran. */
+/** Resolves once there is something at the path, or false once `ended` says so. */
+async function appears(path, ended) {
+  while (!existsSync(path)) {
+    if (ended()) return false
+    await sleep(1)
+  }
+  return true
+}
+
+/** Runs `convert`; SIGKILL so many milliseconds after its folder appeared. `milliseconds`: from then to the end. */
 function convert(to, killAfter) {
   return new Promise((resolve, reject) => {
-    const started = performance.now()
     const child = spawn(process.execPath, [cli, 'convert', values.model, to, '--tiers', tiers], {
       stdio: ['ignore', 'ignore', 'pipe']
     })
     let complaint = ''
+    let ended = false
+    let appeared = performance.now()
     child.stderr.on('data', (part) => {
       complaint += part
     })
-    const timer = killAfter === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter)
+    const seen = appears(to, () => ended).then(async (there) => {
+      appeared = performance.now()
+      if (!there || killAfter === undefined) return
+      await sleep(killAfter)
+      child.kill('SIGKILL')
+    })
     child.on('error', reject)
-    child.on('close', (code, signal) => {
-      clearTimeout(timer)
-      resolve({ code, killed: signal === 'SIGKILL', complaint, milliseconds: performance.now() - started })
+    child.on('close', async (code, signal) => {
+      ended = true
+      const milliseconds = performance.now() - appeared
+      await seen
+      resolve({ code, killed: signal === 'SIGKILL', complaint, milliseconds })
     })
   })
 }
@@ -88,18 +106,13 @@ async function look(to) {
 
 const first = await convert(join(work, 'timed'))
 if (first.code !== 0) throw new RangeError(first.complaint)
-// Node itself takes most of the time; the conversion is the rest of it.
-const start = await new Promise((resolve) => {
-  const began = performance.now()
-  spawn(process.execPath, [cli, '--version'], { stdio: 'ignore' }).on('close', () => resolve(performance.now() - began))
-})
 const found = {}
 const failures = []
 let killed = 0
 for (let run = 0; killed < Number(values.kills) && run < 20 * Number(values.kills); run++) {
   const to = join(work, `run-${run}`)
   for (let again = 0; again < 2 && killed < Number(values.kills); again++) {
-    const after = start + draw() * (first.milliseconds * 1.1 - start)
+    const after = draw() * first.milliseconds
     const { killed: wasKilled, code, complaint } = await convert(to, after)
     if (!wasKilled && code !== 0) failures.push(`run ${run}: ${complaint}`)
     if (!wasKilled) break
