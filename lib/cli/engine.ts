@@ -12,6 +12,7 @@ export interface EngineChoices {
   contextLength?: number
   memory?: string
   tierSet?: string
+  tiers?: string
   /** Record what is asked of the expert cache. */
   recordTrace?: boolean
   /** Seconds that an answer may go on for after a signal. */
@@ -31,6 +32,7 @@ export function withEngineOptions(command: Command): Command {
     .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
     .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
+    .option('--tiers <file>', 'YAML with the tiers of a plain model (docs/tiers.md)')
     .option('--tier-set <name>', 'tiers to use: fast, balanced, deep, max, or names with commas (default: max)')
 }
 
@@ -66,6 +68,7 @@ export async function withModel<Result>(
         contextLength: choices.contextLength,
         memory: choices.memory,
         tierSet: tierSetOf(choices.tierSet),
+        tiers: choices.tiers,
         recordTrace: choices.recordTrace
       }),
       { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }

@@ -71,6 +71,22 @@ t.test('one line per TierSet, as measured by hand', { skip }, async (t) => {
   t.match(table.stdout, /deep, max +hot \+ warm \+ cold +28 of 28 +\d+\.\d\d +100\.0 % /)
 })
 
+t.test('tiers of a plain model, from a file', { skip }, async (t) => {
+  const tiers = 'tiers: [{name: a, placement: hot, experts: [0, 1, 2]}, {name: b, placement: cold, experts: rest}]'
+  const dir = t.testdir({ 'tiers.yaml': tiers, 'text.txt': TEXT })
+  const model = writeMoeModel(join(dir, 'flat.gguf'))
+  const args = ['price', model, '--tiers', join(dir, 'tiers.yaml'), '--text', join(dir, 'text.txt'), '--decode', '2']
+  const { code, stdout, stderr } = await command([...args, '--json'])
+  t.equal(code, 0, stderr)
+  t.same(
+    (JSON.parse(stdout) as List).prices.map(({ names, tiers, experts }) => ({ names, tiers, experts })),
+    [
+      { names: ['fast', 'balanced'], tiers: ['a'], experts: 6 },
+      { names: ['deep', 'max'], tiers: ['a', 'b'], experts: 16 }
+    ]
+  )
+})
+
 t.test('under a budget experts are read', { skip }, async (t) => {
   const dir = t.testdir({})
   const model = writeMoeModel(join(dir, 'large.gguf'), { layers: 4, experts: 16, feedForward: 256, embedding: 128 })
