@@ -44,6 +44,8 @@ export interface LoadedModelOptions {
   selection: TierSelection
   /** Of a model whose experts are kept under a budget. */
   steering?: Steering | undefined
+  /** Ends the watch over the memory that its experts take. */
+  stopGuard?: (() => void) | undefined
   starvation?: StarvationOptions | undefined
   onFatal(error: unknown): void
   deadlines: Deadlines
@@ -302,6 +304,7 @@ export class LoadedModel {
   /** Ends what runs with the error, waits until nothing does, and frees everything. */
   async close(makeError: () => EngineError): Promise<void> {
     this.#closed = makeError()
+    this.#options.stopGuard?.()
     const running = [...this.#forwards]
     for (const [interruption] of running) interruption.interrupt(this.#closed)
     await this.#scheduler.close(makeError)

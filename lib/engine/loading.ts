@@ -10,6 +10,7 @@ import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertBlobs, ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
+import { guardMemory } from '../tiers/pressure-guard.js'
 import { TierSelection } from '../tiers/selection.js'
 import { type Steering, steer } from '../tiers/steering.js'
 import { TierSets } from '../tiers/tier-sets.js'
@@ -120,6 +121,7 @@ export class ModelLoad {
         observe: (request) => requests.begin(request),
         selection,
         steering,
+        stopGuard: this.#guard(model, native, memory),
         starvation: this.#request.starvation,
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
         openLog: (...request) => ledger.open(...request)
@@ -197,6 +199,24 @@ export class ModelLoad {
       await native.dispose()
       throw error
     }
+  }
+
+  /** Watches the machine's memory for a model whose experts are kept under a budget. */
+  #guard(model: string, native: NativeModel, { experts }: ExpertMemory): (() => void) | undefined {
+    const { backend, telemetry } = this.#parts
+    if (this.#request.memoryPressure === 'ignore') return undefined
+    return guardMemory({
+      native,
+      experts,
+      workers: backend.threads,
+      onChange: ({ budget, previous, reason }) =>
+        telemetry.event('expert_budget_changed', `experts of ${model} may take ${budget} bytes, ${previous} before`, {
+          model,
+          budget,
+          previous,
+          reason
+        })
+    })
   }
 
   #seed(plan: Plan): Plan['routingSeed'] {

@@ -131,6 +131,8 @@ export interface LoadModelRequest {
   cachePolicy?: CachePolicy
   /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
   prefetch?: Prefetch
+  /** When memory runs short: give that of experts back before the kernel kills (default), or leave it to the caller. Only with `memory`. */
+  memoryPressure?: 'demote' | 'ignore'
   /** Compare every byte of a tiered checkpoint with its manifest first. Default false: blobs are checked when they are read. */
   verifyOnLoad?: boolean
   /**
@@ -278,6 +280,7 @@ export const loadSchema = z.strictObject({
   memory: sizeOption.optional().describe(sizeAllowed),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
+  memoryPressure: z.enum(['demote', 'ignore']).default('demote').describe('demote or ignore'),
   scrub: z.number().int().min(0).max(65536).default(0).describe('an integer from 0 to 65536'),
   verifyOnLoad: z.boolean().default(false).describe('true or false'),
   recordTrace: z.boolean().default(false).describe('true or false')

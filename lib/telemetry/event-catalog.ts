@@ -62,10 +62,9 @@ export const eventCatalog = {
     meaning: 'Experts were pinned by hand, so that they are never evicted, or no longer.',
     chained: ['model', 'experts', 'pinned']
   },
-  experts_demoted: {
+  expert_budget_changed: {
     level: 'warn',
-    meaning: 'Experts were demoted because memory ran short.',
-    chained: ['model']
+    meaning: 'The budget of experts shrank because memory ran short, or grew again when it no longer did.'
   },
   journal_opened: { level: 'info', meaning: 'The journal was opened; what it holds can be resumed.' },
   journal_cut: { level: 'warn', meaning: 'The end of the journal was cut off: a crash had left it unfinished.' },

@@ -86,8 +86,8 @@ export class PlacementPlan {
   }
 
   /**
-   * What to tell the store, which can pin no more than `room` experts. Pins come first, then the experts of hot tiers, all layers
-   * alike; a hot tier that is not active is not pinned. Experts of cold and archive tiers and of inactive ones are demoted.
+   * What to tell the store, which can pin no more than `room` experts. Pins come first, then the experts of hot tiers, where
+   * all of them fit; a hot tier that is not active is not pinned. Experts of cold and archive tiers and of inactive ones are demoted.
    */
   directives(room: number): Directives {
     const { layers, experts, tiers } = this.#shape
@@ -101,21 +101,13 @@ export class PlacementPlan {
       map[index] = directives.pinned
       pinned++
     }
-    let unpinned = 0
-    for (let expert = 0; expert < experts; expert++) {
-      for (let layer = 0; layer < layers; layer++) {
-        const index = layer * experts + expert
-        const tier = this.#tierOf[index]!
-        if (map[index] !== directives.byPolicy || this.#placements[tier] !== 'hot') continue
-        if (pinned >= room) {
-          unpinned++
-          continue
-        }
-        map[index] = directives.pinned
-        pinned++
-      }
-    }
-    return { map, pinned, unpinned }
+    // Part of what is hot, chosen by its number, would be in the way of what the policy knows: hot experts are pinned all or none.
+    const hot = [...map.keys()].filter(
+      (index) => map[index] === directives.byPolicy && this.#placements[this.#tierOf[index]!] === 'hot'
+    )
+    if (pinned + hot.length > room) return { map, pinned, unpinned: hot.length }
+    for (const index of hot) map[index] = directives.pinned
+    return { map, pinned: pinned + hot.length, unpinned: 0 }
   }
 
   #indexOf(tier: string): number {

@@ -1,0 +1,74 @@
+/** Keeps one model's experts within what the machine has while it serves: the budget shrinks before the kernel has to kill. */
+import { isEngineError } from '../errors/index.js'
+import type { ExpertMemory } from '../expert-budget.js'
+import type { NativeModel } from '../native.js'
+import { PressureController, type PressureDecision } from './memory-pressure.js'
+import { type MemoryReading, watchMemory } from './memory-watch.js'
+
+/** How often the memory is looked at. */
+const lookMs = 500
+/** What is to stay free for everything else: less than that, and experts go. */
+const reserveBytes = 64 * 2 ** 20
+
+export interface GuardedModel {
+  native: Pick<NativeModel, 'expertStats' | 'setExpertBudget'>
+  experts: ExpertMemory['experts']
+  /** Threads that compute: each needs an expert, and one is in flight. */
+  workers: number
+  onChange(decision: PressureDecision & { previous: number }): void
+  /** Calls `look` now and then, until the function that it returns is called. */
+  watch?: (everyMs: number, look: (reading: MemoryReading) => void) => () => void
+}
+
+/** The budget that was reached: pins, and a full KV cache, may leave less to take than was wanted. */
+async function shrinkTo(native: GuardedModel['native'], budget: number, previous: number): Promise<number> {
+  try {
+    await native.setExpertBudget(budget)
+    return budget
+  } catch (error) {
+    const least =
+      isEngineError(error) && error.code === 'RESOURCE_BUDGET_TOO_SMALL' ? error.details.required : undefined
+    if (typeof least !== 'number' || least >= previous || least <= budget) return previous
+    return shrinkTo(native, least, previous)
+  }
+}
+
+/** Watches until the function that it returns is called. Undefined where every expert stays in memory anyway. */
+export function guardMemory({
+  native,
+  experts,
+  workers,
+  onChange,
+  watch = watchMemory
+}: GuardedModel): (() => void) | undefined {
+  if (!native.expertStats()) return undefined
+  const { slot, budget, certain } = experts
+  const controller = new PressureController({
+    asked: budget,
+    // A full KV cache takes its part of the budget too.
+    least: (Math.min(workers + 1, experts.count) + Math.ceil(Math.max(0, budget - certain) / slot)) * slot,
+    slot,
+    reserve: reserveBytes
+  })
+  let ended = false
+  let changing = false
+  const stop = watch(lookMs, ({ at, available, stall }) => {
+    const stats = changing ? undefined : native.expertStats()
+    if (!stats) return
+    const previous = controller.budget
+    const decision = controller.observe({ at, available, stall, resident: stats.residentBytes })
+    if (!decision) return
+    changing = true
+    shrinkTo(native, decision.budget, previous)
+      .then((budget) => {
+        if (!ended && budget !== previous) onChange({ ...decision, budget, previous })
+      })
+      .finally(() => {
+        changing = false
+      })
+  })
+  return () => {
+    ended = true
+    stop()
+  }
+}
