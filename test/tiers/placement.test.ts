@@ -23,7 +23,7 @@ t.test("hot is pinned, warm is the policy's, cold and archive go first", async (
   t.match(directives, { pinned: 4, unpinned: 0 })
 })
 
-t.test("a hot tier that does not fit is the policy's: part of it, chosen by its number, would be in the way", async (t) => {
+t.test('a hot tier that does not fit is left to the policy', async (t) => {
   const directives = plan().directives(3)
   t.same(rows(directives), ['000022', '000022'])
   t.match(directives, { pinned: 0, unpinned: 4 })
