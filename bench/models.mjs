@@ -79,7 +79,7 @@ export async function checkpointOf(name, path) {
   mkdirSync(modelFolder, { recursive: true })
   const to = join(modelFolder, `${name.replaceAll(/[^a-z0-9_]+/g, '-')}.checkpoint`)
   const tiers = [
-    { name: 'even', placement: 'hot', experts: { ids: [0, 2, 4, 6] } },
+    { name: 'even', placement: 'hot', experts: [0, 2, 4, 6] },
     { name: 'others', placement: 'cold', experts: 'rest' }
   ]
   await convertModel({ from: path, to, tiers, replace: true })

@@ -47,9 +47,8 @@ async function measureUse(model, tokens) {
 /** The more used half of each layer is hot, the next quarter warm, the rest cold. */
 function tiersBy(counts) {
   const byUse = counts.map((layer) => layer.map((_, e) => e).sort((a, b) => layer[b] - layer[a] || a - b))
-  const part = (from, to) => ({
-    layers: new Map(byUse.map((order, layer) => [layer, order.slice(from * order.length, to * order.length)]))
-  })
+  const part = (from, to) =>
+    Object.fromEntries(byUse.map((order, layer) => [layer, order.slice(from * order.length, to * order.length)]))
   return [
     { name: 'hot', placement: 'hot', experts: part(0, 0.5) },
     { name: 'warm', placement: 'warm', experts: part(0.5, 0.75) },

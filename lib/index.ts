@@ -5,11 +5,10 @@ export type {
   ConvertProgress,
   ConvertResult,
   Damage,
-  ExpertChoice,
   Manifest,
   Placement,
   RoutingStatistics,
-  TierSpec,
+  TierConfig,
   VerifyProgress,
   VerifyReport
 } from './checkpoint/index.js'
@@ -69,7 +68,6 @@ export type { EngineEvent, EventName } from './telemetry/event-catalog.js'
 export type { EventLevel, Logger } from './telemetry/logger.js'
 export type { MetricFamily, MetricSample, MetricType } from './telemetry/metrics.js'
 export type { ErrorContext } from './telemetry/telemetry.js'
-export type { TierConfig } from './tiers/configured.js'
 export type { Tier } from './tiers/model-tiers.js'
 export type { BudgetCounts } from './tiers/selection.js'
 export type { Steered } from './tiers/steering.js'

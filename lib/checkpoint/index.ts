@@ -5,14 +5,15 @@ import { validated } from '../validation.js'
 import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
 import { convertCallSchema, convertSchema, verifyCallSchema, verifySchema } from './requests.js'
 import { MEASURED_TIERS, type RoutingStatistics, type TierSpec } from './tiers.js'
-import { readStatistics, readTiers } from './tiers-file.js'
+import { readStatistics, readTiers, type TierConfig, tierSpecs } from './tiers-file.js'
 import { verifyCheckpoint as verify } from './verify.js'
 import type { VerifyProgress, VerifyReport } from './verify-shards.js'
 
 export type { Placement } from '../model/hser.js'
 export type { ConvertProgress, ConvertResult } from './convert.js'
 export type { Manifest } from './manifest.js'
-export type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
+export type { RoutingStatistics } from './tiers.js'
+export type { TierConfig } from './tiers-file.js'
 export type { Damage, VerifyProgress, VerifyReport } from './verify-shards.js'
 
 export interface ConvertModelRequest {
@@ -21,7 +22,7 @@ export interface ConvertModelRequest {
   /** The folder to write: a new or empty one, or one where the same conversion was begun. */
   to: string
   /** A list, the path of a YAML file, or `measured` (the more used half of each layer is hot). Default: one tier. */
-  tiers?: string | readonly TierSpec[]
+  tiers?: string | readonly TierConfig[]
   /** How often each expert was used, or the path of a JSON file with that. */
   statistics?: string | RoutingStatistics
   /** Take the place of another checkpoint in the folder. */
@@ -48,6 +49,11 @@ async function interruptible<Result>(
   }
 }
 
+async function specsOf(tiers: string | readonly object[]): Promise<readonly TierSpec[]> {
+  if (tiers === 'measured') return MEASURED_TIERS
+  return typeof tiers === 'string' ? readTiers(tiers) : tierSpecs({ tiers }, 'convertModel')
+}
+
 /**
  * Makes a tiered checkpoint of a model; called again after it was cut short, it goes on where it was. Errors: those of opening the model;
  * VALIDATION_ERROR for tiers that do not fit it and for a folder that holds something else; RESOURCE_DISK_EXHAUSTED {required, available},
@@ -60,9 +66,7 @@ export async function convertModel(
   const { from, to, tiers, statistics, replace } = validated(convertSchema, request, 'convertModel')
   const { signal, onProgress } = validated(convertCallSchema, options, 'convertModel')
   const counts = typeof statistics === 'string' ? await readStatistics(statistics) : statistics
-  let specs: string | readonly TierSpec[] | undefined = tiers
-  if (specs === 'measured') specs = MEASURED_TIERS
-  if (typeof specs === 'string') specs = await readTiers(specs)
+  const specs = tiers === undefined ? undefined : await specsOf(tiers)
   const checked = { from, to, replace, ...(specs && { tiers: specs }), ...(counts && { statistics: counts }) }
   return interruptible(signal, (cancel) => convertCheckpoint(native(), checked, { cancel, onProgress }))
 }

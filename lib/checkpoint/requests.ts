@@ -1,6 +1,5 @@
 /** What callers of convertModel and verifyCheckpoint hand in, checked at the border. */
 import { z } from 'zod'
-import { isTierName, PLACEMENTS, type Placement } from '../model/hser.js'
 import { callback, callFields } from '../validation.js'
 import type { ConvertProgress } from './convert.js'
 import { statisticsSchema } from './tiers-file.js'
@@ -10,31 +9,19 @@ const path = z
   .string()
   .min(1)
   .refine((text) => !text.includes('\0'))
-const ids = z.array(z.int().min(0).max(4095))
-
-const tierSpec = z.strictObject({
-  name: z.string().refine(isTierName),
-  placement: z.enum(PLACEMENTS as [Placement, ...Placement[]]),
-  budget: z.int().min(1).exactOptional(),
-  experts: z.union([
-    z.literal('rest'),
-    z.strictObject({ ids }),
-    z.strictObject({ layers: z.map(z.int().min(0), ids) }),
-    z.strictObject({ share: z.number().min(0).max(1) })
-  ])
-})
-const distinct = (tiers: readonly { name: string }[]): boolean =>
-  new Set(tiers.map(({ name }) => name)).size === tiers.length
-
 export const convertSchema = z.strictObject({
   from: path.describe('the path of a GGUF file or of a checkpoint'),
   to: path.describe('the path of a folder'),
   tiers: z
-    .union([path, z.array(tierSpec).min(1).max(64).refine(distinct)])
+    .union([
+      path,
+      z
+        .array(z.looseObject({ name: z.string() }))
+        .min(1)
+        .max(64)
+    ])
     .optional()
-    .describe(
-      'measured, the path of a YAML file, or a list of {name, placement, budget, experts} with different names'
-    ),
+    .describe('measured, the path of a YAML file, or a list of {name, placement, budget, experts}'),
   statistics: z
     .union([path, statisticsSchema])
     .optional()

@@ -10,6 +10,22 @@ import type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
 
 const MOST_EXPERTS = 4096
 
+/** Ids and ranges: [0, '4-7']. */
+type ExpertList = readonly (number | string)[]
+
+/** One tier as people write it, in a YAML file or in a call. */
+export interface TierConfig {
+  name: string
+  /** convertModel needs it; elsewhere the name may say it. */
+  placement?: Placement
+  /** Memory, as bytes or as text ('2GiB'). */
+  budget?: number | string
+  /** Of a model without tiers of its own: ids of every layer, lists by layer, a share of the most used, or 'rest' (default). */
+  experts?: 'rest' | ExpertList | Readonly<Record<string, ExpertList>> | { readonly share: number }
+  /** Of a hierarchical model: how many groups the tier is expected to have. */
+  groups?: number
+}
+
 const refuse = (path: string, found: unknown, allowed: string, cause?: unknown): EngineError =>
   createError(
     'VALIDATION_ERROR',

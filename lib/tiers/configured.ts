@@ -8,16 +8,6 @@ import type { ModelDescription } from '../model/index.js'
 import { validated } from '../validation.js'
 import type { TierLabels } from './model-tiers.js'
 
-/** One tier as a caller gives it. */
-export interface TierConfig {
-  name: string
-  placement?: Placement
-  /** Of a plain model: ids and ranges ('4-7') of every layer, lists by layer, or 'rest'. */
-  experts?: 'rest' | readonly (number | string)[] | Readonly<Record<string, readonly (number | string)[]>>
-  /** Of a hierarchical model: how many groups the tier is expected to have. */
-  groups?: number
-}
-
 interface Described {
   description: ModelDescription
   tiers: TierLabels

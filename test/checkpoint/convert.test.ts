@@ -161,8 +161,8 @@ t.test('tiers by lists, by layers, by measured use', async (t) => {
     [
       {
         tiers: [
-          { name: 'x', placement: 'hot', experts: { ids: [7, 0] } },
-          { name: 'y', placement: 'archive', experts: { layers: new Map([[1, [1, 2]]]) } },
+          { name: 'x', placement: 'hot', experts: [7, 0] },
+          { name: 'y', placement: 'archive', experts: { '1': [1, 2] } },
           { name: 'z', placement: 'cold', budget: 4096, experts: 'rest' }
         ]
       },
@@ -234,7 +234,7 @@ t.test('other tiers from a checkpoint are those from the file; optimizer state g
     string
   ]
   const tiers = [
-    { name: 'b', placement: 'hot' as const, experts: { ids: [3, 1] } },
+    { name: 'b', placement: 'hot' as const, experts: [3, 1] },
     { name: 'c', placement: 'cold' as const, experts: 'rest' as const }
   ]
   await convertModel({ from, to: first })

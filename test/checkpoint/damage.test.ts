@@ -351,7 +351,7 @@ t.test('a manifest that another program wrote', async (t) => {
 t.test('files that only the archive has', async (t) => {
   const to = join(folder, 'archived')
   const tiers = [
-    { name: 'here', placement: 'warm' as const, experts: { ids: [0, 1] } },
+    { name: 'here', placement: 'warm' as const, experts: [0, 1] },
     { name: 'away', placement: 'archive' as const, experts: 'rest' as const }
   ]
   await convertModel({ from: source, to, tiers })

@@ -25,7 +25,7 @@ await convertModel({
   from: source,
   to: sound,
   tiers: [
-    { name: 'near', placement: 'hot', experts: { ids: [1, 2] } },
+    { name: 'near', placement: 'hot', experts: [1, 2] },
     { name: 'far', placement: 'cold', experts: 'rest' }
   ]
 })

@@ -2,7 +2,7 @@
 import { rmSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { convertModel, createEngine, type PhaseEvent, type TierSpec } from 'tiered-moe'
+import { convertModel, createEngine, type PhaseEvent, type TierConfig } from 'tiered-moe'
 import { edit, embedded, flip, manifestOf, smallModel } from './checkpoints.js'
 
 const tokens = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 250)
@@ -28,8 +28,8 @@ async function leastMemory(model: string): Promise<number> {
   return error.details.resourceInfo.required
 }
 
-const half: TierSpec[] = [
-  { name: 'near', placement: 'hot', experts: { ids: [0, 3] } },
+const half: TierConfig[] = [
+  { name: 'near', placement: 'hot', experts: [0, 3] },
   { name: 'far', placement: 'cold', experts: 'rest' }
 ]
 
