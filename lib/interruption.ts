@@ -9,6 +9,7 @@ import type { NativeCancel } from './native.js'
 
 export class Interruption {
   readonly #cancel: NativeCancel
+  readonly #abort = new AbortController()
   readonly #stopWatching: () => void
   #reason: unknown
   #onInterrupt: () => void = () => {}
@@ -40,7 +41,13 @@ export class Interruption {
   interrupt(reason: unknown): void {
     this.#reason ??= reason
     this.#cancel.cancel()
+    this.#abort.abort()
     this.#onInterrupt()
+  }
+
+  /** Aborts with the native call, for what is waited for beside it. */
+  get signal(): AbortSignal {
+    return this.#abort.signal
   }
 
   /** Throws the reason once there is one. */

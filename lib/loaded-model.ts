@@ -1,5 +1,6 @@
 /** One loaded model: its weights, its tokenizer and its scheduler. */
 import { randomUUID } from 'node:crypto'
+import type { ExpertArchive } from './archive/expert-archive.js'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
@@ -47,6 +48,8 @@ export interface LoadedModelOptions {
   /** Ends the watch over the memory that its experts take. */
   stopGuard?: (() => void) | undefined
   starvation?: StarvationOptions | undefined
+  /** Of a checkpoint whose archive tiers are not all here. */
+  archive?: ExpertArchive | undefined
   onFatal(error: unknown): void
   deadlines: Deadlines
   /** Throws where a request that was made earlier may not begin now. */
@@ -147,6 +150,7 @@ export class LoadedModel {
     this.#scheduler = new Scheduler({
       model: options.native,
       maxBatchTokens: options.maxBatchTokens,
+      archive: options.archive,
       createCancel: () => options.addon.createCancel(),
       onStep: (members, items, ms) => {
         pacing.stepped(members, items, ms)
@@ -262,7 +266,7 @@ export class LoadedModel {
    * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection, deadlines } = this.#options
+    const { addon, contextLength, id, vocab, native, selection, deadlines, archive } = this.#options
     const { logits } = request
     this.#checkTokens('forward', 'tokens', tokens)
     if (tokens.length > contextLength) {
@@ -278,9 +282,10 @@ export class LoadedModel {
     const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
     const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
-    const done = this.#forward(tokens, logits, out, replay, interruption, (item) =>
-      native.step([enabled ? { ...item, enabled } : item], cancel)
-    )
+    const done = this.#forward(tokens, logits, out, replay, interruption, (item) => {
+      const step = () => native.step([enabled ? { ...item, enabled } : item], cancel)
+      return archive ? archive.run(step, interruption.signal) : step()
+    })
     this.#forwards.set(interruption, done)
     try {
       await interruption.settled(done, deadlines)
@@ -309,6 +314,7 @@ export class LoadedModel {
     for (const [interruption] of running) interruption.interrupt(this.#closed)
     await this.#scheduler.close(makeError)
     await Promise.allSettled(running.map(([, done]) => done))
+    await this.#options.archive?.close()
     await this.#options.native.dispose()
   }
 

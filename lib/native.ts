@@ -155,9 +155,12 @@ export interface NativeModel {
   setExpertBudget(bytes: number): Promise<void>
   /** [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first). RESOURCE_BUDGET_TOO_SMALL. */
   placeExperts(placement: Uint8Array): Promise<void>
+  /** The blob of an expert that is in the archive is the file at `path` from now on; gone again, it is to be brought again. Between steps or during one. */
+  bringExpert(layer: number, expert: number, path: string): void
   createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
+   * EXPERT_UNAVAILABLE {layer, expert, experts?, archived} where experts are to be brought first: `experts` has the ids of all of the layer.
    */
   step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
   /** Frees the weights after the work under way; resolves when that is done. Later calls throw MODEL_NOT_LOADED. */
@@ -172,7 +175,7 @@ export interface ExpertBlobs {
   files: string[]
   /** Per layer: weight types of gate, up and down. */
   types: [DType, DType, DType][]
-  /** [layers][experts]: index into `files`, bytes from its begin (a multiple of 4096), checksum of the blob. */
+  /** [layers][experts]: index into `files` (0xffffffff: in no file until `bringExpert`), bytes from its begin (a multiple of 4096), checksum of the blob. */
   fileIndex: Uint32Array
   offset: Float64Array
   crc32c: Uint32Array

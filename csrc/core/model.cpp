@@ -84,7 +84,10 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
             done = before + experts * model->slot_bytes_;
             if (progress) progress({"experts", index - 1, count, done, total});
         };
-        return model->store_->preload(arrived, cancel);
+        TMOE_RETURN_IF_ERROR(model->store_->preload(arrived, cancel));
+        index = first + preloads;  // what is in an archive is not waited for
+        done = before + preloads * model->slot_bytes_;
+        return {};
     };
     TensorLoader loader(backend, file, cancel);
     bool filled = !model->store_;

@@ -157,6 +157,8 @@ class Model {
     Status set_expert_budget(uint64_t bytes);
     /** [layers][experts]: see Placement. */
     Status place_experts(const uint8_t* placement);
+    /** An archived expert's blob is the file at `path` from now on. Any thread. VALIDATION_ERROR. */
+    Status bring_expert(uint32_t layer, uint32_t expert, const std::string& path);
     uint64_t arena_bytes() const { return arena_bytes_; }
     size_t kv_bytes_per_token(KvType type) const;
     const RoutingShape& routing() const { return routing_; }

@@ -15,7 +15,7 @@ Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every exp
 
 Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options) {
     const ExpertBlobs& blobs = options.blobs;
-    const bool has_blobs = !blobs.files.empty();
+    const bool has_blobs = !blobs.places.empty();
     if (routed_.empty()) return Status(StatusCode::VALIDATION_ERROR, "a model without experts needs no budget for them");
     if (has_blobs && (blobs.types.size() != routed_.size() || blobs.places.size() != routed_.size())) {
         return Status(StatusCode::VALIDATION_ERROR, format("the checkpoint has blobs for %zu layers, the model has %zu with experts", blobs.places.size(), routed_.size()));
@@ -101,6 +101,15 @@ Status Model::place_experts(const uint8_t* placement) {
     }
     // What comes back is read ahead of its use, as far as it finds slots that nothing better has.
     for (size_t layer = 0; layer < promoted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), promoted[layer]);
+    return {};
+}
+
+Status Model::bring_expert(uint32_t layer, uint32_t expert, const std::string& path) {
+    if (!store_) return no_store();
+    if (layer >= routing_.layers || expert >= routing_.experts) {
+        return Status(StatusCode::VALIDATION_ERROR, format("there is no expert %u in layer %u", expert, layer)).with("argument", "expert");
+    }
+    store_->bring(layer, expert, path);
     return {};
 }
 

@@ -145,6 +145,17 @@ Status expert_use(Call& call, napi_value& result) {
     return {};
 }
 
+Status bring_expert(Call& call, napi_value&) {
+    ModelHandle* handle = nullptr;
+    int64_t layer = 0, expert = 0;
+    std::string path;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "layer", 0, INT32_MAX, layer));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "expert", 0, INT32_MAX, expert));
+    TMOE_RETURN_IF_ERROR(read_text(call.env, call.args[2], "path", path));
+    return handle->model->bring_expert(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), path);
+}
+
 Status check_enabled(Call& call, napi_value&) {
     ModelHandle* handle = nullptr;
     ArrayView mask;
@@ -215,6 +226,7 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"setExpertBudget", promising<set_expert_budget>, nullptr},
                             {"placeExperts", promising<place_experts>, nullptr},
                             {"expertUse", throwing<expert_use>, nullptr},
+                            {"bringExpert", throwing<bring_expert>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},
                             {"dispose", promising<dispose_model>, nullptr}};

@@ -78,7 +78,7 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
     TMOE_RETURN_IF_ERROR(require_object(env, blobs, path));
     TMOE_RETURN_IF_ERROR(read_property(env, blobs, "files", files));
     TMOE_RETURN_IF_ERROR(read_array(env, files, path + ".files", count));
-    if (count == 0 || count > kMostFiles) return invalid_argument(env, path + ".files", format("1 to %u paths", kMostFiles), files);
+    if (count > kMostFiles) return invalid_argument(env, path + ".files", format("at most %u paths", kMostFiles), files);
     out.files.resize(count);
     for (uint32_t i = 0; i < count; i++) {
         TMOE_RETURN_IF_ERROR(read_element(env, files, i, file));
@@ -99,7 +99,7 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
     for (size_t i = 0; i < layers * experts; i++) {
         const double offset = views[1].as<double>()[i];
         const uint32_t index = views[0].as<uint32_t>()[i];
-        if (index >= count || !(offset >= 0 && offset <= static_cast<double>(kMostBytes)) || std::fmod(offset, double{kBlobAlignment}) != 0) {
+        if ((index >= count && index != kInArchive) || !(offset >= 0 && offset <= static_cast<double>(kMostBytes)) || std::fmod(offset, double{kBlobAlignment}) != 0) {
             return Status(StatusCode::VALIDATION_ERROR, format("%s: expert %zu of layer %zu has no valid place (file %u, offset %g)", path.c_str(), i % experts, i / experts, index, offset))
                 .with("argument", path);
         }

@@ -165,7 +165,10 @@ function checkTopology(manifest: Manifest, folder: string, hser: HserSizes): voi
   }
 }
 
-function blobTable(manifest: Manifest, paths: readonly string[]): ExpertBlobs {
+/** The place of what is in no local file: the native side's kInArchive. */
+const inArchive = 0xffffffff
+
+function blobTable(manifest: Manifest, paths: readonly string[], absent: readonly ManifestShard[]): ExpertBlobs {
   const { layers, experts } = manifest.model
   const table: ExpertBlobs = {
     files: [],
@@ -175,8 +178,9 @@ function blobTable(manifest: Manifest, paths: readonly string[]): ExpertBlobs {
     crc32c: new Uint32Array(layers * experts)
   }
   const indexOf = new Map<number, number>()
-  manifest.shards.forEach(({ kind }, shard) => {
-    if (kind !== 'experts') return
+  const archived = new Set(absent.map(({ path }) => path))
+  manifest.shards.forEach(({ kind, path }, shard) => {
+    if (kind !== 'experts' || archived.has(path)) return
     indexOf.set(shard, table.files.length)
     table.files.push(paths[shard]!)
   })
@@ -184,7 +188,7 @@ function blobTable(manifest: Manifest, paths: readonly string[]): ExpertBlobs {
     table.types[layer] = [gate.type as DType, up.type as DType, down.type as DType]
     for (const { expert, shard, offset, crc32c } of entries) {
       const at = layer * experts + expert
-      table.fileIndex[at] = indexOf.get(shard)!
+      table.fileIndex[at] = indexOf.get(shard) ?? inArchive
       table.offset[at] = offset
       table.crc32c[at] = Number.parseInt(crc32c, 16)
     }
@@ -238,7 +242,7 @@ export async function openCheckpoint(
       file,
       base,
       description,
-      blobs: blobTable(manifest, paths),
+      blobs: blobTable(manifest, paths, absent),
       tiers: tierLabels(manifest),
       absent
     }

@@ -20,8 +20,13 @@ export async function journalLoad(
   if (!ledger.journal) return
   const { path } = load
   // Another process may begin in another folder.
-  const { tiers } = given
-  const options = typeof tiers === 'string' ? { ...given, tiers: resolve(tiers) } : given
+  const { tiers, archive } = given
+  const options = {
+    ...given,
+    ...(typeof tiers === 'string' && { tiers: resolve(tiers) }),
+    // Secrets are not written down.
+    ...(archive && { archive: { ...archive, headers: {}, coldFolder: resolve(archive.coldFolder) } })
+  }
   try {
     ledger.modelLoaded({ ...load, identity: await identify(path), options, tiersSha256: hashOf(labels) })
   } catch (cause) {

@@ -1,5 +1,7 @@
 /** Loads one model, phase by phase: from a path to a LoadedModel, or to nothing held and a typed error. */
 
+import { Archive } from '../archive/archive.js'
+import { ExpertArchive } from '../archive/expert-archive.js'
 import type { ExpertMemory } from '../expert-budget.js'
 import { planExperts } from '../expert-budget.js'
 import type { CallOptions } from '../generation/options.js'
@@ -15,6 +17,7 @@ import { TierSelection } from '../tiers/selection.js'
 import { type Steering, steer } from '../tiers/steering.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
+import { tellArchive } from './archive-events.js'
 import { journalLoad } from './journal-load.js'
 import type { OpenModel } from './open-model.js'
 import { openModel } from './open-model.js'
@@ -79,10 +82,15 @@ export class ModelLoad {
     }
     const phases = new Phases(report, () => this.interruption.check(), model, span)
     let opened: OpenModel | undefined
+    let archive: Archive | undefined
     try {
       const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
-        const open = await openModel(addon, path, this.#cancel, this.#request.verifyOnLoad)
+        const open = await openModel(addon, path, this.#cancel, {
+          verify: this.#request.verifyOnLoad,
+          archive: this.#request.archive !== undefined
+        })
         opened = open
+        archive = await this.#openArchive(open)
         this.interruption.check()
         const { tiers } = this.#request
         if (tiers !== undefined) open.tiers = await configureTiers(tiers, open)
@@ -123,6 +131,7 @@ export class ModelLoad {
         steering,
         stopGuard: this.#guard(model, native, memory),
         starvation: this.#request.starvation,
+        archive: archive && new ExpertArchive(archive, native, open.checkpoint!.manifest, open.checkpoint!.absent),
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
         openLog: (...request) => ledger.open(...request)
       })
@@ -131,10 +140,22 @@ export class ModelLoad {
       span.end(error)
       metrics.loads.add(1, { outcome: 'failed' })
       this.#parts.reserve.giveBack(model)
+      await archive?.close()
       throw error
     } finally {
       opened?.file.close()
     }
+  }
+
+  /** The archive of a checkpoint whose files are not all here. VALIDATION_ERROR for another kind of model, the errors of Archive.open. */
+  async #openArchive({ checkpoint }: OpenModel): Promise<Archive | undefined> {
+    const { archive } = this.#request
+    if (!archive) return undefined
+    if (!checkpoint) throw validationError('loadModel', 'archive', archive.url, 'only with a tiered checkpoint')
+    if (checkpoint.absent.length === 0) return undefined
+    const { telemetry } = this.#parts
+    const model = this.#id
+    return Archive.open(archive, { onEvent: (event) => tellArchive(telemetry, model, event) })
   }
 
   /** One native call reads all tensors, in the order of the phases: which one it has reached follows from its progress. */

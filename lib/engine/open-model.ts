@@ -1,4 +1,5 @@
 /** Opens what a load is asked for, a GGUF file or the folder of a tiered checkpoint, into one shape. */
+import type { Checkpoint } from '../checkpoint/open.js'
 import { isCheckpoint, openCheckpoint } from '../checkpoint/open.js'
 import type { ModelDescription } from '../model/index.js'
 import { readModel } from '../model/index.js'
@@ -17,21 +18,25 @@ export interface OpenModel {
   ownTiers: boolean
   /** Where the experts are, if not in the file. */
   blobs?: ExpertBlobs
+  /** A checkpoint's manifest, and its files that are in the archive only. */
+  checkpoint?: Pick<Checkpoint, 'manifest' | 'absent'>
 }
 
 /**
  * MODEL_NOT_FOUND, FILE_READ_FAILED, the errors of readModel; of a folder those of openCheckpoint too. `verify`: every byte of a
- * checkpoint is compared first.
+ * checkpoint is compared first. `archive`: files of a checkpoint's archive tiers may be absent.
  */
 export async function openModel(
   addon: NativeAddon,
   path: string,
   cancel: NativeCancel,
-  verify = false
+  { verify = false, archive = false } = {}
 ): Promise<OpenModel> {
   if (await isCheckpoint(path)) {
-    const { base, file, description, tiers, blobs } = await openCheckpoint(addon, path, { cancel, verify })
-    return { file: base, tensors: file.tensors, description, tiers, ownTiers: true, blobs }
+    const opened = await openCheckpoint(addon, path, { cancel, verify, archive })
+    const { base, file, description, tiers, blobs, manifest, absent } = opened
+    const checkpoint = { manifest, absent }
+    return { file: base, tensors: file.tensors, description, tiers, ownTiers: true, blobs, checkpoint }
   }
   const file = await addon.openGguf(path)
   try {

@@ -1,5 +1,7 @@
 /** The options of the engine's own methods, checked at the border. */
 import { z } from 'zod'
+import type { ArchiveOptions } from '../archive/options.js'
+import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
 import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
@@ -127,6 +129,11 @@ export interface LoadModelRequest {
    * for experts, which are read when they are needed. Default: everything, or what is available where that does not fit.
    */
   memory?: number | string
+  /**
+   * Where the files of a checkpoint's archive tiers are: a tier of that placement then need not be in the local folder. Its experts are
+   * fetched when a token wants them, and kept in `coldFolder`. Default: every file has to be here.
+   */
+  archive?: ArchiveOptions
   /** Which experts stay where not all fit: least recently used first, least often, or a mix that follows what works (default). */
   cachePolicy?: CachePolicy
   /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
@@ -278,6 +285,7 @@ export const loadSchema = z.strictObject({
     .optional()
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
   memory: sizeOption.optional().describe(sizeAllowed),
+  archive: archiveSchema.optional(),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
   memoryPressure: z.enum(['demote', 'ignore']).default('demote').describe('demote or ignore'),

@@ -4,6 +4,7 @@
  * with changes no bit of it, so a step that one of them interrupts is simply run again for the others.
  */
 import { performance } from 'node:perf_hooks'
+import type { ArchiveSession, ExpertArchive } from '../archive/expert-archive.js'
 import { isEngineError } from '../errors/index.js'
 import type { NativeCancel, NativeModel, StepItem, StepResult } from '../native.js'
 import type { Generation } from './generation.js'
@@ -17,10 +18,20 @@ interface Running {
   done: Promise<void>
 }
 
+/** A generation whose next step needs experts of the archive. */
+interface Visit {
+  session: ArchiveSession
+  controller: AbortController
+  /** The fetch under way; undefined while the step is run again. */
+  fetching: Promise<void> | undefined
+}
+
 export interface SchedulerOptions {
   model: NativeModel
   maxBatchTokens: number
   createCancel(): NativeCancel
+  /** Has the experts that no local file has. */
+  archive?: ExpertArchive | undefined
   /** A step has been computed, in so many milliseconds; called before its results are handed out. */
   onStep?(members: readonly Generation[], items: readonly StepItem[], ms: number): void
   /** A failure that is fatal for the engine; the generations of the step have been told. */
@@ -31,6 +42,7 @@ export class Scheduler {
   readonly #options: SchedulerOptions
   /** Least recently served first. */
   readonly #members = new Set<Generation>()
+  readonly #visits = new Map<Generation, Visit>()
   #cancel: NativeCancel
   #interrupted = false
   #interruptions = 0
@@ -72,6 +84,7 @@ export class Scheduler {
    */
   async remove(generation: Generation, urgent: boolean): Promise<void> {
     this.#members.delete(generation)
+    this.#visits.get(generation)?.controller.abort()
     const running = this.#running
     const at = running ? running.members.indexOf(generation) : -1
     if (running && at >= 0) {
@@ -80,6 +93,7 @@ export class Scheduler {
       if (!others || ((urgent || long) && this.#interruptions < maxInterruptions)) this.#interrupt()
       await running.done
     }
+    if (this.#visits.has(generation)) await this.#leave(generation)
     generation.release()
   }
 
@@ -88,9 +102,11 @@ export class Scheduler {
     if (forGood) this.#closed ??= makeError
     const members = [...this.#members]
     this.#members.clear()
+    for (const { controller } of this.#visits.values()) controller.abort()
     if (this.#running) this.#interrupt()
     await this.#running?.done
     for (const member of members) {
+      if (this.#visits.has(member)) await this.#leave(member)
       member.release()
       member.fail(makeError(member))
     }
@@ -116,7 +132,7 @@ export class Scheduler {
 
   /** The next step, or undefined when nobody wants one. */
   #compose(): { members: Generation[]; items: StepItem[] } | undefined {
-    let wanting = [...this.#members].filter((member) => member.wanting)
+    let wanting = [...this.#members].filter((member) => member.wanting && !this.#visits.get(member)?.fetching)
     const alone = wanting.find((member) => member.isolated)
     if (alone) wanting = [alone]
     const members: Generation[] = []
@@ -173,6 +189,7 @@ export class Scheduler {
     for (const [i, member] of members.entries()) {
       if (!this.#members.has(member)) continue
       member.isolated = false
+      void this.#leave(member)
       const own = result.items[i]!
       if (own.error) {
         this.#drop(member, own.error)
@@ -198,12 +215,49 @@ export class Scheduler {
       for (const member of left) member.isolated = true
       return
     }
-    for (const member of left) this.#drop(member, failure)
+    for (const member of left) {
+      if (this.#options.archive?.mends(failure)) this.#visit(member, this.#options.archive, failure)
+      else this.#drop(member, failure)
+    }
     if (fatal) this.#options.onFatal(failure)
+  }
+
+  /** Fetches what a step of one generation failed for; the others are stepped meanwhile, and then it is again. */
+  #visit(member: Generation, archive: ExpertArchive, failure: unknown): void {
+    let visit = this.#visits.get(member)
+    if (!visit) {
+      visit = { session: archive.session(), controller: new AbortController(), fetching: undefined }
+      this.#visits.set(member, visit)
+    }
+    const { session, controller } = visit
+    // Alone again: another one's failure would make it wait once more.
+    member.isolated = true
+    const fetch = async (): Promise<void> => {
+      try {
+        await session.bring(failure, controller.signal)
+      } catch (error) {
+        // Whoever aborted it tells the consumer why.
+        if (this.#members.has(member)) this.#drop(member, error)
+      }
+    }
+    visit.fetching = fetch().finally(() => {
+      visit.fetching = undefined
+      this.wake()
+    })
+  }
+
+  /** A generation needs the archive no more, or has gone. */
+  async #leave(member: Generation): Promise<void> {
+    const visit = this.#visits.get(member)
+    if (!visit) return
+    this.#visits.delete(member)
+    await visit.fetching
+    visit.session.end()
   }
 
   #drop(member: Generation, error: unknown): void {
     this.#members.delete(member)
+    void this.#leave(member)
     member.release()
     member.fail(error)
   }

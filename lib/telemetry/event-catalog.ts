@@ -37,6 +37,9 @@ export const eventCatalog = {
     meaning: 'The TierSet of a model changed.',
     chained: ['model', 'tierSet', 'previous']
   },
+  archive_fetched: { level: 'debug', meaning: 'An expert came from the archive into the cold folder.' },
+  archive_failed: { level: 'warn', meaning: 'An expert could not be fetched from the archive.' },
+  archive_circuit: { level: 'warn', meaning: 'The circuit to the archive opened, closed, or is tried again.' },
   latency_budget_unmet: {
     level: 'warn',
     meaning: 'No TierSet is predicted to hold the latency budget of a request; the fastest is used.'

@@ -58,6 +58,7 @@ export class FakeModel implements NativeModel {
   expertTrace(): undefined {}
   async setExpertBudget(): Promise<void> {}
   async placeExperts(): Promise<void> {}
+  bringExpert(): void {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {
     const sequence = new FakeSequence(maxTokens)

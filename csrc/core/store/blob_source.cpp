@@ -1,5 +1,7 @@
 // Experts of a tiered checkpoint: blobs, read straight into their slots.
 #include <algorithm>
+#include <mutex>
+#include <unordered_map>
 
 #include "core/store/direct_file.h"
 #include "core/store/expert_source.h"
@@ -29,6 +31,13 @@ class BlobSource final : public ExpertSource {
         const BlobPlace& place = places_[layer][expert];
         const ExpertLayout& layout = layouts_[layer];
         const size_t begin = std::min(layout.bytes, piece * piece_bytes(layout)), bytes = std::min(piece_bytes(layout), layout.bytes - begin);
+        if (place.file == kInArchive) {
+            std::shared_ptr<DirectFile> file;
+            const std::string path = brought_path(layer, expert);
+            if (!path.empty() && DirectFile::open(path, file).ok()) return file->read(begin, blob + begin, bytes, bytes);
+            lose(layer, expert, path);
+            return in_archive(layer, expert);
+        }
         return files_[place.file]->read(place.offset + begin, blob + begin, bytes, bytes);
     }
 
@@ -36,8 +45,9 @@ class BlobSource final : public ExpertSource {
         const BlobPlace& place = places_[layer][expert];
         const uint32_t actual = crc32c(blob, layouts_[layer].bytes);
         if (actual == place.crc32c) return {};
-        const std::string& path = files_[place.file]->path();
-        return Status(StatusCode::EXPERT_CORRUPTED,
+        const bool archived = place.file == kInArchive;
+        const std::string path = archived ? brought_path(layer, expert) : files_[place.file]->path();
+        Status status = Status(StatusCode::EXPERT_CORRUPTED,
                       path + format(": expert %u of layer %u, at byte %llu, has the checksum %08x and not %08x", expert, layer,
                                     static_cast<unsigned long long>(place.offset), actual, place.crc32c))
             .with("layer", layer)
@@ -46,9 +56,45 @@ class BlobSource final : public ExpertSource {
             .with("offset", static_cast<double>(place.offset))
             .with("expected", format("%08x", place.crc32c))
             .with("actual", format("%08x", actual));
+        return archived ? std::move(status).with("archived", 1) : status;
+    }
+
+    bool local(uint32_t layer, uint32_t expert) const override {
+        return places_[layer][expert].file != kInArchive || !brought_path(layer, expert).empty();
+    }
+
+    void bring(uint32_t layer, uint32_t expert, const std::string& path) override {
+        std::lock_guard<std::mutex> lock(mutex_);
+        brought_[key(layer, expert)] = path;
     }
 
   private:
+    static uint64_t key(uint32_t layer, uint32_t expert) { return uint64_t{layer} << 32 | expert; }
+
+    /** Empty while the blob is in the archive only. */
+    std::string brought_path(uint32_t layer, uint32_t expert) const {
+        std::lock_guard<std::mutex> lock(mutex_);
+        const auto at = brought_.find(key(layer, expert));
+        return at == brought_.end() ? std::string() : at->second;
+    }
+
+    /** The file at `path` has gone; another one may have been brought meanwhile. */
+    void lose(uint32_t layer, uint32_t expert, const std::string& path) const {
+        std::lock_guard<std::mutex> lock(mutex_);
+        const auto at = brought_.find(key(layer, expert));
+        if (at != brought_.end() && at->second == path) brought_.erase(at);
+    }
+
+    /** What was brought has gone (its folder has made room): it is to be brought again. */
+    Status in_archive(uint32_t layer, uint32_t expert) const {
+        return Status(StatusCode::EXPERT_UNAVAILABLE, format("expert %u of layer %u is in the archive", expert, layer))
+            .with("layer", layer)
+            .with("expert", expert)
+            .with("archived", 1);
+    }
+
+    mutable std::mutex mutex_;
+    mutable std::unordered_map<uint64_t, std::string> brought_;
     std::vector<std::shared_ptr<DirectFile>> files_;
     std::vector<std::vector<BlobPlace>> places_;
     std::vector<ExpertLayout> layouts_;
@@ -75,6 +121,7 @@ Status open_blob_source(const std::vector<std::string>& files, std::vector<std::
     for (size_t layer = 0; layer < places.size(); layer++) {
         for (size_t expert = 0; expert < places[layer].size(); expert++) {
             const BlobPlace& place = places[layer][expert];
+            if (place.file == kInArchive) continue;
             if (place.file >= opened.size()) {
                 return Status(StatusCode::VALIDATION_ERROR, format("expert %zu of layer %zu is in file %u of %zu", expert, layer, place.file, opened.size()));
             }

@@ -34,6 +34,11 @@ class ExpertSource {
     virtual Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel) const = 0;
     /** Called once, when every piece is there: checks what there is to check. EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}. */
     virtual Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const = 0;
+
+    /** False where the bytes are in an archive and nobody has brought them: there is nothing to read. */
+    virtual bool local(uint32_t, uint32_t) const { return true; }
+    /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
+    virtual void bring(uint32_t, uint32_t, const std::string&) {}
 };
 
 /** The tensors of one layer's experts in a GGUF file. */
@@ -46,15 +51,19 @@ struct GgufExperts {
 Status open_gguf_source(std::shared_ptr<GgufFile> file, std::vector<GgufExperts> layers, std::vector<ExpertLayout> layouts,
                         std::shared_ptr<ExpertSource>& out);
 
+/** The place of a blob that is in no local file until it is brought. */
+inline constexpr uint32_t kInArchive = UINT32_MAX;
+
 /** One blob on disk. */
 struct BlobPlace {
-    uint32_t file = 0;       ///< index into BlobSource's files
+    uint32_t file = 0;       ///< index into BlobSource's files, or kInArchive
     uint64_t offset = 0;     ///< a multiple of kBlobAlignment
     uint32_t crc32c = 0;     ///< of the blob's layout.bytes
 };
 /**
  * Experts of a tiered checkpoint: places[layer][expert]. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert,
- * offset} where a file is too short for a blob.
+ * offset} where a file is too short for a blob. Archived ones fail with EXPERT_UNAVAILABLE {layer, expert, archived} until they are brought,
+ * and when their file has gone since.
  */
 Status open_blob_source(const std::vector<std::string>& files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts,
                         std::shared_ptr<ExpertSource>& out);

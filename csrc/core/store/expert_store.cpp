@@ -37,6 +37,8 @@ class Store final : public ExpertStore {
     Status set_budget(uint64_t bytes) override;
     void close() override { residents_.close(); }
 
+    bool local(uint32_t layer, uint32_t expert) const override { return source_->local(layer, expert); }
+    void bring(uint32_t layer, uint32_t expert, const std::string& path) override { source_->bring(layer, expert, path); }
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
     StoreCounts counts() const override;
     std::vector<CacheCounts> layer_counts() const override;
@@ -69,6 +71,13 @@ class Store final : public ExpertStore {
     uint32_t entry_of(uint32_t layer, uint32_t expert) const { return static_cast<uint32_t>(layer * options_.experts + expert); }
     size_t slots_for(uint64_t bytes) const { return std::min<size_t>(residents_.capacity(), bytes / residents_.slot_bytes()); }
     Status check_budget(uint64_t bytes, size_t pinned) const;
+    Status check_local(uint32_t layer) const;
+    /** Nothing of it is in memory or on the way there, and there is no file to read. */
+    bool out_of_reach(uint32_t entry) const {
+        const Residency state = residents_.state(entry);
+        if (state == Residency::Resident || state == Residency::Loading) return false;
+        return !source_->local(static_cast<uint32_t>(entry / options_.experts), static_cast<uint32_t>(entry % options_.experts));
+    }
 
     void add_part(size_t index);
     void abandon(uint32_t entry);
@@ -76,6 +85,7 @@ class Store final : public ExpertStore {
     void publish();
 
     StoreOptions options_;
+    std::shared_ptr<ExpertSource> source_;
     Residents residents_;
     std::unique_ptr<ExpertCache> cache_;
     std::unique_ptr<WaveSchedule> schedule_;
@@ -97,6 +107,7 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     if (options_.layouts.empty() || options_.experts == 0 || options_.workers == 0 || options_.io_threads == 0) {
         return Status(StatusCode::VALIDATION_ERROR, "an expert store has layers, experts, workers and threads");
     }
+    source_ = source;
     TMOE_RETURN_IF_ERROR(residents_.start(options_, std::move(source)));
     TMOE_RETURN_IF_ERROR(check_budget(options_.budget_bytes, 0));
     CacheOptions cache;
@@ -125,6 +136,25 @@ Status Store::check_budget(uint64_t bytes, size_t pinned) const {
         .with("slotBytes", static_cast<double>(slot));
 }
 
+/** Experts that are in the archive are told before anything is decided: the step is to be taken again when they have come. */
+Status Store::check_local(uint32_t layer) const {
+    std::string missing;
+    size_t count = 0;
+    double first = 0;
+    for (uint32_t entry : wanted_) {
+        if (!out_of_reach(entry)) continue;
+        const auto expert = static_cast<uint32_t>(entry % options_.experts);
+        if (count++ == 0) first = expert;
+        missing += (missing.empty() ? "" : ",") + std::to_string(expert);
+    }
+    if (count == 0) return {};
+    return Status(StatusCode::EXPERT_UNAVAILABLE, format("%zu experts of layer %u are in the archive: %s", count, layer, missing.c_str()))
+        .with("layer", layer)
+        .with("expert", first)
+        .with("experts", missing)
+        .with("archived", 1);
+}
+
 void Store::begin_step(const StepShape& shape) {
     if (in_layer_) end_layer();
     if (options_.trace) options_.trace->step(shape);
@@ -143,6 +173,7 @@ Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) 
         }
         wanted_.push_back(entry_of(layer, expert));
     }
+    TMOE_RETURN_IF_ERROR(check_local(layer));
     computed_ = 0;
     if (options_.trace) options_.trace->record(TraceKind::Layer, layer, wanted_);
     schedule_->begin(layer, wanted_);
@@ -248,7 +279,8 @@ void Store::prefetch(uint32_t layer, const std::vector<uint32_t>& experts) {
     Bookkeeping bookkeeping(*this);
     ahead_.clear();
     for (uint32_t expert : experts) {
-        if (layer < options_.layouts.size() && expert < options_.experts) ahead_.push_back(entry_of(layer, expert));
+        if (layer >= options_.layouts.size() || expert >= options_.experts || out_of_reach(entry_of(layer, expert))) continue;
+        ahead_.push_back(entry_of(layer, expert));
     }
     if (options_.trace) options_.trace->record(TraceKind::Prefetch, in_layer_ ? computed_ : kTraceAfterLayer, ahead_);
     for (uint32_t entry : ahead_) {
@@ -266,12 +298,12 @@ Status Store::preload(const std::function<void(size_t, size_t)>& progress, const
     std::vector<uint32_t> order;  // pinned experts first; then as many of every layer
     for (uint32_t entry = 0; entry < residents_.entries(); entry++) {
         if (cache_->slot_of(entry) >= 0) room--;
-        else if (cache_->pinned(entry)) order.push_back(entry);
+        else if (cache_->pinned(entry) && !out_of_reach(entry)) order.push_back(entry);
     }
     for (uint32_t expert = 0; expert < options_.experts; expert++) {
         for (uint32_t layer = 0; layer < options_.layouts.size(); layer++) {
             const uint32_t entry = entry_of(layer, expert);
-            if (cache_->slot_of(entry) < 0 && !cache_->pinned(entry)) order.push_back(entry);
+            if (cache_->slot_of(entry) < 0 && !cache_->pinned(entry) && !out_of_reach(entry)) order.push_back(entry);
         }
     }
     order.resize(std::min(room, order.size()));

@@ -59,6 +59,8 @@ class ExpertStore {
     /**
      * Begins the use of a layer's experts in this step: `experts` ascending, each once. Issues every read that has a slot at once.
      * Then `next` until it gives nothing more, then `end_layer` (also after an error or a cancellation: it releases every reference).
+     * EXPERT_UNAVAILABLE {layer, expert, experts, archived} before any decision where some are neither in memory nor in a local file:
+     * `experts` has the ids of all of them, with commas between.
      */
     virtual Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
     /**
@@ -77,7 +79,7 @@ class ExpertStore {
     /** Issues reads of experts that a later layer will probably want, most wanted first, behind every demand. Between begin_layer and end_layer too. */
     virtual void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
 
-    /** Reads every expert that fits, with `progress(done, count)` after each; call before the first step. First error; CANCELLED. */
+    /** Reads every expert that fits and is not in an archive, with `progress(done, count)` after each; call before the first step. First error; CANCELLED. */
     virtual Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) = 0;
 
     virtual Status pin(uint32_t layer, uint32_t expert, bool pinned) = 0;
@@ -92,6 +94,10 @@ class ExpertStore {
     virtual void close() = 0;
 
     // Any thread:
+    /** False where the expert's bytes are in an archive and nobody has brought them. */
+    virtual bool local(uint32_t layer, uint32_t expert) const = 0;
+    /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
+    virtual void bring(uint32_t layer, uint32_t expert, const std::string& path) = 0;
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
     virtual StoreCounts counts() const = 0;
     /** Per layer: uses, hits, misses. */

@@ -1,0 +1,17 @@
+/** What the archive does, as events of the engine. */
+import type { ArchiveEvent } from '../archive/archive.js'
+import type { Telemetry } from '../telemetry/telemetry.js'
+
+/** Retries and evictions are not told one by one. */
+export function tellArchive(telemetry: Telemetry, model: string, event: ArchiveEvent): void {
+  const { type, ...fields } = event
+  if (event.type === 'archive.fetched') {
+    telemetry.event('archive_fetched', `${event.bytes} bytes of ${event.file} came`, { model, ...fields })
+  } else if (event.type === 'archive.failed') {
+    const { file, offset, error } = event
+    const reason = error instanceof Error ? error.message : String(error)
+    telemetry.event('archive_failed', `an expert in ${file} could not be fetched`, { model, file, offset, reason })
+  } else if (event.type === 'archive.circuit') {
+    telemetry.event('archive_circuit', `the circuit to ${event.name} is ${event.next}`, { model, ...fields })
+  }
+}

@@ -1,0 +1,204 @@
+/** A model whose archive tier is on a real nginx and not here: the same text, what the cold folder keeps, and what fails without the server. */
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import t, { type Test } from 'tap'
+import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
+import { startFaultyProxy } from './faulty-proxy.js'
+import { nginxMissing, startNginx } from './nginx.js'
+import { temporaryFolder } from './setting.js'
+
+if (nginxMissing) {
+  t.plan(0, nginxMissing)
+  process.exit(0)
+}
+const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
+const home = t.testdir()
+const [whole, part] = [join(home, 'whole'), join(home, 'part')]
+const contextLength = 192
+const request = { model: 'tiny', prompt: 'ROMEO:', maxTokens: 40, seed: 4, ignoreEos: true }
+const tokens = Int32Array.from({ length: 75 }, (_, i) => (i * 37 + 11) % 200)
+const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
+const quick = {
+  retry: { attempts: 2, delaysMs: [1], jitterMs: 0 },
+  timeouts: { connectMs: 2000, firstByteMs: 2000, betweenBytesMs: 2000, totalMs: 20_000 },
+  breaker: { failureThreshold: 1000 }
+}
+
+const nginx = await startNginx()
+t.teardown(() => nginx.stop())
+let plain: Engine
+t.before(async () => {
+  const tiers = [
+    { name: 'core', placement: 'hot' as const, experts: { ids: Array.from({ length: 8 }, (_, i) => i) } },
+    { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
+  ]
+  await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: whole, tiers })
+  // The local folder has all but the archive's files, and the server has only those.
+  cpSync(whole, part, { recursive: true })
+  mkdirSync(join(nginx.files, 'experts'))
+  cpSync(join(whole, 'experts/rare'), join(nginx.files, 'experts/rare'), { recursive: true })
+  rmSync(join(part, 'experts/rare'), { recursive: true })
+  const served = readdirSync(join(nginx.files, 'experts'), { recursive: true, encoding: 'utf8' })
+  for (const path of ['', ...served]) {
+    const full = join(nginx.files, 'experts', path)
+    chmodSync(full, statSync(full).isDirectory() ? 0o755 : 0o644)
+  }
+  plain = await createEngine({ threads: 2, maxBatchTokens: 64 })
+  await plain.loadModel({ id: 'tiny', model: whole, contextLength })
+})
+t.teardown(() => plain.dispose())
+t.beforeEach(() => {
+  nginx.requests()
+})
+
+async function open(t: Test, coldFolder: string, load: LoadModelRequest = {}, archive = {}, url = nginx.url) {
+  const engine = await createEngine({ threads: 2, maxBatchTokens: 64 })
+  t.teardown(() => engine.dispose())
+  const options = { ...quick, url, coldFolder, ...archive }
+  await engine.loadModel({ id: 'tiny', model: part, contextLength, archive: options, ...load })
+  return engine
+}
+/** Memory in which so many of the 64 experts fit. */
+function memoryFor(experts: number): number {
+  const { base, arena, experts: all } = plain.listModels()[0]!.memory
+  return base + arena + experts * all.slot
+}
+const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => undefined,
+    (error) => (isEngineError(error) ? error.code : error)
+  )
+const coldFiles = (folder: string): string[] =>
+  readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.blob'))
+
+t.test('the same bits as from the whole model, and each blob is fetched once', async (t) => {
+  const expected = await plain.forward({ model: 'tiny', tokens, logits: 'all' })
+  const { text } = await plain.generate(request)
+  const perplexity = await plain.perplexity({ model: 'tiny', tokens })
+  const cold = temporaryFolder(t)
+  const first = await open(t, cold)
+  t.same(nginx.requests(), [], 'a load asks the server nothing')
+  t.equal((await first.generate(request)).text, text)
+  t.ok(bytes(await first.forward({ model: 'tiny', tokens, logits: 'all' })).equals(bytes(expected)))
+  t.same(await first.perplexity({ model: 'tiny', tokens }), perplexity)
+  const fetched = nginx.requests()
+  t.ok(fetched.length > 0 && fetched.every(({ status }) => status === 206))
+  t.equal(new Set(fetched.map(({ path, range }) => path + range)).size, fetched.length)
+  t.equal(coldFiles(cold).length, fetched.length)
+  await first.dispose()
+
+  const second = await open(t, cold, { memory: memoryFor(12) })
+  t.equal((await second.generate(request)).text, text)
+  t.ok(bytes(await second.forward({ model: 'tiny', tokens, logits: 'all' })).equals(bytes(expected)))
+  t.same(nginx.requests(), [], 'the cold folder survives a restart')
+})
+
+t.test('concurrent requests have the text that each has alone', async (t) => {
+  const prompts = ['ROMEO:', 'JULIET:', 'KING HENRY:', 'First Citizen:']
+  const expected = await Promise.all(prompts.map((prompt) => plain.generate({ ...request, prompt })))
+  const engine = await open(t, temporaryFolder(t), { memory: memoryFor(30) })
+  const found = await Promise.all(prompts.map((prompt) => engine.generate({ ...request, prompt })))
+  t.same(
+    found.map(({ text }) => text),
+    expected.map(({ text }) => text)
+  )
+})
+
+t.test('a cold folder with room for a few blobs: what was evicted is fetched again', async (t) => {
+  const { text } = await plain.generate(request)
+  const { slot } = plain.listModels()[0]!.memory.experts
+  const cold = temporaryFolder(t)
+  const engine = await open(t, cold, { memory: memoryFor(30), cachePolicy: 'lru' }, { coldBytes: 9 * slot })
+  t.equal((await engine.generate(request)).text, text)
+  const fetched = nginx.requests().map(({ path, range }) => path + range)
+  t.ok(new Set(fetched).size < fetched.length)
+  t.ok(coldFiles(cold).length <= 9)
+})
+
+t.test('a cold folder without room for a layer fails the request', async (t) => {
+  const { slot } = plain.listModels()[0]!.memory.experts
+  const engine = await open(t, temporaryFolder(t), {}, { coldBytes: slot })
+  t.equal(await codeOf(engine.forward({ model: 'tiny', tokens })), 'RESOURCE_BUDGET_TOO_SMALL')
+  t.ok((await engine.generate({ ...request, tierSet: 'core' })).text)
+})
+
+t.test('a damaged and a removed file of the cold folder are fetched again', async (t) => {
+  const { text } = await plain.generate(request)
+  const cold = temporaryFolder(t)
+  const first = await open(t, cold)
+  await first.generate(request)
+  await first.dispose()
+  const [damaged, ...others] = coldFiles(cold)
+  const engine = await open(t, cold)
+  const content = readFileSync(join(cold, damaged!))
+  content[1000]! ^= 4
+  writeFileSync(join(cold, damaged!), content)
+  for (const name of others) rmSync(join(cold, name))
+  nginx.requests()
+  t.equal((await engine.generate(request)).text, text)
+  t.equal(nginx.requests().length, others.length + 1)
+})
+
+t.test('without the archive tier the server is never asked', async (t) => {
+  const expected = await plain.generate({ ...request, tierSet: 'core' })
+  const engine = await open(t, temporaryFolder(t), { memory: memoryFor(12), prefetch: 'on' })
+  t.equal((await engine.generate({ ...request, tierSet: 'core' })).text, expected.text)
+  t.same(nginx.requests(), [])
+})
+
+t.test(
+  'the server is killed: what is cold is served, the rest fails with a typed error, the engine lives',
+  async (t) => {
+    const { text } = await plain.generate(request)
+    const short = { ...request, maxTokens: 1 }
+    const engine = await open(t, temporaryFolder(t), { memory: memoryFor(30), cachePolicy: 'lru' })
+    const first = await engine.generate(short)
+    await nginx.stop()
+    t.same((await engine.generate(short)).text, first.text)
+    const core = { ...request, tierSet: 'core' }
+    const expected = await plain.generate(core)
+    const [need, without] = await Promise.all([engine.generate(request).catch((error) => error), engine.generate(core)])
+    t.match(need, { code: 'NETWORK_PARTITION', details: { text: String } })
+    t.ok(text.startsWith(need.details.text), 'with what there was until then')
+    t.equal(without.text, expected.text, 'who does not need it goes on')
+    t.equal(await codeOf(engine.forward({ model: 'tiny', tokens })), 'NETWORK_PARTITION')
+    await nginx.start()
+    t.ok(
+      bytes(await engine.forward({ model: 'tiny', tokens })).equals(
+        bytes(await plain.forward({ model: 'tiny', tokens }))
+      )
+    )
+  }
+)
+
+t.test('a server that stalls: others go on, an abort and dispose end the wait', async (t) => {
+  const proxy = await startFaultyProxy(nginx.port)
+  t.teardown(() => proxy.close())
+  proxy.always = { kind: 'stall', after: 1000 }
+  const slow = { timeouts: { connectMs: 60_000, firstByteMs: 60_000, betweenBytesMs: 60_000, totalMs: 60_000 } }
+  const engine = await open(t, temporaryFolder(t), {}, slow, proxy.url)
+  const controller = new AbortController()
+  const { signal } = controller
+  const aborted = codeOf(engine.generate(request, { signal }))
+  const forward = codeOf(engine.forward({ model: 'tiny', tokens }, { signal }))
+  const core = { ...request, tierSet: 'core' }
+  t.equal((await engine.generate(core)).text, (await plain.generate(core)).text)
+  t.ok(proxy.connections > 0)
+  controller.abort()
+  t.equal(await aborted, 'CANCELLED')
+  t.equal(await forward, 'CANCELLED')
+  const disposed = codeOf(engine.generate(request))
+  while (proxy.connections < 2) await new Promise((resolve) => setTimeout(resolve, 5))
+  await engine.dispose()
+  t.equal(await disposed, 'ENGINE_DISPOSED')
+})
+
+t.test('where it is refused', async (t) => {
+  const engine = await createEngine({ threads: 1 })
+  t.teardown(() => engine.dispose())
+  t.equal(await codeOf(engine.loadModel({ model: part })), 'CHECKPOINT_INVALID')
+  const archive = { url: nginx.url, coldFolder: temporaryFolder(t) }
+  t.equal(await codeOf(engine.loadModel({ archive })), 'VALIDATION_ERROR')
+  t.equal(await codeOf(engine.loadModel({ model: part, archive: { url: 'ftp://x' } })), 'VALIDATION_ERROR')
+})
