@@ -1,5 +1,6 @@
 /** tiered-moe: Mixture-of-Experts models in Node. The kernel-level interface is `tiered-moe/kernels`. */
 
+export type { ArchiveOptions } from './archive/options.js'
 export type {
   ConvertModelRequest,
   ConvertProgress,

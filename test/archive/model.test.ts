@@ -109,7 +109,7 @@ t.test('a cold folder with room for a few blobs: what was evicted is fetched aga
   const { text } = await plain.generate(request)
   const { slot } = plain.listModels()[0]!.memory.experts
   const cold = temporaryFolder(t)
-  const engine = await open(t, cold, { memory: memoryFor(30), cachePolicy: 'lru' }, { coldBytes: 9 * slot })
+  const engine = await open(t, cold, { memory: memoryFor(55), cachePolicy: 'lru' }, { coldBytes: 9 * slot })
   t.equal((await engine.generate(request)).text, text)
   const fetched = nginx.requests().map(({ path, range }) => path + range)
   t.ok(new Set(fetched).size < fetched.length)
