@@ -294,6 +294,7 @@ void Store::prefetch(uint32_t layer, const std::vector<uint32_t>& experts) {
 
 Status Store::preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) {
     if (in_layer_) end_layer();
+    if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "reading the experts was cancelled");
     size_t room = cache_->slots();
     std::vector<uint32_t> order;  // pinned experts first; then as many of every layer
     for (uint32_t entry = 0; entry < residents_.entries(); entry++) {
