@@ -30,7 +30,7 @@ t.teardown(() => nginx.stop())
 let plain: Engine
 t.before(async () => {
   const tiers = [
-    { name: 'core', placement: 'hot' as const, experts: { ids: Array.from({ length: 8 }, (_, i) => i) } },
+    { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },
     { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
   ]
   await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: whole, tiers })
@@ -47,7 +47,7 @@ t.before(async () => {
   plain = await createEngine({ threads: 2, maxBatchTokens: 64 })
   await plain.loadModel({ id: 'tiny', model: whole, contextLength })
 })
-t.teardown(() => plain.dispose())
+t.teardown(() => plain?.dispose())
 t.beforeEach(() => {
   nginx.requests()
 })
