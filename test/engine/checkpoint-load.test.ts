@@ -18,7 +18,7 @@ t.before(async () => {
   plain = await createEngine({ threads: 2, maxBatchTokens: 64 })
   await plain.loadModel({ id: 'tiny', contextLength })
   const tiers = [
-    { name: 'core', placement: 'hot' as const, experts: { ids: Array.from({ length: 8 }, (_, i) => i) } },
+    { name: 'core', placement: 'hot' as const, experts: ['0-7'] },
     { name: 'rest', placement: 'cold' as const, experts: 'rest' as const }
   ]
   await convertModel({ from: source, to: folder, tiers })

@@ -12,7 +12,7 @@ const request = { model: 'tiny', prompt: 'ROMEO:', seed: 11, maxTokens: 40, igno
 
 t.before(async () => {
   const tiers = [
-    { name: 'core', placement: 'hot' as const, experts: { ids: Array.from({ length: 8 }, (_, i) => i) } },
+    { name: 'core', placement: 'hot' as const, experts: ['0-7'] },
     { name: 'rest', placement: 'cold' as const, experts: 'rest' as const }
   ]
   await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: checkpoint, tiers })
