@@ -38,8 +38,8 @@ const { values: options } = parseArgs({
   }
 })
 const full = options.full || options.model !== undefined
-const shape = full ? { preset: 'olmoe-1b-7b', type: 'Q4_0' } : { preset: 'olmoe-1b-7b', type: 'Q8_0', 'n-layer': 1 }
-const name = `olmoe-${full ? '1b-7b-q4_0' : '1-layer-q8_0'}${options.skewed ? '-skewed' : ''}.gguf`
+const shape = full ? { preset: 'olmoe-1b-7b', type: 'Q4_0' } : { preset: 'olmoe-1b-7b', type: 'Q8_0', 'n-layer': 2 }
+const name = `olmoe-${full ? '1b-7b-q4_0' : '2-layers-q8_0'}${options.skewed ? '-skewed' : ''}.gguf`
 const model =
   options.model ?? (await syntheticModel(name, { ...shape, ...(options.skewed ? { 'router-skew': 1 } : {}) }))
 if (!model) process.exit(0)
