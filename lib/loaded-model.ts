@@ -5,20 +5,19 @@ import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
 import type { Deadlines } from './generation/deadlines.js'
-import { requestTime } from './generation/deadlines.js'
+import type { ForwardOptions, ForwardResult } from './generation/forward.js'
+import { Forwards } from './generation/forward.js'
 import type { GenerationObserver } from './generation/generation.js'
 import { Generation } from './generation/generation.js'
 import { Generator } from './generation/generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
-import { copyTokens } from './generation/options.js'
+import { promptTokens } from './generation/prompt.js'
 import type { EarlierTokens, RequestLog } from './generation/request-log.js'
-import type { RoutingCapture } from './generation/routing.js'
-import { checkReplay, emptyCapture, sameKind, withRouting } from './generation/routing.js'
+import { checkReplay } from './generation/routing.js'
 import { Scheduler } from './generation/scheduler.js'
-import { Interruption } from './interruption.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
-import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel, StepItem } from './native.js'
+import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel } from './native.js'
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
@@ -109,29 +108,13 @@ export interface ExpertTrace extends Trace {
   truncated: boolean
 }
 
-/** What a forward call is asked for besides the tokens. */
-export interface ForwardOptions {
-  logits: 'last' | 'all'
-  captureRouting: boolean
-  /** Default: the active one. */
-  tierSet?: TierSetName | undefined
-  replayRouting?: RoutingCapture | undefined
-}
-
-export interface ForwardResult {
-  /** [vocab] of the last position, or [tokens, vocab]. */
-  logits: Float32Array
-  /** With `captureRouting` only: of all tokens. */
-  routing?: RoutingCapture
-}
-
 export class LoadedModel {
   readonly tokenizer: Tokenizer
   readonly #options: LoadedModelOptions
   readonly #scheduler: Scheduler
   readonly #pacing: Pacing<Generation>
   readonly #starvation: StarvationWatch | undefined
-  readonly #forwards = new Map<Interruption, Promise<unknown>>()
+  readonly #forwards: Forwards
   #closed: EngineError | undefined
 
   constructor(options: LoadedModelOptions) {
@@ -145,6 +128,7 @@ export class LoadedModel {
       tell('expert_starved', text, { ...expert, tokens, idleSteps })
     })
     this.#starvation = watch
+    this.#forwards = new Forwards(options)
     const pacing = new Pacing<Generation>(options.selection)
     this.#pacing = pacing
     this.#scheduler = new Scheduler({
@@ -222,7 +206,7 @@ export class LoadedModel {
   /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
   createGenerator(method: string, request: CheckedRequest, call: CallOptions, earlier?: EarlierTokens): Generator {
     const { openLog, native, contextLength, kvType, vocab, id, observe, selection } = this.#options
-    const prompt = this.#promptTokens(method, request)
+    const prompt = promptTokens(method, request, this.tokenizer, { model: id, vocab })
     if (prompt.length > contextLength) {
       const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
       throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: prompt.length, limit: contextLength })
@@ -266,84 +250,26 @@ export class LoadedModel {
    * Throws CONTEXT_LENGTH_EXCEEDED, RESOURCE_MEMORY_EXHAUSTED, RUNTIME_NAN_DETECTED, CANCELLED, INFERENCE_TIMEOUT.
    */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection, deadlines, archive } = this.#options
-    const { logits } = request
-    this.#checkTokens('forward', 'tokens', tokens)
-    if (tokens.length > contextLength) {
-      const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
-      throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
-    }
-    const { enabled } = selection.select(request).tierSet
-    const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
-    const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
-    if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
     if (this.#closed) throw this.#closed
-    const cancel = addon.createCancel()
-    const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
-    const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
-    const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
-    const done = this.#forward(tokens, logits, out, replay, interruption, (item) => {
-      const step = () => native.step([enabled ? { ...item, enabled } : item], cancel)
-      return archive ? archive.run(step, interruption.signal) : step()
-    })
-    this.#forwards.set(interruption, done)
-    try {
-      await interruption.settled(done, deadlines)
-      return out
-    } catch (error) {
-      throw interruption.explain(error)
-    } finally {
-      this.#forwards.delete(interruption)
-      interruption.end()
-    }
+    return this.#forwards.forward(tokens, request, call)
   }
 
   /** Ends every generation and forward call of this model with an error; the model stays. */
   async endRequests(error: unknown): Promise<void> {
-    const running = [...this.#forwards]
-    for (const [interruption] of running) interruption.interrupt(error)
+    const forwards = this.#forwards.end(error)
     await this.#scheduler.close(() => error, false)
-    await Promise.allSettled(running.map(([, done]) => done))
+    await forwards
   }
 
   /** Ends what runs with the error, waits until nothing does, and frees everything. */
   async close(makeError: () => EngineError): Promise<void> {
     this.#closed = makeError()
     this.#options.stopGuard?.()
-    const running = [...this.#forwards]
-    for (const [interruption] of running) interruption.interrupt(this.#closed)
+    const forwards = this.#forwards.end(this.#closed)
     await this.#scheduler.close(makeError)
-    await Promise.allSettled(running.map(([, done]) => done))
+    await forwards
     await this.#options.archive?.close()
     await this.#options.native.dispose()
-  }
-
-  async #forward(
-    tokens: Int32Array,
-    logits: 'last' | 'all',
-    out: ForwardResult,
-    replay: RoutingCapture | undefined,
-    interruption: Interruption,
-    step: (item: StepItem) => ReturnType<NativeModel['step']>
-  ): Promise<void> {
-    const { native, kvType, maxBatchTokens, vocab } = this.#options
-    interruption.check()
-    const sequence = native.createSequence({ kvType, maxTokens: tokens.length })
-    try {
-      for (let at = 0; at < tokens.length; at = sequence.length) {
-        interruption.check()
-        const chunk = tokens.subarray(at, at + sameKind(at, maxBatchTokens, replay))
-        const last = at + chunk.length === tokens.length
-        const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
-        if (logits === 'all') item.logitsOut = out.logits.subarray(at * vocab, (at + chunk.length) * vocab)
-        else if (last) item.logitsOut = out.logits
-        withRouting(item, at, replay, out.routing && captureFrom(out.routing, at, chunk.length))
-        const { items } = await step(item)
-        if (items[0]?.error) throw items[0].error
-      }
-    } finally {
-      sequence.dispose()
-    }
   }
 
   /** Tells where a request's latency budget cannot be held, and where it was not. */
@@ -359,64 +285,5 @@ export class LoadedModel {
       const text = `request ${requestId} took ${msPerToken.toFixed(1)} ms a token of ${budgetMs} allowed`
       tell('latency_budget_overrun', text, { ...fields, msPerToken, tokens })
     })
-  }
-
-  #promptTokens(method: string, request: CheckedRequest): Int32Array {
-    const { tokenizer } = this
-    if (request.stop.length > 0 && tokenizer.vocab === 0) {
-      throw createError('TOKENIZER_UNSUPPORTED', 'stop strings need a tokenizer, and the file of the model has none', {
-        model: this.#options.id
-      })
-    }
-    let tokens: ArrayLike<number> = request.promptTokens ?? []
-    let path = 'promptTokens'
-    if (request.prompt !== undefined) {
-      path = 'prompt'
-      tokens = tokenizer.encode(request.prompt, { parseSpecial: request.parseSpecial })
-    } else if (request.messages !== undefined) {
-      path = 'messages'
-      const text = tokenizer.applyChatTemplate(request.messages, { addGenerationPrompt: true })
-      // The template writes the special tokens itself.
-      tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true })
-    }
-    // Checked is the copy, which nobody can change any more.
-    const copy = copyTokens(tokens)
-    this.#checkTokens(method, path, copy)
-    return copy
-  }
-
-  #checkTokens(method: string, path: string, tokens: Int32Array): void {
-    const { vocab } = this.#options
-    if (tokens.length === 0) throw validationError(method, path, tokens, 'at least one token')
-    for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i]!
-      if (!(token >= 0 && token < vocab)) {
-        throw validationError(method, `${path}[${i}]`, token, `a token id from 0 to ${vocab - 1}`)
-      }
-    }
-  }
-}
-
-/** The part of a capture that a step of `count` tokens from a position on fills. */
-function captureFrom({ layers, k, ids, weights }: RoutingCapture, position: number, count: number): RoutingCapture {
-  const [from, to] = [position * layers * k, (position + count) * layers * k]
-  return { tokens: count, layers, k, ids: ids.subarray(from, to), weights: weights.subarray(from, to) }
-}
-
-/** Caller-owned memory for logits: `length` floats. */
-function allocateLogits(length: number): Float32Array {
-  try {
-    return new Float32Array(length)
-  } catch (cause) {
-    const required = length * Float32Array.BYTES_PER_ELEMENT
-    throw createError(
-      'RESOURCE_MEMORY_EXHAUSTED',
-      `the logits of all positions take ${required} bytes, more than one array can have here`,
-      {
-        resourceInfo: { required, available: 0, current: null, limit: null, unit: 'bytes' },
-        alternatives: ["logits: 'last'"]
-      },
-      { cause }
-    )
   }
 }

@@ -34,7 +34,7 @@ const sections = Object.entries(titles).map(([category, title]) => {
 
 const text = `# Errors
 
-Generated from \`lib/errors/catalog.ts\` by \`node scripts/docs-errors.mjs\`; a test compares the two.
+Generated from \`lib/errors/catalog/\` by \`node scripts/docs-errors.mjs\`; a test compares the two.
 
 Every failure is an \`EngineError\`. Match on \`code\`; the message is for people. All fields: \`code\`, \`category\`, \`severity\`, \`scope\`,
 \`retryable\`, \`logLevel\`, \`engineCode\`, \`jsonRpcCode\`, \`httpStatus\`, \`exitCode\`, \`message\`, \`details\` (always with \`suggestedAction\`) and
@@ -52,7 +52,7 @@ ${sections.join('\n\n')}
 
 if (process.argv.includes('--check')) {
   if (readFileSync(page, 'utf8') !== text) {
-    console.error('docs/errors.md is not what lib/errors/catalog.ts says: run `node scripts/docs-errors.mjs`')
+    console.error('docs/errors.md is not what lib/errors/catalog/ says: run `node scripts/docs-errors.mjs`')
     process.exitCode = 1
   }
 } else {

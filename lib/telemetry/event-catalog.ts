@@ -1,4 +1,4 @@
-/** The one list of events: what the engine says while it works, apart from errors, which errors/catalog.ts lists. */
+/** The one list of events: what the engine says while it works, apart from errors, which errors/catalog/ lists. */
 import type { EventLevel } from './logger.js'
 
 export interface EventEntry {

@@ -37,6 +37,12 @@ t.test('every column of every entry is sound', async (t) => {
   t.equal(new Set(Object.values(engineCodes)).size, Object.keys(engineCodes).length, 'one JSON-RPC code per name')
 })
 
+t.test('no code is in two areas', async (t) => {
+  const areas = readdirSync('lib/errors/catalog').map((name) => readFileSync(join('lib/errors/catalog', name), 'utf8'))
+  const listed = areas.flatMap((text) => [...text.matchAll(/^ {2}([A-Z_]+): \{$/gm)].map(([, code]) => code!))
+  t.same(listed.sort(), Object.keys(catalog).sort())
+})
+
 t.test('every code is raised by some test', async (t) => {
   const files = readdirSync('test', { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.test.ts'))
   const texts = files

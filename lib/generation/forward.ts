@@ -1,0 +1,145 @@
+/** Forward calls: the logits of given tokens, apart from the scheduler of generations. */
+import type { ExpertArchive } from '../archive/expert-archive.js'
+import { createError } from '../errors/index.js'
+import { Interruption } from '../interruption.js'
+import type { KvType, NativeAddon, NativeModel, StepItem } from '../native.js'
+import type { TierSelection } from '../tiers/selection.js'
+import type { TierSetName } from '../tiers/tier-sets.js'
+import type { Deadlines } from './deadlines.js'
+import { requestTime } from './deadlines.js'
+import type { CallOptions } from './options.js'
+import { checkTokens } from './prompt.js'
+import type { RoutingCapture } from './routing.js'
+import { checkReplay, emptyCapture, sameKind, withRouting } from './routing.js'
+
+/** What a forward call is asked for besides the tokens. */
+export interface ForwardOptions {
+  logits: 'last' | 'all'
+  captureRouting: boolean
+  /** Default: the active one. */
+  tierSet?: TierSetName | undefined
+  replayRouting?: RoutingCapture | undefined
+}
+
+export interface ForwardResult {
+  /** [vocab] of the last position, or [tokens, vocab]. */
+  logits: Float32Array
+  /** With `captureRouting` only: of all tokens. */
+  routing?: RoutingCapture
+}
+
+/** The model that forward calls run on. */
+export interface ForwardModel {
+  id: string
+  addon: Pick<NativeAddon, 'createCancel'>
+  native: NativeModel
+  vocab: number
+  /** Positions that one sequence may hold. */
+  contextLength: number
+  kvType: KvType
+  maxBatchTokens: number
+  selection: TierSelection
+  archive?: ExpertArchive | undefined
+  deadlines: Deadlines
+}
+
+export class Forwards {
+  readonly #model: ForwardModel
+  readonly #running = new Map<Interruption, Promise<unknown>>()
+
+  constructor(model: ForwardModel) {
+    this.#model = model
+  }
+
+  /** LoadedModel.forward, of a model that is not closed. */
+  async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
+    const { addon, contextLength, id, vocab, native, selection, deadlines, archive } = this.#model
+    const { logits } = request
+    checkTokens('forward', 'tokens', tokens, vocab)
+    if (tokens.length > contextLength) {
+      const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
+      throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
+    }
+    const { enabled } = selection.select(request).tierSet
+    const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
+    const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
+    if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
+    const cancel = addon.createCancel()
+    const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
+    const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
+    const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
+    const done = this.#run(tokens, logits, out, replay, interruption, (item) => {
+      const step = () => native.step([enabled ? { ...item, enabled } : item], cancel)
+      return archive ? archive.run(step, interruption.signal) : step()
+    })
+    this.#running.set(interruption, done)
+    try {
+      await interruption.settled(done, deadlines)
+      return out
+    } catch (error) {
+      throw interruption.explain(error)
+    } finally {
+      this.#running.delete(interruption)
+      interruption.end()
+    }
+  }
+
+  /** Interrupts all calls with the error at once; resolves when none runs. */
+  async end(error: unknown): Promise<void> {
+    const running = [...this.#running]
+    for (const [interruption] of running) interruption.interrupt(error)
+    await Promise.allSettled(running.map(([, done]) => done))
+  }
+
+  async #run(
+    tokens: Int32Array,
+    logits: 'last' | 'all',
+    out: ForwardResult,
+    replay: RoutingCapture | undefined,
+    interruption: Interruption,
+    step: (item: StepItem) => ReturnType<NativeModel['step']>
+  ): Promise<void> {
+    const { native, kvType, maxBatchTokens, vocab } = this.#model
+    interruption.check()
+    const sequence = native.createSequence({ kvType, maxTokens: tokens.length })
+    try {
+      for (let at = 0; at < tokens.length; at = sequence.length) {
+        interruption.check()
+        const chunk = tokens.subarray(at, at + sameKind(at, maxBatchTokens, replay))
+        const last = at + chunk.length === tokens.length
+        const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
+        if (logits === 'all') item.logitsOut = out.logits.subarray(at * vocab, (at + chunk.length) * vocab)
+        else if (last) item.logitsOut = out.logits
+        withRouting(item, at, replay, out.routing && captureFrom(out.routing, at, chunk.length))
+        const { items } = await step(item)
+        if (items[0]?.error) throw items[0].error
+      }
+    } finally {
+      sequence.dispose()
+    }
+  }
+}
+
+/** The part of a capture that a step of `count` tokens from a position on fills. */
+function captureFrom({ layers, k, ids, weights }: RoutingCapture, position: number, count: number): RoutingCapture {
+  const [from, to] = [position * layers * k, (position + count) * layers * k]
+  return { tokens: count, layers, k, ids: ids.subarray(from, to), weights: weights.subarray(from, to) }
+}
+
+/** Caller-owned memory for logits: `length` floats. */
+function allocateLogits(length: number): Float32Array {
+  try {
+    return new Float32Array(length)
+  } catch (cause) {
+    const required = length * Float32Array.BYTES_PER_ELEMENT
+    throw createError(
+      'RESOURCE_MEMORY_EXHAUSTED',
+      `the logits of all positions take ${required} bytes, more than one array can have here`,
+      {
+        resourceInfo: { required, available: 0, current: null, limit: null, unit: 'bytes' },
+        alternatives: ["logits: 'last'"]
+      },
+      { cause }
+    )
+  }
+}

@@ -1,0 +1,108 @@
+/** The expert store of a model: its options, its counts, and the replay of what was asked of it. */
+import type { DType } from './values.js'
+
+export type CachePolicy = 'lru' | 'lfu' | 'adaptive'
+export type Prefetch = 'off' | 'on' | 'auto'
+
+/** Where a tiered checkpoint keeps its experts. */
+export interface ExpertBlobs {
+  files: string[]
+  /** Per layer: weight types of gate, up and down. */
+  types: [DType, DType, DType][]
+  /** [layers][experts]: index into `files` (0xffffffff: in no file until `bringExpert`), bytes from its begin (a multiple of 4096), checksum of the blob. */
+  fileIndex: Uint32Array
+  offset: Float64Array
+  crc32c: Uint32Array
+}
+
+/** Experts under a budget instead of all in memory. */
+export interface ExpertOptions {
+  budgetBytes: number
+  /** KV pages beyond so many bytes take their memory from the experts. */
+  kvReserveBytes: number
+  policy: CachePolicy
+  ioThreads: number
+  /** Breaks ties of the policy, 32 bits. */
+  seed: number
+  prefetch: Prefetch
+  /** Experts in memory that each step compares with the checksum of what was read. Default 0. */
+  scrub?: number
+  /** Above 0: what is asked of the cache is recorded, up to about so many 32-bit words. Default 0. */
+  traceWords?: number
+  /** Not there: the experts are in the GGUF file. */
+  blobs?: ExpertBlobs
+}
+
+/** What one layer's experts did since the load. */
+export interface LayerStats {
+  /** (step, expert) demands, those that found the expert in memory or being read, and those that did not. */
+  uses: number
+  hits: number
+  misses: number
+  /** Demands that a prediction was made for; of these, those that it named, and those that were in memory or being read by then. */
+  predictable: number
+  predicted: number
+  present: number
+  /** Experts asked for ahead of their demand. */
+  prefetches: number
+  /** Whether experts are read ahead for this layer now. */
+  prefetching: boolean
+}
+
+/** Counts since the load. */
+export interface ExpertStats {
+  uses: number
+  hits: number
+  misses: number
+  /** Hits whose bytes were still being read. */
+  late: number
+  evictions: number
+  prefetches: number
+  waves: number
+  demandBytes: number
+  prefetchBytes: number
+  /** Of prefetched bytes: demanded before they were evicted, and evicted without. */
+  prefetchUsedBytes: number
+  prefetchWastedBytes: number
+  readErrors: number
+  /** Times that the KV cache or a lack of memory took memory from the experts. */
+  pressureEvents: number
+  waitMs: number
+  bookkeepingMs: number
+  residentBytes: number
+  budgetBytes: number
+  /** [layers][experts]: 0 absent, 1 being read, 2 in memory, 3 unavailable. */
+  residency: Uint8Array
+  layers: LayerStats[]
+}
+
+/** What was asked of an expert cache (docs/traces.md). */
+export interface NativeTrace {
+  layers: number
+  /** Per layer. */
+  experts: number
+  /** Of the cache that was recorded; 0 where there was none. */
+  slots: number
+  words: Uint32Array
+}
+
+/** `arc` and `optimum` (Belady's) are there to compare with; `mix` is one fixed mix of recency and frequency. */
+export type SimulatedPolicy = 'adaptive' | 'lru' | 'lfu' | 'mix' | 'arc' | 'optimum'
+
+export interface CacheCounts {
+  /** (step, layer, expert) demands. */
+  uses: number
+  hits: number
+  misses: number
+  evictions: number
+  /** Experts that were given a slot ahead of their use. */
+  prefetches: number
+  /** Groups of experts that were in memory together. */
+  waves: number
+}
+
+export interface CacheSimulation extends CacheCounts {
+  layers: CacheCounts[]
+  /** 4 words each: 0 hit, 1 miss, 2 prefetch or 3 lost by a smaller budget; entry; slot; the entry that was evicted, or 2^32 - 1. */
+  decisions?: Uint32Array
+}

@@ -1,0 +1,54 @@
+/** Files as the addon sees them: an open GGUF file, and those that a tiered checkpoint is made of. */
+import type { DType } from './values.js'
+
+export interface GgufTensorInfo {
+  name: string
+  /** Name of the type (`Q4_0`), or `type 37` where it is unknown. */
+  type: string
+  /** Innermost dimension first, as the file has it. */
+  shape: number[]
+  bytes: number
+}
+
+export type GgufMetadataValue = string | number | boolean | string[] | number[] | boolean[]
+
+/** An open GGUF file: its whole header, checked. Closed by `close` or by garbage collection. */
+export interface NativeGguf {
+  readonly path: string
+  readonly version: number
+  readonly fileBytes: number
+  readonly metadata: Record<string, GgufMetadataValue>
+  readonly tensors: GgufTensorInfo[]
+  close(): void
+}
+
+/** One matrix of an expert inside its blob. */
+export interface ExpertPart {
+  type: DType
+  rows: number
+  columns: number
+  /** From the blob's begin. */
+  offset: number
+  bytes: number
+}
+
+/** What an expert's blob looks like; `id` names the layout of the matrices. */
+export interface ExpertLayout {
+  id: string
+  gate: ExpertPart
+  up: ExpertPart
+  down: ExpertPart
+  bytes: number
+}
+
+/** A file of a tiered checkpoint, as it was written or found. SHA-256 in hexadecimal. */
+export interface ShardFile {
+  bytes: number
+  sha256: string
+}
+
+/** The same with the sums of its blobs, in order. */
+export interface ExpertsFile extends ShardFile {
+  crc32c: Uint32Array
+  blobSha256: string[]
+}

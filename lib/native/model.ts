@@ -1,0 +1,114 @@
+/** A loaded model: its steps, what goes into them and what comes out. */
+import type { CachePolicy, ExpertStats, NativeTrace } from './experts.js'
+import type { KvType, NativeCancel } from './values.js'
+
+export interface SamplingParams {
+  /** 0 = greedy. */
+  temperature: number
+  /** 0 = off. */
+  topK: number
+  /** 1 = off. */
+  topP: number
+  /** 0 = off. */
+  minP: number
+  /** 1 = off; applies to the tokens of `recent`. */
+  repetitionPenalty: number
+  seed: number
+  /** How many of the most likely tokens to report with their log probabilities, 0 to 20; -1 = no log probability at all. */
+  topLogprobs: number
+  /** Tokens that the repetition penalty looks back at. */
+  recent?: Int32Array
+  /** Tokens that may not be chosen (`ignoreEos`). */
+  banned?: Int32Array
+}
+
+export interface StepItem {
+  sequence: NativeSequence
+  /** Token ids that follow what the sequence holds. */
+  tokens: Int32Array
+  /** Which positions' logits to compute. */
+  logits: 'none' | 'last' | 'all'
+  /** Caller-owned, filled with `vocab` floats per position asked for. */
+  logitsOut?: Float32Array
+  /** Sample the next token from the last position (needs `logits` other than `none`). */
+  sampling?: SamplingParams
+  /** The request's TierSet, [layers][experts]: 0 = not to be used. All are, where it is not there. */
+  enabled?: Uint8Array
+  /** Caller-owned, filled with [tokens][layers][k] expert ids, best first, and (always together) their weights. */
+  captureIds?: Int32Array
+  captureWeights?: Float32Array
+  /** Replay: [tokens][layers][k], taken instead of what the router would choose. ROUTING_INVALID_EXPERT {token, slot, expertId, layer}. */
+  forcedIds?: Int32Array
+  forcedWeights?: Float32Array
+}
+
+/** What routing looks like: layers that route, experts in each, and experts of one token. */
+export interface RoutingShape {
+  layers: number
+  experts: number
+  k: number
+}
+
+/** Counts of each expert, [layers][experts], since the load. */
+export interface ExpertUse {
+  steps: number
+  /** Tokens that went to it. */
+  rows: Float64Array
+  /** The step that used it last, counted from 1; 0 = none did. */
+  lastStep: Float64Array
+}
+
+export interface StepItemResult {
+  /** The sampled id, or -1 where no sampling was asked for. */
+  token: number
+  logprob?: number
+  top?: { ids: Int32Array; logprobs: Float32Array }
+  /** Set where this sequence alone failed (non-finite values); its tokens are not kept, the others' are. */
+  error?: Error
+}
+
+export interface StepResult {
+  items: StepItemResult[]
+  /** Tokens in this step, and per expert layer the number of (token, expert) rows that expertMatmul computed. */
+  rows: number
+  expertRows: number
+}
+
+/** One sequence's KV cache. */
+export interface NativeSequence {
+  /** Positions held. */
+  readonly length: number
+  /** Forgets all positions from `length` on. */
+  truncate(length: number): void
+  dispose(): void
+}
+
+/** Weights in the kernels' layout, with the plan that runs them. */
+export interface NativeModel {
+  readonly weightBytes: number
+  /** Bytes of one position of a sequence's KV cache, per KV type. */
+  readonly kvBytesPerToken: Record<KvType, number>
+  readonly routing: RoutingShape
+  /** Throws ROUTING_TOO_FEW_EXPERTS {layer, enabled, k} where a mask [layers][experts] leaves a layer fewer experts than a token uses. */
+  checkEnabled(enabled: Uint8Array): void
+  /** How often each expert was used since the load. */
+  expertUse(): ExpertUse
+  /** Undefined where every expert stays in memory. */
+  expertStats(): ExpertStats | undefined
+  /** What was asked of the expert cache since the load; undefined where it is not recorded. */
+  expertTrace(): (NativeTrace & { policy: CachePolicy; seed: number; truncated: boolean }) | undefined
+  /** Another budget for experts, between two steps. RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
+  setExpertBudget(bytes: number): Promise<void>
+  /** [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first). RESOURCE_BUDGET_TOO_SMALL. */
+  placeExperts(placement: Uint8Array): Promise<void>
+  /** The blob of an expert that is in the archive is the file at `path` from now on; gone again, it is to be brought again. Between steps or during one. */
+  bringExpert(layer: number, expert: number, path: string): void
+  createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
+  /**
+   * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
+   * EXPERT_UNAVAILABLE {layer, expert, experts?, archived} where experts are to be brought first: `experts` has the ids of all of the layer.
+   */
+  step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
+  /** Frees the weights after the work under way; resolves when that is done. Later calls throw MODEL_NOT_LOADED. */
+  dispose(): Promise<void>
+}

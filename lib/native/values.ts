@@ -1,0 +1,35 @@
+/** What native calls have in common: names of instruction sets and of types, facts of the machine, progress. */
+
+/** Instruction sets that a kernel can be built for; `scalar` uses FMA instructions where the CPU has them. */
+export type Isa = 'scalar' | 'avx2' | 'avx512' | 'neon'
+/** Weight types, as GGUF names them. */
+export type DType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q6_K'
+export type KvType = 'f16' | 'f32'
+
+export interface CpuInfo {
+  model: string
+  /** Usable here, slowest first. */
+  isas: Isa[]
+  /** Features that were looked for, each found or not: fma, avx2, avx512vnni, ... */
+  features: Record<string, boolean>
+}
+
+export interface Counters {
+  liveBytes: number
+  liveHandles: number
+  openFiles: number
+  activeJobs: number
+}
+
+/** A flag that native work looks at between small pieces of it (well under a millisecond apart). */
+export interface NativeCancel {
+  cancel(): void
+}
+
+export interface LoadProgress {
+  tensor: string
+  index: number
+  count: number
+  bytesDone: number
+  bytesTotal: number
+}
