@@ -44,6 +44,7 @@ import type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
+import type { PlacementView } from './tiers/placement-view.js'
 import type { Steered } from './tiers/steering.js'
 import { validated, validationError } from './validation.js'
 
@@ -181,6 +182,12 @@ export class Engine implements AsyncDisposable {
   modelStats(model: string): ModelStats {
     checkOpen(this.#parts, 'modelStats')
     return this.#parts.models.get(validated(modelSchema, { model }, 'modelStats').model).stats()
+  }
+
+  /** Where every tier's experts are now, hot, warm, cold or archive, and each expert on demand (docs/placement.md). MODEL_NOT_LOADED. */
+  placement(model: string): PlacementView {
+    checkOpen(this.#parts, 'placement')
+    return this.#parts.models.get(validated(modelSchema, { model }, 'placement').model).placement()
   }
 
   /**

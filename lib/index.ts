@@ -70,6 +70,15 @@ export type { EventLevel, Logger } from './telemetry/logger.js'
 export type { MetricFamily, MetricSample, MetricType } from './telemetry/metrics.js'
 export type { ErrorContext } from './telemetry/telemetry.js'
 export type { Tier } from './tiers/model-tiers.js'
+export type {
+  ExpertCount,
+  ExpertPlacement,
+  ExpertResidency,
+  PlacementCounts,
+  PlacementView,
+  TierPlacementView,
+  Where
+} from './tiers/placement-view.js'
 export type { BudgetCounts } from './tiers/selection.js'
 export type { Steered } from './tiers/steering.js'
 export type { Trace } from './tiers/trace.js'

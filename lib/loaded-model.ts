@@ -20,6 +20,7 @@ import type { Tokenizer } from './model/tokenizer.js'
 import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel } from './native.js'
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
+import { type PlacementView, viewPlacement } from './tiers/placement-view.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
 import type { StarvationOptions } from './tiers/starvation.js'
 import { StarvationWatch } from './tiers/starvation.js'
@@ -194,6 +195,19 @@ export class LoadedModel {
     const text = `${experts.length} experts of ${id} are ${pinned ? 'pinned' : 'not pinned any more'}`
     tell('experts_pinned', text, { experts, pinned })
     return steered
+  }
+
+  placement(): PlacementView {
+    const { id, native, selection, descriptor, archive } = this.#options
+    const { expertBytes } = descriptor
+    const whereabouts = native.whereabouts()
+    return viewPlacement({
+      model: id,
+      tiers: selection.model,
+      whereabouts,
+      expertBytes,
+      archive: archive !== undefined
+    })
   }
 
   stats(): ModelStats {

@@ -118,6 +118,12 @@ struct StepResult {
     size_t expert_rows = 0;                ///< (token, expert) rows per expert layer
 };
 
+/** Where the blob of an expert lies that had no local file. */
+struct AdoptedExpert {
+    uint32_t layer, expert;
+    BlobPlace place;         ///< `file` is an index into the files that come with it; the checksum stays what it was
+};
+
 /** What the cache is told of an expert. */
 enum class Placement : uint8_t { ByPolicy, Pinned, Demoted };
 
@@ -159,6 +165,15 @@ class Model {
     Status place_experts(const uint8_t* placement);
     /** An archived expert's blob is the file at `path` from now on. Any thread. VALIDATION_ERROR. */
     Status bring_expert(uint32_t layer, uint32_t expert, const std::string& path);
+    /**
+     * Experts that no local file has are in these files from now on, all of them or none; on the backend's queue. `ahead`: they are read as far
+     * as there are free slots. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert, offset} where a file is too
+     * short for a blob, VALIDATION_ERROR.
+     */
+    Status adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts, bool ahead);
+    /** Where each expert is, [layers][experts] of bits as below. Any thread. Needs a store. */
+    void whereabouts(uint8_t* out) const;
+    static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16;
     uint64_t arena_bytes() const { return arena_bytes_; }
     size_t kv_bytes_per_token(KvType type) const;
     const RoutingShape& routing() const { return routing_; }
@@ -199,7 +214,7 @@ class Model {
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
     std::shared_ptr<std::atomic<int64_t>> kv_bytes_;   ///< pages of all sequences
-    std::vector<uint8_t> placement_;
+    std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
     uint64_t weight_bytes_ = 0, arena_bytes_ = 0;

@@ -3,6 +3,7 @@
 
 #include "core/model.h"
 #include "core/prefetcher.h"
+#include "core/store/direct_file.h"
 #include "core/tensor_loader.h"
 
 namespace tmoe {
@@ -59,7 +60,7 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     expert_budget_ = store.budget_bytes;
     kv_reserve_ = options.kv_reserve_bytes;
     weight_bytes_ += expert_budget_;
-    placement_.assign(routing_.mask_size(), static_cast<uint8_t>(Placement::ByPolicy));
+    placement_ = std::vector<std::atomic<uint8_t>>(routing_.mask_size());  // all ByPolicy
     std::shared_ptr<ExpertSource> source;
     const Status opened = has_blobs ? open_blob_source(blobs.files, blobs.places, store.layouts, source)
                                     : open_gguf_source(std::move(file), std::move(tensors), store.layouts, source);
@@ -111,6 +112,40 @@ Status Model::bring_expert(uint32_t layer, uint32_t expert, const std::string& p
     }
     store_->bring(layer, expert, path);
     return {};
+}
+
+Status Model::adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts, bool ahead) {
+    if (!store_) return no_store();
+    std::vector<std::shared_ptr<DirectFile>> opened(files.size());
+    for (size_t i = 0; i < files.size(); i++) TMOE_RETURN_IF_ERROR(DirectFile::open(files[i], opened[i]));
+    for (const auto& [layer, expert, place] : experts) {
+        if (layer >= routing_.layers || expert >= routing_.experts || place.file >= opened.size() || place.offset % kBlobAlignment != 0) {
+            return Status(StatusCode::VALIDATION_ERROR, format("expert %u of layer %u cannot be in file %u at byte %llu", expert, layer, place.file, static_cast<unsigned long long>(place.offset)));
+        }
+        const DirectFile& file = *opened[place.file];
+        if (place.offset <= file.bytes() && store_->layout(layer).bytes <= file.bytes() - place.offset) continue;
+        return Status(StatusCode::MODEL_CORRUPTED, file.path() + format(": the file is too short for expert %u of layer %u", expert, layer))
+            .with("file", file.path())
+            .with("layer", layer)
+            .with("expert", expert)
+            .with("offset", static_cast<double>(place.offset));
+    }
+    std::vector<std::vector<uint32_t>> wanted(routing_.layers);
+    for (const auto& [layer, expert, place] : experts) {
+        store_->adopt(layer, expert, opened[place.file], place.offset);
+        wanted[layer].push_back(expert);
+    }
+    for (size_t layer = 0; ahead && layer < wanted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), wanted[layer]);
+    return {};
+}
+
+void Model::whereabouts(uint8_t* out) const {
+    for (size_t i = 0; i < routing_.mask_size(); i++) {
+        const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
+        const auto placement = static_cast<Placement>(placement_[i].load());
+        out[i] = static_cast<uint8_t>(static_cast<uint8_t>(store_->residency(layer, expert)) | (placement == Placement::Pinned ? kPinnedBit : 0) |
+                                      (placement == Placement::Demoted ? kDemotedBit : 0) | (store_->local(layer, expert) ? kLocalBit : 0));
+    }
 }
 
 Status Model::balance_memory(uint64_t kv_bytes) {

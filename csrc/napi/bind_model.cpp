@@ -156,6 +156,66 @@ Status bring_expert(Call& call, napi_value&) {
     return handle->model->bring_expert(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), path);
 }
 
+// One entry per expert, [layers][experts]: the index of its file, or kInArchive where nothing changes.
+Status adopt_experts(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ModelHandle* handle = nullptr;
+    napi_value files = nullptr, file = nullptr, index = nullptr, offset = nullptr, ahead = nullptr;
+    uint32_t count = 0;
+    bool early = false;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "places"));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "files", files));
+    TMOE_RETURN_IF_ERROR(read_array(env, files, "places.files", count));
+    std::vector<std::string> paths(count);
+    for (uint32_t i = 0; i < count; i++) {
+        TMOE_RETURN_IF_ERROR(read_element(env, files, i, file));
+        TMOE_RETURN_IF_ERROR(read_text(env, file, format("places.files[%u]", i), paths[i]));
+    }
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "fileIndex", index));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "offset", offset));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "ahead", ahead));
+    if (napi_get_value_bool(env, ahead, &early) != napi_ok) return invalid_argument(env, "places.ahead", "true or false", ahead);
+    if (!handle->model) return model_disposed();  // by a getter of the places
+    const RoutingShape shape = handle->model->routing();
+    ArrayView indices, offsets;
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, index, "places.fileIndex", napi_uint32_array, shape.mask_size(), indices));
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, offset, "places.offset", napi_float64_array, shape.mask_size(), offsets));
+    std::vector<AdoptedExpert> experts;
+    for (size_t i = 0; i < shape.mask_size(); i++) {
+        const double at = offsets.as<double>()[i];
+        if (indices.as<uint32_t>()[i] == kInArchive) continue;
+        if (!(at >= 0 && at <= 9007199254740991.0)) return invalid_argument(env, "places.offset", "bytes from a file's begin", offset);
+        experts.push_back({static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts), {indices.as<uint32_t>()[i], static_cast<uint64_t>(at), 0}});
+    }
+    auto work = [paths = std::move(paths), experts = std::move(experts), early](Model& model) { return model.adopt_experts(paths, experts, early); };
+    return start_work(call, *handle, std::move(work), result);
+}
+
+// Bits of each expert and bytes of an expert of each layer; nothing where every expert stays in memory.
+Status whereabouts(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ModelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    const Model& model = *handle->model;
+    if (!model.store()) return {};
+    const RoutingShape shape = model.routing();
+    napi_value buffer = nullptr, bits = nullptr, bytes = nullptr;
+    void* data = nullptr;
+    if (napi_create_object(env, &result) != napi_ok || napi_create_arraybuffer(env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
+    model.whereabouts(static_cast<uint8_t*>(data));
+    if (napi_create_typedarray(env, napi_uint8_array, shape.mask_size(), buffer, 0, &bits) != napi_ok) return exception_pending();
+    if (napi_create_arraybuffer(env, shape.layers * sizeof(double), &data, &buffer) != napi_ok || !data) return exception_pending();
+    for (size_t i = 0; i < shape.layers; i++) static_cast<double*>(data)[i] = static_cast<double>(model.store()->layout(static_cast<uint32_t>(i)).bytes);
+    if (napi_create_typedarray(env, napi_float64_array, shape.layers, buffer, 0, &bytes) != napi_ok) return exception_pending();
+    define(env, result, "bits", bits);
+    define(env, result, "layerBytes", bytes);
+    const StoreCounts counts = model.store()->counts();
+    define(env, result, "usedBytes", js_number(env, static_cast<double>(counts.resident_bytes)));
+    define(env, result, "budgetBytes", js_number(env, static_cast<double>(counts.budget_bytes)));
+    return {};
+}
+
 Status check_enabled(Call& call, napi_value&) {
     ModelHandle* handle = nullptr;
     ArrayView mask;
@@ -227,6 +287,8 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"placeExperts", promising<place_experts>, nullptr},
                             {"expertUse", throwing<expert_use>, nullptr},
                             {"bringExpert", throwing<bring_expert>, nullptr},
+                            {"adoptExperts", promising<adopt_experts>, nullptr},
+                            {"whereabouts", throwing<whereabouts>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},
                             {"dispose", promising<dispose_model>, nullptr}};

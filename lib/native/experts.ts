@@ -106,3 +106,23 @@ export interface CacheSimulation extends CacheCounts {
   /** 4 words each: 0 hit, 1 miss, 2 prefetch or 3 lost by a smaller budget; entry; slot; the entry that was evicted, or 2^32 - 1. */
   decisions?: Uint32Array
 }
+
+/** Places of experts' blobs, as ExpertBlobs has them; the checksums stay what they were. */
+export interface AdoptedExperts {
+  files: string[]
+  /** [layers][experts]: index into `files`; 0xffffffff: nothing changes. */
+  fileIndex: Uint32Array
+  offset: Float64Array
+  /** Read them ahead of their use, as far as slots are free. */
+  ahead: boolean
+}
+
+export interface Whereabouts {
+  /** [layers][experts]: residency (0 absent, 1 being read, 2 in memory, 3 unavailable) + 4 pinned + 8 demoted + 16 in a local file. */
+  bits: Uint8Array
+  /** Bytes in memory of one expert of each layer. */
+  layerBytes: Float64Array
+  /** Of experts in memory now, and what they may take. */
+  usedBytes: number
+  budgetBytes: number
+}

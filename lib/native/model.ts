@@ -1,5 +1,5 @@
 /** A loaded model: its steps, what goes into them and what comes out. */
-import type { CachePolicy, ExpertStats, NativeTrace } from './experts.js'
+import type { AdoptedExperts, CachePolicy, ExpertStats, NativeTrace, Whereabouts } from './experts.js'
 import type { KvType, NativeCancel } from './values.js'
 
 export interface SamplingParams {
@@ -103,6 +103,13 @@ export interface NativeModel {
   placeExperts(placement: Uint8Array): Promise<void>
   /** The blob of an expert that is in the archive is the file at `path` from now on; gone again, it is to be brought again. Between steps or during one. */
   bringExpert(layer: number, expert: number, path: string): void
+  /**
+   * Experts that no local file has are in these files from now on, all of them or none; between two steps. MODEL_NOT_FOUND, FILE_READ_FAILED,
+   * MODEL_CORRUPTED {file} for one that is too short.
+   */
+  adoptExperts(places: AdoptedExperts): Promise<void>
+  /** Where each expert is now; undefined where every expert stays in memory. */
+  whereabouts(): Whereabouts | undefined
   createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.

@@ -62,7 +62,12 @@ export class ModelTiers {
 
   /** The name of an expert's tier. */
   tierOf(layer: number, expert: number): string {
-    return this.tiers[this.#tierOf[layer * this.experts + expert]!]!.name
+    return this.tiers[this.indexOf(layer * this.experts + expert)]!.name
+  }
+
+  /** The index in `tiers` of the tier of an entry of [layers][experts]. */
+  indexOf(entry: number): number {
+    return this.#tierOf[entry]!
   }
 
   /** One byte per (layer, expert): 1 where its tier is one of these. */

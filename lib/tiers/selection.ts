@@ -54,6 +54,11 @@ export class TierSelection {
     this.#active = sets.activate(first)
   }
 
+  /** The model's tiers, whatever TierSet is active. */
+  get model(): ModelTiers {
+    return this.#model
+  }
+
   get active(): TierSet {
     return this.#active
   }

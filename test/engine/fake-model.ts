@@ -59,6 +59,8 @@ export class FakeModel implements NativeModel {
   async setExpertBudget(): Promise<void> {}
   async placeExperts(): Promise<void> {}
   bringExpert(): void {}
+  async adoptExperts(): Promise<void> {}
+  whereabouts(): undefined {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {
     const sequence = new FakeSequence(maxTokens)

@@ -32,10 +32,11 @@ class BlobSource final : public ExpertSource {
         const ExpertLayout& layout = layouts_[layer];
         const size_t begin = std::min(layout.bytes, piece * piece_bytes(layout)), bytes = std::min(piece_bytes(layout), layout.bytes - begin);
         if (place.file == kInArchive) {
-            std::shared_ptr<DirectFile> file;
-            const std::string path = brought_path(layer, expert);
-            if (!path.empty() && DirectFile::open(path, file).ok()) return file->read(begin, blob + begin, bytes, bytes);
-            lose(layer, expert, path);
+            Brought now = brought(layer, expert);
+            if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) {
+                return now.file->read(now.offset + begin, blob + begin, bytes, bytes);
+            }
+            lose(layer, expert, now.path);
             return in_archive(layer, expert);
         }
         return files_[place.file]->read(place.offset + begin, blob + begin, bytes, bytes);
@@ -45,44 +46,57 @@ class BlobSource final : public ExpertSource {
         const BlobPlace& place = places_[layer][expert];
         const uint32_t actual = crc32c(blob, layouts_[layer].bytes);
         if (actual == place.crc32c) return {};
-        const bool archived = place.file == kInArchive;
-        const std::string path = archived ? brought_path(layer, expert) : files_[place.file]->path();
+        const Brought now = place.file == kInArchive ? brought(layer, expert) : Brought{files_[place.file]->path(), files_[place.file], place.offset};
+        const std::string& path = now.path;
+        const bool archived = !now.file;  // another copy can be brought
         Status status = Status(StatusCode::EXPERT_CORRUPTED,
                       path + format(": expert %u of layer %u, at byte %llu, has the checksum %08x and not %08x", expert, layer,
-                                    static_cast<unsigned long long>(place.offset), actual, place.crc32c))
+                                    static_cast<unsigned long long>(now.offset), actual, place.crc32c))
             .with("layer", layer)
             .with("expert", expert)
             .with("file", path)
-            .with("offset", static_cast<double>(place.offset))
+            .with("offset", static_cast<double>(now.offset))
             .with("expected", format("%08x", place.crc32c))
             .with("actual", format("%08x", actual));
         return archived ? std::move(status).with("archived", 1) : status;
     }
 
     bool local(uint32_t layer, uint32_t expert) const override {
-        return places_[layer][expert].file != kInArchive || !brought_path(layer, expert).empty();
+        return places_[layer][expert].file != kInArchive || !brought(layer, expert).path.empty();
     }
 
     void bring(uint32_t layer, uint32_t expert, const std::string& path) override {
         std::lock_guard<std::mutex> lock(mutex_);
-        brought_[key(layer, expert)] = path;
+        brought_[key(layer, expert)] = {path, nullptr, 0};
+    }
+
+    void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) override {
+        std::lock_guard<std::mutex> lock(mutex_);
+        const std::string& path = file->path();
+        brought_[key(layer, expert)] = {path, std::move(file), offset};
     }
 
   private:
+    /** Where an archived expert's blob is now. */
+    struct Brought {
+        std::string path;                   ///< empty while it is in the archive only
+        std::shared_ptr<DirectFile> file;   ///< null: opened for each read, because it may be removed
+        uint64_t offset = 0;
+    };
+
     static uint64_t key(uint32_t layer, uint32_t expert) { return uint64_t{layer} << 32 | expert; }
 
-    /** Empty while the blob is in the archive only. */
-    std::string brought_path(uint32_t layer, uint32_t expert) const {
+    Brought brought(uint32_t layer, uint32_t expert) const {
         std::lock_guard<std::mutex> lock(mutex_);
         const auto at = brought_.find(key(layer, expert));
-        return at == brought_.end() ? std::string() : at->second;
+        return at == brought_.end() ? Brought() : at->second;
     }
 
     /** The file at `path` has gone; another one may have been brought meanwhile. */
     void lose(uint32_t layer, uint32_t expert, const std::string& path) const {
         std::lock_guard<std::mutex> lock(mutex_);
         const auto at = brought_.find(key(layer, expert));
-        if (at != brought_.end() && at->second == path) brought_.erase(at);
+        if (at != brought_.end() && at->second.path == path) brought_.erase(at);
     }
 
     /** What was brought has gone (its folder has made room): it is to be brought again. */
@@ -94,7 +108,7 @@ class BlobSource final : public ExpertSource {
     }
 
     mutable std::mutex mutex_;
-    mutable std::unordered_map<uint64_t, std::string> brought_;
+    mutable std::unordered_map<uint64_t, Brought> brought_;
     std::vector<std::shared_ptr<DirectFile>> files_;
     std::vector<std::vector<BlobPlace>> places_;
     std::vector<ExpertLayout> layouts_;

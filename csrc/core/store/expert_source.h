@@ -13,6 +13,8 @@
 
 namespace tmoe {
 
+class DirectFile;
+
 /** Memory of one reading thread, reused from read to read. */
 struct ReadScratch {
     Buffer raw;
@@ -39,6 +41,8 @@ class ExpertSource {
     virtual bool local(uint32_t, uint32_t) const { return true; }
     /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
     virtual void bring(uint32_t, uint32_t, const std::string&) {}
+    /** The same with a part of a file that stays open. */
+    virtual void adopt(uint32_t, uint32_t, std::shared_ptr<DirectFile>, uint64_t) {}
 };
 
 /** The tensors of one layer's experts in a GGUF file. */

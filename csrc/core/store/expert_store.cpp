@@ -39,6 +39,9 @@ class Store final : public ExpertStore {
 
     bool local(uint32_t layer, uint32_t expert) const override { return source_->local(layer, expert); }
     void bring(uint32_t layer, uint32_t expert, const std::string& path) override { source_->bring(layer, expert, path); }
+    void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) override {
+        source_->adopt(layer, expert, std::move(file), offset);
+    }
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
     StoreCounts counts() const override;
     std::vector<CacheCounts> layer_counts() const override;
@@ -148,7 +151,7 @@ Status Store::check_local(uint32_t layer) const {
         missing += (missing.empty() ? "" : ",") + std::to_string(expert);
     }
     if (count == 0) return {};
-    return Status(StatusCode::EXPERT_UNAVAILABLE, format("%zu experts of layer %u are in the archive: %s", count, layer, missing.c_str()))
+    return Status(StatusCode::EXPERT_UNAVAILABLE, format("%zu experts of layer %u are in no local file: %s", count, layer, missing.c_str()))
         .with("layer", layer)
         .with("expert", first)
         .with("experts", missing)

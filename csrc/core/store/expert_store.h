@@ -98,6 +98,8 @@ class ExpertStore {
     virtual bool local(uint32_t layer, uint32_t expert) const = 0;
     /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
     virtual void bring(uint32_t layer, uint32_t expert, const std::string& path) = 0;
+    /** The same with a part of a file that stays open. */
+    virtual void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) = 0;
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
     virtual StoreCounts counts() const = 0;
     /** Per layer: uses, hits, misses. */
