@@ -9,18 +9,15 @@ import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, with
 import { formatBytes, formatMilliseconds, formatRate } from './format.js'
 import type { Session } from './session.js'
 
-interface RunOptions extends Omit<EngineChoices, 'recordTrace'> {
+/** What goes into the request as it is. */
+type Sampling = Pick<
+  GenerationRequest,
+  'maxTokens' | 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty' | 'seed' | 'stop' | 'ignoreEos'
+>
+
+interface RunOptions extends Omit<EngineChoices, 'recordTrace'>, Sampling {
   prompt?: string
   interactive?: boolean
-  maxTokens?: number
-  temperature?: number
-  topK?: number
-  topP?: number
-  minP?: number
-  repetitionPenalty?: number
-  seed?: number
-  stop?: string[]
-  ignoreEos?: boolean
   recordTrace?: string
   json?: boolean
 }

@@ -1,9 +1,9 @@
 /** A model whose archive tier is on a real nginx and not here: the same text, what the cold folder keeps, and what fails without the server. */
 import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
+import { embedded } from '../fixtures/package.js'
 import { startFaultyProxy } from './faulty-proxy.js'
 import { nginxMissing, startNginx } from './nginx.js'
 import { temporaryFolder } from './setting.js'
@@ -12,7 +12,6 @@ if (nginxMissing) {
   t.plan(0, nginxMissing)
   process.exit(0)
 }
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const home = t.testdir()
 const [whole, part] = [join(home, 'whole'), join(home, 'part')]
 const contextLength = 192
@@ -33,7 +32,7 @@ t.before(async () => {
     { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },
     { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
   ]
-  await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: whole, tiers })
+  await convertModel({ from: embedded, to: whole, tiers })
   // The local folder has all but the archive's files, and the server has only those.
   cpSync(whole, part, { recursive: true })
   mkdirSync(join(nginx.files, 'experts'))

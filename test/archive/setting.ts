@@ -1,20 +1,17 @@
 /** A checkpoint's blobs on a web server, and archives that read them. */
 import { createHash } from 'node:crypto'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import type { Test } from 'tap'
 import type { Archive as ArchiveClass, ArchiveEvent } from '../../lib/archive/archive.js'
 import type { BlobReference } from '../../lib/archive/blob-download.js'
 import type { ColdFolder as ColdFolderClass } from '../../lib/archive/cold-folder.js'
 import type { ArchiveOptions, archiveSchema as ArchiveSchema } from '../../lib/archive/options.js'
 import type { native as Native } from '../../lib/native.js'
+import { built } from '../fixtures/package.js'
 
 // These parts are not exported by the package: they are reached by their place.
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
 const { Archive } = (await built('archive/archive.js')) as { Archive: typeof ArchiveClass }
 const { archiveSchema } = (await built('archive/options.js')) as { archiveSchema: typeof ArchiveSchema }
 export const { ColdFolder } = (await built('archive/cold-folder.js')) as { ColdFolder: typeof ColdFolderClass }

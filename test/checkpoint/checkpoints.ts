@@ -1,20 +1,15 @@
 /** What the tests of checkpoints share: the addon, the opener, small models, and manifests that are changed by hand. */
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { join } from 'node:path'
 import type * as Open from '../../lib/checkpoint/open.js'
 import type { native as Native } from '../../lib/native.js'
 import { type MoeModelOptions, writeMoeModel } from '../fixtures/moe-model.js'
+import { built } from '../fixtures/package.js'
 
-export const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const built = (path: string) => import(pathToFileURL(join(root, 'dist/esm', path)).href)
 const { native } = (await built('native.js')) as { native: typeof Native }
 export const addon = native()
 export const { openCheckpoint } = (await built('checkpoint/open.js')) as typeof Open
-
-export const embedded = join(root, 'models/tiny-shakespeare-moe-q8_0.gguf')
 
 /** A model of a few kilobytes. */
 export const smallModel = (path: string, options: MoeModelOptions = {}): string =>

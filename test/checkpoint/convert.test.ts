@@ -18,7 +18,8 @@ import { type ConvertModelRequest, convertModel, type Manifest, verifyCheckpoint
 import { type DType, openBackend } from 'tiered-moe/kernels'
 import { readGgufHeader, TENSOR_TYPES, type TensorTypeName } from '../fixtures/gguf.js'
 import { moeModel } from '../fixtures/moe-model.js'
-import { addon, edit, embedded, flip, hashes, manifestOf, openCheckpoint, sealed, smallModel } from './checkpoints.js'
+import { embedded } from '../fixtures/package.js'
+import { addon, edit, flip, hashes, manifestOf, openCheckpoint, sealed, smallModel } from './checkpoints.js'
 
 const kernels = openBackend('cpu')
 t.teardown(() => kernels.dispose())

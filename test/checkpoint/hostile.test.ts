@@ -6,17 +6,9 @@ import { cpSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import t from 'tap'
 import { convertModel, isEngineError, verifyCheckpoint } from 'tiered-moe'
+import { embedded } from '../fixtures/package.js'
 import { random } from '../fixtures/weights.js'
-import {
-  type AnyManifest,
-  addon,
-  edit,
-  embedded,
-  manifestOf,
-  openCheckpoint,
-  sealed,
-  smallModel
-} from './checkpoints.js'
+import { type AnyManifest, addon, edit, manifestOf, openCheckpoint, sealed, smallModel } from './checkpoints.js'
 
 const folder = t.testdir({})
 const source = smallModel(join(folder, 'model.gguf'))

@@ -3,7 +3,8 @@ import { rmSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine, type PhaseEvent, type TierConfig } from 'tiered-moe'
-import { edit, embedded, flip, manifestOf, smallModel } from './checkpoints.js'
+import { embedded } from '../fixtures/package.js'
+import { edit, flip, manifestOf, smallModel } from './checkpoints.js'
 
 const tokens = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 250)
 const folder = t.testdir({})

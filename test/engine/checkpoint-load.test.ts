@@ -1,12 +1,11 @@
 /** Models from a tiered checkpoint: the bits of the file that it was made of, its tiers, and what happens when a blob fails. */
 import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, type LoadModelRequest, type Manifest } from 'tiered-moe'
+import { embedded } from '../fixtures/package.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const source = join(root, 'models/tiny-shakespeare-moe-q8_0.gguf')
+const source = embedded
 const folder = join(t.testdir(), 'tiny')
 const tokens = Int32Array.from({ length: 75 }, (_, i) => (i * 37 + 11) % 200)
 /** Small, so that few experts are a budget that works. */

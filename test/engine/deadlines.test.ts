@@ -4,19 +4,10 @@ import type { EngineError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import type { NativeAddon } from '../../lib/native.js'
 import { native } from '../../lib/native.js'
+import { replace } from './replace.js'
 
 const model = 'tiny-shakespeare'
 const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 200, ignoreEos: true }
-
-/** A native object with some of its methods replaced; the others run on the object itself. */
-function replace<T extends object>(target: T, methods: Partial<T>): T {
-  return new Proxy(target, {
-    get: (_, key) => {
-      const value = Reflect.get(key in methods ? methods : target, key)
-      return typeof value === 'function' ? value.bind(target) : value
-    }
-  })
-}
 
 /** Engines made from now on have steps that end, whatever cancels them, only when `release` is called. */
 function stuckSteps(addon: NativeAddon): { stick(): void; release(): void; restore(): void } {

@@ -1,15 +1,12 @@
 /** Experts under a budget: the same bits as with all of them in memory, whatever is cold; what is counted; what is refused. */
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
 import type { ExpertOptions, native as Native, NativeModel, StepItem } from '../../lib/native.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
+import { built, embedded } from '../fixtures/package.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
 const { native } = (await built('native.js')) as { native: typeof Native }
 const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
 
@@ -156,7 +153,7 @@ async function openNative(
   experts: Partial<ExpertOptions> & { slots: number }
 ): Promise<{ loaded: NativeModel; vocab: number; step: (items: StepItem[]) => ReturnType<NativeModel['step']> }> {
   const addon = native()
-  const file = await addon.openGguf(join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'))
+  const file = await addon.openGguf(embedded)
   const backend = addon.createBackend({ threads, isa: 'auto' })
   const cancel = addon.createCancel()
   const { plan } = readModel(file)

@@ -8,18 +8,9 @@ import { createEngine, Engine } from '../../lib/engine.js'
 import { createError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import { native } from '../../lib/native.js'
+import { replace } from './replace.js'
 
 const model = 'tiny-shakespeare'
-
-/** A native object with some of its methods replaced; the others run on the object itself. */
-function replace<T extends object>(target: T, methods: Partial<T>): T {
-  return new Proxy(target, {
-    get: (_, key) => {
-      const value = Reflect.get(key in methods ? methods : target, key)
-      return typeof value === 'function' ? value.bind(target) : value
-    }
-  })
-}
 
 t.test('a broken invariant: the engine recovers, and goes on with the same weights', async (t) => {
   const addon = native()

@@ -1,11 +1,11 @@
 /** Requests of a tiered checkpoint go on: with their own TierSet, under another budget, and not on another checkpoint. */
 import { readFileSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join, relative } from 'node:path'
+import { join, relative } from 'node:path'
 import t from 'tap'
-import { convertModel, createEngine, type Engine, type GenerationItem, type Generator } from 'tiered-moe'
+import { convertModel, createEngine, type Engine } from 'tiered-moe'
+import { embedded } from '../fixtures/package.js'
+import { items } from './items.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const folder = t.testdir()
 const checkpoint = join(folder, 'tiny')
 const request = { model: 'tiny', prompt: 'ROMEO:', seed: 11, maxTokens: 40, ignoreEos: true }
@@ -15,20 +15,10 @@ t.before(async () => {
     { name: 'core', placement: 'hot' as const, experts: ['0-7'] },
     { name: 'rest', placement: 'cold' as const, experts: 'rest' as const }
   ]
-  await convertModel({ from: join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'), to: checkpoint, tiers })
+  await convertModel({ from: embedded, to: checkpoint, tiers })
 })
 
 const start = (): Promise<Engine> => createEngine({ threads: 2, journal: join(folder, 'journal') })
-
-async function items(generator: Generator, count = Number.POSITIVE_INFINITY): Promise<GenerationItem[]> {
-  const found: GenerationItem[] = []
-  while (found.length < count) {
-    const { done, value } = await generator.next()
-    if (done) break
-    found.push(value)
-  }
-  return found
-}
 
 t.test('each request keeps the TierSet that it got; the one for later requests is restored', async (t) => {
   const plain = await createEngine({ threads: 2 })

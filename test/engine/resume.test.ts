@@ -14,8 +14,9 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import type { Engine, GenerationItem, GenerationRequest, Generator, JournalOptions } from 'tiered-moe'
+import type { Engine, GenerationItem, GenerationRequest, JournalOptions } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
+import { items } from './items.js'
 
 const model = 'tiny-shakespeare'
 const file = join(process.cwd(), 'models/tiny-shakespeare-moe-q8_0.gguf')
@@ -24,17 +25,6 @@ async function start(journal: string | JournalOptions, load = true): Promise<Eng
   const engine = await createEngine({ threads: 2, journal })
   if (load) await engine.loadModel()
   return engine
-}
-
-/** Items until the end, or `count` of them. */
-async function items(generator: Generator, count = Number.POSITIVE_INFINITY): Promise<GenerationItem[]> {
-  const found: GenerationItem[] = []
-  while (found.length < count) {
-    const { done, value } = await generator.next()
-    if (done) break
-    found.push(value)
-  }
-  return found
 }
 
 const textOf = (list: readonly GenerationItem[]): string => list.map(({ text }) => text).join('')

@@ -1,15 +1,11 @@
 /** Routes captured, replayed and masked, on the embedded model. */
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { createEngine, type Engine, type RoutingCapture } from 'tiered-moe'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
 import type { native as Native, NativeModel, StepItem } from '../../lib/native.js'
+import { built, embedded } from '../fixtures/package.js'
 
 // Steps with masks are below the package's surface: they are reached by their place.
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
 const { native } = (await built('native.js')) as { native: typeof Native }
 const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
 
@@ -124,7 +120,7 @@ t.test('a replay that does not fit is refused', async (t) => {
 
 t.test('masks of one step', async (t) => {
   const addon = native()
-  const file = await addon.openGguf(join(root, 'models/tiny-shakespeare-moe-q8_0.gguf'))
+  const file = await addon.openGguf(embedded)
   const backend = addon.createBackend({ threads: 2, isa: 'auto' })
   const cancel = addon.createCancel()
   const { plan } = readModel(file)

@@ -1,10 +1,10 @@
 /** Every kernel on every instruction set and thread count gives the frozen bits of test/golden/*.json (scripts/golden.mjs writes them). */
 import { readdirSync, readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import type { KernelName, Matrix } from 'tiered-moe/kernels'
+import { root } from '../fixtures/package.js'
 import { Forms } from '../kernels/forms.js'
 
 type Request = Record<string, unknown>
@@ -25,7 +25,7 @@ interface GoldenFile {
 }
 
 // Plain JavaScript, shared with the script that writes the files.
-const folder = join(dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json')), 'test/golden')
+const folder = join(root, 'test/golden')
 const load = (name: string) => import(pathToFileURL(join(folder, name)).href)
 const { kernels, caseNames, request, changed, packedFields } = (await load('cases.mjs')) as Cases
 const { freeze, inputHash } = (await load('frozen.mjs')) as Frozen

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { encodeRecord } from '../../lib/journal/frame.js'
 import { makeReadOnly, mountPoint, mountTmpfs } from './mounts.js'
-import { bytesOf, loadModel, open, segmentsIn, usage } from './open.js'
+import { bytesOf, loadModel, open, program, segmentsIn, usage } from './open.js'
 
 const request = { model: 'tiny', promptTokens: [5, 6], seed: 1 }
 const isRoot = process.getuid?.() === 0
@@ -283,14 +283,9 @@ t.test('a full disk at the very beginning', async (t) => {
 
 t.test('killed while it writes: always readable', async (t) => {
   const folder = join(t.testdir(), 'journal')
-  const script = join(folder, '..', 'writer.mjs')
-  writeFileSync(
-    script,
-    `const { Journal } = await import(process.argv[2])
-    const { native } = await import(process.argv[3])
-    const settings = { path: process.argv[4], syncMs: 1, segmentBytes: 3000, retentionMs: 1e6, onDamage: 'refuse' }
-    const journal = await Journal.open(settings, (fd) => native().tryLockFile(fd))
-    const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {}, contextLength: 1, routingSeed: '', tiersSha256: '' })
+  const args = program(
+    folder,
+    `const load = journal.modelLoaded({ id: 'tiny', path: '/tiny', identity: { bytes: 1, modifiedNs: '1', sha256: 'a', sampled: false }, options: {}, contextLength: 1, routingSeed: '', tiersSha256: '' })
     const known = journal.recovered.requests.map(({ requestId }) => requestId)
     console.log('known ' + known.join(' '))
     for (let i = 0; ; i++) {
@@ -304,11 +299,10 @@ t.test('killed while it writes: always readable', async (t) => {
       }
     }`
   )
-  const file = (name: string) => new URL(`../../dist/esm/${name}`, import.meta.url).href
   const needed = new Set<string>()
   const maybe = new Set<string>()
   for (let round = 0; round < 6; round++) {
-    const child = spawn(process.execPath, [script, file('journal/index.js'), file('native.js'), folder])
+    const child = spawn(process.execPath, args)
     let output = ''
     child.stdout.on('data', (data) => {
       output += data

@@ -1,12 +1,10 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, statSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import t from 'tap'
-import { bytesOf, identity, loadModel, open, segmentsIn, usage } from './open.js'
+import { bytesOf, identity, loadModel, open, program, segmentsIn, usage } from './open.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const request = { model: 'tiny', promptTokens: [5, 6], seed: 2 ** 53 - 1, temperature: 0.7 }
 
 t.test('what was written is there after the next opening', async (t) => {
@@ -147,18 +145,8 @@ t.test('what has ended can be read until it expires; what runs never does', asyn
 
 t.test('one engine at a time; a lock whose process died holds nobody', async (t) => {
   const folder = join(t.testdir(), 'journal')
-  const script = join(folder, '..', 'holder.mjs')
-  writeFileSync(
-    script,
-    `const { Journal } = await import(process.argv[2])
-    const { native } = await import(process.argv[3])
-    const settings = { path: process.argv[4], syncMs: 5, segmentBytes: 1e6, retentionMs: 1e6, onDamage: 'refuse' }
-    await Journal.open(settings, (fd) => native().tryLockFile(fd))
-    console.log('open')
-    setInterval(() => {}, 1000)`
-  )
-  const file = (name: string) => new URL(`file://${join(root, 'dist/esm', name)}`).href
-  const holder = spawn(process.execPath, [script, file('journal/index.js'), file('native.js'), folder])
+  const args = program(folder, "console.log('open'); setInterval(() => {}, 1000)")
+  const holder = spawn(process.execPath, args)
   await once(holder.stdout, 'data')
   await t.rejects(open(folder), { code: 'JOURNAL_LOCKED', details: { path: folder, pid: holder.pid! } })
   holder.kill('SIGKILL')
@@ -197,16 +185,7 @@ t.test('leftovers of an interrupted compaction are cleared', async (t) => {
 
 t.test('an open journal keeps no process alive', async (t) => {
   const folder = join(t.testdir(), 'journal')
-  const script = join(folder, '..', 'open.mjs')
-  writeFileSync(
-    script,
-    `const { Journal } = await import(process.argv[2])
-    const { native } = await import(process.argv[3])
-    const settings = { path: process.argv[4], syncMs: 60000, segmentBytes: 1e6, retentionMs: 1e6, onDamage: 'refuse' }
-    await Journal.open(settings, (fd) => native().tryLockFile(fd))`
-  )
-  const file = (name: string) => new URL(`file://${join(root, 'dist/esm', name)}`).href
-  const args = [script, file('journal/index.js'), file('native.js'), folder]
+  const args = program(folder, "journal.started({ version: '1', node: 'v20' })")
   const { status, stderr } = spawnSync(process.execPath, args, { timeout: 20_000, encoding: 'utf8' })
   t.same([status, stderr], [0, ''])
 })

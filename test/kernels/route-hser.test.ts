@@ -1,12 +1,11 @@
 /** The hierarchical form of route: tiers, then groups, then experts; the same bits on every instruction set, and the oracle's choices. */
 import t, { type Test } from 'tap'
 import type { HserRouting, RouteRequest } from 'tiered-moe/kernels'
-import { firstFar } from './close.js'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { routeTokenHser } from './oracle-hser.js'
 import { tieHash } from './oracle-moe.js'
-import { tolerances } from './tolerance.js'
+import { checkRoutes } from './routes.js'
 import { type Flavour, flavours, floats, stream, whole } from './values.js'
 
 const forms = new Forms(t)
@@ -108,26 +107,8 @@ const place = (memory: Memory, request: RouteRequest): RouteRequest => {
   }
 }
 
-async function check(test: Test, label: string, request: RouteRequest) {
-  const { result } = await forms.sameBits('route', label, {
-    request: (memory) => place(memory, request),
-    row: request.k
-  })
-  const rows = result.scores!.length / request.positions.length
-  for (let token = 0; token < request.positions.length; token++) {
-    const oracle = routeTokenHser(request, token)
-    const part = <T>(array: ArrayLike<T>, n: number) => Array.from(array).slice(token * n, (token + 1) * n)
-    test.same(part(result.ids, request.k), oracle.ids, `${label}: ids of token ${token}`)
-    test.same(part(result.scores!, rows), oracle.scores, `${label}: scores of token ${token}`)
-    const wanted = oracle.weights.map((value) => ({ value, scale: 1, terms: request.experts }))
-    test.equal(
-      firstFar(part(result.weights, request.k), wanted, tolerances.routeWeights),
-      undefined,
-      `${label}: weights`
-    )
-  }
-  return result
-}
+const check = (test: Test, label: string, request: RouteRequest) =>
+  checkRoutes(test, forms, label, request, { place, oracle: routeTokenHser })
 
 t.test('grid of shapes, widths and flavours', async (test) => {
   for (const [i, shape] of shapes.entries()) {

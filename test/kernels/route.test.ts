@@ -1,11 +1,10 @@
 import t, { type Test } from 'tap'
 import type { RouteRequest } from 'tiered-moe/kernels'
-import { firstFar } from './close.js'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { integers, routeToken } from './oracle-moe.js'
+import { checkRoutes } from './routes.js'
 import { expertShapes } from './shapes.js'
-import { tolerances } from './tolerance.js'
 import { flavours, floats, stream, whole } from './values.js'
 
 const forms = new Forms(t)
@@ -26,26 +25,8 @@ const place = (memory: Memory, request: RouteRequest): RouteRequest => {
   }
 }
 
-/** The bits of every form, and the naive twin against the oracle. */
-async function check(test: Test, label: string, request: RouteRequest) {
-  const { result } = await forms.sameBits('route', label, {
-    request: (memory) => place(memory, request),
-    row: request.k
-  })
-  for (let token = 0; token < request.positions.length; token++) {
-    const oracle = routeToken(request, token)
-    const part = <T>(array: ArrayLike<T>, n: number) => Array.from(array).slice(token * n, (token + 1) * n)
-    test.same(part(result.ids, request.k), oracle.ids, `${label}: ids of token ${token}`)
-    test.same(part(result.scores!, request.experts), oracle.scores, `${label}: scores of token ${token}`)
-    const wanted = oracle.weights.map((value) => ({ value, scale: 1, terms: request.experts }))
-    test.equal(
-      firstFar(part(result.weights, request.k), wanted, tolerances.routeWeights),
-      undefined,
-      `${label}: weights`
-    )
-  }
-  return result
-}
+const check = (test: Test, label: string, request: RouteRequest) =>
+  checkRoutes(test, forms, label, request, { place, oracle: routeToken })
 
 t.test('grid of shapes, flavours and forms of the softmax', async (test) => {
   for (const { experts, k } of expertShapes) {

@@ -1,7 +1,5 @@
 /** Every function of the addon with hostile arguments: a typed error or a result, never a crash, and nothing is kept. */
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { isEngineError } from 'tiered-moe'
 import { kvCacheBytes, openBackend, packedBytes } from 'tiered-moe/kernels'
@@ -15,11 +13,10 @@ import type {
   NativeSequence
 } from '../../lib/native.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
+import { built } from '../fixtures/package.js'
 import { besiege, outcome } from './hostile.js'
 
 // The addon's own surface is not exported by the package: it is reached by its place.
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const built = (name: string) => import(pathToFileURL(join(root, 'dist/esm', name)).href)
 const { native } = (await built('native.js')) as { native: typeof Native }
 const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
 

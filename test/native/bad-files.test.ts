@@ -3,17 +3,16 @@
  * The full scale (10,000 mutations) runs with TIERED_MOE_FULL=1 or `--test-arg=--full`; a single case with TIERED_MOE_MUTATION=<number>.
  */
 import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { createEngine, type Engine, isEngineError } from 'tiered-moe'
 import { encodeGguf } from '../fixtures/gguf.js'
 import { moeModel } from '../fixtures/moe-model.js'
+import { embedded } from '../fixtures/package.js'
 import { random } from '../fixtures/weights.js'
 import { type Field, fieldAt, headerFields, structuralKinds } from './header-fields.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const model = join(root, 'models/tiny-shakespeare-moe-q8_0.gguf')
+const model = embedded
 const full = process.env.TIERED_MOE_FULL === '1' || process.argv.includes('--full')
 const only = process.env.TIERED_MOE_MUTATION
 const mutations = full ? 10_000 : 200

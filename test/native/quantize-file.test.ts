@@ -1,18 +1,16 @@
 /** Writing quantised files: what changes and what does not, and that a file is there whole or not at all. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { openBackend } from 'tiered-moe/kernels'
 import type { native as Native } from '../../lib/native.js'
 import { readGgufHeader, TENSOR_TYPES } from '../fixtures/gguf.js'
 import { moeModel, writeMoeModel } from '../fixtures/moe-model.js'
+import { builtUrl } from '../fixtures/package.js'
 import { headerFields } from './header-fields.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const nativePath = pathToFileURL(join(root, 'dist/esm/native.js')).href
+const nativePath = builtUrl('native.js')
 const { native } = (await import(nativePath)) as { native: typeof Native }
 const addon = native()
 

@@ -6,14 +6,13 @@
 import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { availableParallelism, tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { root } from '../fixtures/package.js'
 
 const run = promisify(execFile)
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ') as [string, ...string[]]
 const flags = [
   '-std=c++17',

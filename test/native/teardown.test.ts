@@ -3,18 +3,15 @@
  * nothing crashes, and what the addon held in an environment that is gone is given back.
  */
 import { spawn } from 'node:child_process'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
 import { createEngine } from 'tiered-moe'
+import { builtUrl, embedded } from '../fixtures/package.js'
 
-const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
-const model = join(root, 'models/tiny-shakespeare-moe-q8_0.gguf')
-const entry = JSON.stringify(pathToFileURL(join(root, 'dist/esm/index.js')).href)
-const kernels = JSON.stringify(pathToFileURL(join(root, 'dist/esm/kernels.js')).href)
+const model = embedded
+const entry = JSON.stringify(builtUrl('index.js'))
+const kernels = JSON.stringify(builtUrl('kernels.js'))
 /** From the last line to the end of the process; sanitizers look for leaks in that time. */
 const ending = process.env.TIERED_MOE_SANITIZED ? 30_000 : 1000
 
@@ -161,7 +158,7 @@ t.test('workers terminated in the middle of native work', async (t) => {
 t.test('what is dropped without dispose is collected', async (t) => {
   const { code, output } = await run(
     [
-      `import { native } from ${JSON.stringify(pathToFileURL(join(root, 'dist/esm/native.js')).href)}`,
+      `import { native } from ${JSON.stringify(builtUrl('native.js'))}`,
       'const addon = native()',
       'const before = JSON.stringify(addon.counters())',
       'await (async () => {',

@@ -1,6 +1,6 @@
 /** Failures of the engine itself: what it is made of, and what it may do now. */
 import type { CatalogEntry } from './entry.js'
-import { request } from './entry.js'
+import { operators, request } from './entry.js'
 
 export const engine = {
   VALIDATION_ERROR: {
@@ -88,29 +88,20 @@ export const engine = {
     native: false
   },
   AUDIT_LOG_INVALID: {
-    ...request,
+    ...operators,
     meaning: 'An audit log was changed, cut, reordered, or is being written by somebody else.',
     category: 'runtime',
     scope: 'engine',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction:
       'Keep the file as evidence, find out what changed it (details.line is the first bad line), and begin a new log.',
     native: false
   },
   RESOURCE_MEMORY_EXHAUSTED: {
-    ...request,
+    ...operators,
     meaning: 'There is not enough memory for a model or for a sequence.',
     category: 'resource',
     retry: 'backoff',
-    logLevel: 'error',
-    operator: true,
     httpStatus: 503,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction: 'Free memory, or take one of details.alternatives: a smaller weight type, context or batch.',
     native: true
   },

@@ -56,3 +56,13 @@ export const request = {
   logLevel: 'warn',
   operator: false
 } as const
+
+/** What most failures have in common that somebody who runs the machine has to mend. */
+export const operators = {
+  ...request,
+  logLevel: 'error',
+  operator: true,
+  httpStatus: 500,
+  exitCode: 1,
+  engineCode: 'ServerError'
+} as const

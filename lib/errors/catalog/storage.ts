@@ -1,100 +1,67 @@
 /** Failures of what keeps bytes: files, disks, the journal and the archive. */
 import type { CatalogEntry } from './entry.js'
-import { request } from './entry.js'
+import { operators, request } from './entry.js'
 
 export const storage = {
   FILE_READ_FAILED: {
-    ...request,
+    ...operators,
     meaning: 'The system could not read a file.',
     category: 'resource',
     scope: 'model',
     retry: 'backoff',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction: 'Check permissions and the disk; details.errno has the reason of the system.',
     native: true
   },
   FILE_WRITE_FAILED: {
-    ...request,
+    ...operators,
     meaning: 'The system could not write a file; nothing half-written is left.',
     category: 'resource',
     retry: 'backoff',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction: 'Check permissions and free space; details.errno has the reason of the system.',
     native: true
   },
   RESOURCE_DISK_EXHAUSTED: {
-    ...request,
+    ...operators,
     meaning: 'A disk has no room for what is to be written; nothing half-written is left.',
     category: 'resource',
     retry: 'backoff',
-    logLevel: 'error',
-    operator: true,
     httpStatus: 503,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction: 'Free space on the disk (details.resourceInfo has the bytes), or write to another one.',
     native: false
   },
   JOURNAL_LOCKED: {
-    ...request,
+    ...operators,
     meaning: 'Another engine, of this process or another one, has the journal open.',
     category: 'configuration',
     scope: 'engine',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction:
       'Stop the other engine (details.pid), or give this one a journal folder of its own. A lock whose process died holds nobody.',
     native: false
   },
   JOURNAL_CORRUPTED: {
-    ...request,
+    ...operators,
     meaning: 'The journal is damaged in a way that no crash leaves: bytes before its last record cannot be read.',
     category: 'resource',
     severity: 'fatal',
     scope: 'engine',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction:
       "Put the file back from a copy, or open the journal with onDamage: 'salvage' to keep what can be read; details.damage says what cannot.",
     native: false
   },
   JOURNAL_VERSION_UNSUPPORTED: {
-    ...request,
+    ...operators,
     meaning: 'The journal was written by a later version, in a format that this one does not know.',
     category: 'configuration',
     scope: 'engine',
-    logLevel: 'error',
-    operator: true,
-    httpStatus: 500,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction: 'Use the version that wrote it until its requests are done, or another folder.',
     native: false
   },
   JOURNAL_WRITE_FAILED: {
-    ...request,
+    ...operators,
     meaning: 'The journal could not take a request, so it was not accepted. Those that run go on.',
     category: 'resource',
     retry: 'backoff',
-    logLevel: 'error',
-    operator: true,
     httpStatus: 503,
-    exitCode: 1,
-    engineCode: 'ServerError',
     suggestedAction:
       'Free space where the journal is (details.resourceInfo has the bytes); the next request tries again.',
     native: false
