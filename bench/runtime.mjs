@@ -6,7 +6,14 @@ import { native } from '../dist/esm/native.js'
 
 /** Bytes that a store has for `percent` of a model's experts: at least what it needs to work with so many threads. */
 function budgetFor(opened, percent, threads) {
-  const request = { kvType: 'f16', contextLength: 64, maxBatchTokens: 1, threads, memory: Number.MAX_SAFE_INTEGER }
+  const request = {
+    kvType: 'f16',
+    contextLength: 64,
+    maxBatchTokens: 1,
+    threads,
+    memory: Number.MAX_SAFE_INTEGER,
+    stepBytes: () => 0
+  }
   const { slot, count } = planExperts(opened.tensors, opened.description.plan, request, 0).experts
   return { slots: Math.max(threads + 1, Math.round((count * percent) / 100)), slot, count }
 }

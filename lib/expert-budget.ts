@@ -1,7 +1,7 @@
 /** How much of a model's memory its experts get: everything, or a budget that the store keeps. */
 import { createError } from './errors/index.js'
 import type { Alternative, MemoryRequest } from './memory-plan.js'
-import { checkMemory, planMemory } from './memory-plan.js'
+import { checkMemory, packedBytes, planMemory } from './memory-plan.js'
 import type { Plan } from './model/plan.js'
 import type { GgufTensorInfo } from './native.js'
 
@@ -19,7 +19,7 @@ export interface ExpertMemory {
   chosenBy: 'caller' | 'available memory'
   /** Everything that the model may take. */
   memory: number
-  /** Weights that always stay, KV cache of the positions that fit for certain, buffers of one step. */
+  /** Weights that always stay, KV cache of the positions that fit for certain, buffers of one step and of the threads that read. */
   base: number
   keyValues: number
   arena: number
@@ -35,7 +35,6 @@ export interface ExpertMemory {
 export interface BudgetRequest extends MemoryRequest {
   /** Bytes that the model may take; undefined = what is available. */
   memory?: number | undefined
-  threads: number
   /** Positions that have to fit where the memory is not given. */
   contextLength: number
 }
@@ -43,10 +42,13 @@ export interface BudgetRequest extends MemoryRequest {
 const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
 
 /** Bytes of one expert in memory (of the layer where they are largest), as csrc/core/store/expert_layout.cpp lays it out, and how many there are. */
-function expertSlots(tensors: readonly GgufTensorInfo[], plan: Plan): { slot: number; count: number; inFile: number } {
+function expertSlots(
+  tensors: readonly GgufTensorInfo[],
+  plan: Plan
+): { slot: number; count: number; inMemory: number } {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
   const sources = new Map(plan.tensors.map(({ name, source }) => [name, source ?? name]))
-  let [slot, count, inFile] = [0, 0, 0]
+  let [slot, count, inMemory] = [0, 0, 0]
   for (const op of plan.ops) {
     if (op.op !== 'experts') continue
     let blob = 0
@@ -57,12 +59,12 @@ function expertSlots(tensors: readonly GgufTensorInfo[], plan: Plan): { slot: nu
       const rows = tensor.shape[1] ?? 1
       experts = tensor.shape[2] ?? 1
       blob += roundUp((tensor.bytes / (rows * experts)) * roundUp(rows, lanes), partAlignment)
-      inFile += tensor.bytes
+      inMemory += packedBytes(tensor)
     }
     slot = Math.max(slot, roundUp(blob, blobAlignment))
     count += experts
   }
-  return { slot, count, inFile }
+  return { slot, count, inMemory }
 }
 
 /**
@@ -77,13 +79,13 @@ export function planExperts(
   available: number
 ): ExpertMemory {
   const asked = request.memory !== undefined
-  const { slot, count, inFile } = expertSlots(tensors, plan)
+  const { slot, count, inMemory } = expertSlots(tensors, plan)
   const positions = roundUp(
     asked ? Math.min(request.contextLength, reservedPositions) : request.contextLength,
     pagePositions
   )
   const { weights, keyValues, arena } = planMemory(tensors, plan, { ...request, contextLength: positions })
-  const base = weights - inFile
+  const base = weights - inMemory
   const fixed = base + keyValues + arena
   const all = slot * count
   const made = (kept: ExpertMemory['kept'], memory: number, budget: number, beside: number): ExpertMemory => ({

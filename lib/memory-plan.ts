@@ -1,6 +1,6 @@
 /** How much memory a model will take, checked before anything is read; what would fit when it does not. */
 import { createError } from './errors/index.js'
-import type { Plan } from './model/plan.js'
+import type { Plan, PlanTensor } from './model/plan.js'
 import type { GgufTensorInfo, KvType } from './native.js'
 
 export interface MemoryRequest {
@@ -8,13 +8,18 @@ export interface MemoryRequest {
   /** Positions of the one sequence that must fit beside the weights. */
   contextLength: number
   maxBatchTokens: number
+  /** That compute, and that read experts of a GGUF file (default 0). */
+  threads: number
+  readers?: number | undefined
+  /** Most that the buffers of a step take (NativeAddon.stepBytes). */
+  stepBytes(maxBatchTokens: number, threads: number): number
 }
 
 export interface MemoryPlan {
   weights: number
   /** KV cache of one sequence. */
   keyValues: number
-  /** Buffers of one step. */
+  /** Buffers of one step, and what threads hold that read weights. */
   arena: number
   required: number
 }
@@ -37,34 +42,53 @@ function keyValueBytes(plan: Plan, kvType: KvType): number {
   return values * bytesPerValue[kvType]
 }
 
-/** Bytes of one step's buffers, as csrc/core/arena.cpp has them (little that depends on the number of threads is left out). */
-function arenaBytes(plan: Plan, maxBatchTokens: number): number {
-  const shapes = new Map(plan.tensors.map(({ name, shape }) => [name, shape]))
-  const widths = Object.values(plan.buffers)
-  const widest = Math.max(...widths)
-  let [k, experts, hidden] = [0, 0, 0]
-  for (const op of plan.ops) {
-    if (op.op === 'route') {
-      k = Math.max(k, op.k)
-      const { tierGroups = [], groupExperts = [] } = op.hser ?? {}
-      experts = Math.max(experts, (shapes.get(op.weight)?.[1] ?? 0) + tierGroups.length + groupExperts.length)
-    } else if (op.op === 'experts') hidden = Math.max(hidden, shapes.get(op.gate)?.[1] ?? 0)
-  }
-  // Activations as 8-bit blocks with their scales and sums take 1.5 bytes a value.
-  const quantised = 1.5 / 4
-  const perToken = widths.reduce((sum, width) => sum + width, 0) + widest * (k + 1 + 2 * quantised)
-  const perExpert = k * hidden * (2 + quantised) + 3 * experts + 4 * k
-  const logitRows = 32
-  return 4 * Math.ceil(maxBatchTokens * (perToken + perExpert) + logitRows * plan.vocab)
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
+/** Bytes that a read of weights takes about, rows that a packed matrix interleaves, and what blocks of memory and of files are multiples of (csrc). */
+const [readBytes, lanes, memoryBlock, fileBlock] = [2 ** 20, 16, 64, 4096]
+
+/** Bytes of a packed matrix in memory, or of all experts' together. */
+export function packedBytes({ shape: [, rows = 1], bytes }: GgufTensorInfo): number {
+  return roundUp((bytes / rows) * lanes * Math.ceil(rows / lanes), memoryBlock)
 }
 
-/** Estimates from the file's header; weights take about as much in memory as in the file. */
+/** Bytes of a tensor in memory, as csrc/core/tensor_loader.cpp keeps it, and what reading it takes beside them. */
+function tensorBytes({ role }: PlanTensor, tensor: GgufTensorInfo): { kept: number; reading: number } {
+  const { shape, bytes } = tensor
+  const [columns = 1, rows = 1, experts = 1] = shape
+  if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: 0 }
+  if (role === 'vector' || role === 'router') {
+    const floats = roundUp(columns * rows * 4, memoryBlock)
+    return { kept: floats, reading: bytes + floats }
+  }
+  const group = (bytes / (rows * experts)) * lanes
+  return { kept: packedBytes(tensor), reading: Math.min(bytes / experts, Math.max(group, readBytes)) }
+}
+
+/** What one thread holds that reads experts of a GGUF file: a piece of a matrix, as csrc/core/store/gguf_source.cpp cuts it. */
+function pieceBytes({ shape: [, rows = 1, experts = 1], bytes }: GgufTensorInfo): number {
+  const matrix = bytes / experts
+  const groups = Math.ceil(rows / lanes)
+  const pieces = Math.min(groups, Math.max(1, Math.floor((matrix + readBytes / 2) / readBytes)))
+  return Math.ceil(groups / pieces) * lanes * (matrix / rows) + 3 * fileBlock
+}
+
+/** Upper bounds, from the file's header: the addon's live bytes stay within them. */
 export function planMemory(tensors: readonly GgufTensorInfo[], plan: Plan, request: MemoryRequest): MemoryPlan {
-  const bytesOf = new Map(tensors.map(({ name, bytes }) => [name, bytes]))
-  // A tensor that serves twice (tied embeddings) is kept in two layouts.
-  const weights = plan.tensors.reduce((sum, { name, source }) => sum + (bytesOf.get(source ?? name) ?? 0), 0)
-  const keyValues = keyValueBytes(plan, request.kvType) * request.contextLength
-  const arena = arenaBytes(plan, request.maxBatchTokens)
+  const { kvType, contextLength, maxBatchTokens, threads, readers = 0, stepBytes } = request
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
+  let [weights, piece, chunk, floats] = [0, 0, 0, 0]
+  for (const wanted of plan.tensors) {
+    // A tensor that serves twice (tied embeddings) is kept in two layouts.
+    const tensor = byName.get(wanted.source ?? wanted.name)
+    if (!tensor) continue
+    const { kept, reading } = tensorBytes(wanted, tensor)
+    weights += kept
+    if (wanted.role === 'experts') piece = Math.max(piece, pieceBytes(tensor))
+    if (wanted.role === 'vector' || wanted.role === 'router') floats = Math.max(floats, reading)
+    else chunk = Math.max(chunk, reading)
+  }
+  const keyValues = keyValueBytes(plan, kvType) * contextLength
+  const arena = stepBytes(maxBatchTokens, threads) + roundUp(readers * piece + threads * chunk + floats, memoryBlock)
   return { weights, keyValues, arena, required: weights + keyValues + arena }
 }
 
@@ -87,7 +111,9 @@ function findAlternatives(
   if (request.kvType === 'f32') offer('kvType', 'f16', needed.required - needed.keyValues / 2)
   const smallBatch = 32
   if (request.maxBatchTokens > smallBatch) {
-    offer('maxBatchTokens', smallBatch, needed.required - needed.arena + arenaBytes(plan, smallBatch))
+    const { stepBytes, threads, maxBatchTokens } = request
+    const saved = stepBytes(maxBatchTokens, threads) - stepBytes(smallBatch, threads)
+    offer('maxBatchTokens', smallBatch, needed.required - saved)
   }
   const elements = tensors.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0)
   for (const [type, bytes] of Object.entries(quantizedBytes)) {

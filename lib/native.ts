@@ -43,7 +43,11 @@ export interface NativeAddon {
   statusCodes(): string[]
   cpuInfo(): CpuInfo
   counters(): Counters
+  /** The greatest `liveBytes` since the last restart: no moment between two looks is missed. */
+  peakLiveBytes(restart?: boolean): number
   availableMemory(): number
+  /** Most that the buffers of one step take. VALIDATION_ERROR for a plan that is none. */
+  stepBytes(plan: Plan, maxBatchTokens: number, threads: number): number
   /** CRC-32C of bytes (a Buffer too); `crc` continues an earlier call. */
   crc32c(bytes: Uint8Array, crc?: number): number
   openGguf(path: string): Promise<NativeGguf>

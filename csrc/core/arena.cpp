@@ -38,6 +38,9 @@ struct Sizes {
     size_t value_rows() const { return std::max<size_t>(k, 1); }
 };
 
+/** Blocks that `allocate` asks for beside the plan's buffers, at most; each is rounded up to a multiple of 64 bytes. */
+constexpr size_t kBlocks = 40;
+
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /** Positions whose attention scores fit from the start; a model may name a context that no memory can hold. */
@@ -51,8 +54,9 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
     floats += max_batch * (s.router_rows * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
     floats += (kLogitRows + 2 * threads) * uint64_t{plan.vocab};
-    floats += threads * kAttendRows * uint64_t{score_positions(plan)};
-    return floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
+    floats += threads * kAttendRows * uint64_t{score_positions(plan)} + s.experts + 1;
+    const uint64_t padding = (plan.buffer_widths.size() + kBlocks) * uint64_t{64};
+    return padding + floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
            (s.hidden ? ExpertScratch::bytes(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)) : 0);
 }
 
@@ -72,6 +76,7 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     TMOE_RETURN_IF_ERROR(rows.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(values.allocate(max_batch * s.value_rows() * s.width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(attention.reserve(threads, score_positions(plan)));
+    planned_scores = attention.scores.size();
     TMOE_RETURN_IF_ERROR(logits.allocate(kLogitRows * plan.vocab * sizeof(float)));
     TMOE_RETURN_IF_ERROR(sampling.allocate(threads * 2 * plan.vocab * sizeof(float)));
 

@@ -18,6 +18,7 @@ struct Model::Arena {
     Buffer offsets, slots, rows, values;                     ///< of dispatch and expert_matmul
     std::vector<const uint8_t*> blobs;                       ///< of a layer's experts, where a store keeps them
     AttentionScratch attention;
+    size_t planned_scores = 0;                   ///< bytes of its scores from the start; beyond them experts make room
     std::vector<RopeTable> rope_tables;
     std::vector<uint32_t> rope_of_op;            ///< per plan operation: its table
     Buffer cosines, sines;                       ///< [table][max_batch][rotary_dim / 2]
@@ -29,7 +30,7 @@ struct Model::Arena {
 
     float* buffer(uint32_t index) { return buffers[index].as<float>(); }
 
-    /** Bytes that `allocate` will take, but for small change. */
+    /** Bytes that `allocate` takes at most. */
     static uint64_t bytes(const Plan& plan, size_t max_batch, size_t threads);
     Status allocate(const Plan& plan, size_t max_batch, size_t threads);
 };

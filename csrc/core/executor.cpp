@@ -60,9 +60,15 @@ Status Executor::prepare() {
     use_.assign(model_.routing_.mask_size(), 0);
     size_t visible = 0;
     if (model_.store_) {
-        auto pages = static_cast<uint64_t>(model_.kv_bytes_->load());
-        for (const StepItem& item : items_) pages += item.sequence->missing_bytes(std::min(item.sequence->max_tokens, item.sequence->length + item.count));
-        TMOE_RETURN_IF_ERROR(model_.balance_memory(pages));
+        auto held = static_cast<uint64_t>(model_.held_->load());
+        size_t longest = 0;
+        for (const StepItem& item : items_) {
+            const size_t length = std::min(item.sequence->max_tokens, item.sequence->length + item.count);
+            held += item.sequence->missing_bytes(length);
+            longest = std::max(longest, length);
+        }
+        held += arena_.attention.bytes(context_.pool.threads(), longest) - arena_.planned_scores;
+        TMOE_RETURN_IF_ERROR(model_.balance_memory(held));
     }
     for (size_t i = 0; i < items_.size(); i++) {
         StepItem& item = items_[i];

@@ -8,9 +8,29 @@
 
 namespace tmoe {
 
+/** A count of bytes, and the greatest that it has been: no moment between two looks at it is missed. Any thread. */
+class LiveBytes {
+  public:
+    void operator+=(int64_t bytes) {
+        const int64_t sum = now_.fetch_add(bytes) + bytes;
+        int64_t peak = peak_.load();
+        while (sum > peak && !peak_.compare_exchange_weak(peak, sum)) {
+        }
+    }
+    void operator-=(int64_t bytes) { now_ -= bytes; }
+    int64_t load() const { return now_.load(); }
+    operator int64_t() const { return load(); }
+    /** The greatest since the last restart. */
+    int64_t peak() const { return peak_.load(); }
+    int64_t restart_peak() { return peak_.exchange(now_.load()); }
+
+  private:
+    std::atomic<int64_t> now_{0}, peak_{0};
+};
+
 /** What the addon holds now; `tiered-moe` tests compare these with a baseline. */
 struct Counters {
-    std::atomic<int64_t> live_bytes{0};
+    LiveBytes live_bytes;
     std::atomic<int64_t> live_handles{0};
     std::atomic<int64_t> open_files{0};
     std::atomic<int64_t> active_jobs{0};

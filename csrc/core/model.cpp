@@ -40,7 +40,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     if (!model) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate a model");
     model->plan_ = std::move(plan);
     model->max_batch_ = options.max_batch;
-    model->kv_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+    model->held_ = std::make_shared<std::atomic<int64_t>>(0);
     model->find_routed_layers();
     TMOE_RETURN_IF_ERROR(model->use_.allocate(model->routing_.mask_size()));
     const Plan& p = model->plan_;
@@ -61,7 +61,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         }
     } close_failed{model};
     if (options.store) TMOE_RETURN_IF_ERROR(model->open_store(backend, std::move(shared), options.experts));
-    model->arena_bytes_ = Arena::bytes(p, options.max_batch, backend.pool.threads());
+    TMOE_RETURN_IF_ERROR(step_bytes(p, options.max_batch, backend.pool.threads(), model->arena_bytes_));
     const uint64_t required = model->weight_bytes_ + model->arena_bytes_;
     const int64_t available = available_memory();
     if (required > static_cast<uint64_t>(std::max<int64_t>(available, 0))) {
@@ -109,6 +109,12 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     return {};
 }
 
+Status Model::step_bytes(const Plan& plan, size_t max_batch, size_t threads, uint64_t& out) {
+    TMOE_RETURN_IF_ERROR(validate(plan));
+    out = Arena::bytes(plan, max_batch, threads) + Prefetcher::bytes(plan);
+    return {};
+}
+
 namespace {
 
 const PlanOp* first_attention(const Plan& plan) {
@@ -131,7 +137,7 @@ Status Model::create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Se
     sequence->max_tokens = max_tokens;
     if (const PlanOp* op = first_attention(plan_)) sequence->layer_bytes = kv_layer_bytes(type, op->kv_heads, op->head_dim, op->value_dim);
     sequence->page_bytes = sequence->layer_bytes * plan_.layers;
-    sequence->all_pages = kv_bytes_;
+    sequence->held = held_;
     out = std::move(sequence);
     return {};
 }
@@ -143,11 +149,10 @@ Status Sequence::reserve(size_t tokens) {
             .with("limit", static_cast<double>(max_tokens));
     }
     while (pages.size() * kKvPage < tokens) {
-        Buffer page;
-        TMOE_RETURN_IF_ERROR(page.allocate(page_bytes));
+        HeldBlock page;
+        TMOE_RETURN_IF_ERROR(page.allocate(page_bytes, held));
         page_data.push_back(page.data());
         pages.push_back(std::move(page));
-        if (all_pages) *all_pages += static_cast<int64_t>(page_bytes);
     }
     return {};
 }

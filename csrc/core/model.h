@@ -91,6 +91,41 @@ struct RoutingShape {
     size_t choices() const { return layers * k; }   ///< of one token, over all layers
 };
 
+/**
+ * A block of what a model holds beside its weights: pages of KV caches, and what steps give back. `held` is their sum; it counts a block from
+ * before it is allocated until after it is freed, so that who shares the memory out never sees more than there is. Any thread.
+ */
+class HeldBlock {
+  public:
+    using Sum = std::shared_ptr<std::atomic<int64_t>>;
+    HeldBlock() = default;
+    ~HeldBlock() { release(); }
+    HeldBlock(HeldBlock&& other) noexcept = default;
+    HeldBlock& operator=(HeldBlock&&) = delete;
+
+    /** RESOURCE_MEMORY_EXHAUSTED. */
+    Status allocate(size_t bytes, const Sum& held) {
+        release();
+        *held += static_cast<int64_t>(bytes);
+        const Status status = buffer_.allocate(bytes);
+        if (status.ok()) held_ = held;
+        else *held -= static_cast<int64_t>(bytes);
+        return status;
+    }
+    void release() {
+        const auto bytes = static_cast<int64_t>(buffer_.size());
+        buffer_.release();
+        if (held_) *held_ -= bytes;
+        held_.reset();
+    }
+    uint8_t* data() { return buffer_.data(); }
+    template <class T> T* as() { return buffer_.as<T>(); }
+
+  private:
+    Buffer buffer_;
+    Sum held_;
+};
+
 /** One sequence's part of a step. */
 struct StepItem {
     std::shared_ptr<Sequence> sequence;
@@ -159,6 +194,8 @@ class Model {
     const Prefetcher* prefetcher() const { return prefetcher_.get(); }
     /** Budgets that the KV cache or a lack of memory took from the experts. */
     uint64_t pressure_events() const { return pressure_events_; }
+    /** Memory that a step gives back; on the backend's queue. Where experts have a budget they make room. RESOURCE_MEMORY_EXHAUSTED. */
+    Status allocate_output(size_t bytes, HeldBlock& out);
     /** Another budget, and pins and demotions; on the backend's queue. RESOURCE_BUDGET_TOO_SMALL; VALIDATION_ERROR without a store. */
     Status set_expert_budget(uint64_t bytes);
     /** [layers][experts]: see Placement. */
@@ -175,6 +212,8 @@ class Model {
     void whereabouts(uint8_t* out) const;
     static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16;
     uint64_t arena_bytes() const { return arena_bytes_; }
+    /** Most that the buffers of one step take, those of the expert store's predictions too. VALIDATION_ERROR for a plan that is none. */
+    static Status step_bytes(const Plan& plan, size_t max_batch, size_t threads, uint64_t& out);
     size_t kv_bytes_per_token(KvType type) const;
     const RoutingShape& routing() const { return routing_; }
     /** [layers][experts] */
@@ -196,10 +235,14 @@ class Model {
     };
     void find_routed_layers();
     Status open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options);
-    /** The experts get what `kv_bytes` of KV cache leave. RESOURCE_MEMORY_EXHAUSTED. */
-    Status balance_memory(uint64_t kv_bytes);
+    /** The experts get what `held` bytes beside them leave. RESOURCE_MEMORY_EXHAUSTED. */
+    Status balance_memory(uint64_t held);
     /** Room for a sequence's positions; where there is no memory, experts make some. */
     Status reserve(Sequence& sequence, size_t tokens);
+    /** After an allocation of `bytes` that failed: the least valuable experts give as much back. False where they cannot. */
+    bool make_room(uint64_t bytes);
+    /** What of `held` bytes takes memory from the experts. */
+    uint64_t beyond_reserve(uint64_t held) const { return held > kv_reserve_ ? held - kv_reserve_ : 0; }
 
     Plan plan_;
     RoutingShape routing_;
@@ -213,7 +256,7 @@ class Model {
     uint64_t expert_budget_ = 0;           ///< what the experts may have while the KV cache keeps to its reserve
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
-    std::shared_ptr<std::atomic<int64_t>> kv_bytes_;   ///< pages of all sequences
+    HeldBlock::Sum held_;                  ///< pages of all sequences, and what steps give back
     std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
@@ -224,17 +267,14 @@ class Model {
 /** The KV cache of one sequence, in pages of kKvPage positions that hold all layers. Used on the backend's queue only. */
 class Sequence {
   public:
-    ~Sequence() {
-        if (all_pages) *all_pages -= static_cast<int64_t>(pages.size() * page_bytes);
-    }
     KvType type = KvType::F16;
     size_t max_tokens = 0;
     size_t page_bytes = 0;
     size_t layer_bytes = 0;                ///< of one layer's part of a page
-    std::vector<Buffer> pages;
+    std::vector<HeldBlock> pages;
     std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
-    std::shared_ptr<std::atomic<int64_t>> all_pages;   ///< bytes of the pages of all sequences of the model
+    HeldBlock::Sum held;                   ///< of the model
 
     /** Bytes of pages that `reserve` would add. */
     size_t missing_bytes(size_t tokens) const {

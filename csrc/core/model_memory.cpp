@@ -10,6 +10,13 @@ namespace tmoe {
 
 namespace {
 
+double number_of(const Status& status, const char* key) {
+    for (const Detail& detail : status.details()) {
+        if (detail.key == key) return detail.number;
+    }
+    return 0;
+}
+
 Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every expert of the model stays in memory, there is no budget").with("argument", "this"); }
 
 }  // namespace
@@ -76,10 +83,16 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
 Status Model::set_expert_budget(uint64_t bytes) {
     if (!store_) return no_store();
     const uint64_t budget = std::min<uint64_t>(bytes, uint64_t{slot_bytes_} * routing_.mask_size()) / slot_bytes_ * slot_bytes_;
-    TMOE_RETURN_IF_ERROR(store_->set_budget(budget));
+    // What the requests under way hold stays theirs: a budget that leaves too little beside it changes nothing.
+    const uint64_t beyond = (beyond_reserve(static_cast<uint64_t>(held_->load())) + slot_bytes_ - 1) / slot_bytes_ * slot_bytes_;
+    const Status status = store_->set_budget(budget > beyond ? budget - beyond : 0);
+    if (!status.ok()) {
+        const double least = number_of(status, "required") + static_cast<double>(beyond);
+        return Status(status.code(), status.message()).with("required", least).with("available", static_cast<double>(budget)).with("slotBytes", static_cast<double>(slot_bytes_));
+    }
     weight_bytes_ = weight_bytes_ - expert_budget_ + budget;
     expert_budget_ = budget;
-    return balance_memory(static_cast<uint64_t>(kv_bytes_->load()));
+    return {};
 }
 
 Status Model::place_experts(const uint8_t* placement) {
@@ -148,8 +161,8 @@ void Model::whereabouts(uint8_t* out) const {
     }
 }
 
-Status Model::balance_memory(uint64_t kv_bytes) {
-    const uint64_t beyond = kv_bytes > kv_reserve_ ? kv_bytes - kv_reserve_ : 0;
+Status Model::balance_memory(uint64_t held) {
+    const uint64_t beyond = beyond_reserve(held);
     const uint64_t left = expert_budget_ > beyond ? (expert_budget_ - beyond) / slot_bytes_ * slot_bytes_ : 0;
     const uint64_t now = store_->counts().budget_bytes;
     if (left == now) return {};
@@ -166,20 +179,32 @@ Status Model::balance_memory(uint64_t kv_bytes) {
         return {};
     }
     return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED,
-                  format("a KV cache of %llu bytes leaves %llu bytes for experts: %s", static_cast<unsigned long long>(kv_bytes), static_cast<unsigned long long>(left), status.message().c_str()))
-        .with("required", static_cast<double>(kv_bytes))
+                  format("%llu bytes of KV cache and outputs leave %llu bytes for experts: %s", static_cast<unsigned long long>(held), static_cast<unsigned long long>(left), status.message().c_str()))
+        .with("required", static_cast<double>(held))
         .with("available", static_cast<double>(kv_reserve_));
+}
+
+bool Model::make_room(uint64_t bytes) {
+    if (!store_) return false;
+    const uint64_t given = (bytes / slot_bytes_ + 1) * slot_bytes_, now = store_->counts().budget_bytes;
+    if (given > now || given > expert_budget_ || !store_->set_budget(now - given).ok()) return false;
+    pressure_events_++;
+    expert_budget_ -= given;
+    weight_bytes_ -= given;
+    return true;
 }
 
 Status Model::reserve(Sequence& sequence, size_t tokens) {
     Status status = sequence.reserve(tokens);
-    if (status.ok() || !store_ || status.code() != StatusCode::RESOURCE_MEMORY_EXHAUSTED) return status;
-    // Least valuable experts make room, once; the next failure is the caller's.
-    const uint64_t slots = sequence.missing_bytes(tokens) / slot_bytes_ + 1, now = store_->counts().budget_bytes;
-    if (slots * slot_bytes_ > now || !store_->set_budget(now - slots * slot_bytes_).ok()) return status;
-    pressure_events_++;
-    expert_budget_ -= std::min(expert_budget_, slots * slot_bytes_);
-    return sequence.reserve(tokens);
+    if (status.ok() || status.code() != StatusCode::RESOURCE_MEMORY_EXHAUSTED || !make_room(sequence.missing_bytes(tokens))) return status;
+    return sequence.reserve(tokens);  // once; the next failure is the caller's
+}
+
+Status Model::allocate_output(size_t bytes, HeldBlock& out) {
+    if (store_) TMOE_RETURN_IF_ERROR(balance_memory(static_cast<uint64_t>(held_->load()) + bytes));
+    Status status = out.allocate(bytes, held_);
+    if (status.ok() || !make_room(bytes)) return status;
+    return out.allocate(bytes, held_);
 }
 
 }  // namespace tmoe

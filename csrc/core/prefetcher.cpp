@@ -24,6 +24,16 @@ Status Prefetcher::reserve(size_t width, size_t rows) {
     return probabilities.allocate(kMostTokens * rows * sizeof(float));
 }
 
+uint64_t Prefetcher::bytes(const Plan& plan) {
+    uint64_t most = 0;
+    for (const PlanOp& op : plan.ops) {
+        if (op.kind != OpKind::Route) continue;
+        const uint64_t rows = plan.tensors[op.weight].shape[1] + op.hser.tier_groups.size() + op.hser.group_experts.size();
+        most = std::max(most, 2 * uint64_t{plan.buffer_widths[op.in]} + 2 * uint64_t{op.k} + 3 * rows);
+    }
+    return most * kMostTokens * sizeof(float) + 6 * 64;  // six blocks, each rounded up
+}
+
 void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes) {
     tokens_ = tokens;
     step_++;

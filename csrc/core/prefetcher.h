@@ -28,6 +28,8 @@ class Prefetcher {
     Prefetcher(PrefetchMode mode, const RoutingShape& shape);
     /** Memory for the predictions of kMostTokens tokens; `rows`: of all routers of a layer. RESOURCE_MEMORY_EXHAUSTED. */
     Status reserve(size_t width, size_t rows);
+    /** Most that `reserve` takes for a model of this plan. */
+    static uint64_t bytes(const Plan& plan);
 
     void begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes);
     /** Whether a prediction for the layer is to be made in this step: where it pays, and on trial now and then where it did not. */

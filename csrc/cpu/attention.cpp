@@ -13,12 +13,22 @@ size_t tiles_of(const AttentionRun& run, size_t group) { return (run.count * gro
 
 }  // namespace
 
-Status AttentionScratch::reserve(size_t threads, size_t positions) {
+size_t AttentionScratch::grown(size_t threads, size_t positions) const {
     const size_t needed = (positions + kLanes - 1) / kLanes * kLanes;
-    if (needed <= stride && scores.size() >= threads * kAttendRows * stride * sizeof(float)) return {};
-    const size_t grown = needed > 2 * stride ? needed : 2 * stride;  // doubling: a growing sequence must not allocate at every step
-    TMOE_RETURN_IF_ERROR(scores.allocate(threads * kAttendRows * grown * sizeof(float)));
-    stride = grown;
+    if (needed <= stride && scores.size() >= threads * kAttendRows * stride * sizeof(float)) return stride;
+    return needed > 2 * stride ? needed : 2 * stride;  // doubling: a growing sequence must not allocate at every step
+}
+
+size_t AttentionScratch::bytes(size_t threads, size_t positions) const {
+    const size_t next = grown(threads, positions);
+    return next == stride ? scores.size() : threads * kAttendRows * next * sizeof(float);
+}
+
+Status AttentionScratch::reserve(size_t threads, size_t positions) {
+    const size_t next = grown(threads, positions);
+    if (next == stride) return {};
+    TMOE_RETURN_IF_ERROR(scores.allocate(threads * kAttendRows * next * sizeof(float)));
+    stride = next;
     return {};
 }
 

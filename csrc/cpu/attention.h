@@ -37,7 +37,12 @@ struct AttentionArgs {
 struct AttentionScratch {
     Buffer scores;
     size_t stride = 0;           ///< positions in one row of scores
+    /** Bytes of the scores once so many positions were reserved. */
+    size_t bytes(size_t threads, size_t positions) const;
     Status reserve(size_t threads, size_t positions);
+
+  private:
+    size_t grown(size_t threads, size_t positions) const;
 };
 
 /** `scratch` must hold the largest start + count. CANCELLED. */

@@ -64,6 +64,19 @@ class LoadTask : public Task {
     std::shared_ptr<Model> model_;
 };
 
+/** stepBytes(plan, maxBatchTokens, threads). */
+Status step_bytes(Call& call, napi_value& result) {
+    Plan plan;
+    int64_t max_batch = 0, threads = 0;
+    uint64_t bytes = 0;
+    TMOE_RETURN_IF_ERROR(read_plan(call.env, call.args[0], plan));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "maxBatchTokens", 1, kMostBatch, max_batch));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[2], "threads", 1, INT32_MAX, threads));
+    TMOE_RETURN_IF_ERROR(Model::step_bytes(plan, static_cast<size_t>(max_batch), static_cast<size_t>(threads), bytes));
+    result = js_number(call.env, static_cast<double>(bytes));
+    return {};
+}
+
 Status load_model(Call& call, napi_value& result) {
     napi_env env = call.env;
     BackendHandle* backend = nullptr;
@@ -120,8 +133,9 @@ napi_status bind_backend(Environment& environment, napi_value exports) {
                               {"call", throwing<backend_call>, nullptr},
                               {"callAsync", promising<backend_call_async>, nullptr},
                               {"dispose", throwing<dispose>, nullptr}};
-    const napi_status status = define_class(environment, ClassId::Backend, members, sizeof members / sizeof members[0]);
-    return status == napi_ok ? export_function(environment.env, exports, "createBackend", throwing<create_backend>) : status;
+    napi_status status = define_class(environment, ClassId::Backend, members, sizeof members / sizeof members[0]);
+    if (status == napi_ok) status = export_function(environment.env, exports, "createBackend", throwing<create_backend>);
+    return status == napi_ok ? export_function(environment.env, exports, "stepBytes", throwing<step_bytes>) : status;
 }
 
 }  // namespace tmoe

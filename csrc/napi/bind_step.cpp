@@ -13,12 +13,12 @@ constexpr int64_t kMostItems = 65536;
 
 // Memory that a step fills, copied to the caller's array at the end: that one may be transferred meanwhile.
 struct Output {
-    Buffer buffer;
+    HeldBlock block;
     size_t wanted = 0;   // elements of 4 bytes
     uint32_t kept = 0;   // place of the caller's array among the kept values
 
-    Status allocate() { return wanted > 0 ? buffer.allocate(wanted * 4) : Status(); }
-    template <class T> T* as() { return wanted > 0 ? buffer.as<T>() : nullptr; }
+    Status allocate(Model& model) { return wanted > 0 ? model.allocate_output(wanted * 4, block) : Status(); }
+    template <class T> T* as() { return wanted > 0 ? block.as<T>() : nullptr; }
 };
 
 // One item as read, with the memory that it points to.
@@ -37,25 +37,29 @@ class StepTask : public Task {
         : backend_(std::move(backend)), model_(std::move(model)), cancel_(std::move(cancel)) {}
 
     // Items are complete: `steps` may point into them.
-    Status prepare() {
+    void prepare() {
         for (size_t i = 0; i < items.size(); i++) {
             Item& item = items[i];
-            for (Output* output : {&item.logits, &item.capture_ids, &item.capture_weights}) TMOE_RETURN_IF_ERROR(output->allocate());
             steps[i].tokens = item.tokens.data();
             steps[i].count = item.tokens.size();
-            steps[i].logits_out = item.logits.as<float>();
-            steps[i].capture_ids = item.capture_ids.as<int32_t>();
-            steps[i].capture_weights = item.capture_weights.as<float>();
             if (!item.enabled.empty()) steps[i].enabled = item.enabled.data();
             if (item.forced_ids.empty()) continue;
             steps[i].forced_ids = item.forced_ids.data();
             steps[i].forced_weights = item.forced_weights.data();
         }
         for (Item& item : items) item.handle->steps++;
-        return {};
     }
 
-    Status run(const Ticket&) override { return model_->step(*backend_, steps, cancel_.get(), outcome_); }
+    Status run(const Ticket&) override {
+        for (size_t i = 0; i < items.size(); i++) {
+            Item& item = items[i];
+            for (Output* output : {&item.logits, &item.capture_ids, &item.capture_weights}) TMOE_RETURN_IF_ERROR(output->allocate(*model_));
+            steps[i].logits_out = item.logits.as<float>();
+            steps[i].capture_ids = item.capture_ids.as<int32_t>();
+            steps[i].capture_weights = item.capture_weights.as<float>();
+        }
+        return model_->step(*backend_, steps, cancel_.get(), outcome_);
+    }
     void release() override {
         steps.clear();
         model_.reset();
@@ -86,13 +90,13 @@ Status item_result(Environment& environment, const StepItemResult& item, napi_va
     return {};
 }
 
-Status copy_output(napi_env env, napi_value kept, const Output& output, const char* name, napi_typedarray_type type) {
+Status copy_output(napi_env env, napi_value kept, Output& output, const char* name, napi_typedarray_type type) {
     napi_value array = nullptr;
     ArrayView view;
     if (output.wanted == 0) return {};
     TMOE_RETURN_IF_ERROR(read_element(env, kept, output.kept, array));
     TMOE_RETURN_IF_ERROR(read_typed_array(env, array, name, type, output.wanted, view));
-    memcpy(view.data, output.buffer.data(), output.wanted * 4);
+    memcpy(view.data, output.block.data(), output.wanted * 4);
     return {};
 }
 
@@ -232,7 +236,7 @@ Status model_step(Call& call, napi_value& result) {
     }
     if (!handle->model) return model_disposed();
     TMOE_RETURN_IF_ERROR(check_sequences(*handle, task->items, task->steps));
-    TMOE_RETURN_IF_ERROR(task->prepare());
+    task->prepare();
     std::shared_ptr<Backend> backend = handle->backend;
     const Status status = start(call.environment, task, keep, backend->queue, result);
     if (!status.ok()) task->finished();

@@ -64,6 +64,15 @@ Status read_counters(Call& call, napi_value& result) {
     return {};
 }
 
+/** peakLiveBytes(restart = false): the greatest live bytes since the last restart. */
+Status peak_live_bytes(Call& call, napi_value& result) {
+    bool restart = false;
+    if (!is_undefined(call.env, call.args[0])) TMOE_RETURN_IF_ERROR(read_boolean(call.env, call.args[0], "restart", restart));
+    LiveBytes& live = counters().live_bytes;
+    result = js_number(call.env, static_cast<double>(restart ? live.restart_peak() : live.peak()));
+    return {};
+}
+
 Status read_available_memory(Call& call, napi_value& result) {
     result = js_number(call.env, static_cast<double>(available_memory()));
     return {};
@@ -111,6 +120,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"statusCodes", throwing<status_codes>},
         {"cpuInfo", throwing<cpu_info>},
         {"counters", throwing<read_counters>},
+        {"peakLiveBytes", throwing<peak_live_bytes>},
         {"availableMemory", throwing<read_available_memory>},
         {"createCancel", throwing<create_cancel>},
         {"crc32c", throwing<checksum>},

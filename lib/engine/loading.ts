@@ -249,7 +249,7 @@ export class ModelLoad {
    * The context and the memory to load with. VALIDATION_ERROR beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL,
    * RESOURCE_MEMORY_EXHAUSTED.
    */
-  #fit({ tensors, description }: OpenModel): { contextLength: number; memory: ExpertMemory } {
+  #fit({ tensors, description, blobs }: OpenModel): { contextLength: number; memory: ExpertMemory } {
     const { addon, backend, options, reserve } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
     const { contextLength: supported, plan } = description
@@ -263,7 +263,15 @@ export class ModelLoad {
     const given = this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
     const offered = reserve.offer(given)
     const { threads } = backend
-    const request = { kvType, contextLength: checkedLength, maxBatchTokens, threads, memory: offered }
+    const request = {
+      kvType,
+      contextLength: checkedLength,
+      maxBatchTokens,
+      threads,
+      readers: blobs ? 0 : ioThreads,
+      memory: offered,
+      stepBytes: (batch: number, threads: number) => addon.stepBytes(plan, batch, threads)
+    }
     const memory = planExperts(tensors, plan, request, addon.availableMemory())
     const { base, keyValues, arena, experts } = memory
     reserve.take(this.#id, base + keyValues + arena + experts.budget)

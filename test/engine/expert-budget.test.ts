@@ -10,7 +10,8 @@ const MiB = 2 ** 20
 const small = moeModel({ layers: 3, experts: 64, contextLength: 16384, type: 'F32' }).file
 const { plan } = readModel(small)
 const file = { tensors: small.tensors.map((tensor) => ({ ...tensor, bytes: tensor.bytes * 512 })) }
-const request = { kvType: 'f16', contextLength: 4096, maxBatchTokens: 64, threads: 2 } as const
+const stepBytes = (batch: number, threads: number) => 20_000 * batch + 1000 * threads
+const request = { kvType: 'f16', contextLength: 4096, maxBatchTokens: 64, threads: 2, stepBytes } as const
 const fits = planMemory(file.tensors, plan, request).required
 
 t.test('what fits stays whole', async (t) => {

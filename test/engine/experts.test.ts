@@ -208,6 +208,27 @@ t.test('the KV cache takes memory from the experts and gives it back', async (t)
   t.equal(loaded.expertStats()!.budgetBytes, full, 'given back')
 })
 
+t.test('a budget leaves requests under way what their KV caches hold', async (t) => {
+  const { loaded, step } = await openNative(t, { slots: 32, kvReserveBytes: 0 })
+  const { slot } = whole.experts
+  const sequence = loaded.createSequence({ kvType: 'f16', maxTokens: 512 })
+  const long = [{ sequence, tokens: new Int32Array(100).fill(2), logits: 'none' as const }]
+  await step(long)
+  const pages = 128 * loaded.kvBytesPerToken.f16
+  const least = (Math.ceil(pages / slot) + threads + 1) * slot
+  const before = loaded.expertStats()!.budgetBytes
+  await t.rejects(loaded.setExpertBudget(least - slot), {
+    code: 'RESOURCE_BUDGET_TOO_SMALL',
+    details: { required: least, available: least - slot }
+  })
+  t.equal(loaded.expertStats()!.budgetBytes, before, 'nothing has changed')
+  await step([{ ...long[0]!, tokens: Int32Array.of(1) }])
+  await loaded.setExpertBudget(least)
+  t.ok(loaded.expertStats()!.budgetBytes <= least - pages, 'what the pages hold is not the experts')
+  await step([{ ...long[0]!, tokens: Int32Array.of(1) }])
+  sequence.dispose()
+})
+
 t.test('budgets and placement change between steps', async (t) => {
   const { loaded, step, vocab } = await openNative(t, { slots: 20, prefetch: 'off' })
   const { slot } = whole.experts

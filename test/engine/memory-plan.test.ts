@@ -5,16 +5,23 @@ import { moeModel } from '../fixtures/moe-model.js'
 
 const { file } = moeModel({ layers: 3, kvHeads: 2, headDim: 16, contextLength: 1024, type: 'F32' })
 const { plan } = readModel(file)
-const request = { kvType: 'f32', contextLength: 1024, maxBatchTokens: 512 } as const
+const request = {
+  kvType: 'f32',
+  contextLength: 1024,
+  maxBatchTokens: 512,
+  threads: 2,
+  readers: 4,
+  stepBytes: (batch: number, threads: number) => 5000 * batch + 1000 * threads
+} as const
 
 t.test('the parts', async (t) => {
   const { weights, keyValues, arena, required } = planMemory(file.tensors, plan, request)
-  t.equal(
-    weights,
-    file.tensors.reduce((sum, { bytes }) => sum + bytes, 0)
-  )
+  const stored = file.tensors.reduce((sum, { bytes }) => sum + bytes, 0)
+  t.ok(weights >= stored && weights < stored * 1.1, 'matrices have whole groups of rows')
   t.equal(keyValues, 3 * 2 * (16 + 16) * 4 * 1024)
-  t.ok(arena > 4 * 64 * 512)
+  const step = request.stepBytes(request.maxBatchTokens, request.threads)
+  t.ok(arena > step)
+  t.ok(planMemory(file.tensors, plan, { ...request, readers: 0 }).arena < arena, 'threads that read hold memory')
   t.equal(required, weights + keyValues + arena)
   t.equal(planMemory(file.tensors, plan, { ...request, kvType: 'f16' }).keyValues, keyValues / 2)
 })
@@ -23,7 +30,8 @@ t.test('tied embeddings are counted twice', async (t) => {
   const tied = moeModel({ tied: true }).file
   const embedding = tied.tensors.find(({ name }) => name === 'token_embd.weight')!.bytes
   const stored = tied.tensors.reduce((sum, { bytes }) => sum + bytes, 0)
-  t.equal(planMemory(tied.tensors, readModel(tied).plan, request).weights, stored + embedding)
+  const { weights } = planMemory(tied.tensors, readModel(tied).plan, request)
+  t.ok(weights >= stored + embedding && weights < (stored + embedding) * 1.1)
 })
 
 t.test('a refusal says how much is missing, and what would fit does fit', async (t) => {

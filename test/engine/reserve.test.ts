@@ -31,7 +31,7 @@ t.test('models share what the engine may take', async (t) => {
   await engine.loadModel({ id: 'c', memory: '12MiB', ...small })
   await t.rejects(engine.loadModel({ id: 'd', memory: '4MiB', contextLength: 10_000 }), { code: 'VALIDATION_ERROR' })
   await t.rejects(engine.loadModel({ id: 'e', memory: '1MiB' }), { code: 'RESOURCE_BUDGET_TOO_SMALL' })
-  await engine.loadModel({ id: 'f', memory: '3MiB', ...small }, {})
+  await engine.loadModel({ id: 'f', memory: '4MiB', ...small }, {})
   await engine.dispose()
 })
 
