@@ -1,5 +1,7 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
 import { boot } from './engine/boot.js'
+import type { ExpandRequest, Expansion } from './engine/expand.js'
+import { expand, expandSchema } from './engine/expand.js'
 import { loadModel, unloadModel } from './engine/load-model.js'
 import type { FreezeOptions } from './engine/maintenance.js'
 import { freeze, thaw } from './engine/maintenance.js'
@@ -170,6 +172,20 @@ export class Engine implements AsyncDisposable {
       checkOpen(this.#parts, 'pinExperts')
       const checked = validated(pinSchema, { model, experts, pinned }, 'pinExperts')
       return this.#parts.models.get(checked.model).pinExperts(checked.experts, checked.pinned)
+    })
+  }
+
+  /**
+   * Adds tiers to a model that was loaded from a checkpoint without their files, or with these in the archive only, from the folder of another
+   * checkpoint of the same model; requests go on, and later ones can use the tiers. The engine is `expanding` until then, then active.
+   * LIFECYCLE_INVALID_TRANSITION where it is not active, MODEL_NOT_LOADED, CONFIG_UNKNOWN_TIER, MODEL_NOT_FOUND, CHECKPOINT_INVALID,
+   * MODEL_CORRUPTED, CHECKPOINT_MISMATCH {expected, actual}, JOURNAL_WRITE_FAILED, CANCELLED, MODEL_LOAD_TIMEOUT; then nothing changes.
+   */
+  async expand(model: string, request: ExpandRequest, options: CallOptions = {}): Promise<Expansion> {
+    return this.#call('expand', () => {
+      checkOpen(this.#parts, 'expand')
+      const { model: id } = validated(modelSchema, { model }, 'expand')
+      return expand(this.#parts, id, validated(expandSchema, request, 'expand'), checkCall('expand', options))
     })
   }
 

@@ -14,6 +14,7 @@ export type {
   VerifyReport
 } from './checkpoint/index.js'
 export { convertModel, verifyCheckpoint } from './checkpoint/index.js'
+export type { ExpandRequest, Expansion } from './engine/expand.js'
 export type { FreezeOptions } from './engine/maintenance.js'
 export type {
   BackendName,

@@ -25,6 +25,7 @@ import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
 import type { StarvationOptions } from './tiers/starvation.js'
 import { StarvationWatch } from './tiers/starvation.js'
 import type { Steered, Steering } from './tiers/steering.js'
+import type { TierFiles } from './tiers/tier-files.js'
 import type { TierSet, TierSetName } from './tiers/tier-sets.js'
 import type { Trace } from './tiers/trace.js'
 import { validationError } from './validation.js'
@@ -45,6 +46,8 @@ export interface LoadedModelOptions {
   selection: TierSelection
   /** Of a model whose experts are kept under a budget. */
   steering?: Steering | undefined
+  /** Of a checkpoint. */
+  files?: TierFiles | undefined
   /** Ends the watch over the memory that its experts take. */
   stopGuard?: (() => void) | undefined
   starvation?: StarvationOptions | undefined
@@ -195,6 +198,11 @@ export class LoadedModel {
     const text = `${experts.length} experts of ${id} are ${pinned ? 'pinned' : 'not pinned any more'}`
     tell('experts_pinned', text, { experts, pinned })
     return steered
+  }
+
+  /** The tiers of a checkpoint whose files were elsewhere. */
+  get files(): TierFiles | undefined {
+    return this.#options.files
   }
 
   placement(): PlacementView {

@@ -203,11 +203,12 @@ class Model {
     /** An archived expert's blob is the file at `path` from now on. Any thread. VALIDATION_ERROR. */
     Status bring_expert(uint32_t layer, uint32_t expert, const std::string& path);
     /**
-     * Experts that no local file has are in these files from now on, all of them or none; on the backend's queue. `ahead`: they are read as far
-     * as there are free slots. MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert, offset} where a file is too
-     * short for a blob, VALIDATION_ERROR.
+     * Experts that no local file has are in these files from now on, all of them or none; on the backend's queue. MODEL_NOT_FOUND,
+     * FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert, offset} where a file is too short for a blob, VALIDATION_ERROR.
      */
-    Status adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts, bool ahead);
+    Status adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts);
+    /** Reads experts ahead of their use, as far as they find slots that nothing better has: [layers][experts], 0 = not this one. On the queue. */
+    Status read_ahead(const uint8_t* wanted);
     /** Where each expert is, [layers][experts] of bits as below. Any thread. Needs a store. */
     void whereabouts(uint8_t* out) const;
     static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16;

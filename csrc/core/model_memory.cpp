@@ -127,7 +127,7 @@ Status Model::bring_expert(uint32_t layer, uint32_t expert, const std::string& p
     return {};
 }
 
-Status Model::adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts, bool ahead) {
+Status Model::adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts) {
     if (!store_) return no_store();
     std::vector<std::shared_ptr<DirectFile>> opened(files.size());
     for (size_t i = 0; i < files.size(); i++) TMOE_RETURN_IF_ERROR(DirectFile::open(files[i], opened[i]));
@@ -143,12 +143,19 @@ Status Model::adopt_experts(const std::vector<std::string>& files, const std::ve
             .with("expert", expert)
             .with("offset", static_cast<double>(place.offset));
     }
-    std::vector<std::vector<uint32_t>> wanted(routing_.layers);
-    for (const auto& [layer, expert, place] : experts) {
-        store_->adopt(layer, expert, opened[place.file], place.offset);
-        wanted[layer].push_back(expert);
+    for (const auto& [layer, expert, place] : experts) store_->adopt(layer, expert, opened[place.file], place.offset);
+    return {};
+}
+
+Status Model::read_ahead(const uint8_t* wanted) {
+    if (!store_) return no_store();
+    for (size_t layer = 0; layer < routing_.layers; layer++) {
+        std::vector<uint32_t> experts;
+        for (size_t expert = 0; expert < routing_.experts; expert++) {
+            if (wanted[layer * routing_.experts + expert]) experts.push_back(static_cast<uint32_t>(expert));
+        }
+        store_->prefetch(static_cast<uint32_t>(layer), experts);
     }
-    for (size_t layer = 0; ahead && layer < wanted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), wanted[layer]);
     return {};
 }
 

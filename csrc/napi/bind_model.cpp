@@ -160,9 +160,8 @@ Status bring_expert(Call& call, napi_value&) {
 Status adopt_experts(Call& call, napi_value& result) {
     napi_env env = call.env;
     ModelHandle* handle = nullptr;
-    napi_value files = nullptr, file = nullptr, index = nullptr, offset = nullptr, ahead = nullptr;
+    napi_value files = nullptr, file = nullptr, index = nullptr, offset = nullptr;
     uint32_t count = 0;
-    bool early = false;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "places"));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "files", files));
@@ -174,8 +173,6 @@ Status adopt_experts(Call& call, napi_value& result) {
     }
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "fileIndex", index));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "offset", offset));
-    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "ahead", ahead));
-    if (napi_get_value_bool(env, ahead, &early) != napi_ok) return invalid_argument(env, "places.ahead", "true or false", ahead);
     if (!handle->model) return model_disposed();  // by a getter of the places
     const RoutingShape shape = handle->model->routing();
     ArrayView indices, offsets;
@@ -188,8 +185,18 @@ Status adopt_experts(Call& call, napi_value& result) {
         if (!(at >= 0 && at <= 9007199254740991.0)) return invalid_argument(env, "places.offset", "bytes from a file's begin", offset);
         experts.push_back({static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts), {indices.as<uint32_t>()[i], static_cast<uint64_t>(at), 0}});
     }
-    auto work = [paths = std::move(paths), experts = std::move(experts), early](Model& model) { return model.adopt_experts(paths, experts, early); };
+    auto work = [paths = std::move(paths), experts = std::move(experts)](Model& model) { return model.adopt_experts(paths, experts); };
     return start_work(call, *handle, std::move(work), result);
+}
+
+Status read_ahead(Call& call, napi_value& result) {
+    ModelHandle* handle = nullptr;
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    const size_t size = handle->model->routing().mask_size();
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "wanted", napi_uint8_array, size, view));
+    std::vector<uint8_t> wanted(view.as<uint8_t>(), view.as<uint8_t>() + size);
+    return start_work(call, *handle, [wanted = std::move(wanted)](Model& model) { return model.read_ahead(wanted.data()); }, result);
 }
 
 // Bits of each expert and bytes of an expert of each layer; nothing where every expert stays in memory.
@@ -288,6 +295,7 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"expertUse", throwing<expert_use>, nullptr},
                             {"bringExpert", throwing<bring_expert>, nullptr},
                             {"adoptExperts", promising<adopt_experts>, nullptr},
+                            {"readAhead", promising<read_ahead>, nullptr},
                             {"whereabouts", throwing<whereabouts>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},

@@ -2,16 +2,16 @@
  * A tiered checkpoint, opened for loading: its manifest checked (version, checksum, consistency, the size of every file), its base file
  * open, and where each expert lies. One call is S002's first phase; base parameters, experts and routers are read from what it returns.
  */
-import { join } from 'node:path'
 import { createError, type EngineError } from '../errors/index.js'
 import { type HserSizes, PLACEMENTS, type Placement } from '../model/hser.js'
 import { type ModelDescription, readModel } from '../model/index.js'
 import type { Plan } from '../model/plan.js'
 import type { DType, ExpertBlobs, GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
 import type { TierLabels } from '../tiers/model-tiers.js'
-import { findFaults, withoutUnknownTiers } from './consistency.js'
-import { BASE_NAME, findShard, JOURNAL_NAME, readManifest, statIfAny } from './folder.js'
-import { MANIFEST_NAME, type Manifest, type ManifestShard } from './manifest.js'
+import { BASE_NAME, findShard } from './folder.js'
+import type { Manifest, ManifestShard } from './manifest.js'
+import { convertCommand, readSoundManifest } from './sound-manifest.js'
+import { findTiers, type TierPlaces } from './tier-folder.js'
 import { assignHser } from './tiers.js'
 import { verifyShards } from './verify-shards.js'
 
@@ -28,11 +28,18 @@ export interface Checkpoint {
   tiers: TierLabels
   /** Files that are not here because the archive has them. */
   absent: ManifestShard[]
+  /** Tiers that it was opened without. */
+  leftOut: string[]
 }
+
+/** Where the files of a tier are, by its name: the folder of another checkpoint of the same model, or false: nowhere. */
+export type TierFolders = Readonly<Record<string, string | false>>
 
 export interface OpenCheckpointOptions {
   /** Files of archive tiers may be missing. */
   archive?: boolean
+  /** Tiers whose files are not in this folder. */
+  tierFolders?: TierFolders | undefined
   /** Read everything and compare all checksums first. */
   verify?: boolean
   cancel?: NativeCancel
@@ -41,68 +48,33 @@ export interface OpenCheckpointOptions {
 const invalid = (folder: string, message: string, details: Record<string, unknown> = {}): EngineError =>
   createError('CHECKPOINT_INVALID', `${folder}: ${message}`, { folder, ...details })
 
-/** Whether a path is a folder that may be a checkpoint, or one that was to become one. */
-export async function isCheckpoint(path: string): Promise<boolean> {
-  if ((await statIfAny(join(path, MANIFEST_NAME))) !== undefined) return true
-  return (await statIfAny(join(path, JOURNAL_NAME))) !== undefined
-}
-
-const convertCommand = (manifest: Manifest, folder: string): string =>
-  `Convert it again: tiered-moe convert ${manifest.source.name} ${folder}`
-
-/** Refuses a layout that the kernels do not have. */
-function checkLayout(manifest: Manifest, folder: string, id: string): void {
-  if (manifest.layout === id) return
-  throw createError(
-    'MODEL_VERSION_MISMATCH',
-    `${folder}: its experts are in the layout ${manifest.layout}, this version computes with ${id}`,
-    {
-      expected: id,
-      actual: manifest.layout,
-      supported: id,
-      suggestedAction: `${convertCommand(manifest, folder)} --replace`
-    }
-  )
-}
-
-/** The manifest of a folder, sound in itself and in a layout of this version's. */
-export async function readSoundManifest(addon: NativeAddon, folder: string): Promise<Manifest> {
-  if ((await statIfAny(join(folder, MANIFEST_NAME))) === undefined && (await isCheckpoint(folder))) {
-    throw invalid(folder, 'its conversion has not ended: there is no manifest yet', {
-      suggestedAction: 'Run the same `convert` command again; it goes on where it was.'
-    })
-  }
-  const manifest = await readManifest(folder)
-  const layOut = addon.expertLayout.bind(addon)
-  checkLayout(manifest, folder, layOut({ gate: 'F32', up: 'F32', down: 'F32', width: 1, hidden: 1 }).id)
-  const [fault] = findFaults(manifest, layOut)
-  if (!fault) return withoutUnknownTiers(manifest)
-  throw invalid(folder, `${MANIFEST_NAME}, ${fault.path}: ${fault.message}`, { path: fault.path })
-}
-
 /** Finds every file, in the order of the manifest. Throws for a missing one, another size, a link out of the folder. */
-async function locateShards(manifest: Manifest, folder: string, archive: boolean) {
+async function locateShards(manifest: Manifest, folder: string, archive: boolean, elsewhere: ReadonlySet<string>) {
   const paths: string[] = []
   const absent: ManifestShard[] = []
   const archived = new Set(manifest.tiers.filter(({ placement }) => placement === 'archive').map(({ name }) => name))
   const again = convertCommand(manifest, folder)
   for (const shard of [...manifest.shards, ...(manifest.optimizer?.shards ?? [])]) {
+    const { tier } = shard as ManifestShard
+    if (tier !== undefined && elsewhere.has(tier)) {
+      paths.push('')
+      continue
+    }
     const found = await findShard(folder, shard.path)
     const details = { file: shard.path, expectedBytes: shard.bytes, suggestedAction: again }
     if (found.state === 'foreign') throw invalid(folder, `${shard.path}: ${found.reason}`, details)
     if (found.state === 'absent') {
-      const own = shard as ManifestShard
-      if (!archive || own.tier === undefined || !archived.has(own.tier)) {
+      if (!archive || tier === undefined || !archived.has(tier)) {
         throw invalid(folder, `${shard.path} is missing`, details)
       }
-      absent.push(own)
+      absent.push(shard as ManifestShard)
     } else if (found.bytes !== shard.bytes) {
       throw invalid(folder, `${shard.path} has ${found.bytes} bytes, the manifest states ${shard.bytes}`, {
         ...details,
         actualBytes: found.bytes
       })
     }
-    paths.push(found.path)
+    paths.push(found.state === 'absent' ? '' : found.path)
   }
   return { paths, absent }
 }
@@ -168,7 +140,8 @@ function checkTopology(manifest: Manifest, folder: string, hser: HserSizes): voi
 /** The place of what is in no local file: the native side's kInArchive. */
 const inArchive = 0xffffffff
 
-function blobTable(manifest: Manifest, paths: readonly string[], absent: readonly ManifestShard[]): ExpertBlobs {
+/** `paths`: of every shard; empty for one that is not here. */
+function blobTable(manifest: Manifest, paths: readonly string[], elsewhere: readonly TierPlaces[]): ExpertBlobs {
   const { layers, experts } = manifest.model
   const table: ExpertBlobs = {
     files: [],
@@ -178,9 +151,8 @@ function blobTable(manifest: Manifest, paths: readonly string[], absent: readonl
     crc32c: new Uint32Array(layers * experts)
   }
   const indexOf = new Map<number, number>()
-  const archived = new Set(absent.map(({ path }) => path))
-  manifest.shards.forEach(({ kind, path }, shard) => {
-    if (kind !== 'experts' || archived.has(path)) return
+  manifest.shards.forEach(({ kind }, shard) => {
+    if (kind !== 'experts' || paths[shard] === '') return
     indexOf.set(shard, table.files.length)
     table.files.push(paths[shard]!)
   })
@@ -193,7 +165,24 @@ function blobTable(manifest: Manifest, paths: readonly string[], absent: readonl
       table.crc32c[at] = Number.parseInt(crc32c, 16)
     }
   }
+  for (const places of elsewhere) {
+    const first = table.files.length
+    table.files.push(...places.files)
+    for (const { layer, expert, file, offset } of places.experts) {
+      table.fileIndex[layer * experts + expert] = first + file
+      table.offset[layer * experts + expert] = offset
+    }
+  }
   return table
+}
+
+/** CONFIG_UNKNOWN_TIER {tier, known} for a name that no tier has. */
+export function checkTierNames({ tiers }: Manifest, names: readonly string[]): void {
+  const known = tiers.map(({ name }) => name)
+  const tier = names.find((name) => !known.includes(name))
+  if (tier === undefined) return
+  const text = `there is no tier ${JSON.stringify(tier)} in the checkpoint; tiers: ${known.join(', ')}`
+  throw createError('CONFIG_UNKNOWN_TIER', text, { tier, known, tierSets: [] })
 }
 
 /** The tiers that the experts are in. A placement that this version does not know is cold: the file is here. */
@@ -210,21 +199,29 @@ function tierLabels({ tiers, layers, model }: Manifest): TierLabels {
 /**
  * Opens a checkpoint. The caller closes `file`. MODEL_NOT_FOUND; MODEL_CORRUPTED {file, expectedSha256, actualSha256};
  * MODEL_VERSION_MISMATCH {expected, actual, supported} for another major version or layout; CHECKPOINT_INVALID for everything else that is
- * wrong with manifest or files; FILE_READ_FAILED; the errors of readModel on the base file; CANCELLED.
+ * wrong with manifest or files; FILE_READ_FAILED; the errors of readModel on the base file; CANCELLED. With `tierFolders`
+ * CONFIG_UNKNOWN_TIER {tier, known} and what findTiers throws.
  */
 export async function openCheckpoint(
   addon: NativeAddon,
   folder: string,
-  { archive = false, verify = false, cancel = addon.createCancel() }: OpenCheckpointOptions = {}
+  { archive = false, tierFolders = {}, verify = false, cancel = addon.createCancel() }: OpenCheckpointOptions = {}
 ): Promise<Checkpoint> {
   const manifest = await readSoundManifest(addon, folder)
-  const { paths, absent } = await locateShards(manifest, folder, archive)
+  checkTierNames(manifest, Object.keys(tierFolders))
+  const named = Object.entries(tierFolders)
+  const { paths, absent } = await locateShards(manifest, folder, archive, new Set(named.map(([tier]) => tier)))
   if (verify) {
+    const unread = manifest.shards.filter((_, shard) => paths[shard] === '')
     const { damage } = await verifyShards(addon, folder, manifest, {
       cancel,
-      absent: new Set(absent.map((s) => s.path))
+      absent: new Set(unread.map((s) => s.path))
     })
     if (damage[0]) throw damage[0].error
+  }
+  const elsewhere: TierPlaces[] = []
+  for (const [tier, from] of named) {
+    if (from !== false) elsewhere.push(await findTiers(addon, manifest, [tier], from, { cancel, verify }))
   }
   const base = await addon.openGguf(paths[manifest.shards.findIndex(({ kind }) => kind === 'base')]!)
   try {
@@ -242,9 +239,10 @@ export async function openCheckpoint(
       file,
       base,
       description,
-      blobs: blobTable(manifest, paths, absent),
+      blobs: blobTable(manifest, paths, elsewhere),
       tiers: tierLabels(manifest),
-      absent
+      absent,
+      leftOut: named.flatMap(([tier, from]) => (from === false ? [tier] : []))
     }
   } catch (error) {
     base.close()

@@ -8,7 +8,8 @@ import type { PlanOp } from '../model/plan.js'
 import type { DType, ExpertLayout, ExpertsFile, NativeAddon, NativeCancel, NativeGguf, ShardFile } from '../native.js'
 import { isAbsent, readFailed } from './folder.js'
 import type { Manifest, OptimizerState } from './manifest.js'
-import { isCheckpoint, openCheckpoint } from './open.js'
+import { openCheckpoint } from './open.js'
+import { isCheckpoint } from './sound-manifest.js'
 
 /** The experts of one layer: the tensors that they come from, and their blobs. */
 export interface SourceLayer {

@@ -1,7 +1,7 @@
 /** `tiered-moe inspect`: what is in a file, without loading its weights. A file that cannot be run is shown as far as it goes. */
 import type { Command } from 'commander'
 import { readManifest } from '../checkpoint/folder.js'
-import { isCheckpoint, readSoundManifest } from '../checkpoint/open.js'
+import { isCheckpoint, readSoundManifest } from '../checkpoint/sound-manifest.js'
 import { locateModel } from '../model/embedded.js'
 import { type ModelDescriptor, readModel } from '../model/index.js'
 import { type GgufMetadataValue, type NativeGguf, native, packageRoot } from '../native.js'

@@ -20,11 +20,13 @@ export async function journalLoad(
   if (!ledger.journal) return
   const { path } = load
   // Another process may begin in another folder.
-  const { tiers, archive } = given
+  const { tiers, archive, tierFolders = {} } = given
+  const folders = Object.entries(tierFolders).map(([tier, folder]) => [tier, folder && resolve(folder)])
   const options = {
     ...given,
     ...(typeof tiers === 'string' && { tiers: resolve(tiers) }),
     // Secrets are not written down.
+    ...(folders.length > 0 && { tierFolders: Object.fromEntries(folders) }),
     ...(archive && { archive: { ...archive, headers: {}, coldFolder: resolve(archive.coldFolder) } })
   }
   try {

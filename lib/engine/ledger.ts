@@ -30,6 +30,13 @@ export class Ledger {
     if (load !== undefined) this.journal?.tierSetActivated(load, [...tiers])
   }
 
+  /** Tiers of a model are in another folder from now on: `done` when that is durable (JOURNAL_WRITE_FAILED), until `undo`. */
+  tierFolders(id: string, tiers: readonly string[], folder: string): { done: Promise<void>; undo: () => void } {
+    const load = this.#loads.get(id)
+    const told = load === undefined ? undefined : this.journal?.tierFolders(load, tiers, folder)
+    return told ?? { done: Promise.resolve(), undo: () => {} }
+  }
+
   modelUnloaded(id: string): void {
     const load = this.#loads.get(id)
     if (load !== undefined) this.journal?.modelUnloaded(load)

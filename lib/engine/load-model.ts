@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isCheckpoint } from '../checkpoint/open.js'
+import { isCheckpoint } from '../checkpoint/sound-manifest.js'
 import { locateModel } from '../model/embedded.js'
 import type { ModelDescriptor } from '../model/index.js'
 import { packageRoot } from '../native.js'

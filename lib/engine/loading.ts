@@ -15,6 +15,7 @@ import { describeTiers } from '../tiers/describe.js'
 import { guardMemory } from '../tiers/pressure-guard.js'
 import { TierSelection } from '../tiers/selection.js'
 import { type Steering, steer } from '../tiers/steering.js'
+import { TierFiles } from '../tiers/tier-files.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
 import { tellArchive } from './archive-events.js'
@@ -87,7 +88,8 @@ export class ModelLoad {
       const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
         const open = await openModel(addon, path, this.#cancel, {
           verify: this.#request.verifyOnLoad,
-          archive: this.#request.archive !== undefined
+          archive: this.#request.archive !== undefined,
+          tierFolders: this.#request.tierFolders
         })
         opened = open
         archive = await this.#openArchive(open)
@@ -98,7 +100,7 @@ export class ModelLoad {
       })
       const { description } = open
       const native = await this.#loadWeights(open, memory, phases, onProgress)
-      const { selection, steering } = await this.#select(open, native, memory)
+      const { selection, steering, files } = await this.#select(open, native, memory)
       const seed = textOf(this.#seed(description.plan))
       await journalLoad(
         ledger,
@@ -129,6 +131,7 @@ export class ModelLoad {
         observe: (request) => requests.begin(request),
         selection,
         steering,
+        files,
         stopGuard: this.#guard(model, native, memory),
         starvation: this.#request.starvation,
         archive: archive && new ExpertArchive(archive, native, open.checkpoint!.manifest, open.checkpoint!.absent),
@@ -202,20 +205,23 @@ export class ModelLoad {
     }
   }
 
-  /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
+  /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, TIER_UNAVAILABLE, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
   async #select(
-    { description, tiers: labels }: OpenModel,
+    { description, tiers: labels, checkpoint }: OpenModel,
     native: NativeModel,
     memory: ExpertMemory
-  ): Promise<{ selection: TierSelection; steering: Steering | undefined }> {
+  ): Promise<{ selection: TierSelection; steering: Steering | undefined; files: TierFiles | undefined }> {
     const { tierSet, tierSets } = this.#request
     try {
-      const tiers = describeTiers(description, labels)
+      const tiers = describeTiers(description, labels, checkpoint?.leftOut)
       const sets = new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets)
       const selection = new TierSelection(tiers, sets, tierSet)
       const steering = steer(tiers, native, memory, this.#parts.backend.threads)
       await steering?.activate(selection.active.tiers)
-      return { selection, steering }
+      if (!checkpoint) return { selection, steering, files: undefined }
+      const archived = checkpoint.absent.flatMap(({ tier }) => (tier === undefined ? [] : [tier]))
+      const files = new TierFiles(checkpoint.manifest, tiers, native, archived, steering !== undefined)
+      return { selection, steering, files }
     } catch (error) {
       await native.dispose()
       throw error

@@ -44,14 +44,17 @@ export async function whileExpanding<Result>(
   work: (signal: AbortSignal) => Promise<Result>
 ): Promise<Result> {
   const { lifecycle } = parts
-  lifecycle.to('expanding', reason)
   const abort = new AbortController()
+  // Before the state changes: a listener of that may already end it.
   const stop = lifecycle.onLeave('expanding', () => abort.abort())
+  let began = false
   try {
+    lifecycle.to('expanding', reason)
+    began = true
     return await work(abort.signal)
   } finally {
     stop()
-    if (lifecycle.state === 'expanding') lifecycle.to('active', `${reason}: done`)
+    if (began && lifecycle.state === 'expanding') lifecycle.to('active', `${reason}: done`)
   }
 }
 

@@ -1,11 +1,13 @@
 /** Opens what a load is asked for, a GGUF file or the folder of a tiered checkpoint, into one shape. */
-import type { Checkpoint } from '../checkpoint/open.js'
-import { isCheckpoint, openCheckpoint } from '../checkpoint/open.js'
+import type { Checkpoint, OpenCheckpointOptions } from '../checkpoint/open.js'
+import { openCheckpoint } from '../checkpoint/open.js'
+import { isCheckpoint } from '../checkpoint/sound-manifest.js'
 import type { ModelDescription } from '../model/index.js'
 import { readModel } from '../model/index.js'
 import type { ExpertBlobs, GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
 import { modelTierLabels } from '../tiers/describe.js'
 import type { TierLabels } from '../tiers/model-tiers.js'
+import { validationError } from '../validation.js'
 
 export interface OpenModel {
   /** What the backend loads from. The caller closes it. */
@@ -18,26 +20,28 @@ export interface OpenModel {
   ownTiers: boolean
   /** Where the experts are, if not in the file. */
   blobs?: ExpertBlobs
-  /** A checkpoint's manifest, and its files that are in the archive only. */
-  checkpoint?: Pick<Checkpoint, 'manifest' | 'absent'>
+  /** A checkpoint's manifest, its files that are in the archive only, and the tiers that it was opened without. */
+  checkpoint?: Pick<Checkpoint, 'manifest' | 'absent' | 'leftOut'>
 }
 
 /**
  * MODEL_NOT_FOUND, FILE_READ_FAILED, the errors of readModel; of a folder those of openCheckpoint too. `verify`: every byte of a
- * checkpoint is compared first. `archive`: files of a checkpoint's archive tiers may be absent.
+ * checkpoint is compared first. `archive`: files of a checkpoint's archive tiers may be absent. VALIDATION_ERROR for `tierFolders` of a
+ * single file.
  */
 export async function openModel(
   addon: NativeAddon,
   path: string,
   cancel: NativeCancel,
-  { verify = false, archive = false } = {}
+  { verify = false, archive = false, tierFolders }: Omit<OpenCheckpointOptions, 'cancel'> = {}
 ): Promise<OpenModel> {
   if (await isCheckpoint(path)) {
-    const opened = await openCheckpoint(addon, path, { cancel, verify, archive })
-    const { base, file, description, tiers, blobs, manifest, absent } = opened
-    const checkpoint = { manifest, absent }
+    const opened = await openCheckpoint(addon, path, { cancel, verify, archive, tierFolders })
+    const { base, file, description, tiers, blobs, manifest, absent, leftOut } = opened
+    const checkpoint = { manifest, absent, leftOut }
     return { file: base, tensors: file.tensors, description, tiers, ownTiers: true, blobs, checkpoint }
   }
+  if (tierFolders) throw validationError('loadModel', 'tierFolders', tierFolders, 'only with a tiered checkpoint')
   const file = await addon.openGguf(path)
   try {
     const description = readModel(file)

@@ -134,6 +134,11 @@ export interface LoadModelRequest {
    * fetched when a token wants them, and kept in `coldFolder`. Default: every file has to be here.
    */
   archive?: ArchiveOptions
+  /**
+   * Tiers of a checkpoint whose files are not in its folder: the folder of another checkpoint of the same model that has them, or `false`: the
+   * model is loaded without this tier, which `engine.expand` can add while it serves. Default: every file is in the folder.
+   */
+  tierFolders?: Readonly<Record<string, string | false>>
   /** Which experts stay where not all fit: least recently used first, least often, or a mix that follows what works (default). */
   cachePolicy?: CachePolicy
   /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
@@ -286,6 +291,10 @@ export const loadSchema = z.strictObject({
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
   memory: sizeOption.optional().describe(sizeAllowed),
   archive: archiveSchema.optional(),
+  tierFolders: z
+    .record(z.string(), z.union([filePath, z.literal(false)]))
+    .optional()
+    .describe('names of tiers, each with the path of a folder or false'),
   cachePolicy: z.enum(['lru', 'lfu', 'adaptive']).default('adaptive').describe('lru, lfu or adaptive'),
   prefetch: z.enum(['off', 'on', 'auto']).default('auto').describe('off, on or auto'),
   memoryPressure: z.enum(['demote', 'ignore']).default('demote').describe('demote or ignore'),

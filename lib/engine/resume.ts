@@ -9,6 +9,7 @@ import { unloadModel } from './load-model.js'
 import { identify, sameModel } from './model-identity.js'
 import type { LoadModelRequest } from './options.js'
 import type { EngineParts } from './parts.js'
+import { reload } from './reload.js'
 import { restoredRequest } from './stored-request.js'
 
 export interface ResumeRequest {
@@ -55,7 +56,7 @@ export class Resumption {
   async loadModels(): Promise<void> {
     for (const model of this.recovered.models) {
       try {
-        await this.#load({ ...model.options, model: model.path, id: model.id })
+        await reload(this.#parts, { ...model.options, model: model.path, id: model.id }, this.#load)
       } catch (error) {
         if (!isEngineError(error)) throw error
         model.error = error
@@ -107,7 +108,7 @@ export class Resumption {
       // Before a load of minutes; what the load itself identifies is compared once more.
       const actual = await identify(path).catch(() => undefined)
       if (actual && !sameModel(identity, actual)) throw changed(began, actual, 'its file has changed')
-      await this.#load({ ...ledger.journal!.loadOptions(began), model: path, id })
+      await reload(this.#parts, { ...ledger.journal!.loadOptions(began), model: path, id }, this.#load)
       try {
         checkSame(began, ledger.loadOf(id)!)
       } catch (error) {

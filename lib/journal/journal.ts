@@ -139,7 +139,30 @@ export class Journal {
     this.#append({ type: 'tierSet', load, tiers, at: Date.now() })
   }
 
-  /** What loads a model again, with the TierSet that was activated last. */
+  /**
+   * The tiers of a load's model are in another folder from now on, for its earlier loads too; `done` when that is durable
+   * (JOURNAL_WRITE_FAILED), until `undo`.
+   */
+  tierFolders(load: number, tiers: readonly string[], folder: string): { done: Promise<void>; undo: () => void } {
+    const { models, tierFolders } = this.#state
+    const own = models.get(load)
+    const same = [...models.values()].filter(
+      ({ path, identity }) => path === own?.path && identity.sha256 === own.identity.sha256
+    )
+    const before = same.flatMap(({ load }) =>
+      tiers.map((tier) => ({ load, tier, folder: tierFolders.get(load)?.get(tier)?.folder ?? null }))
+    )
+    const tell = (record: (typeof before)[0]) => this.#append({ type: 'tierFolder', ...record, at: Date.now() })
+    for (const record of before) tell({ ...record, folder })
+    return {
+      done: this.#writer.flush(),
+      undo: () => {
+        for (const record of before) tell(record)
+      }
+    }
+  }
+
+  /** What loads a model again, with the TierSet that was activated last and the tiers that were added. */
   loadOptions({ load, options }: ModelRecord): Record<string, unknown> {
     return loadOptions(this.#state, load, options)
   }

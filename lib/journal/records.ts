@@ -48,6 +48,15 @@ const unload = z.object({ type: z.literal('unload'), load: count, at: z.number()
 /** A TierSet was activated for a load's later requests. */
 const tierSet = z.object({ type: z.literal('tierSet'), load: count, tiers: z.array(z.string()), at: z.number() })
 
+/** A tier's files are in another folder from here on; null: nowhere, as before. */
+const tierFolder = z.object({
+  type: z.literal('tierFolder'),
+  load: count,
+  tier: z.string(),
+  folder: z.string().nullable(),
+  at: z.number()
+})
+
 /** Experts of a load got new versions; requests accepted from here on use them. Kept until no request needs them. */
 const experts = z.object({
   type: z.literal('experts'),
@@ -97,6 +106,7 @@ export const recordSchema = z.discriminatedUnion('type', [
   model,
   unload,
   tierSet,
+  tierFolder,
   experts,
   accepted,
   produced,
@@ -110,6 +120,7 @@ export type SegmentRecord = z.output<typeof segment>
 export type StartRecord = z.output<typeof start>
 export type ModelRecord = z.output<typeof model>
 export type TierSetRecord = z.output<typeof tierSet>
+export type TierFolderRecord = z.output<typeof tierFolder>
 export type ExpertsRecord = z.output<typeof experts>
 export type AcceptedRecord = z.output<typeof accepted>
 export type TokensRecord = z.output<typeof produced>

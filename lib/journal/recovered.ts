@@ -62,14 +62,21 @@ export function describeRequest(request: JournaledRequest, models: ReadonlyMap<n
   }
 }
 
-/** The options of a load, with the TierSet that was activated last. */
+/** The options of a load, with the TierSet that was activated last and the tiers that were added. */
 export function loadOptions(
   state: JournalState,
   load: number,
   options: Record<string, unknown>
 ): Record<string, unknown> {
   const tiers = state.tierSets.get(load)?.tiers
-  return tiers ? { ...options, tierSet: tiers } : options
+  const folders = Object.fromEntries(
+    [...(state.tierFolders.get(load) ?? [])].map(([tier, { folder }]) => [tier, folder])
+  )
+  const added = Object.entries(folders).filter(([, folder]) => folder !== null)
+  if (!tiers && added.length === 0) return options
+  const given = options.tierFolders as object | undefined
+  const tierFolders = added.length > 0 ? { ...given, ...Object.fromEntries(added) } : given
+  return { ...options, ...(tiers && { tierSet: tiers }), ...(tierFolders && { tierFolders }) }
 }
 
 export function describeRecovered(

@@ -7,6 +7,7 @@ import type {
   JournalRecord,
   ModelRecord,
   StartRecord,
+  TierFolderRecord,
   TierSetRecord,
   TokensRecord
 } from './records.js'
@@ -35,6 +36,8 @@ export class JournalState {
   readonly models = new Map<number, ModelRecord>()
   readonly loaded = new Set<number>()
   readonly tierSets = new Map<number, TierSetRecord>()
+  /** Of each load, by tier. */
+  readonly tierFolders = new Map<number, Map<string, TierFolderRecord>>()
   readonly experts = new Map<number, ExpertsRecord[]>()
   readonly requests = new Map<string, JournaledRequest>()
   lastLoad = 0
@@ -74,6 +77,13 @@ export class JournalState {
         this.tierSets.set(record.load, record)
         this.#count(record.load, bytes)
         return
+      case 'tierFolder': {
+        if (!this.models.has(record.load)) return
+        const folders = this.tierFolders.get(record.load) ?? new Map<string, TierFolderRecord>()
+        this.tierFolders.set(record.load, folders.set(record.tier, record))
+        this.#count(record.load, bytes)
+        return
+      }
       case 'experts': {
         const changes = this.experts.get(record.load) ?? []
         if (!this.models.has(record.load) || changes.some(({ epoch }) => epoch === record.epoch)) return
@@ -130,6 +140,7 @@ export class JournalState {
       yield record
       const tierSet = this.tierSets.get(record.load)
       if (tierSet) yield tierSet
+      yield* this.tierFolders.get(record.load)?.values() ?? []
       yield* this.experts.get(record.load) ?? []
     }
     for (const request of this.requests.values()) {
@@ -160,6 +171,7 @@ export class JournalState {
       this.models.delete(load)
       this.#loadBytes.delete(load)
       this.tierSets.delete(load)
+      this.tierFolders.delete(load)
       this.experts.delete(load)
     }
   }

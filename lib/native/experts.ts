@@ -113,8 +113,6 @@ export interface AdoptedExperts {
   /** [layers][experts]: index into `files`; 0xffffffff: nothing changes. */
   fileIndex: Uint32Array
   offset: Float64Array
-  /** Read them ahead of their use, as far as slots are free. */
-  ahead: boolean
 }
 
 export interface Whereabouts {

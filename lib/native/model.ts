@@ -108,6 +108,8 @@ export interface NativeModel {
    * MODEL_CORRUPTED {file} for one that is too short.
    */
   adoptExperts(places: AdoptedExperts): Promise<void>
+  /** Reads experts ahead of their use, as far as they find memory that nothing better has: [layers][experts], 0 = not this one. Resolves when that has begun. */
+  readAhead(wanted: Uint8Array): Promise<void>
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
   createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence

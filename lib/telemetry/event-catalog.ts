@@ -50,6 +50,12 @@ export const eventCatalog = {
       'A request took longer per token than its latency budget; the TierSet is not chosen for the next ones like it.'
   },
   tier_added: { level: 'info', meaning: 'A tier was added to a model that serves.', chained: ['model', 'tier'] },
+  tier_missing: {
+    level: 'warn',
+    meaning:
+      'A tier that was added before the engine ended is not in its folder any more; the model is loaded without it.',
+    chained: ['model', 'tier']
+  },
   expert_swapped: {
     level: 'warn',
     meaning: 'An expert was replaced by another version of it.',

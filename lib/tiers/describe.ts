@@ -9,7 +9,11 @@ export function modelTierLabels({ sizes }: ModelDescription): TierLabels {
   return hser ? hierarchicalTiers(hser, layers) : oneTier(layers, experts)
 }
 
-/** `labels`: a checkpoint's, where the model has none of its own. */
-export function describeTiers(description: ModelDescription, labels = modelTierLabels(description)): ModelTiers {
-  return new ModelTiers(labels, () => description.descriptor.expertBytes)
+/** `labels`: a checkpoint's, where the model has none of its own. `leftOut`: tiers that are not here. */
+export function describeTiers(
+  description: ModelDescription,
+  labels = modelTierLabels(description),
+  leftOut: readonly string[] = []
+): ModelTiers {
+  return new ModelTiers(labels, () => description.descriptor.expertBytes, leftOut)
 }

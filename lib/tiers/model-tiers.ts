@@ -7,6 +7,8 @@ export interface Tier {
   /** Experts and their bytes, of all layers together. */
   experts: number
   bytes: number
+  /** False: the model was loaded without its files, and no request can use it until `engine.expand` adds it. */
+  available: boolean
 }
 
 export interface TierLabels {
@@ -41,12 +43,16 @@ export class ModelTiers {
   /** [layers][experts] */
   readonly #tierOf: Uint8Array
 
-  /** `expertBytes`: of one expert of a layer. */
-  constructor({ tiers, assignment }: TierLabels, expertBytes: (layer: number) => number) {
+  /** `expertBytes`: of one expert of a layer. `leftOut`: tiers that are not here. */
+  constructor(
+    { tiers, assignment }: TierLabels,
+    expertBytes: (layer: number) => number,
+    leftOut: readonly string[] = []
+  ) {
     this.layers = assignment.length
     this.experts = assignment[0]?.length ?? 0
     this.#tierOf = Uint8Array.from(assignment.flat())
-    const own = tiers.map((tier): Tier => ({ ...tier, experts: 0, bytes: 0 }))
+    const own = tiers.map((tier): Tier => ({ ...tier, experts: 0, bytes: 0, available: !leftOut.includes(tier.name) }))
     for (const [layer, row] of assignment.entries()) {
       for (const tier of row) {
         own[tier]!.experts++
@@ -58,6 +64,15 @@ export class ModelTiers {
 
   names(): string[] {
     return this.tiers.map(({ name }) => name)
+  }
+
+  /** Tiers that requests can use. */
+  available(): string[] {
+    return this.tiers.filter(({ available }) => available).map(({ name }) => name)
+  }
+
+  makeAvailable(names: readonly string[]): void {
+    for (const tier of this.tiers) if (names.includes(tier.name)) tier.available = true
   }
 
   /** The name of an expert's tier. */

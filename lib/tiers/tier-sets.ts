@@ -66,11 +66,12 @@ export class TierSets {
   }
 
   /**
-   * The TierSet of a name or of a list of tiers, fit to be used. CONFIG_UNKNOWN_TIER {tier, known, tierSets};
-   * ROUTING_TOO_FEW_EXPERTS {tierSet, tiers, layer, enabled, k} where a layer has fewer experts than a token uses.
+   * The TierSet of a name or of a list of tiers, fit to be used. CONFIG_UNKNOWN_TIER {tier, known, tierSets}; TIER_UNAVAILABLE {tier, available}
+   * for one that the model was loaded without (modes do not count it); ROUTING_TOO_FEW_EXPERTS {tierSet, tiers, layer, enabled, k} where a layer has fewer experts than a token uses.
    */
   activate(asked: TierSetName): TierSet {
     const tiers = this.#tiersOf(asked, true)
+    this.#checkAvailable(tiers)
     const name = typeof asked === 'string' ? asked : tiers.join('+')
     const key = tiers.join('+')
     let known = this.#known.get(key)
@@ -81,13 +82,13 @@ export class TierSets {
     return { name, ...known }
   }
 
-  /** Whether these tiers leave every layer enough experts. */
+  /** Whether these tiers are here and leave every layer enough experts. */
   suffices(tiers: readonly string[]): boolean {
     try {
       this.activate(tiers)
       return true
     } catch (error) {
-      if (isEngineError(error) && error.code === 'ROUTING_TOO_FEW_EXPERTS') return false
+      if (isEngineError(error) && ['ROUTING_TOO_FEW_EXPERTS', 'TIER_UNAVAILABLE'].includes(error.code)) return false
       throw error
     }
   }
@@ -120,12 +121,21 @@ export class TierSets {
     return names.filter((name) => asked.includes(name))
   }
 
-  /** The tiers placed no colder than this; where there are none, the hottest that there are. */
+  #checkAvailable(tiers: readonly string[]): void {
+    const available = this.#model.available()
+    const tier = tiers.find((name) => !available.includes(name))
+    if (tier === undefined) return
+    const text = `the model was loaded without the tier ${tier}; available: ${available.join(', ')}`
+    throw createError('TIER_UNAVAILABLE', text, { tier, available })
+  }
+
+  /** The available tiers placed no colder than this; where there are none, the hottest that there are. */
   #upTo(placement: Placement): string[] {
     const rank = (of: Placement) => PLACEMENTS.indexOf(of)
-    const hottest = Math.min(...this.#model.tiers.map((tier) => rank(tier.placement)))
+    const here = this.#model.tiers.filter(({ available }) => available)
+    const hottest = Math.min(...here.map((tier) => rank(tier.placement)))
     const most = Math.max(rank(placement), hottest)
-    return this.#model.tiers.filter((tier) => rank(tier.placement) <= most).map(({ name }) => name)
+    return here.filter((tier) => rank(tier.placement) <= most).map(({ name }) => name)
   }
 
   #unknown(tier: string) {

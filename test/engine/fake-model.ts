@@ -60,6 +60,7 @@ export class FakeModel implements NativeModel {
   async placeExperts(): Promise<void> {}
   bringExpert(): void {}
   async adoptExperts(): Promise<void> {}
+  async readAhead(): Promise<void> {}
   whereabouts(): undefined {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {

@@ -39,10 +39,10 @@ const failure = (run: () => unknown) => {
 
 t.test('the tiers of a model', async (t) => {
   t.same(model.tiers, [
-    { name: 'a', placement: 'hot', experts: 4, bytes: 2 * 10 + 2 * 11 },
-    { name: 'b', placement: 'warm', experts: 4, bytes: 42 },
-    { name: 'c', placement: 'cold', experts: 5, bytes: 2 * 10 + 3 * 11 },
-    { name: 'd', placement: 'archive', experts: 3, bytes: 2 * 10 + 11 }
+    { name: 'a', placement: 'hot', experts: 4, bytes: 2 * 10 + 2 * 11, available: true },
+    { name: 'b', placement: 'warm', experts: 4, bytes: 42, available: true },
+    { name: 'c', placement: 'cold', experts: 5, bytes: 2 * 10 + 3 * 11, available: true },
+    { name: 'd', placement: 'archive', experts: 3, bytes: 2 * 10 + 11, available: true }
   ])
   t.equal(model.tierOf(0, 4), 'c')
   t.equal(model.tierOf(1, 0), 'd')
@@ -65,6 +65,21 @@ t.test('the tiers of a model', async (t) => {
     [0, 0, 0, 1, 1, 1],
     [0, 0, 0, 1, 1, 1]
   ])
+})
+
+t.test('a tier that is not here: modes do not count it, names refuse it, until it is', async (t) => {
+  const part = new ModelTiers(labels, () => 1, ['a', 'd'])
+  const sets = new TierSets(part, () => {}, { some: ['a', 'b'] })
+  t.same(part.available(), ['b', 'c'])
+  t.same(sets.activate('fast').tiers, ['b'], 'the hottest that is here')
+  t.same(sets.activate('max').tiers, ['b', 'c'])
+  t.ok(sets.activate('max').enabled)
+  for (const asked of ['a', 'some', ['b', 'd']]) t.throws(() => sets.activate(asked), { code: 'TIER_UNAVAILABLE' })
+  t.notOk(sets.suffices(['a', 'b']))
+  part.makeAvailable(['a'])
+  t.same(sets.activate('some').tiers, ['a', 'b'])
+  t.same(sets.activate('max').tiers, ['a', 'b', 'c'])
+  t.equal(sets.activate('fast').name, 'fast')
 })
 
 t.test('modes, aliases, names and lists', async (t) => {

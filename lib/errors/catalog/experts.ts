@@ -13,6 +13,18 @@ export const experts = {
     suggestedAction: 'Use names of details.known, or one of details.tierSets.',
     native: false
   },
+  TIER_UNAVAILABLE: {
+    ...request,
+    meaning: 'A TierSet or a request names a tier that the model was loaded without.',
+    category: 'configuration',
+    operator: true,
+    httpStatus: 503,
+    exitCode: 1,
+    engineCode: 'InvalidParams',
+    suggestedAction:
+      'Use tiers of details.available, or add the tier from a folder that has it: engine.expand(model, {from: folder}).',
+    native: false
+  },
   EXPERT_UNAVAILABLE: {
     ...request,
     meaning: 'An expert could not be read, twice in a row; requests that need it fail, the others go on.',

@@ -56,6 +56,19 @@ export const model = {
     suggestedAction: 'Convert the model again; `tiered-moe verify` lists everything that is wrong with a checkpoint.',
     native: false
   },
+  CHECKPOINT_MISMATCH: {
+    ...request,
+    meaning:
+      'A folder that is to give a model one of its tiers is of another model, or has other bytes for its experts.',
+    category: 'configuration',
+    operator: true,
+    httpStatus: 400,
+    exitCode: 1,
+    engineCode: 'ModelLoadError',
+    suggestedAction:
+      'Name a folder that was converted from the same file (details.expected and details.actual are checksums), or load that model beside this one.',
+    native: false
+  },
   ARCHITECTURE_UNSUPPORTED: {
     ...badModel,
     meaning: 'The model has an architecture that is not supported.',
