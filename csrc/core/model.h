@@ -192,6 +192,8 @@ class Model {
         if (store_) store_->close();
     }
     const Prefetcher* prefetcher() const { return prefetcher_.get(); }
+    /** What the experts may have while nothing else takes of it. Any thread. */
+    uint64_t expert_limit() const { return expert_budget_; }
     /** Budgets that the KV cache or a lack of memory took from the experts. */
     uint64_t pressure_events() const { return pressure_events_; }
     /** Memory that a step gives back; on the backend's queue. Where experts have a budget they make room. RESOURCE_MEMORY_EXHAUSTED. */
@@ -254,7 +256,7 @@ class Model {
     std::unique_ptr<Prefetcher> prefetcher_;
     size_t slot_bytes_ = 0;                ///< of the store
     size_t workers_least_ = 0;             ///< slots that have to be free of pins
-    uint64_t expert_budget_ = 0;           ///< what the experts may have while the KV cache keeps to its reserve
+    std::atomic<uint64_t> expert_budget_{0};   ///< what the experts may have while the KV cache keeps to its reserve
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
     HeldBlock::Sum held_;                  ///< pages of all sequences, and what steps give back

@@ -86,10 +86,11 @@ Status Model::set_expert_budget(uint64_t bytes) {
     // What the requests under way hold stays theirs: a budget that leaves too little beside it changes nothing.
     const uint64_t beyond = (beyond_reserve(static_cast<uint64_t>(held_->load())) + slot_bytes_ - 1) / slot_bytes_ * slot_bytes_;
     const Status status = store_->set_budget(budget > beyond ? budget - beyond : 0);
-    if (!status.ok()) {
+    if (status.code() == StatusCode::RESOURCE_BUDGET_TOO_SMALL) {
         const double least = number_of(status, "required") + static_cast<double>(beyond);
         return Status(status.code(), status.message()).with("required", least).with("available", static_cast<double>(budget)).with("slotBytes", static_cast<double>(slot_bytes_));
     }
+    TMOE_RETURN_IF_ERROR(status);
     weight_bytes_ = weight_bytes_ - expert_budget_ + budget;
     expert_budget_ = budget;
     return {};
@@ -174,6 +175,7 @@ Status Model::balance_memory(uint64_t held) {
     const uint64_t now = store_->counts().budget_bytes;
     if (left == now) return {};
     Status status = store_->set_budget(left);
+    if (left > now && status.code() == StatusCode::RESOURCE_MEMORY_EXHAUSTED) return {};  // what is there has to do; the next step asks again
     // Pins are a wish; a request that was accepted goes before them.
     for (size_t i = placement_.size(); i-- > 0 && !status.ok() && left >= workers_least_ * slot_bytes_;) {
         if (placement_[i] != static_cast<uint8_t>(Placement::Pinned)) continue;

@@ -155,6 +155,7 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
         {"readErrors", counts.read_errors},
         {"residentBytes", counts.resident_bytes},
         {"budgetBytes", counts.budget_bytes},
+        {"limitBytes", model.expert_limit()},
         {"pressureEvents", model.pressure_events()},
     };
     if (napi_create_object(env, &out) != napi_ok) return exception_pending();

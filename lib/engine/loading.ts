@@ -279,8 +279,7 @@ export class ModelLoad {
       stepBytes: (batch: number, threads: number) => addon.stepBytes(plan, batch, threads)
     }
     const memory = planExperts(tensors, plan, request, addon.availableMemory())
-    const { base, keyValues, arena, experts } = memory
-    reserve.take(this.#id, base + keyValues + arena + experts.budget)
+    reserve.take(this.#id, memory.memory)
     return { contextLength, memory }
   }
 

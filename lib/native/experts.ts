@@ -70,7 +70,9 @@ export interface ExpertStats {
   waitMs: number
   bookkeepingMs: number
   residentBytes: number
+  /** What experts may take now, and what they may while nothing else (KV caches, outputs) takes of it. */
   budgetBytes: number
+  limitBytes: number
   /** [layers][experts]: 0 absent, 1 being read, 2 in memory, 3 unavailable. */
   residency: Uint8Array
   layers: LayerStats[]

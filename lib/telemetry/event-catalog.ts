@@ -73,7 +73,8 @@ export const eventCatalog = {
   },
   expert_budget_changed: {
     level: 'warn',
-    meaning: 'The budget of experts shrank because memory ran short, or grew again when it no longer did.'
+    meaning:
+      'The budget of experts shrank because memory ran short (`reason`: memory, stall) or was refused to something else (allocation), or grew again when it no longer did (calm).'
   },
   journal_opened: { level: 'info', meaning: 'The journal was opened; what it holds can be resumed.' },
   journal_cut: { level: 'warn', meaning: 'The end of the journal was cut off: a crash had left it unfinished.' },

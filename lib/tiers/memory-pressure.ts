@@ -27,8 +27,11 @@ export interface PressureLimits {
 
 export interface PressureDecision {
   budget: number
-  /** memory: less than the reserve is free. stall: tasks wait for memory. calm: there has been room for a while. */
-  reason: 'memory' | 'stall' | 'calm'
+  /**
+   * memory: less than the reserve is free. stall: tasks wait for memory. calm: there has been room for a while. allocation: the system refused
+   * memory for something else, and experts made room.
+   */
+  reason: 'memory' | 'stall' | 'calm' | 'allocation'
 }
 
 /** Percent of stalled time above which memory is taken away, and below which there is calm. */
@@ -54,6 +57,12 @@ export class PressureController {
 
   get budget(): number {
     return this.#budget
+  }
+
+  /** The budget that there really is, where what was decided could not be done or something else has changed it. */
+  settle(budget: number): void {
+    const { slot } = this.#limits
+    if (Math.floor(this.#budget / slot) !== Math.floor(budget / slot)) this.#budget = budget
   }
 
   /** The next budget, or undefined where it stays. */

@@ -21,7 +21,7 @@ export interface GuardedModel {
 }
 
 /** The budget that was reached: pins, and a full KV cache, may leave less to take than was wanted. */
-async function shrinkTo(native: GuardedModel['native'], budget: number, previous: number): Promise<number> {
+async function reach(native: GuardedModel['native'], budget: number, previous: number): Promise<number> {
   try {
     await native.setExpertBudget(budget)
     return budget
@@ -29,7 +29,7 @@ async function shrinkTo(native: GuardedModel['native'], budget: number, previous
     const least =
       isEngineError(error) && error.code === 'RESOURCE_BUDGET_TOO_SMALL' ? error.details.required : undefined
     if (typeof least !== 'number' || least >= previous || least <= budget) return previous
-    return shrinkTo(native, least, previous)
+    return reach(native, least, previous)
   }
 }
 
@@ -55,12 +55,16 @@ export function guardMemory({
   const stop = watch(lookMs, ({ at, available, stall }) => {
     const stats = changing ? undefined : native.expertStats()
     if (!stats) return
+    const known = controller.budget
+    controller.settle(stats.limitBytes)
     const previous = controller.budget
+    if (previous < known) onChange({ budget: previous, previous: known, reason: 'allocation' })
     const decision = controller.observe({ at, available, stall, resident: stats.residentBytes })
     if (!decision) return
     changing = true
-    shrinkTo(native, decision.budget, previous)
+    reach(native, decision.budget, previous)
       .then((budget) => {
+        controller.settle(budget)
         if (!ended && budget !== previous) onChange({ ...decision, budget, previous })
       })
       .finally(() => {

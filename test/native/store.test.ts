@@ -70,6 +70,7 @@ async function build(name: string, ...sanitizer: string[]): Promise<string> {
 
 const raised = {
   plain: ['FILE_READ_FAILED'],
+  pool: ['RESOURCE_MEMORY_EXHAUSTED'],
   budget: ['RESOURCE_BUDGET_TOO_SMALL'],
   waves: ['CANCELLED'],
   cancel: ['CANCELLED'],

@@ -3,6 +3,7 @@
 // store.test.ts builds and runs it under ThreadSanitizer and under AddressSanitizer with UBSan. Exit status 1 where a case failed.
 #include "core/store/direct_file.h"
 #include "core/store/wave_schedule.h"
+#include "slot_pool_check.h"
 #include "store_use.h"
 
 using namespace tmoe;
@@ -376,7 +377,7 @@ void run(const std::string& in, bool large) {
     } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false},
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
                        {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
-                       {"determinism", determinism, false}};
+                       {"determinism", determinism, false}, {"pool", pool, false}};
     for (const auto& entry : cases) {
         if (large && !entry.also_large) continue;
         current = entry.name;

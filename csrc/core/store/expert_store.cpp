@@ -113,6 +113,7 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     source_ = source;
     TMOE_RETURN_IF_ERROR(residents_.start(options_, std::move(source)));
     TMOE_RETURN_IF_ERROR(check_budget(options_.budget_bytes, 0));
+    TMOE_RETURN_IF_ERROR(residents_.reserve(slots_for(options_.budget_bytes)));
     CacheOptions cache;
     cache.layers = options_.layouts.size();
     cache.experts = options_.experts;
@@ -376,6 +377,7 @@ void Store::demote(uint32_t layer, uint32_t expert, bool demoted) {
 Status Store::set_budget(uint64_t bytes) {
     if (in_layer_) end_layer();
     TMOE_RETURN_IF_ERROR(check_budget(bytes, pinned_));
+    TMOE_RETURN_IF_ERROR(residents_.reserve(slots_for(bytes)));
     std::vector<uint32_t> evicted;
     cache_->resize(slots_for(bytes), evicted);
     if (options_.trace) options_.trace->record(TraceKind::Resize, static_cast<uint32_t>(slots_for(bytes)));

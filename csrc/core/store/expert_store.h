@@ -84,7 +84,10 @@ class ExpertStore {
 
     virtual Status pin(uint32_t layer, uint32_t expert, bool pinned) = 0;
     virtual void demote(uint32_t layer, uint32_t expert, bool demoted) = 0;
-    /** Between steps. Memory above the new budget is given back to the system at once. RESOURCE_BUDGET_TOO_SMALL. */
+    /**
+     * Between steps. Memory above the new budget is given back to the system at once, memory that it adds is reserved. RESOURCE_BUDGET_TOO_SMALL,
+     * RESOURCE_MEMORY_EXHAUSTED; then nothing has changed.
+     */
     virtual Status set_budget(uint64_t bytes) = 0;
 
     /**

@@ -42,8 +42,8 @@ void Residents::enter(uint32_t entry, uint32_t slot, size_t most, Reason reason)
     slots_[entry] = slot;
     holders_[slot] = entry;
     // After a budget has shrunk the slots in use may lie far apart: none takes memory while an unused one has some.
-    if (!memory_->pool->is_taken(slot)) shrink(most - 1);
-    memory_->pool->take(slot);
+    if (!memory_->pool->is_taken(slot)) give_back_unused(most - 1);
+    if (memory_->pool->is_free(slot)) memory_->pool->trim(most - 1);
     if (reason == Reason::Prefetch) {
         unused_[entry] = 1;
         prefetch_bytes_ += file_bytes(entry);
@@ -60,10 +60,17 @@ void Residents::read(uint32_t entry, Reason reason) {
     load->residency = &memory_->residency[entry];
     load->demand = reason != Reason::Prefetch;
     load->pieces = memory_->source->pieces(load->layer, load->expert);
+    loads_[entry] = load;
+    load->error = memory_->pool->take(load->slot);
+    if (!load->error.ok()) {  // as if its read had failed: a later demand tries again
+        load->stop = true;
+        counted_[entry] = 0;
+        memory_->residency[entry] = Residency::Unavailable;
+        return;
+    }
     memory_->residency[entry] = Residency::Loading;
     counted_[entry] = reason == Reason::Demand;
     if (counted_[entry]) demand_bytes_ += file_bytes(entry);
-    loads_[entry] = load;
     batch_.push_back(std::move(load));
 }
 
@@ -106,6 +113,11 @@ bool Residents::is_sound(uint32_t entry) const {
 }
 
 void Residents::shrink(size_t most) {
+    give_back_unused(most);
+    memory_->pool->trim(most);
+}
+
+void Residents::give_back_unused(size_t most) {
     SlotPool& pool = *memory_->pool;
     for (size_t slot = 0; slot < holders_.size() && pool.taken() > most; slot++) {
         if (holders_[slot] != kNoEntry || !pool.is_taken(slot)) continue;

@@ -44,7 +44,9 @@ class Residents {
     void abandon(uint32_t entry);
     /** False where a resident entry's bytes are not those that were read. Needs StoreOptions::scrub. */
     bool is_sound(uint32_t entry) const;
-    /** Gives the memory of unused slots back until at most `most` take some. */
+    /** The system grants memory for `most` slots in all. RESOURCE_MEMORY_EXHAUSTED; then nothing has changed. */
+    Status reserve(size_t most) { return memory_->pool->reserve(most); }
+    /** Gives the memory of unused slots back until at most `most` have some. */
     void shrink(size_t most);
 
     void close() { queue_.close(); }
@@ -77,6 +79,7 @@ class Residents {
     uint32_t expert_of(uint32_t entry) const { return static_cast<uint32_t>(entry % experts_); }
     uint64_t file_bytes(uint32_t entry) const { return memory_->source->file_bytes(layer_of(entry), expert_of(entry)); }
     void read(uint32_t entry, Reason reason);
+    void give_back_unused(size_t most);
 
     size_t experts_ = 0;
     std::shared_ptr<Memory> memory_;

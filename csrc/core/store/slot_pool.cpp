@@ -6,61 +6,99 @@
 
 namespace tmoe {
 
+namespace {
+
+#if defined(__linux__)
+constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+#else
+constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS;
+#endif
+
+Status exhausted(const char* what, size_t slots, size_t slot_bytes) {
+    return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("%s for %zu experts of %zu bytes", what, slots, slot_bytes))
+        .with("required", static_cast<double>(slots) * static_cast<double>(slot_bytes))
+        .with("available", static_cast<double>(available_memory()));
+}
+
+}  // namespace
+
 SlotPool::~SlotPool() {
     if (!base_) return;
-    counters().live_bytes -= static_cast<int64_t>(count_ * slot_bytes_);
     munmap(base_, mapped_);
+    counters().live_bytes -= static_cast<int64_t>(taken_ * slot_bytes_);
 }
 
 Status SlotPool::create(size_t slot_bytes, size_t capacity, std::unique_ptr<SlotPool>& out) {
     std::unique_ptr<SlotPool> pool(new (std::nothrow) SlotPool());
     void* base = MAP_FAILED;
-    if (pool && slot_bytes > 0 && capacity > 0 && capacity <= SIZE_MAX / slot_bytes) {
-#if defined(__linux__)
-        constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-#else
-        constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
-#endif
-        base = mmap(nullptr, slot_bytes * capacity, PROT_READ | PROT_WRITE, kFlags, -1, 0);
-    }
-    if (base == MAP_FAILED) {
-        return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("cannot reserve addresses for %zu experts of %zu bytes", capacity, slot_bytes))
-            .with("required", static_cast<double>(slot_bytes) * static_cast<double>(capacity))
-            .with("available", static_cast<double>(available_memory()));
-    }
+    if (pool && slot_bytes > 0 && capacity > 0 && capacity <= SIZE_MAX / slot_bytes) base = mmap(nullptr, slot_bytes * capacity, PROT_NONE, kReserved, -1, 0);
+    if (base == MAP_FAILED) return exhausted("there are no addresses", capacity, slot_bytes);
     pool->base_ = static_cast<uint8_t*>(base);
     pool->slot_bytes_ = slot_bytes;
     pool->mapped_ = slot_bytes * capacity;
-    pool->taken_.resize(capacity);
-#if defined(__linux__)
-    (void)madvise(base, pool->mapped_, MADV_HUGEPAGE);
-#endif
+    pool->states_.resize(capacity, State::Free);
     out = std::move(pool);
     return {};
 }
 
-void SlotPool::take(size_t slot) {
-    if (taken_[slot]) return;
-    taken_[slot] = true;
-    count_++;
-    counters().live_bytes += static_cast<int64_t>(slot_bytes_);
+Status SlotPool::grant(size_t first, size_t last) {
+    const size_t bytes = (last - first) * slot_bytes_;
+    if (mprotect(at(first), bytes, PROT_READ | PROT_WRITE) != 0) return exhausted("the system has no memory", last - first, slot_bytes_);
 #if defined(__linux__)
-    (void)madvise(at(slot), slot_bytes_, MADV_HUGEPAGE);  // as it was before it was given back
+    (void)madvise(at(first), bytes, MADV_HUGEPAGE);
 #endif
+    for (size_t slot = first; slot < last; slot++) states_[slot] = State::Granted;
+    held_ += last - first;
+    return {};
+}
+
+/** New pages in the place of the old: they hold nothing, and count in no limit. */
+void SlotPool::free_slot(size_t slot) {
+    if (mmap(at(slot), slot_bytes_, PROT_NONE, kReserved | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        // Too many ranges of addresses: the memory goes back all the same.
+        (void)madvise(at(slot), slot_bytes_, MADV_DONTNEED);
+        (void)mprotect(at(slot), slot_bytes_, PROT_NONE);
+    }
+    states_[slot] = State::Free;
+    held_--;
+}
+
+Status SlotPool::reserve(size_t slots) {
+    const size_t before = held_;
+    for (size_t first = 0; first < capacity() && held_ < slots; first++) {
+        if (states_[first] != State::Free) continue;
+        size_t last = first + 1;
+        while (last < capacity() && states_[last] == State::Free && held_ + (last - first) < slots) last++;
+        const Status status = grant(first, last);
+        if (!status.ok()) {
+            trim(before);
+            return status;
+        }
+        first = last - 1;
+    }
+    return {};
+}
+
+void SlotPool::trim(size_t slots) {
+    for (size_t slot = capacity(); slot-- > 0 && held_ > slots;) {
+        if (states_[slot] == State::Granted) free_slot(slot);
+    }
+}
+
+Status SlotPool::take(size_t slot) {
+    if (is_taken(slot)) return {};
+    if (states_[slot] == State::Free) TMOE_RETURN_IF_ERROR(grant(slot, slot + 1));
+    states_[slot] = State::Taken;
+    taken_++;
+    counters().live_bytes += static_cast<int64_t>(slot_bytes_);
+    return {};
 }
 
 void SlotPool::give_back(size_t slot) {
-    if (!taken_[slot]) return;
-    taken_[slot] = false;
-    count_--;
+    if (!is_taken(slot)) return;
+    free_slot(slot);
+    taken_--;
     counters().live_bytes -= static_cast<int64_t>(slot_bytes_);
-#if defined(__linux__)
-    // Without huge pages from here on: the system would fill the hole up again to join what is beside it.
-    (void)madvise(at(slot), slot_bytes_, MADV_NOHUGEPAGE);
-    (void)madvise(at(slot), slot_bytes_, MADV_DONTNEED);
-#else
-    (void)mmap(at(slot), slot_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-#endif
 }
 
 }  // namespace tmoe

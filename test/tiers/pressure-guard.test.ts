@@ -1,0 +1,90 @@
+/** What the guard does to a real model's budget where the machine says that it is short of memory. */
+import t from 'tap'
+import type { native as Native } from '../../lib/native.js'
+import type { guardMemory as GuardMemory } from '../../lib/tiers/pressure-guard.js'
+import { built, embedded } from '../fixtures/package.js'
+
+const { native } = (await built('native.js')) as { native: typeof Native }
+const { readModel } = await built('model/index.js')
+const { guardMemory } = (await built('tiers/pressure-guard.js')) as { guardMemory: typeof GuardMemory }
+
+const MiB = 2 ** 20
+const slot = 106_496
+const slots = 40
+const addon = native()
+const cancel = addon.createCancel()
+
+t.test('the guard and the store agree about the budget', async (t) => {
+  const file = await addon.openGguf(embedded)
+  const backend = addon.createBackend({ threads: 2, isa: 'auto' })
+  const experts = {
+    budgetBytes: slots * slot,
+    kvReserveBytes: 0,
+    policy: 'adaptive' as const,
+    prefetch: 'off' as const,
+    ioThreads: 2,
+    seed: 1
+  }
+  const model = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 128, experts }, cancel)
+  file.close()
+  t.teardown(async () => {
+    await model.dispose()
+    backend.dispose()
+  })
+  const sequence = model.createSequence({ kvType: 'f32', maxTokens: 512 })
+  await model.step([{ sequence, tokens: new Int32Array(100).fill(2), logits: 'none' }], cancel)
+  const pages = 128 * model.kvBytesPerToken.f32
+  const least = (Math.ceil(pages / slot) + 3) * slot
+
+  const changes: { budget: number; previous: number; reason: string }[] = []
+  let at = 0
+  let look: (reading: { at: number; available: number; stall: number }) => void = () => {}
+  const stop = guardMemory({
+    native: model,
+    experts: { budget: slots * slot, certain: slots * slot, all: 64 * slot, slot, count: 64 },
+    workers: 2,
+    onChange: (change) => changes.push(change),
+    watch: (_, listener) => {
+      look = listener
+      return () => {
+        look = () => {}
+      }
+    }
+  })!
+  const limit = () => model.expertStats()!.limitBytes
+  const reading = async (available: number) => {
+    at += 500
+    look({ at, available, stall: 0 })
+    // What was begun runs on the backend's queue, one after another; a budget that was refused is followed by a larger one.
+    for (let i = 0; i < 4; i++) {
+      await model.placeExperts(new Uint8Array(64))
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+
+  await reading(100 * MiB)
+  t.same(changes, [])
+  await reading(0)
+  t.same(changes, [{ budget: least, previous: slots * slot, reason: 'memory' }], 'the KV cache of a request stays')
+  t.equal(limit(), least)
+  await model.step([{ sequence, tokens: Int32Array.of(1), logits: 'none' }], cancel)
+
+  await reading(0)
+  t.equal(changes.length, 1, 'there is nothing more to take')
+  sequence.dispose()
+  await reading(0)
+  t.match(changes[1], { budget: 3 * slot, previous: least }, 'it is tried again, and there is now')
+  t.equal(limit(), 3 * slot)
+
+  // Something else changes the budget: that is told, and the next decision begins there.
+  await model.setExpertBudget(30 * slot)
+  for (let i = 0; i < 22; i++) await reading(100 * MiB)
+  t.match(changes[2], { budget: slots * slot, previous: 30 * slot, reason: 'calm' })
+  await model.setExpertBudget(20 * slot)
+  await reading(80 * MiB)
+  t.same(changes[3], { budget: 20 * slot, previous: slots * slot, reason: 'allocation' })
+  t.equal(limit(), 20 * slot)
+  stop()
+  await reading(0)
+  t.equal(changes.length, 4)
+})
