@@ -52,7 +52,7 @@ const settings = {
   warm: full ? 16 : 8
 }
 /** What Node itself, the tokenizer and the threads take beside the model: the rest of a cap is the model's budget. */
-const processBytes = 160 * 2 ** 20
+const processBytes = 112 * 2 ** 20
 
 const stamp = environment()
 printEnvironment(stamp)

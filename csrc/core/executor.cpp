@@ -138,7 +138,9 @@ void Executor::note_layer(int32_t layer) {
 
 Status Executor::embed(const PlanOp& op) {
     const Weight& table = model_.weights_[op.weight];
-    return tmoe::embed(context_, {{table.type, table.rows, table.columns, table.data.data()}, ids_.data(), tokens_, arena_.buffer(op.out)});
+    TMOE_RETURN_IF_ERROR(tmoe::embed(context_, {{table.type, table.rows, table.columns, table.data.data()}, ids_.data(), tokens_, arena_.buffer(op.out)}));
+    if (model_.store_ && model_.foreseeable_ && model_.routed_[0].norm->in == op.out) read_ahead(Prefetcher::kEmbeddings, arena_.buffer(op.out));
+    return {};
 }
 
 Status Executor::rms_norm(const PlanOp& op) {

@@ -31,7 +31,7 @@ class Executor {
     void capture_routes();
     Status experts(const PlanOp& op);
     Status stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
-    void read_ahead(Prefetcher::When when);
+    void read_ahead(size_t seen, const float* states);
     Status logits(const PlanOp& op);
     void commit();
     NonFinite flags() { return {arena_.bad.get()}; }

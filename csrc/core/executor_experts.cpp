@@ -155,7 +155,6 @@ Status Executor::experts(const PlanOp& op) {
     const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
     TMOE_RETURN_IF_ERROR(combine(context_, c));
     note_layer(static_cast<int32_t>(op.layer));
-    if (model_.store_) read_ahead(Prefetcher::When::Late);
     return {};
 }
 
@@ -181,7 +180,7 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
         ~Use() { store.end_layer(); }
     } use{store};
     TMOE_RETURN_IF_ERROR(store.begin_layer(layer, wanted_));
-    read_ahead(Prefetcher::When::Early);
+    if (model_.foreseeable_) read_ahead(routed_layer_, arena_.buffer(model_.routed_[routed_layer_].norm->in));
     TMOE_RETURN_IF_ERROR(begin_expert_matmul(context_, e, arena_.experts, flags()));
     for (;;) {
         ready_.clear();
@@ -199,38 +198,43 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
     }
 }
 
-/** Predicts what the next layer will want, and has the absent ones read while this one computes. No bit depends on it. */
-void Executor::read_ahead(Prefetcher::When when) {
+/** Predicts what the next layers will want, and has the absent ones read while this one computes. No bit depends on it. */
+void Executor::read_ahead(size_t seen, const float* states) {
     Prefetcher& prefetcher = *model_.prefetcher_;
     ExpertStore& store = *model_.store_;
-    const size_t next = routed_layer_ + 1;
-    if (next >= model_.routed_.size() || !prefetcher.wanted(next) || store.all_resident()) return;
-    const Model::RoutedLayer &here = model_.routed_[next - 1], &there = model_.routed_[next];
-    if (!here.norm || !there.norm || here.norm->in != there.norm->in) return;
-    const Weight& norm = model_.weights_[there.norm->weight];
-    const size_t width = plan_.buffer_widths[there.norm->in];
-    if (norm.columns != width) return;
-    const float* residual = arena_.buffer(there.norm->in);
-    float* states = prefetcher.states.as<float>();
-    for (size_t t = 0; t < tokens_; t++) {
-        if (!context_.kernels.rms_norm(residual + t * width, norm.data.as<float>(), width, there.norm->epsilon, states + t * width)) return;
+    if (!prefetcher.on() || store.all_resident() || !model_.foreseeable_) return;
+    prefetcher.see(seen, states);
+    const size_t next = seen == Prefetcher::kEmbeddings ? 0 : seen + 1;
+    for (size_t lead = 1; lead <= Prefetcher::kMostLead && next + lead - 1 < model_.routed_.size(); lead++) {
+        const size_t layer = next + lead - 1;
+        if (!prefetcher.wanted(layer)) continue;
+        prefetcher.foresee(lead);
+        const Model::RoutedLayer& there = model_.routed_[layer];
+        const Weight& norm = model_.weights_[there.norm->weight];
+        float* foreseen = prefetcher.states.as<float>();
+        bool finite = true;
+        for (size_t t = 0; t < tokens_ && finite; t++) {
+            float* state = foreseen + t * norm.columns;
+            finite = context_.kernels.rms_norm(state, norm.data.as<float>(), norm.columns, there.norm->epsilon, state);
+        }
+        if (!finite) return;
+        RouteArgs args;
+        HserRouting hser;
+        model_.describe_route(*there.route, args, hser);
+        args.states = foreseen;
+        args.tokens = tokens_;
+        args.positions = positions_.data();
+        args.ids = prefetcher.ids.as<int32_t>();
+        args.weights = prefetcher.weights.as<float>();
+        args.scores = prefetcher.scores.as<int64_t>();
+        args.states24 = prefetcher.states24.as<int32_t>();
+        args.probabilities = prefetcher.probabilities.as<float>();
+        use_masks(args, layer);
+        if (!tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
+        ahead_.clear();
+        prefetcher.predict(layer, lead, args, store, ahead_);
+        if (!ahead_.empty()) store.prefetch(static_cast<uint32_t>(layer), ahead_);
     }
-    RouteArgs args;
-    HserRouting hser;
-    model_.describe_route(*there.route, args, hser);
-    args.states = states;
-    args.tokens = tokens_;
-    args.positions = positions_.data();
-    args.ids = prefetcher.ids.as<int32_t>();
-    args.weights = prefetcher.weights.as<float>();
-    args.scores = prefetcher.scores.as<int64_t>();
-    args.states24 = prefetcher.states24.as<int32_t>();
-    args.probabilities = prefetcher.probabilities.as<float>();
-    use_masks(args, next);
-    if (!tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
-    ahead_.clear();
-    prefetcher.predict(next, when, args.ids, store, ahead_);
-    if (!ahead_.empty()) store.prefetch(static_cast<uint32_t>(next), ahead_);
 }
 
 }  // namespace tmoe

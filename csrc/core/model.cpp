@@ -30,6 +30,9 @@ void Model::find_routed_layers() {
         routed_.push_back({&op, nullptr, norm && norm->out == op.in ? norm : nullptr});
         routing_ = {routed_.size(), static_cast<size_t>(plan_.tensors[op.weight].shape[1]), op.k};
     }
+    foreseeable_ = std::all_of(routed_.begin(), routed_.end(), [&](const RoutedLayer& layer) {
+        return layer.norm && layer.norm->in == routed_[0].norm->in && plan_.tensors[layer.norm->weight].shape[0] == plan_.buffer_widths[layer.norm->in];
+    });
 }
 
 Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan, const LoadOptions& options, const std::function<void(const LoadProgress&)>& progress,

@@ -251,6 +251,7 @@ class Model {
     RoutingShape routing_;
     ExpertUse use_;
     std::vector<RoutedLayer> routed_;
+    bool foreseeable_ = false;             ///< all of them route the norm of one and the same residual
     std::shared_ptr<ExpertStore> store_;
     std::shared_ptr<TraceLog> trace_;
     std::unique_ptr<Prefetcher> prefetcher_;

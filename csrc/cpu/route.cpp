@@ -45,20 +45,29 @@ Status check_route(const RouteArgs& a) {
 
 namespace {
 
-void route_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
+constexpr size_t kScoreExperts = 16;   // scores of one token that a worker computes at a time
+
+int quantise_token(const Kernels& kernels, const RouteArgs& a, size_t token) {
+    return kernels.quantise_state(a.states + token * a.router.width, a.router.width, a.states24 + token * a.router.width) + a.router.exponent - 46;
+}
+
+/** Exact, so it is all one in how many parts and by how many workers. */
+void score_experts(const Kernels& kernels, const RouteArgs& a, size_t token, size_t first, size_t last) {
+    const RouterView& r = a.router;
+    for (size_t e = first; e < last; e++) a.scores[token * r.experts + e] = kernels.dot_i64(a.states24 + token * r.width, r.weights + e * r.width, r.width);
+}
+
+void choose_experts(const Kernels& kernels, const RouteArgs& a, size_t token, int exponent) {
     const RouterView& r = a.router;
     const uint8_t* enabled = a.mask(token);
-    int32_t* state = a.states24 + token * r.width;
-    int64_t* scores = a.scores + token * r.experts;
+    const int64_t* scores = a.scores + token * r.experts;
     float* probabilities = a.probabilities + token * r.experts;
     int32_t* ids = a.ids + token * a.k;
     float* weights = a.weights + token * a.k;
 
-    const int exponent = kernels.quantise_state(a.states + token * r.width, r.width, state) + r.exponent - 46;
     Candidate candidates[kMaxExperts];
     size_t count = 0;
     for (size_t e = 0; e < r.experts; e++) {
-        scores[e] = kernels.dot_i64(state, r.weights + e * r.width, r.width);
         if (enabled && !enabled[e]) continue;
         const uint32_t index = static_cast<uint32_t>(e);
         candidates[count++] = {scores[e], tie_hash(a.seed, a.layer, a.positions[token], index), index};
@@ -96,8 +105,24 @@ size_t route_rows(const RouteArgs& args) {
 Status route(const Context& context, const RouteArgs& args) {
     if (args.form == RouteForm::Hser) return route_hser(context, args);
     TMOE_RETURN_IF_ERROR(check_route(args));
-    const bool done = context.pool.for_each(args.tokens, context.cancel,
-                                            [&](size_t token, size_t) { route_token(context.kernels, args, token); });
+    const Kernels& kernels = context.kernels;
+    bool done = true;
+    if (args.tokens >= context.pool.threads()) {
+        done = context.pool.for_each(args.tokens, context.cancel, [&](size_t token, size_t) {
+            const int exponent = quantise_token(kernels, args, token);
+            score_experts(kernels, args, token, 0, args.router.experts);
+            choose_experts(kernels, args, token, exponent);
+        });
+    } else {  // fewer tokens than workers: they share a token's experts
+        const size_t parts = (args.router.experts + kScoreExperts - 1) / kScoreExperts;
+        for (size_t token = 0; token < args.tokens && done; token++) {
+            const int exponent = quantise_token(kernels, args, token);
+            done = context.pool.for_each(parts, context.cancel, [&](size_t part, size_t) {
+                score_experts(kernels, args, token, part * kScoreExperts, std::min(args.router.experts, (part + 1) * kScoreExperts));
+            });
+            if (done) choose_experts(kernels, args, token, exponent);
+        }
+    }
     if (!done) return Status(StatusCode::CANCELLED, "route was cancelled");
     return {};
 }

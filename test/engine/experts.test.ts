@@ -93,7 +93,7 @@ t.test('reading ahead changes no bit, and is counted', async (t) => {
     const predicted = layers.reduce((sum, layer) => sum + layer.predicted, 0)
     const recall = predicted / predictable
     t.ok(recall > 0.5 && recall <= 1, `${predicted} of ${predictable} predicted`)
-    t.equal(layers[0]!.predictable, 0, 'nothing comes before the first layer')
+    t.ok(layers[0]!.predictable > 0, 'the embeddings foretell the first layer')
     if (prefetch === 'auto') t.ok(prefetchWastedBytes <= 0.1 * (demandBytes + prefetchBytes))
   }
 })
@@ -287,7 +287,7 @@ t.test('a step that waits for experts is cancelled, and can be run again', async
 })
 
 t.test('where predictions are wrong, nothing is read ahead', async (t) => {
-  // Each layer's attention drowns what was there before, so this layer's state says nothing of the next one's routes.
+  // What each layer's experts add, another thing for every token, drowns what was there before: nothing says where the next layer routes.
   const path = writeMoeModel(join(t.testdir(), 'wild.gguf'), {
     type: 'F32',
     layers: 4,
@@ -296,7 +296,7 @@ t.test('where predictions are wrong, nothing is read ahead', async (t) => {
     vocab: 300,
     contextLength: 256,
     editTensor: (tensor) => {
-      const [, layer] = /^blk\.(\d)\.attn_output/.exec(tensor.name) ?? []
+      const [, layer] = /^blk\.(\d)\.ffn_down_exps/.exec(tensor.name) ?? []
       if (layer === undefined) return tensor
       const values = new Float32Array(tensor.data.slice().buffer)
       return { ...tensor, data: new Uint8Array(values.map((value) => value * 100 ** (Number(layer) + 1)).buffer) }
@@ -320,5 +320,5 @@ t.test('where predictions are wrong, nothing is read ahead', async (t) => {
     t.ok(ahead.every(({ predictable, predicted }) => predicted < predictable / 2))
     if (prefetch === 'auto') t.ok(ahead.some(({ prefetching }) => !prefetching))
   }
-  t.ok(shares[0]! > 0.2 && shares[1]! < 0.1, `for nothing: ${shares[0]} when on, ${shares[1]} when it decides`)
+  t.ok(shares[0]! > 0.1 && shares[1]! < 0.05, `for nothing: ${shares[0]} when on, ${shares[1]} when it decides`)
 })

@@ -23,6 +23,7 @@ void checksum(const Experts&) {
             const uint32_t whole = crc32c_by_table(bytes.data() + offset, length);
             CHECK(crc32c(bytes.data() + offset, length) == whole);
             CHECK(crc32c(bytes.data() + offset + length / 3, length - length / 3, crc32c(bytes.data() + offset, length / 3)) == whole);
+            CHECK(crc32c_join(crc32c(bytes.data() + offset, length / 3), crc32c(bytes.data() + offset + length / 3, length - length / 3), length - length / 3) == whole);
         }
     }
 }

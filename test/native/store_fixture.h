@@ -142,7 +142,7 @@ class Held final : public ExpertSource {
 
     size_t pieces(uint32_t layer, uint32_t expert) const override { return source_->pieces(layer, expert); }
     uint64_t file_bytes(uint32_t layer, uint32_t expert) const override { return source_->file_bytes(layer, expert); }
-    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel) const override {
+    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel, uint32_t& sum) const override {
         uint32_t pause = 0;
         {
             std::unique_lock<std::mutex> lock(mutex_);
@@ -153,9 +153,9 @@ class Held final : public ExpertSource {
             if (most_) pause = random_.below(most_);
         }
         if (pause) std::this_thread::sleep_for(std::chrono::microseconds(pause));
-        return source_->read(layer, expert, piece, blob, scratch, cancel);
+        return source_->read(layer, expert, piece, blob, scratch, cancel, sum);
     }
-    Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const override { return source_->check(layer, expert, blob); }
+    Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override { return source_->check(layer, expert, sums); }
 
     void shut() {
         std::lock_guard<std::mutex> lock(mutex_);

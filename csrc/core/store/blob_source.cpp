@@ -12,9 +12,14 @@ namespace {
 
 /** An expert is cut into equal pieces of about 1 MiB, whole blocks each. */
 size_t pieces_of(const ExpertLayout& layout) { return std::max<size_t>(1, (layout.bytes + kReadBytes / 2) / kReadBytes); }
-size_t piece_bytes(const ExpertLayout& layout) {
-    const size_t blocks = layout.bytes / kBlobAlignment, pieces = pieces_of(layout);
-    return (blocks + pieces - 1) / pieces * kBlobAlignment;
+
+struct Range {
+    size_t begin, bytes;
+};
+Range piece_of(const ExpertLayout& layout, size_t piece) {
+    const size_t blocks = layout.bytes / kBlobAlignment, pieces = pieces_of(layout), step = (blocks + pieces - 1) / pieces * kBlobAlignment;
+    const size_t begin = std::min(layout.bytes, piece * step);
+    return {begin, std::min(step, layout.bytes - begin)};
 }
 
 class BlobSource final : public ExpertSource {
@@ -26,25 +31,18 @@ class BlobSource final : public ExpertSource {
 
     uint64_t file_bytes(uint32_t layer, uint32_t) const override { return layouts_[layer].bytes; }
 
-    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch&, const std::atomic<bool>* cancel) const override {
+    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch&, const std::atomic<bool>* cancel, uint32_t& sum) const override {
         if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
-        const BlobPlace& place = places_[layer][expert];
-        const ExpertLayout& layout = layouts_[layer];
-        const size_t begin = std::min(layout.bytes, piece * piece_bytes(layout)), bytes = std::min(piece_bytes(layout), layout.bytes - begin);
-        if (place.file == kInArchive) {
-            Brought now = brought(layer, expert);
-            if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) {
-                return now.file->read(now.offset + begin, blob + begin, bytes, bytes);
-            }
-            lose(layer, expert, now.path);
-            return in_archive(layer, expert);
-        }
-        return files_[place.file]->read(place.offset + begin, blob + begin, bytes, bytes);
+        const Range range = piece_of(layouts_[layer], piece);
+        TMOE_RETURN_IF_ERROR(read_range(layer, expert, range, blob));
+        sum = crc32c(blob + range.begin, range.bytes);  // while other pieces are being read
+        return {};
     }
 
-    Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const override {
+    Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override {
         const BlobPlace& place = places_[layer][expert];
-        const uint32_t actual = crc32c(blob, layouts_[layer].bytes);
+        uint32_t actual = 0;
+        for (size_t piece = 0; piece < sums.size(); piece++) actual = crc32c_join(actual, sums[piece], piece_of(layouts_[layer], piece).bytes);
         if (actual == place.crc32c) return {};
         const Brought now = place.file == kInArchive ? brought(layer, expert) : Brought{files_[place.file]->path(), files_[place.file], place.offset};
         const std::string& path = now.path;
@@ -83,6 +81,16 @@ class BlobSource final : public ExpertSource {
         std::shared_ptr<DirectFile> file;   ///< null: opened for each read, because it may be removed
         uint64_t offset = 0;
     };
+
+    Status read_range(uint32_t layer, uint32_t expert, const Range& range, uint8_t* blob) const {
+        const BlobPlace& place = places_[layer][expert];
+        uint8_t* to = blob + range.begin;
+        if (place.file != kInArchive) return files_[place.file]->read(place.offset + range.begin, to, range.bytes, range.bytes);
+        Brought now = brought(layer, expert);
+        if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) return now.file->read(now.offset + range.begin, to, range.bytes, range.bytes);
+        lose(layer, expert, now.path);
+        return in_archive(layer, expert);
+    }
 
     static uint64_t key(uint32_t layer, uint32_t expert) { return uint64_t{layer} << 32 | expert; }
 

@@ -45,33 +45,40 @@ uint32_t by_table(uint32_t crc, const uint8_t* from, size_t bytes) {
     return crc;
 }
 
+// Zero bytes change the register by a linear map of its 32 bits; twice as many by its square.
+constexpr size_t kPowers = 48;
+
+/** The maps of 1, 2, 4, … zero bytes: what becomes of each bit. */
+struct ZeroBytes {
+    uint32_t at[kPowers][32];
+    constexpr ZeroBytes() : at{} {
+        for (uint32_t bit = 0; bit < 32; bit++) at[0][bit] = (uint32_t{1} << bit >> 8) ^ kTables.at[0][(uint32_t{1} << bit) & 255];
+        for (size_t power = 1; power < kPowers; power++) {
+            for (uint32_t bit = 0; bit < 32; bit++) at[power][bit] = apply(at[power - 1], at[power - 1][bit]);
+        }
+    }
+    static constexpr uint32_t apply(const uint32_t (&map)[32], uint32_t crc) {
+        uint32_t out = 0;
+        for (uint32_t bit = 0; bit < 32; bit++) {
+            if (crc >> bit & 1) out ^= map[bit];
+        }
+        return out;
+    }
+};
+constexpr ZeroBytes kZeroBytes;
+
 #if defined(__x86_64__) || defined(__aarch64__)
 
 // The instruction has a latency of three and a throughput of one a cycle: three runs side by side, joined by shifting the earlier
 // ones over the bytes that follow them.
-constexpr size_t kRun = 4096;
+constexpr size_t kRunPower = 12, kRun = size_t{1} << kRunPower;
 
-/** The register after `kRun` zero bytes, as a table for each of its bytes: a linear map of its 32 bits, squared log2(kRun) times. */
+/** The map of `kRun` zero bytes, as a table for each byte of the register. */
 struct Shift {
     uint32_t at[4][256];
     constexpr Shift() : at{} {
-        uint32_t map[32] = {};
-        for (uint32_t bit = 0; bit < 32; bit++) map[bit] = (uint32_t{1} << bit >> 8) ^ kTables.at[0][(uint32_t{1} << bit) & 255];
-        for (size_t bytes = 1; bytes < kRun; bytes *= 2) {
-            uint32_t twice[32] = {};
-            for (uint32_t bit = 0; bit < 32; bit++) {
-                for (uint32_t i = 0; i < 32; i++) {
-                    if (map[bit] >> i & 1) twice[bit] ^= map[i];
-                }
-            }
-            for (uint32_t bit = 0; bit < 32; bit++) map[bit] = twice[bit];
-        }
         for (uint32_t byte = 0; byte < 4; byte++) {
-            for (uint32_t value = 0; value < 256; value++) {
-                for (uint32_t bit = 0; bit < 8; bit++) {
-                    if (value >> bit & 1) at[byte][value] ^= map[8 * byte + bit];
-                }
-            }
+            for (uint32_t value = 0; value < 256; value++) at[byte][value] = ZeroBytes::apply(kZeroBytes.at[kRunPower], value << 8 * byte);
         }
     }
 };
@@ -148,6 +155,13 @@ bool crc32c_has_instruction() {
 uint32_t crc32c(const void* data, size_t bytes, uint32_t crc) {
     if (!crc32c_has_instruction()) return crc32c_by_table(data, bytes, crc);
     return ~by_instruction(~crc, static_cast<const uint8_t*>(data), bytes);
+}
+
+uint32_t crc32c_join(uint32_t first, uint32_t second, size_t second_bytes) {
+    for (size_t power = 0; power < kPowers && second_bytes >> power != 0; power++) {
+        if (second_bytes >> power & 1) first = ZeroBytes::apply(kZeroBytes.at[power], first);
+    }
+    return first ^ second;
 }
 
 }  // namespace tmoe

@@ -9,6 +9,9 @@ namespace tmoe {
 /** Of `bytes` at `data`, by the fastest form of this CPU. `crc` continues an earlier call: crc32c(b, crc32c(a)) is that of a and b together. */
 uint32_t crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 
+/** Of two runs of bytes together, from the checksum of each. */
+uint32_t crc32c_join(uint32_t first, uint32_t second, size_t second_bytes);
+
 /** By tables, eight bytes at a time: what a CPU without the instruction uses. */
 uint32_t crc32c_by_table(const void* data, size_t bytes, uint32_t crc = 0);
 

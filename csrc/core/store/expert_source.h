@@ -30,12 +30,15 @@ class ExpertSource {
     /** Bytes that reading the whole expert takes from the file. */
     virtual uint64_t file_bytes(uint32_t layer, uint32_t expert) const = 0;
     /**
-     * Reads one piece of the expert into its place of the blob at `blob` (layout.bytes, aligned to kBlobAlignment).
-     * FILE_READ_FAILED {errno}, CANCELLED.
+     * Reads one piece of the expert into its place of the blob at `blob` (layout.bytes, aligned to kBlobAlignment). `sum`: its checksum,
+     * where the file has them. FILE_READ_FAILED {errno}, CANCELLED.
      */
-    virtual Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel) const = 0;
-    /** Called once, when every piece is there: checks what there is to check. EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}. */
-    virtual Status check(uint32_t layer, uint32_t expert, const uint8_t* blob) const = 0;
+    virtual Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel, uint32_t& sum) const = 0;
+    /**
+     * Called once, when every piece is there: checks what there is to check from the sums of the pieces.
+     * EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}.
+     */
+    virtual Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const = 0;
 
     /** False where the bytes are in an archive and nobody has brought them: there is nothing to read. */
     virtual bool local(uint32_t, uint32_t) const { return true; }

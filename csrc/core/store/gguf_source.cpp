@@ -51,7 +51,7 @@ class GgufSource final : public ExpertSource {
         return slices[0].stride + slices[1].stride + slices[2].stride;
     }
 
-    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel) const override {
+    Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch& scratch, const std::atomic<bool>* cancel, uint32_t&) const override {
         const Slice* slice = &slices_[3 * size_t{layer}];
         while (piece >= slice->pieces()) piece -= slice++->pieces();
         const ExpertPart& part = slice->part;
@@ -74,7 +74,7 @@ class GgufSource final : public ExpertSource {
         return {};
     }
 
-    Status check(uint32_t, uint32_t, const uint8_t*) const override { return {}; }  // the format has no checksums
+    Status check(uint32_t, uint32_t, const std::vector<uint32_t>&) const override { return {}; }  // the format has no checksums
 
   private:
     std::shared_ptr<DirectFile> file_;

@@ -162,10 +162,10 @@ void IoQueue::run(const std::shared_ptr<Shared>& state) {
             continue;
         }
         lock.unlock();
-        const Load& load = *piece.load;
+        Load& load = *piece.load;
         Status status;
         for (int attempt = 0; attempt < 2; attempt++) {
-            status = shared.source->read(load.layer, load.expert, piece.index, load.blob, scratch, &load.stop);
+            status = shared.source->read(load.layer, load.expert, piece.index, load.blob, scratch, &load.stop, load.sums[piece.index]);
             if (!status.ok() && status.code() != StatusCode::CANCELLED) shared.errors++;
             if (!may_pass(status)) break;
         }
@@ -180,7 +180,7 @@ void IoQueue::finish(Shared& shared, std::unique_lock<std::mutex>& lock, const s
     load->done++;
     if (status.ok() && !load->stop && load->done == load->pieces) {
         lock.unlock();
-        status = shared.source->check(load->layer, load->expert, load->blob);
+        status = shared.source->check(load->layer, load->expert, load->sums);
         if (status.ok()) shared.checked(*load);
         else shared.errors++;
         lock.lock();

@@ -21,6 +21,7 @@ struct Load {
     bool demand = false;                          ///< waited for: a step's, or part of a preload
     size_t pieces = 0, next = 0, active = 0, done = 0;
     bool dropped = false;
+    std::vector<uint32_t> sums;                   ///< of the pieces that are there
     std::atomic<bool> stop{false};                ///< dropped, or another piece has failed
     Status error;                                 ///< why it is Unavailable; read it after that
 };

@@ -60,6 +60,7 @@ void Residents::read(uint32_t entry, Reason reason) {
     load->residency = &memory_->residency[entry];
     load->demand = reason != Reason::Prefetch;
     load->pieces = memory_->source->pieces(load->layer, load->expert);
+    load->sums.resize(load->pieces);
     loads_[entry] = load;
     load->error = memory_->pool->take(load->slot);
     if (!load->error.ok()) {  // as if its read had failed: a later demand tries again
