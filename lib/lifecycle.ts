@@ -33,8 +33,8 @@ export class Lifecycle {
   #state: EngineState = 'init'
   readonly #onTransition: ((transition: Transition) => void) | undefined
   readonly #leaving = new Map<() => void, EngineState>()
-  /** Of an engine that is frozen, or was when it began to recover: what its maintenance asks for. */
-  frozen: { reason: string; retryAfterSeconds: number } | undefined
+  /** Of an engine that is frozen, or was when it began to recover: what its maintenance asks for, and what to call when it is over. */
+  frozen: { reason: string; retryAfterSeconds: number; over: () => void } | undefined
 
   /** `onTransition` is called after each change; what it throws is ignored, a listener cannot stop a transition. */
   constructor(onTransition?: (transition: Transition) => void) {

@@ -5,7 +5,8 @@
 import type { FileHandle } from 'node:fs/promises'
 import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { createError } from '../errors/index.js'
+import { createError, readFailed, writeFailed } from '../errors/index.js'
+import { makeFolder } from '../folders.js'
 import type { BlobSink } from './blob-download.js'
 
 interface Entry {
@@ -38,9 +39,11 @@ export class ColdFolder {
   /** Opens the folder, made where it is missing; what a killed process had begun is removed. FILE_WRITE_FAILED, FILE_READ_FAILED. */
   static async open(path: string, limit: number, onEvict: (key: string, bytes: number) => void): Promise<ColdFolder> {
     const folder = new ColdFolder(path, limit, onEvict)
-    await writing(path, () => mkdir(path, { recursive: true }))
+    await makeFolder(path)
     const found: { key: string; bytes: number; used: number }[] = []
-    const names = await reading(path, () => readdir(path, { recursive: true }))
+    const names = await readdir(path, { recursive: true }).catch((error: unknown) => {
+      throw readFailed(path, error)
+    })
     for (const name of names) {
       const base = basename(name)
       if (base.startsWith(partialPrefix)) await folder.#removeAbandoned(name)
@@ -222,16 +225,11 @@ async function writeAll(file: FileHandle, piece: Buffer, position: number): Prom
   }
 }
 
-const fileWork =
-  (code: 'FILE_WRITE_FAILED' | 'FILE_READ_FAILED', what: string) =>
-  async <T>(path: string, work: () => Promise<T>): Promise<T> => {
-    try {
-      return await work()
-    } catch (error) {
-      const { errno, code: systemCode, message } = error as NodeJS.ErrnoException
-      const details = { path, errno: Math.abs(errno ?? 0), systemCode }
-      throw createError(code, `${path} cannot be ${what}: ${message}`, details, { cause: error })
-    }
+/** FILE_WRITE_FAILED {path, errno}. */
+async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw writeFailed(path, error)
   }
-const writing = fileWork('FILE_WRITE_FAILED', 'written')
-const reading = fileWork('FILE_READ_FAILED', 'read')
+}

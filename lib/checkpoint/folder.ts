@@ -1,8 +1,9 @@
 /** The files of a checkpoint's folder: where they may be, what is there, and writing a small one so that it is there whole or not at all. */
 import type { Stats } from 'node:fs'
-import { lstat, mkdir, open, readdir, readFile, realpath, rename, rm, stat } from 'node:fs/promises'
+import { lstat, open, readdir, readFile, realpath, rename, rm } from 'node:fs/promises'
 import { dirname, join, sep } from 'node:path'
-import { createError, type EngineError } from '../errors/index.js'
+import { createError, errnoOf, isEngineError, readFailed, writeFailed } from '../errors/index.js'
+import { makeFolder, syncFolder } from '../folders.js'
 import { LARGEST_MANIFEST, MANIFEST_NAME, type Manifest, manifestText, parseManifest } from './manifest.js'
 
 export const BASE_NAME = 'base.gguf'
@@ -13,24 +14,12 @@ export const JOURNAL_NAME = 'convert.journal'
 /** Locked while a conversion runs. */
 export const LOCK_NAME = 'convert.lock'
 
+export { makeFolder, readFailed, syncFolder, writeFailed }
+
 export const layerFile = (tier: string, layer: number): string =>
   `${EXPERTS_FOLDER}/${tier}/layer-${String(layer).padStart(3, '0')}.bin`
 
-const errnoOf = (error: unknown): number => Math.abs((error as { errno?: number }).errno ?? 0)
-const codeOf = (error: unknown): string | undefined => (error as { code?: string }).code
-export const isAbsent = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes(codeOf(error) ?? '')
-
-/** The typed error of a failed read of the system's. */
-export function readFailed(path: string, cause: unknown): EngineError {
-  const reason = cause instanceof Error ? cause.message : String(cause)
-  return createError('FILE_READ_FAILED', `${path}: ${reason}`, { path, errno: errnoOf(cause) }, { cause })
-}
-
-/** The typed error of a failed write; a full disk is told apart by the caller, who knows how much was wanted. */
-export function writeFailed(path: string, cause: unknown): EngineError {
-  const reason = cause instanceof Error ? cause.message : String(cause)
-  return createError('FILE_WRITE_FAILED', `${path}: ${reason}`, { path, errno: errnoOf(cause) }, { cause })
-}
+export const isAbsent = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes(errnoOf(error))
 
 /** What is at a path, no link followed; undefined where nothing is. FILE_READ_FAILED. */
 export async function statIfAny(path: string): Promise<Stats | undefined> {
@@ -40,13 +29,6 @@ export async function statIfAny(path: string): Promise<Stats | undefined> {
     if (isAbsent(error)) return undefined
     throw readFailed(path, error)
   }
-}
-
-/** Makes a folder's entries durable. Some file systems cannot, and need not. */
-export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, 'r').catch(() => undefined)
-  await handle?.sync().catch(() => undefined)
-  await handle?.close()
 }
 
 /** Writes a small file: under another name, synced, renamed. FILE_WRITE_FAILED. */
@@ -68,25 +50,6 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   await syncFolder(dirname(path))
 }
 
-/** Makes a folder and those above it, durably. FILE_WRITE_FAILED. */
-export async function makeFolder(path: string): Promise<void> {
-  // Not mkdir's own `recursive`: on file systems where nothing can be made, such as /proc, it never ends.
-  const make = () =>
-    mkdir(path).catch(async (error: unknown) => {
-      if (codeOf(error) !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error
-    })
-  try {
-    await make().catch(async (error: unknown) => {
-      if (codeOf(error) !== 'ENOENT' || dirname(path) === path) throw error
-      await makeFolder(dirname(path))
-      await make()
-    })
-  } catch (error) {
-    throw codeOf(error) === 'FILE_WRITE_FAILED' ? error : writeFailed(path, error)
-  }
-  await syncFolder(dirname(path))
-}
-
 /** FILE_WRITE_FAILED; a file that is not there is removed already. */
 export async function removeFile(path: string): Promise<void> {
   try {
@@ -101,7 +64,7 @@ export async function listFolder(path: string): Promise<string[]> {
   try {
     return await readdir(path)
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return []
+    if (errnoOf(error) === 'ENOENT') return []
     throw readFailed(path, error)
   }
 }
@@ -121,7 +84,7 @@ export async function readManifest(folder: string): Promise<Manifest> {
     text = await readFile(path, 'utf8')
   } catch (error) {
     if (isAbsent(error)) throw createError('MODEL_NOT_FOUND', `there is no file ${path}`, { path }, { cause: error })
-    if (codeOf(error) === 'CHECKPOINT_INVALID') throw error
+    if (isEngineError(error)) throw error
     throw readFailed(path, error)
   }
   return parseManifest(text, path)

@@ -1,7 +1,6 @@
 /** The folder that a conversion writes: what may be there before, what of it is kept, and whether the disk has room for the rest. */
 
 import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
-import { constants } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createError, type EngineError, isEngineError } from '../errors/index.js'
 import { type FileRecord, readJournal } from './convert-journal.js'
@@ -164,11 +163,9 @@ export async function checkRoom(folder: string, required: number): Promise<void>
   if (required > available) throw noRoom(folder, required, available)
 }
 
-const { ENOSPC, EDQUOT } = constants.errno
-
 /** A failed write as what it is: RESOURCE_DISK_EXHAUSTED where the disk is full. */
 export async function explainWrite(error: unknown, folder: string, required: number): Promise<unknown> {
   if (!isEngineError(error) || error.code !== 'FILE_WRITE_FAILED') return error
-  if (error.details.errno !== ENOSPC && error.details.errno !== EDQUOT) return error
+  if (error.details.errno !== 'ENOSPC' && error.details.errno !== 'EDQUOT') return error
   return noRoom(folder, required, await availableBytes(folder).catch(() => 0), error)
 }

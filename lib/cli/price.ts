@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Command } from 'commander'
-import { createError, isEngineError } from '../errors/index.js'
+import { createError, isEngineError, readFailed } from '../errors/index.js'
 import type { ExpertStats } from '../index.js'
 import { packageRoot } from '../native.js'
 import { MODE_NAMES } from '../tiers/tier-sets.js'
@@ -49,8 +49,7 @@ async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    throw createError('FILE_READ_FAILED', `price: ${path} cannot be read: ${reason}`, { path }, { cause })
+    throw readFailed(path, cause, `price: ${path}`)
   }
 }
 

@@ -1,7 +1,7 @@
 /** Tells the journal of a load: what a later engine needs to load the model again, and to know that it is the same one. */
 import { createHash } from 'node:crypto'
 import { resolve } from 'node:path'
-import { createError } from '../errors/index.js'
+import { readFailed } from '../errors/index.js'
 import type { ModelRecord } from '../journal/index.js'
 import type { NativeModel } from '../native.js'
 import type { TierLabels } from '../tiers/model-tiers.js'
@@ -33,8 +33,7 @@ export async function journalLoad(
     ledger.modelLoaded({ ...load, identity: await identify(path), options, tiersSha256: hashOf(labels) })
   } catch (cause) {
     await native.dispose()
-    const details = { path, errno: cause instanceof Error && 'code' in cause ? cause.code : 'unknown' }
-    throw createError('FILE_READ_FAILED', `${path} could not be read again after it was loaded`, details, { cause })
+    throw readFailed(path, cause, `the loaded ${path}`)
   }
 }
 

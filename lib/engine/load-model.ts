@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isCheckpoint } from '../checkpoint/sound-manifest.js'
+import type { LoadedModel } from '../loaded-model.js'
 import { locateModel } from '../model/embedded.js'
 import type { ModelDescriptor } from '../model/index.js'
 import { packageRoot } from '../native.js'
@@ -15,14 +16,16 @@ import { disposedError } from './parts.js'
 import { Phases, reportPhases } from './phases.js'
 import type { Recovery } from './recovery.js'
 
+type Loaded = { id: string; descriptor: ModelDescriptor & { id: string } }
+
 /** Throws what Engine.loadModel names. */
 export async function loadModel(
   parts: EngineParts,
   request: LoadModelRequest,
   options: LoadModelOptions,
   recovery: Recovery
-): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
-  const { models, lifecycle, telemetry } = parts
+): Promise<Loaded> {
+  const { models, telemetry } = parts
   const checked = validated(loadSchema, request, 'loadModel')
   const call = validated(loadCallSchema, options, 'loadModel') as LoadModelOptions
   const location = locateModel(packageRoot(), checked.model)
@@ -31,10 +34,17 @@ export async function loadModel(
   const phases = new Phases(reportPhases('boot_phase', telemetry, parts.options.onPhase), undefined, id)
   phases.begin('model')
   const load = new ModelLoad(parts, id, location.path, checked, call, recovery)
-  models.beginLoad(id, load)
+  const done = finish(parts, id, location.path, load, phases)
+  models.beginLoad(id, { interruption: load.interruption, done })
+  return done
+}
+
+/** From the weights to a model that is there for requests. */
+async function finish(parts: EngineParts, id: string, path: string, load: ModelLoad, phases: Phases): Promise<Loaded> {
+  const { models, lifecycle, telemetry } = parts
   try {
     const model = await load.done
-    const checksum = await manifestChecksum(location.path).catch(() => null)
+    const checksum = await manifestChecksum(path).catch(() => null)
     phases.end()
     if (!lifecycle.serving && lifecycle.state !== 'recovering') {
       await model.close(() => disposedError('loadModel'))
@@ -46,7 +56,7 @@ export async function loadModel(
     const { architecture, layers, experts, weightType, fileBytes } = descriptor
     const fields = {
       model: id,
-      path: location.path,
+      path,
       architecture,
       layers,
       experts,
@@ -76,9 +86,17 @@ async function manifestChecksum(path: string): Promise<string | null> {
     .digest('hex')
 }
 
-/** Throws MODEL_NOT_LOADED. */
-export async function unloadModel({ reserve, models, ledger, telemetry }: EngineParts, id: string): Promise<void> {
-  await models.take(id).close(() => models.notLoaded(id, 'was unloaded'))
+/** Throws MODEL_NOT_LOADED. The id is free again when everything of the model is gone. */
+export async function unloadModel(parts: EngineParts, id: string): Promise<void> {
+  const { models } = parts
+  const model = models.take(id)
+  const done = unload(parts, id, model).finally(() => models.endUnload(id))
+  models.beginUnload(id, done)
+  await done
+}
+
+async function unload({ models, ledger, reserve, telemetry }: EngineParts, id: string, model: LoadedModel) {
+  await model.close(() => models.notLoaded(id, 'was unloaded'))
   ledger.modelUnloaded(id)
   reserve.giveBack(id)
   telemetry.metrics.forgetModel(id)

@@ -84,6 +84,7 @@ export class ModelLoad {
     const phases = new Phases(report, () => this.interruption.check(), model, span)
     let opened: OpenModel | undefined
     let archive: Archive | undefined
+    let weights: NativeModel | undefined
     try {
       const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
         const open = await openModel(addon, path, this.#cancel, {
@@ -100,7 +101,10 @@ export class ModelLoad {
       })
       const { description } = open
       const native = await this.#loadWeights(open, memory, phases, onProgress)
+      weights = native
       const { selection, steering, files } = await this.#select(open, native, memory)
+      // The last step that an abort can end: what the journal has been told of stays loaded.
+      phases.skip('optimizer', 'inference')
       const seed = textOf(this.#seed(description.plan))
       await journalLoad(
         ledger,
@@ -109,7 +113,6 @@ export class ModelLoad {
         open.tiers,
         native
       )
-      phases.skip('optimizer', 'inference')
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()
       metrics.loads.add(1, { outcome: 'loaded' })
@@ -144,6 +147,7 @@ export class ModelLoad {
       metrics.loads.add(1, { outcome: 'failed' })
       this.#parts.reserve.giveBack(model)
       await archive?.close()
+      await weights?.dispose()
       throw error
     } finally {
       opened?.file.close()

@@ -12,25 +12,40 @@ export interface FreezeOptions {
 }
 
 /**
- * active → frozen, at once: new requests throw ENGINE_FROZEN. Resolves when no request is under way any more.
- * LIFECYCLE_INVALID_TRANSITION from any other state.
+ * active → frozen, at once: new requests throw ENGINE_FROZEN. Resolves when no request is under way any more, or when the maintenance is
+ * over before. LIFECYCLE_INVALID_TRANSITION from any other state.
  */
 export async function freeze({ lifecycle, models, requests }: EngineParts, options: FreezeOptions): Promise<void> {
   const { reason = 'maintenance', drainMs, retryAfterSeconds = defaultRetryAfter } = options
-  lifecycle.to('frozen', reason)
-  lifecycle.frozen = { reason, retryAfterSeconds }
-  if (drainMs !== undefined && !(await within(drainMs, requests.idle()))) {
+  let over: () => void = () => {}
+  const thawed = new Promise<void>((resolve) => {
+    over = resolve
+  })
+  const before = lifecycle.frozen
+  const own = { reason, retryAfterSeconds, over }
+  // A listener of the change may already thaw it.
+  lifecycle.frozen = own
+  try {
+    lifecycle.to('frozen', reason)
+  } catch (error) {
+    lifecycle.frozen = before
+    throw error
+  }
+  const quiet = Promise.race([requests.idle(), thawed])
+  if (drainMs !== undefined && !(await within(drainMs, quiet)) && lifecycle.frozen === own) {
     const error = frozenError('generation', retryAfterSeconds)
     await Promise.all(models.all().map((model) => model.endRequests(error)))
   }
-  await requests.idle()
+  await quiet
 }
 
 /** frozen → active, or warm where nothing is loaded. LIFECYCLE_INVALID_TRANSITION from any other state. */
 export function thaw({ lifecycle, models }: EngineParts): void {
   const next = models.ids().length > 0 ? 'active' : 'warm'
+  const { frozen, state } = lifecycle
+  if (state === 'frozen') lifecycle.frozen = undefined
   lifecycle.from('frozen', next, 'maintenance is over')
-  lifecycle.frozen = undefined
+  frozen?.over()
 }
 
 /**

@@ -1,4 +1,4 @@
-/** The models of one engine by id: those that are loaded, and those that are being loaded. */
+/** The models of one engine by id: those that are loaded, that are being loaded, and that are being unloaded. */
 import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
 import type { Interruption } from '../interruption.js'
@@ -13,6 +13,7 @@ export interface Load {
 export class Models {
   readonly #loaded = new Map<string, LoadedModel>()
   readonly #loads = new Map<string, Load>()
+  readonly #unloads = new Map<string, Promise<unknown>>()
 
   ids(): string[] {
     return [...this.#loaded.keys()]
@@ -26,6 +27,11 @@ export class Models {
     return [...this.#loads.values()]
   }
 
+  /** The ends of the unloads in progress. */
+  unloads(): Promise<unknown>[] {
+    return [...this.#unloads.values()]
+  }
+
   /** Throws MODEL_NOT_LOADED {model, loaded}. */
   get(id: string): LoadedModel {
     const model = this.#loaded.get(id)
@@ -35,9 +41,13 @@ export class Models {
 
   /** Throws MODEL_ALREADY_LOADED {model, loaded} where the id is taken. */
   checkFree(id: string): void {
-    const loaded = this.#loaded.has(id)
-    if (!loaded && !this.#loads.has(id)) return
-    const doing = loaded ? 'is loaded already' : 'is being loaded'
+    const states = [
+      [this.#loaded, 'is loaded already'],
+      [this.#loads, 'is being loaded'],
+      [this.#unloads, 'is being unloaded']
+    ] as const
+    const doing = states.find(([models]) => models.has(id))?.[1]
+    if (doing === undefined) return
     throw createError('MODEL_ALREADY_LOADED', `a model with the id ${id} ${doing}`, { model: id, loaded: this.ids() })
   }
 
@@ -47,6 +57,14 @@ export class Models {
 
   endLoad(id: string): void {
     this.#loads.delete(id)
+  }
+
+  beginUnload(id: string, done: Promise<unknown>): void {
+    this.#unloads.set(id, done)
+  }
+
+  endUnload(id: string): void {
+    this.#unloads.delete(id)
   }
 
   add(id: string, model: LoadedModel): void {

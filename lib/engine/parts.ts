@@ -57,7 +57,7 @@ export function checkServing(parts: Pick<EngineParts, 'lifecycle'>, method: stri
 /** The gate of a request's first step: one that was made before the engine drains may still begin. Throws ENGINE_FROZEN {retryAfterSeconds}. */
 export function checkThawed({ lifecycle }: Pick<EngineParts, 'lifecycle'>, method: string): void {
   const { state, frozen } = lifecycle
-  if (state === 'frozen') throw frozenError(method, frozen?.retryAfterSeconds ?? defaultRetryAfter)
+  if (state === 'frozen' || frozen) throw frozenError(method, frozen?.retryAfterSeconds ?? defaultRetryAfter)
 }
 
 export const frozenError = (method: string, retryAfterSeconds: number): EngineError =>

@@ -1,7 +1,8 @@
 /** What an engine may take of the machine, looked for when it boots: memory for its models, and room on a disk for what they stage. */
-import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
+import { rm, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createError } from '../errors/index.js'
+import { createError, isSystemError, writeFailed } from '../errors/index.js'
+import { makeFolder } from '../folders.js'
 import { byteSize } from '../validation.js'
 
 /** Memory that the models of an engine share. Without a limit each takes what is available when it is loaded. */
@@ -51,7 +52,7 @@ export async function checkStaging({ folder, bytes }: Staging): Promise<void> {
   const required = byteSize(bytes)
   const probe = join(folder, `.probe-${process.pid}`)
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     await writeFile(probe, '')
     await rm(probe)
     const { bavail, bsize } = await statfs(folder)
@@ -63,13 +64,6 @@ export async function checkStaging({ folder, bytes }: Staging): Promise<void> {
       { path: folder, resourceInfo: { required, available, current: null, limit: null, unit: 'bytes' } }
     )
   } catch (error) {
-    const { code: errno, message, syscall } = error as NodeJS.ErrnoException
-    if (typeof syscall !== 'string') throw error
-    throw createError(
-      'FILE_WRITE_FAILED',
-      `the staging folder ${folder}: ${message}`,
-      { path: folder, errno },
-      { cause: error }
-    )
+    throw isSystemError(error) ? writeFailed(folder, error, `the staging folder ${folder}`) : error
   }
 }

@@ -46,7 +46,7 @@ export class Shutdown {
       const left = await this.#drain(drainMs, forced)
       const error = () => (left > 0 && drainMs > 0 ? drainedError(drainMs) : disposedError('generation'))
       await Promise.all(models.takeAll().map((model) => model.close(error)))
-      await Promise.allSettled(loads.map(({ done }) => done))
+      await Promise.allSettled([...loads.map(({ done }) => done), ...models.unloads()])
     })
     await this.#step('flush', async () => {
       await this.#all(hooks.flush)

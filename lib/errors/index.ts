@@ -1,4 +1,5 @@
 /** Typed errors: the only way in which this library fails. */
+import { getSystemErrorName } from 'node:util'
 import type { ErrorCode } from './catalog.js'
 import { catalog } from './catalog.js'
 import type { ErrorDetails, ErrorOptions, ResourceInfo, TimeoutCode, TimeoutDetails } from './engine-error.js'
@@ -24,6 +25,7 @@ export type {
   WireError
 } from './engine-error.js'
 export { EngineClientError, EngineError, isEngineError, TimeoutError } from './engine-error.js'
+export { errnoOf, isSystemError, readFailed, writeFailed } from './file-errors.js'
 
 /** Makes the error of a code. `message` says what happened, with the numbers; the rest comes from the catalogue. */
 export function createError(
@@ -57,6 +59,9 @@ export function createNativeError(code: string, message: string, details: ErrorD
       nativeCode: code
     })
   }
+  // As everywhere in this library: the system's name, not its number.
+  const { errno } = details
+  if (typeof errno === 'number' && errno > 0) details = { ...details, errno: getSystemErrorName(-errno) }
   const { required, available, limit, current } = details
   if (entry.category !== 'resource' || typeof required !== 'number' || details.resourceInfo) {
     return createError(code as Exclude<ErrorCode, TimeoutCode>, message, details)

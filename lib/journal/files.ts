@@ -1,16 +1,17 @@
 /** The files of a journal: numbered segments, made whole or not at all, and a lock that the system gives back when its process ends. */
-import { close, fdatasync, fsync, ftruncate, open, write } from 'node:fs'
+import { close, fdatasync, fstat, fsync, ftruncate, open, write } from 'node:fs'
 import { readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { EngineError } from '../errors/index.js'
-import { createError } from '../errors/index.js'
+import { readFailed, writeFailed } from '../errors/index.js'
 
 // Bare descriptors: a FileHandle that is collected warns, and a journal may be dropped with its engine.
 export const openFile = promisify(open)
 export const closeFile = promisify(close)
 export const syncFile = promisify(fsync)
 export const syncData = promisify(fdatasync)
+export const fileStatus = promisify(fstat)
 export const truncateFile = promisify(ftruncate)
 const writeSome = promisify(write)
 
@@ -23,30 +24,20 @@ export const segmentPath = (folder: string, number: number): string =>
   join(folder, `${String(number).padStart(8, '0')}.journal`)
 export const lockPath = (folder: string): string => join(folder, 'lock')
 
-export const errnoOf = (error: unknown): string =>
-  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'unknown'
+/** How messages call a file of the journal. */
+const ofJournal = (path: string): string => `the journal's ${path}`
+export const unreadable = (path: string, cause: unknown): EngineError => readFailed(path, cause, ofJournal(path))
+export const unwritable = (path: string, cause: unknown): EngineError => writeFailed(path, cause, ofJournal(path))
 
-/** The error of a file that cannot be read or written: FILE_READ_FAILED, FILE_WRITE_FAILED {path, errno}. */
-export function fileError(code: 'FILE_READ_FAILED' | 'FILE_WRITE_FAILED', path: string, cause: unknown): EngineError {
-  const what = code === 'FILE_READ_FAILED' ? 'read' : 'written'
-  const reason = cause instanceof Error ? cause.message : String(cause)
-  return createError(
-    code,
-    `the journal's ${path} cannot be ${what}: ${reason}`,
-    { path, errno: errnoOf(cause) },
-    { cause }
-  )
-}
-
-/** Numbers of the segments, ascending. What an interrupted writer left under a temporary name is removed. FILE_READ_FAILED. */
+/** Numbers of the segments, ascending. What an interrupted writer left under a temporary name is removed. FILE_READ_FAILED, FILE_WRITE_FAILED. */
 export async function listSegments(folder: string): Promise<number[]> {
   let names: string[]
   try {
     names = await readdir(folder)
   } catch (error) {
-    throw fileError('FILE_READ_FAILED', folder, error)
+    throw unreadable(folder, error)
   }
-  for (const name of names) if (name.endsWith('.journal.tmp')) await rm(join(folder, name), { force: true })
+  for (const name of names) if (name.endsWith('.journal.tmp')) await removeFile(join(folder, name))
   return names
     .map((name) => Number(segmentName.exec(name)?.[1] ?? 0))
     .filter((number) => number > 0)
@@ -59,7 +50,7 @@ export async function readSegment(folder: string, number: number): Promise<Buffe
   try {
     return await readFile(path)
   } catch (error) {
-    throw fileError('FILE_READ_FAILED', path, error)
+    throw unreadable(path, error)
   }
 }
 
@@ -100,9 +91,17 @@ export async function createSegment(folder: string, number: number, bytes: Buffe
   }
 }
 
-export async function removeSegment(folder: string, number: number): Promise<void> {
-  await rm(segmentPath(folder, number), { force: true })
+/** FILE_WRITE_FAILED. */
+async function removeFile(path: string): Promise<void> {
+  try {
+    await rm(path, { force: true })
+  } catch (error) {
+    throw unwritable(path, error)
+  }
 }
+
+/** FILE_WRITE_FAILED. */
+export const removeSegment = (folder: string, number: number): Promise<void> => removeFile(segmentPath(folder, number))
 
 /** Bytes that can still be written in a folder; 0 where the system does not say. */
 export async function freeBytes(folder: string): Promise<number> {

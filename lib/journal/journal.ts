@@ -2,10 +2,10 @@
  * The journal of an engine: what it has promised to whom, and how far it is, so that the next process can go on. When bytes are
  * written is the writer's business, what records add up to is the state's.
  */
-import { mkdir } from 'node:fs/promises'
 import type { EngineError } from '../errors/index.js'
-import { createError } from '../errors/index.js'
-import { closeFile, createSegment, errnoOf, fileError, freeBytes, openFile, segmentPath } from './files.js'
+import { createError, errnoOf } from '../errors/index.js'
+import { makeFolder } from '../folders.js'
+import { closeFile, createSegment, freeBytes, openFile, segmentPath, unwritable } from './files.js'
 import { encodeRecord } from './frame.js'
 import { lockJournal } from './lock.js'
 import type { JournalReading } from './reader.js'
@@ -50,6 +50,7 @@ export class Journal {
   readonly #pending = new Map<string, TokensRecord>()
   #pendingTokens = 0
   #expired = 0
+  #closing: Promise<void> | undefined
 
   private constructor(settings: JournalSettings, lock: number, reading: JournalReading, position: WriterPosition) {
     const { state, cut, damage } = reading
@@ -77,11 +78,7 @@ export class Journal {
    */
   static async open(settings: JournalSettings, tryLock: (fd: number) => boolean): Promise<Journal> {
     const { path } = settings
-    try {
-      await mkdir(path, { recursive: true })
-    } catch (error) {
-      throw fileError('FILE_WRITE_FAILED', path, error)
-    }
+    await makeFolder(path)
     const lock = await lockJournal(path, tryLock)
     try {
       const reading = await readJournal(path, settings.onDamage === 'salvage')
@@ -179,7 +176,8 @@ export class Journal {
   }
 
   /**
-   * Takes a request on; resolves when that is durable, which is when it may be acknowledged. JOURNAL_WRITE_FAILED: then it is not here.
+   * Takes a request on; resolves when that is durable, which is when it may be acknowledged. JOURNAL_WRITE_FAILED, ENGINE_DISPOSED (the
+   * journal is closed): then it is not here.
    */
   async accept(id: string, load: number, request: Record<string, unknown>, epoch = 0): Promise<void> {
     this.#expire()
@@ -243,10 +241,10 @@ export class Journal {
     return this.#writer.flush()
   }
 
-  /** Writes what waits and gives the lock back. */
-  async close(): Promise<void> {
-    await this.#writer.close()
-    await closeFile(this.#lock)
+  /** Writes what waits and gives the lock back, once; nothing is written after it. */
+  close(): Promise<void> {
+    this.#closing ??= this.#writer.close().finally(() => closeFile(this.#lock))
+    return this.#closing
   }
 
   #append(record: JournalRecord): void {
@@ -296,7 +294,7 @@ async function continueJournal(folder: string, { state, segments, damage }: Jour
     try {
       return { fd: await openFile(path, 'r+'), ...last, earlier: segments.slice(0, -1) }
     } catch (error) {
-      throw fileError('FILE_WRITE_FAILED', path, error)
+      throw unwritable(path, error)
     }
   }
   const number = (last?.number ?? 0) + 1
@@ -316,8 +314,7 @@ async function continueJournal(folder: string, { state, segments, damage }: Jour
 
 async function beginError(folder: string, number: number, required: number, cause: unknown): Promise<EngineError> {
   const errno = errnoOf(cause)
-  if (errno !== 'ENOSPC' && errno !== 'EDQUOT')
-    return fileError('FILE_WRITE_FAILED', segmentPath(folder, number), cause)
+  if (errno !== 'ENOSPC' && errno !== 'EDQUOT') return unwritable(segmentPath(folder, number), cause)
   const available = await freeBytes(folder)
   const text = `the journal in ${folder} cannot begin: it takes ${required} bytes, ${available} are free there`
   const resourceInfo = { required, available, current: null, limit: null, unit: 'bytes' as const }

@@ -1,7 +1,7 @@
 /** One process at a time in a journal: a lock on a file, which the system gives back however the process ends. */
 import { readFile } from 'node:fs/promises'
-import { createError } from '../errors/index.js'
-import { closeFile, fileError, lockPath, openFile, truncateFile, writeAll } from './files.js'
+import { createError, errnoOf } from '../errors/index.js'
+import { closeFile, lockPath, openFile, truncateFile, unwritable, writeAll } from './files.js'
 
 /** What a lock file says about who holds it. */
 interface Holder {
@@ -20,7 +20,7 @@ export async function lockJournal(folder: string, tryLock: (fd: number) => boole
   try {
     fd = await openFile(path, 'a+')
   } catch (error) {
-    throw fileError('FILE_WRITE_FAILED', path, error)
+    throw unwritable(path, error)
   }
   try {
     if (!tryLock(fd)) {
@@ -43,8 +43,8 @@ async function describeHolder(fd: number, path: string): Promise<void> {
     await writeAll(fd, Buffer.from(`${JSON.stringify(holder)}\n`), 0)
   } catch (error) {
     // On a full disk the lock holds without saying whose it is.
-    if (!(error instanceof Error && 'code' in error && error.code === 'ENOSPC')) {
-      throw fileError('FILE_WRITE_FAILED', path, error)
+    if (errnoOf(error) !== 'ENOSPC') {
+      throw unwritable(path, error)
     }
   }
 }

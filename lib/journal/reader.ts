@@ -2,7 +2,7 @@
 import { rename, truncate } from 'node:fs/promises'
 import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
-import { fileError, listSegments, readSegment, removeSegment, segmentPath } from './files.js'
+import { listSegments, readSegment, removeSegment, segmentPath, unwritable } from './files.js'
 import type { Damage, Scan } from './frame.js'
 import { scanRecords } from './frame.js'
 import { journalFormat } from './records.js'
@@ -113,7 +113,7 @@ export async function readJournal(folder: string, salvage: boolean): Promise<Jou
     try {
       await truncate(last.file, cut.offset)
     } catch (error) {
-      throw fileError('FILE_WRITE_FAILED', last.file, error)
+      throw unwritable(last.file, error)
     }
     last.bytes = cut.offset
   }
@@ -127,7 +127,7 @@ export async function setAside(folder: string, numbers: readonly number[]): Prom
     try {
       await rename(path, `${path}.damaged`)
     } catch (error) {
-      throw fileError('FILE_WRITE_FAILED', path, error)
+      throw unwritable(path, error)
     }
   }
 }

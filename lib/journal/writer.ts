@@ -3,13 +3,14 @@
  * all; where the disk refuses it, whoever waits for it is told, and what nobody waits for is tried again later.
  */
 import type { EngineError } from '../errors/index.js'
-import { createError, isEngineError } from '../errors/index.js'
+import { createError, errnoOf } from '../errors/index.js'
 import {
   closeFile,
   createSegment,
-  errnoOf,
+  fileStatus,
   freeBytes,
   removeSegment,
+  segmentPath,
   syncData,
   truncateFile,
   writeAll
@@ -64,6 +65,7 @@ export class JournalWriter {
   /** The last group's failure may have left bytes behind: the next group begins a new segment. */
   #suspect = false
   #failing = false
+  #closed = false
 
   constructor(options: WriterOptions, position: WriterPosition) {
     this.#options = options
@@ -79,17 +81,22 @@ export class JournalWriter {
     return { segments: this.#earlier.length + 1, bytes }
   }
 
-  /** Bytes that a record takes. Written with the next group, at the latest after `syncMs`. */
+  /** Bytes that a record takes. Written with the next group, at the latest after `syncMs`; no more once the writer is closed. */
   append(record: JournalRecord): number {
     const bytes = encodeRecord(record)
+    if (this.#closed) return bytes.length
     this.#entries.push({ bytes, withdrawable: false, resolve() {}, reject() {} })
     this.wake()
     return bytes.length
   }
 
-  /** The same at once: `done` resolves when the record is durable. JOURNAL_WRITE_FAILED; then the record is in no later group. */
+  /** The same at once: `done` resolves when the record is durable. JOURNAL_WRITE_FAILED; then the record is in no later group. ENGINE_DISPOSED. */
   commit(record: JournalRecord): { bytes: number; done: Promise<void> } {
     const bytes = encodeRecord(record)
+    if (this.#closed) {
+      const text = `the journal in ${this.#options.folder} is closed`
+      return { bytes: bytes.length, done: Promise.reject(createError('ENGINE_DISPOSED', text)) }
+    }
     const done = new Promise<void>((resolve, reject) => {
       this.#entries.push({ bytes, withdrawable: true, resolve, reject })
     })
@@ -101,7 +108,11 @@ export class JournalWriter {
   async flush(): Promise<void> {
     this.#options.collect()
     const last = this.#entries.at(-1)
-    if (!last) return this.#writing
+    if (!last) {
+      await this.#writing
+      // A group that was refused waits again.
+      return this.#entries.length > 0 ? this.flush() : undefined
+    }
     const { resolve, reject } = last
     const done = new Promise<void>((settle, refuse) => {
       last.resolve = () => {
@@ -128,9 +139,11 @@ export class JournalWriter {
     ).unref()
   }
 
-  /** Writes everything and closes the segment. What cannot be written is given up. */
+  /** Writes everything and closes the segment. What cannot be written is given up. Called once. */
   async close(): Promise<void> {
     await this.flush().catch(() => {})
+    // Nothing may reach a descriptor that is given back: its number may be another file's by then.
+    this.#closed = true
     clearTimeout(this.#timer)
     await this.#writing
     await closeFile(this.#fd)
@@ -155,7 +168,7 @@ export class JournalWriter {
         for (const { resolve } of group) resolve()
       } catch (error) {
         this.#failing = true
-        const failure = isEngineError(error) ? error : await this.#explain(error, group)
+        const failure = await this.#explain(error, group)
         this.#entries.unshift(...group.filter(({ withdrawable }) => !withdrawable))
         for (const entry of group) {
           entry.reject(failure)
@@ -194,6 +207,7 @@ export class JournalWriter {
     try {
       await writeAll(this.#fd, bytes, this.#bytes)
       await syncData(this.#fd)
+      await this.#checkThere()
       this.#bytes += bytes.length
     } catch (error) {
       this.#suspect = true
@@ -203,6 +217,13 @@ export class JournalWriter {
       this.#suspect = errnoOf(error) !== 'ENOSPC' && errnoOf(error) !== 'EDQUOT'
       throw error
     }
+  }
+
+  /** What is written to a file without a name is lost with the process. FILE_WRITE_FAILED. */
+  async #checkThere(): Promise<void> {
+    if ((await fileStatus(this.#fd)).nlink > 0) return
+    const path = segmentPath(this.#options.folder, this.#number)
+    throw createError('FILE_WRITE_FAILED', `the journal's ${path} was removed`, { path, errno: 'ENOENT' })
   }
 
   /** The next segment, empty but for its head. */

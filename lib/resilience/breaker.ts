@@ -66,7 +66,7 @@ export class CircuitBreaker {
       this.#succeeded(trial)
       return result
     } catch (error) {
-      if (isEngineError(error) && this.#counts(error)) this.#failed()
+      if (isEngineError(error) && this.#counts(error)) this.#failed(trial)
       throw error
     } finally {
       if (trial) this.#trials--
@@ -104,9 +104,10 @@ export class CircuitBreaker {
     if (this.#state === 'HALF_OPEN') this.#move('CLOSED', 'SUCCESS_THRESHOLD_REACHED')
   }
 
-  #failed(): void {
+  #failed(trial: boolean): void {
     this.#failures++
-    if (this.#state === 'OPEN') return
+    // Nor does its failure.
+    if (this.#state === 'OPEN' || (this.#state === 'HALF_OPEN' && !trial)) return
     const trialFailed = this.#state === 'HALF_OPEN'
     if (!trialFailed && this.#failures < this.#options.failureThreshold) return
     this.#openedAt = this.#now()

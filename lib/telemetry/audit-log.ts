@@ -8,7 +8,7 @@
  * again, and the first that succeeds is preceded by `audit_records_lost` with their number.
  */
 import { closeSync, fstatSync, fsync, ftruncateSync, openSync, writeSync } from 'node:fs'
-import { createError } from '../errors/index.js'
+import { createError, isSystemError, writeFailed } from '../errors/index.js'
 import type { ChainState } from './audit-record.js'
 import { nextRecord, runClosed, runStarted } from './audit-record.js'
 import { readAuditLog } from './audit-verify.js'
@@ -89,7 +89,7 @@ export class AuditLog {
   async sync(): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    await this.#syncing
+    while (this.#syncing) await this.#syncing
     if (!this.#dirty) return
     this.#dirty = false
     this.#syncing = new Promise((resolve) => {
@@ -115,7 +115,11 @@ export class AuditLog {
   #write(event: string, data: Readonly<Record<string, unknown>>, note: Readonly<Record<string, unknown>>): void {
     const { line, state } = nextRecord(this.#chain, event, data, note)
     const bytes = Buffer.from(`${line}\n`)
-    const { size } = fstatSync(this.#file)
+    const { size, nlink } = fstatSync(this.#file)
+    if (nlink === 0) {
+      const { path } = this.#options
+      throw createError('AUDIT_LOG_INVALID', `${path}: it was removed`, { path, reason: 'it was removed' })
+    }
     if (size !== this.#bytes) {
       throw createError('AUDIT_LOG_INVALID', `${this.#options.path}: somebody else writes to it`, {
         path: this.#options.path,
@@ -144,8 +148,5 @@ export class AuditLog {
   }
 }
 
-function writeFailure(path: string, cause: unknown): unknown {
-  const { code: errno, message, syscall } = cause as NodeJS.ErrnoException
-  if (typeof syscall !== 'string') return cause
-  return createError('FILE_WRITE_FAILED', `the audit log ${path}: ${message}`, { path, errno }, { cause })
-}
+const writeFailure = (path: string, cause: unknown): unknown =>
+  isSystemError(cause) ? writeFailed(path, cause, `the audit log ${path}`) : cause

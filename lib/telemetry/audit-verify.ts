@@ -1,7 +1,7 @@
 /** Reads an audit log from its first byte to its last, and says whether its chains hold. */
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { createError } from '../errors/index.js'
+import { createError, errnoOf, isSystemError, readFailed } from '../errors/index.js'
 import type { ChainState } from './audit-record.js'
 import { chainStart, checkLine } from './audit-record.js'
 
@@ -63,10 +63,8 @@ export async function readAuditLog(
       if (pendingBytes > longestLine) throw invalid('is longer than any record')
     }
   } catch (error) {
-    const { code: errno, message } = error as NodeJS.ErrnoException
-    if (errno === 'ENOENT') return { chain, records, bytes, tornBytes: 0 }
-    if (typeof (error as NodeJS.ErrnoException).syscall !== 'string') throw error
-    throw createError('FILE_READ_FAILED', `${path}: ${message}`, { path, errno }, { cause: error })
+    if (errnoOf(error) === 'ENOENT') return { chain, records, bytes, tornBytes: 0 }
+    throw isSystemError(error) ? readFailed(path, error) : error
   }
   return { chain, records, bytes, tornBytes: pendingBytes }
 }

@@ -3,7 +3,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { z } from 'zod'
 import type { EngineError } from '../errors/index.js'
-import { createError } from '../errors/index.js'
+import { createError, readFailed, writeFailed } from '../errors/index.js'
 import type { NativeTrace } from '../native.js'
 
 const FORMAT = 'tiered-moe trace'
@@ -105,11 +105,7 @@ const headSchema = z.object({
 const invalid = (path: string, reason: string): EngineError =>
   createError('TRACE_INVALID', `${path} is no usable trace: ${reason}`, { path, reason })
 
-function fileFailure(code: 'FILE_READ_FAILED' | 'FILE_WRITE_FAILED', path: string, cause: unknown): EngineError {
-  const errno = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown'
-  const what = code === 'FILE_READ_FAILED' ? 'read' : 'written'
-  return createError(code, `the trace ${path} cannot be ${what}: ${errno}`, { path, errno }, { cause })
-}
+const calledTrace = (path: string): string => `the trace ${path}`
 
 const isLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1
 
@@ -145,8 +141,8 @@ export async function writeTrace(path: string, trace: Trace): Promise<void> {
     await writeFile(temporary, Buffer.concat([Buffer.from(`${head}${padding}\n`), body]), { flush: true })
     await rename(temporary, path)
   } catch (error) {
-    await rm(temporary, { force: true })
-    throw fileFailure('FILE_WRITE_FAILED', path, error)
+    await rm(temporary, { force: true }).catch(() => undefined)
+    throw writeFailed(path, error, calledTrace(path))
   }
 }
 
@@ -173,7 +169,7 @@ export async function readTrace(path: string): Promise<Trace> {
   try {
     bytes = await readFile(path)
   } catch (error) {
-    throw fileFailure('FILE_READ_FAILED', path, error)
+    throw readFailed(path, error, calledTrace(path))
   }
   const end = bytes.subarray(0, MOST_HEAD).indexOf('\n')
   if (end < 0) throw invalid(path, 'it has no head')

@@ -177,3 +177,37 @@ t.test('what an engine cannot be made of', async (t) => {
   const { stdout } = spawnSync(process.execPath, ['-e', script], { env, encoding: 'utf8' })
   t.equal(stdout.trim(), `${'ADDON_UNAVAILABLE'} 1`)
 })
+
+t.test(
+  'a load that is aborted when its last phase has ended leaves nothing, and the journal does not know it',
+  async (t) => {
+    const journal = join(t.testdir(), 'journal')
+    const controller = new AbortController()
+    const engine = await createEngine({
+      threads: 1,
+      journal,
+      onPhase: ({ phase, status }) => {
+        if (phase === 'routers' && status === 'finished') controller.abort()
+      }
+    })
+    const before = engine.counters()
+    await t.rejects(engine.loadModel({}, { signal: controller.signal }), { code: 'CANCELLED' })
+    t.same(engine.counters(), before)
+    await engine.dispose()
+    const again = await createEngine({ threads: 1, journal })
+    t.same(again.recovered.models, [])
+    await again.dispose()
+  }
+)
+
+t.test('an id is free when everything of its model is gone', async (t) => {
+  const engine = await createEngine({ threads: 2 })
+  await engine.loadModel()
+  const unloading = engine.unloadModel('tiny-shakespeare')
+  await t.rejects(engine.loadModel(), { code: 'MODEL_ALREADY_LOADED', message: /is being unloaded/ })
+  await unloading
+  await engine.loadModel()
+  void engine.unloadModel('tiny-shakespeare')
+  await engine.dispose()
+  t.match(engine.counters(), { liveBytes: 0, activeJobs: 0 }, 'a shutdown waits for what is being unloaded')
+})

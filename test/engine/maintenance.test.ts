@@ -1,5 +1,6 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { EngineError, Transition } from 'tiered-moe'
+import type { Engine, EngineError, Transition } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
 import { whileExpanding } from '../../lib/engine/maintenance.js'
 import type { EngineParts } from '../../lib/engine/parts.js'
@@ -102,4 +103,33 @@ t.test('expanding: active again however it ends; told when the engine leaves it'
   })
   t.ok(aborted)
   t.equal(lifecycle.state, 'draining', 'the state is no longer its own')
+})
+
+t.test('thawed before its deadline: nothing is ended any more', async (t) => {
+  const engine = await createEngine({ threads: 2 })
+  await engine.loadModel()
+  const idle = engine.createGenerator(request)
+  await idle.next()
+  const frozen = engine.freeze({ drainMs: 50 })
+  await engine.thaw()
+  await frozen
+  await sleep(80)
+  let tokens = 1
+  for await (const { finishReason } of idle) if (finishReason === undefined) tokens++
+  t.equal(tokens, 30)
+  await engine.dispose()
+})
+
+t.test('a listener of the change may thaw it at once', async (t) => {
+  const engine: Engine = await createEngine({
+    threads: 2,
+    onTransition: ({ next }) => {
+      if (next === 'frozen') void engine.thaw()
+    }
+  })
+  await engine.loadModel()
+  await engine.freeze()
+  t.equal(engine.state, 'active')
+  t.equal((await engine.generate(request)).tokens.length, 30)
+  await engine.dispose()
 })

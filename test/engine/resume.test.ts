@@ -2,8 +2,10 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   appendFileSync,
+  closeSync,
   copyFileSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -320,4 +322,21 @@ t.test('a script with a journal ends by itself', async (t) => {
   const next = await start(journal, false)
   t.match(next.recovered.requests, [{ requestId: 'a', state: 'running' }])
   await next.dispose()
+})
+
+t.test('a generator that begins when its engine is gone has not been accepted', async (t) => {
+  const journal = join(t.testdir(), 'journal')
+  const engine = await start(journal)
+  const generator = engine.createGenerator({ model, prompt: 'ROMEO:', requestId: 'late' })
+  await engine.dispose()
+  // Its descriptor has the number that the journal's had.
+  const other = join(t.testdir(), 'other')
+  const fds = Array.from({ length: 8 }, () => openSync(other, 'a'))
+  await t.rejects(generator.next(), { code: 'ENGINE_DISPOSED' })
+  await t.rejects(generator.accepted(), { code: 'ENGINE_DISPOSED' })
+  t.equal(readFileSync(other, 'utf8'), '', 'nothing is written into a file of somebody else')
+  for (const fd of fds) closeSync(fd)
+  const again = await start(journal, false)
+  t.same(again.recovered.requests, [])
+  await again.dispose()
 })

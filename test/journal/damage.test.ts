@@ -180,6 +180,11 @@ t.test('folders that cannot be used', async (t) => {
   const occupied = join(folder, 'occupied')
   mkdirSync(join(occupied, '00000001.journal'), { recursive: true })
   await t.rejects(open(occupied), { code: 'FILE_READ_FAILED', details: { errno: 'EISDIR' } })
+  const leftover = join(folder, 'leftover')
+  mkdirSync(join(leftover, '00000001.journal.tmp'), { recursive: true })
+  await t.rejects(open(leftover), { code: 'FILE_WRITE_FAILED' })
+  // Where node's own recursive mkdir never ends.
+  await t.rejects(open('/proc/journal'), { code: 'FILE_WRITE_FAILED', details: { errno: 'ENOENT' } })
 })
 
 t.test('without permission', async (t) => {
@@ -331,4 +336,43 @@ t.test('killed while it writes: always readable', async (t) => {
     if (last) needed.delete(last)
   }
   t.ok(needed.size > 5, `${needed.size} requests, ${maybe.size} that were on disk before the parent heard of it`)
+})
+
+t.test('a folder that is removed while it is in use: nothing is accepted until it is back', async (t) => {
+  const folder = join(t.testdir(), 'journal')
+  const journal = await open(folder)
+  const load = loadModel(journal)
+  await journal.accept('running', load, request)
+  rmSync(folder, { recursive: true })
+  const refused = { code: 'JOURNAL_WRITE_FAILED', details: { errno: 'ENOENT' } }
+  for (const id of ['lost', 'again']) {
+    await t.rejects(journal.accept(id, load, request), refused)
+    t.equal(journal.get(id), undefined)
+  }
+  journal.produced('running', 0, { token: 7 })
+  const first = journal.flush()
+  await new Promise(setImmediate)
+  const second = journal.flush()
+  await t.rejects(first, refused)
+  await t.rejects(second, refused, 'one that comes while a group is refused does not take it for written')
+  mkdirSync(folder)
+  await journal.accept('back', load, request)
+  await journal.close()
+  const again = await open(folder)
+  t.match(again.recovered.requests, [{ requestId: 'running', completionTokens: 1 }, { requestId: 'back' }])
+  t.equal(again.recovered.requests.length, 2)
+  await again.close()
+})
+
+t.test('a closed journal writes nothing', async (t) => {
+  const folder = join(t.testdir(), 'journal')
+  const journal = await open(folder)
+  const load = loadModel(journal)
+  await journal.accept('running', load, request)
+  await Promise.all([journal.close(), journal.close()])
+  const before = bytesOf(folder, '00000001.journal')
+  journal.finished('running', 'stop', usage(0))
+  await t.rejects(journal.accept('late', load, request), { code: 'ENGINE_DISPOSED' })
+  await journal.flush()
+  t.same(bytesOf(folder, '00000001.journal'), before)
 })

@@ -13,7 +13,7 @@ t.test('a file is locked for one descriptor, until that is closed', async (t) =>
   closeSync(first)
   t.ok(addon.tryLockFile(second))
   closeSync(second)
-  t.throws(() => addon.tryLockFile(1_000_000), { code: 'FILE_WRITE_FAILED', details: { errno: 9 } })
+  t.throws(() => addon.tryLockFile(1_000_000), { code: 'FILE_WRITE_FAILED', details: { errno: 'EBADF' } })
   for (const wrong of [-1, 0.5, 2 ** 31, '1', undefined, {}]) {
     t.throws(() => addon.tryLockFile(wrong as number), { code: 'VALIDATION_ERROR' })
   }

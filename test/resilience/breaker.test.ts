@@ -98,3 +98,18 @@ t.test('two successes where two are asked for', async (t) => {
   await succeed()
   t.equal(breaker.state, 'CLOSED')
 })
+
+t.test('calls from before it opened say nothing about now, however they end', async (t) => {
+  const { breaker, pass, fail, succeed } = setUp({ failureThreshold: 1, successThreshold: 2 })
+  let failLate: (error: Error) => void = () => {}
+  const old = breaker.execute(() => new Promise((_, reject) => (failLate = reject)))
+  await t.rejects(fail(), failed)
+  pass(60_000)
+  await succeed()
+  t.equal(breaker.state, 'HALF_OPEN')
+  failLate(createError('NETWORK_PARTITION', 'late'))
+  await t.rejects(old, failed)
+  t.equal(breaker.state, 'HALF_OPEN')
+  await succeed()
+  t.equal(breaker.state, 'CLOSED')
+})

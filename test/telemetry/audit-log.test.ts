@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { appendFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { verifyAuditLog } from 'tiered-moe'
@@ -207,4 +207,15 @@ t.test('a folder in place of the file, a folder that is not there', async (t) =>
   const path = join(dir, 'log')
   await write(path)
   t.equal(statSync(path).mode & 0o777, 0o600, 'for its owner only')
+})
+
+t.test('a file that is removed while it is written to', async (t) => {
+  const path = join(t.testdir(), 'log')
+  const { log, failures, counts } = await open(path)
+  rmSync(path)
+  log.append('model_loaded', {}, {})
+  log.append('model_loaded', {}, {})
+  t.match(failures, [{ code: 'AUDIT_LOG_INVALID', details: { reason: 'it was removed' } }], 'told once')
+  t.equal(counts.lost, 2)
+  await log.close()
 })

@@ -167,12 +167,13 @@ export const model = {
   },
   MODEL_ALREADY_LOADED: {
     ...request,
-    meaning: 'A model with this id is loaded already.',
+    meaning: 'A model with this id is loaded already, or is being loaded or unloaded.',
     category: 'configuration',
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
-    suggestedAction: 'Use the loaded model, give the new one another id, or unload the old one first.',
+    suggestedAction:
+      'Use the loaded model, give the new one another id, or unload the old one first and wait until that is done.',
     native: false
   },
   MODEL_LOAD_TIMEOUT: {
