@@ -127,7 +127,8 @@ void IoQueue::wait_for_end(uint64_t seen, std::chrono::microseconds longest) {
 bool IoQueue::take(Shared& shared, Piece& piece) {
     for (auto* queue : {&shared.demand, &shared.prefetch}) {
         const bool demand = queue == &shared.demand;
-        if (!demand && shared.ahead >= shared.most_ahead) return false;
+        // A disk that is busy with both would give a demand only its share.
+        if (!demand && (shared.ahead >= shared.most_ahead || shared.demanded > 0)) return false;
         for (auto at = queue->begin(); at != queue->end();) {
             Load& load = **at;
             if (load.stop || load.demand != demand || load.next == load.pieces) {
@@ -141,7 +142,7 @@ bool IoQueue::take(Shared& shared, Piece& piece) {
             piece.load = *at;
             piece.index = load.next++;
             piece.ahead = !demand;
-            shared.ahead += piece.ahead;
+            (piece.ahead ? shared.ahead : shared.demanded)++;
             load.active++;
             if (load.next == load.pieces) queue->erase(at);
             return true;
@@ -171,6 +172,7 @@ void IoQueue::run(const std::shared_ptr<Shared>& state) {
         }
         lock.lock();
         if (piece.ahead && shared.ahead-- == shared.most_ahead) shared.work.notify_one();
+        if (!piece.ahead && --shared.demanded == 0 && !shared.prefetch.empty()) shared.work.notify_all();
         finish(shared, lock, piece.load, std::move(status));
     }
 }

@@ -50,6 +50,7 @@ class IoQueue {
         std::deque<std::shared_ptr<Load>> demand, prefetch;
         std::vector<uint32_t> stale;              ///< per slot: reads of dropped loads that have not ended
         size_t ahead = 0, most_ahead = 1;         ///< reads of prefetches now, and at most: a demand finds a free thread
+        size_t demanded = 0;                      ///< reads of demands now
         bool stop = false;
     };
 
