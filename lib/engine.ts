@@ -34,7 +34,7 @@ import { Shutdown } from './engine/shutdown.js'
 import { handleSignals } from './engine/signals.js'
 import { createError } from './errors/index.js'
 import type { ForwardResult } from './generation/forward.js'
-import type { FinishReason, Usage } from './generation/generation.js'
+import type { FinishReason, TokenItem, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
 import type { CallOptions, GenerationRequest } from './generation/options.js'
 import { checkCall, checkRequest, copyTokens } from './generation/options.js'
@@ -279,14 +279,15 @@ export class Engine implements AsyncDisposable {
   async generate(request: GenerationRequest, options: CallOptions = {}): Promise<GenerationResult> {
     let text = ''
     const tokens: number[] = []
-    const routes: RoutingCapture[] = []
+    const routed: TokenItem[] = []
     for await (const item of this.#createGenerator('generate', request, options)) {
       text += item.text
-      if (item.routing) routes.push(item.routing)
-      if (item.finishReason === undefined) tokens.push(item.token)
-      else {
+      if (item.finishReason === undefined) {
+        tokens.push(item.token)
+        if ('routing' in item) routed.push(item)
+      } else {
         const { finishReason, usage, seed, requestId, tierSet } = item
-        const routing = routes.length > 0 && { routing: joinCaptures(routes) }
+        const routing = routed.length > 0 && { routing: joinCaptures(routed.map(({ routing }) => routing!)) }
         return { text, tokens, finishReason, usage, seed, requestId, tierSet, ...routing }
       }
     }

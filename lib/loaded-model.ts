@@ -254,7 +254,7 @@ export class LoadedModel {
         push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
         end: () => decoder.end()
       },
-      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
+      createSequence: (maxTokens, captureRouting) => native.createSequence({ kvType, maxTokens, captureRouting }),
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
       tiers,

@@ -122,13 +122,14 @@ void Executor::force_routes() {
 }
 
 void Executor::capture_routes() {
-    const size_t k = routed_->k, choices = model_.routing_.choices();
+    const size_t k = routed_->k;
     for (size_t i = 0; i < items_.size(); i++) {
-        if (!items_[i].capture_ids) continue;
+        const Sequence& sequence = *items_[i].sequence;
+        if (sequence.choices == 0) continue;
         for (size_t t = 0; t < items_[i].count; t++) {
-            const size_t from = (first_row_[i] + t) * k, to = t * choices + routed_layer_ * k;
-            memcpy(items_[i].capture_ids + to, arena_.ids.as<int32_t>() + from, k * sizeof(int32_t));
-            memcpy(items_[i].capture_weights + to, arena_.weights.as<float>() + from, k * sizeof(float));
+            const size_t row = first_row_[i] + t, to = routed_layer_ * k;
+            memcpy(sequence.route_ids(positions_[row]) + to, arena_.ids.as<int32_t>() + row * k, k * sizeof(int32_t));
+            memcpy(sequence.route_weights(positions_[row]) + to, arena_.weights.as<float>() + row * k, k * sizeof(float));
         }
     }
 }

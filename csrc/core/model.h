@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -136,8 +137,6 @@ struct StepItem {
     bool sample = false;
     SamplingParams sampling;
     const uint8_t* enabled = nullptr;      ///< [layers][experts], 0 = disabled by the request's TierSet (see check_enabled); null = all enabled
-    int32_t* capture_ids = nullptr;        ///< out [count][layers][k]: the experts of each token, best first; null = not wanted
-    float* capture_weights = nullptr;      ///< out, together with capture_ids
     const int32_t* forced_ids = nullptr;   ///< [count][layers][k]: taken instead of what the router would choose; null = routed
     const float* forced_weights = nullptr; ///< together with forced_ids
 };
@@ -178,8 +177,8 @@ class Model {
     /** One forward call; call on the backend's queue. On an error every sequence is as it was before. */
     Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result);
 
-    /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows). */
-    Status create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Sequence>& out) const;
+    /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows), which keeps its routes if asked. */
+    Status create_sequence(KvType type, size_t max_tokens, bool capture_routes, std::shared_ptr<Sequence>& out) const;
 
     /** Bytes of weights in memory: all of them, or the base weights and the budget of the experts. */
     uint64_t weight_bytes() const { return weight_bytes_; }
@@ -268,13 +267,18 @@ class Model {
     size_t max_batch_ = 0;
 };
 
-/** The KV cache of one sequence, in pages of kKvPage positions that hold all layers. Used on the backend's queue only. */
+/**
+ * The KV cache of one sequence, in pages of kKvPage positions that hold all layers, and behind them the positions' routes where these are
+ * captured. Used on the backend's queue only, but for `length` and `copy_routes`.
+ */
 class Sequence {
   public:
     KvType type = KvType::F16;
     size_t max_tokens = 0;
     size_t page_bytes = 0;
     size_t layer_bytes = 0;                ///< of one layer's part of a page
+    size_t routes_at = 0;                  ///< of a page: where its routes begin, [kKvPage][choices] ids and then [kKvPage][choices] weights
+    size_t choices = 0;                    ///< experts of one position over all layers (RoutingShape); 0 = routes are not captured
     std::vector<HeldBlock> pages;
     std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
@@ -291,6 +295,16 @@ class Sequence {
     void truncate(size_t tokens) {
         if (tokens < length) length = tokens;
     }
+    /** A position's routes, [layers][k], best first. */
+    int32_t* route_ids(size_t position) const {
+        return reinterpret_cast<int32_t*>(page_data[position / kKvPage] + routes_at) + position % kKvPage * choices;
+    }
+    float* route_weights(size_t position) const { return reinterpret_cast<float*>(route_ids(position)) + kKvPage * choices; }
+    /** Routes of `count` positions below `length`, [count][layers][k]. Any thread: a step under way writes behind `length` only. */
+    void copy_routes(size_t from, size_t count, int32_t* ids, float* weights) const;
+
+  private:
+    mutable std::mutex growth_;            ///< the list of pages, against copy_routes
 };
 
 }  // namespace tmoe

@@ -17,10 +17,14 @@ Status create_sequence(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
     std::string type;
     int64_t tokens = 0;
+    napi_value wanted = nullptr;
+    bool capture = false;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
     TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "kvType", type));
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "maxTokens", 1, INT32_MAX, tokens));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "captureRouting", wanted));
+    if (!is_undefined(env, wanted)) TMOE_RETURN_IF_ERROR(read_boolean(env, wanted, "options.captureRouting", capture));
     if (type != "f16" && type != "f32") {
         return Status(StatusCode::VALIDATION_ERROR, "options.kvType: expected f16 or f32, got " + type)
             .with("argument", "options.kvType")
@@ -29,7 +33,7 @@ Status create_sequence(Call& call, napi_value& result) {
     }
     if (!handle->model) return model_disposed();  // by a getter of the options
     std::shared_ptr<Sequence> sequence;
-    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), sequence));
+    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), capture, sequence));
     return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->model, std::move(sequence)), result);
 }
 
@@ -249,6 +253,23 @@ Status truncate(Call& call, napi_value&) {
     return {};
 }
 
+// Into the caller's memory, because the engine that allocates too much for a caller ends the process.
+Status copy_routes(Call& call, napi_value&) {
+    SequenceHandle* handle = nullptr;
+    int64_t from = 0, count = 0;
+    ArrayView ids, weights;
+    TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
+    const Sequence& sequence = *handle->sequence;
+    const auto length = static_cast<int64_t>(sequence.length.load());
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "from", 0, length, from));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "count", 0, length - from, count));
+    const size_t elements = static_cast<size_t>(count) * sequence.choices;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[2], "ids", napi_int32_array, elements, ids));
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[3], "weights", napi_float32_array, elements, weights));
+    if (elements > 0) sequence.copy_routes(static_cast<size_t>(from), static_cast<size_t>(count), ids.as<int32_t>(), weights.as<float>());
+    return {};
+}
+
 Status dispose_sequence(Call& call, napi_value&) {
     SequenceHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
@@ -302,9 +323,10 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"dispose", promising<dispose_model>, nullptr}};
     const Member sequence[] = {{"length", nullptr, throwing<sequence_length>},
                                {"truncate", throwing<truncate>, nullptr},
+                               {"copyRoutes", throwing<copy_routes>, nullptr},
                                {"dispose", throwing<dispose_sequence>, nullptr}};
     const napi_status status = define_class(environment, ClassId::Model, model, sizeof model / sizeof model[0]);
-    return status == napi_ok ? define_class(environment, ClassId::Sequence, sequence, 3) : status;
+    return status == napi_ok ? define_class(environment, ClassId::Sequence, sequence, sizeof sequence / sizeof sequence[0]) : status;
 }
 
 }  // namespace tmoe

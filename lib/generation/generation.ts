@@ -4,8 +4,9 @@ import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type { CheckedRequest } from './options.js'
 import type { EarlierTokens, RequestLog } from './request-log.js'
+import { RoutedToken } from './routed-token.js'
 import type { RoutingCapture } from './routing.js'
-import { emptyCapture, joinCaptures, sameKind, withRouting } from './routing.js'
+import { SequenceRoutes, sameKind, withReplay } from './routing.js'
 import { StopStrings } from './stop-strings.js'
 
 export interface Usage {
@@ -27,8 +28,11 @@ export interface TokenItem {
   topLogprobs?: { token: number; logprob: number }[]
   /** With `logits` only: the vocabulary's size. */
   logits?: Float32Array
-  /** With `captureRouting` only: the experts of the positions computed for this token (the first token's: of the whole prompt). */
-  routing?: RoutingCapture
+  /**
+   * With `captureRouting` only: the experts of the positions computed for this token (the first token's: of the whole prompt). Copied when
+   * it is first looked at.
+   */
+  readonly routing?: RoutingCapture
   finishReason?: undefined
   usage?: undefined
 }
@@ -79,7 +83,7 @@ export interface GenerationSetup {
   vocab: number
   eosIds: ReadonlySet<number>
   decoder: { push(id: number): string; end(): string }
-  createSequence(maxTokens: number): NativeSequence
+  createSequence(maxTokens: number, captureRouting: boolean): NativeSequence
   routing: RoutingShape
   /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
   tiers: readonly string[]
@@ -110,10 +114,12 @@ export class Generation {
   readonly #waiters: Waiter[] = []
   readonly #ready: GenerationItem[] = []
   readonly #endListeners: (() => void)[] = []
-  readonly #captured: RoutingCapture[] = []
   /** What is fed before anything is computed: the prompt, and the tokens of an earlier generation. */
   readonly #feed: Int32Array
   #sequence: NativeSequence | undefined
+  /** With `captureRouting`; and the positions whose routes belong to a token already. */
+  #routes: SequenceRoutes | undefined
+  #routed = 0
   /** Tokens of #feed that were fed. */
   #fed = 0
   /** Tokens that the consumer has. */
@@ -187,8 +193,8 @@ export class Generation {
 
   /** This sequence's part of a step of at most `budget` tokens. Throws what creating the sequence throws. */
   stepItem(budget: number): StepItem {
-    const { prompt, request, vocab, routing, enabled } = this.#setup
-    this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
+    const { prompt, request, vocab, enabled } = this.#setup
+    this.#sequence ??= this.#createSequence()
     this.#onFirstStep?.()
     this.#onFirstStep = undefined
     const feed = this.#feed
@@ -201,8 +207,7 @@ export class Generation {
     if (last) item.sampling = this.#sampling()
     if (last && request.logits) item.logitsOut = new Float32Array(vocab)
     if (enabled) item.enabled = enabled
-    const capture = request.captureRouting ? emptyCapture(routing, tokens.length) : undefined
-    withRouting(item, position, request.replayRouting, capture)
+    withReplay(item, position, request.replayRouting)
     return item
   }
 
@@ -210,7 +215,6 @@ export class Generation {
   accept(item: StepItem, result: StepItemResult): void {
     this.#steps++
     if (this.#fed < this.#feed.length) this.#fed += item.tokens.length
-    if (item.captureIds) this.#keepRoutes(item)
     if (!item.sampling || this.#finished) return
     const { token } = result
     if (this.#setup.eosIds.has(token)) {
@@ -218,14 +222,13 @@ export class Generation {
       return
     }
     this.#observer?.token()
-    const value: TokenItem = { text: '', token }
+    const value = this.#tokenItem(token)
     if (result.logprob !== undefined) value.logprob = result.logprob
     if (result.top && item.sampling.topLogprobs > 0) {
       const { ids, logprobs } = result.top
       value.topLogprobs = Array.from(ids, (id, i) => ({ token: id, logprob: logprobs[i]! }))
     }
     if (item.logitsOut) value.logits = item.logitsOut
-    if (item.captureIds) value.routing = joinCaptures(this.#captured.splice(0))
     this.#setup.log?.produced(this.#tokens.length, value)
     this.#take(value)
   }
@@ -259,13 +262,26 @@ export class Generation {
 
   /** Frees the KV cache. Not while a step that it is part of runs. */
   release(): void {
+    this.#routes?.keep()
+    this.#routes = undefined
     this.#sequence?.dispose()
     this.#sequence = undefined
   }
 
-  #keepRoutes({ tokens, captureIds, captureWeights }: StepItem): void {
-    const { layers, k } = this.#setup.routing
-    this.#captured.push({ tokens: tokens.length, layers, k, ids: captureIds!, weights: captureWeights! })
+  #createSequence(): NativeSequence {
+    const { prompt, request, routing, createSequence } = this.#setup
+    const { captureRouting } = request
+    const sequence = createSequence(prompt.length + this.#limit - 1, captureRouting)
+    if (captureRouting) this.#routes = new SequenceRoutes(sequence, routing)
+    return sequence
+  }
+
+  /** A token that was just computed; what else is known of it comes later. */
+  #tokenItem(token: number): TokenItem {
+    if (!this.#routes) return { text: '', token }
+    const from = this.#routed
+    this.#routed = this.#setup.prompt.length + this.#tokens.length
+    return new RoutedToken(token, this.#routes, from, this.#routed - from)
   }
 
   /** The tokens of an earlier generation, with the same items. */

@@ -34,9 +34,6 @@ export interface StepItem {
   sampling?: SamplingParams
   /** The request's TierSet, [layers][experts]: 0 = not to be used. All are, where it is not there. */
   enabled?: Uint8Array
-  /** Caller-owned, filled with [tokens][layers][k] expert ids, best first, and (always together) their weights. */
-  captureIds?: Int32Array
-  captureWeights?: Float32Array
   /** Replay: [tokens][layers][k], taken instead of what the router would choose. ROUTING_INVALID_EXPERT {token, slot, expertId, layer}. */
   forcedIds?: Int32Array
   forcedWeights?: Float32Array
@@ -80,6 +77,11 @@ export interface NativeSequence {
   readonly length: number
   /** Forgets all positions from `length` on. */
   truncate(length: number): void
+  /**
+   * Fills caller-owned [count][layers][k] with the routes of positions that it holds: expert ids, best first, and their weights. Nothing
+   * where it does not capture them. During a step too.
+   */
+  copyRoutes(from: number, count: number, ids: Int32Array, weights: Float32Array): void
   dispose(): void
 }
 
@@ -112,7 +114,7 @@ export interface NativeModel {
   readAhead(wanted: Uint8Array): Promise<void>
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
-  createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
+  createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
    * EXPERT_UNAVAILABLE {layer, expert, experts?, archived} where experts are to be brought first: `experts` has the ids of all of the layer.

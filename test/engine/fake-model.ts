@@ -15,6 +15,7 @@ class FakeSequence implements NativeSequence {
   truncate(length: number): void {
     this.tokens.length = length
   }
+  copyRoutes(): void {}
   dispose(): void {
     this.disposed = true
   }
