@@ -1,6 +1,7 @@
 // A model larger than memory: decoding under a memory control group, from cold files, beside llama.cpp's mmap under the same cap.
 //   npm run bench:memory                                     a small synthetic model (CI); llama.cpp where node-llama-cpp is installed
 //   npm run bench:memory -- --full --peer-source LLAMA_CPP   the OLMoE shape of 7 billion parameters, Q4_0, at 2 and 3 GiB
+//   … --svg PATH                                             a picture of it beside the one in .bench
 //   … --skewed                                               routing skewed as `synth_gguf.py --router-skew 1` makes it
 // Both decode the same tokens, one a step; the first ones are left out, so that a cache is as full as it gets. Rounds alternate. Beside
 // each round the rate of raw O_DIRECT reads of the same blobs is sampled. Needs root, for the control group.
@@ -22,6 +23,7 @@ import {
   writeReport
 } from './harness.mjs'
 import { oneTierCheckpoint, syntheticModel } from './models.mjs'
+import { groupedBars } from './plot.mjs'
 import { compiled } from './programs.mjs'
 
 const { values: options } = parseArgs({
@@ -34,7 +36,8 @@ const { values: options } = parseArgs({
     decode: { type: 'string' },
     threads: { type: 'string', default: '2' },
     prefetch: { type: 'string', default: 'auto' },
-    'peer-source': { type: 'string' }
+    'peer-source': { type: 'string' },
+    svg: { type: 'string' }
   }
 })
 const full = options.full || options.model !== undefined
@@ -225,6 +228,17 @@ function judge(limit, samples) {
   return figures
 }
 
+const plot = groupedBars({
+  title: `Decode of ${model.split('/').at(-1)}, ${mebibytes(statSync(model).size)} MiB, under a memory cap`,
+  unit: 'tokens/s',
+  groups: limits.map((limit) => `${mebibytes(limit)} MiB`),
+  series: [
+    { name: 'tiered-moe', values: report.map(({ own }) => own) },
+    ...(withPeer ? [{ name: 'llama.cpp, mmap', values: report.map(({ peer }) => peer) }] : [])
+  ]
+})
+writeReport(`memory-cap${options.skewed ? '-skewed' : ''}.svg`, plot)
+if (options.svg) writeFileSync(options.svg, plot)
 console.log(
   `\nwritten: ${writeReport(`memory-cap${options.skewed ? '-skewed' : ''}.json`, { environment: stamp, settings, report })}`
 )
