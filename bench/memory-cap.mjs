@@ -148,11 +148,14 @@ const runPeer = (limit, tokens) => {
 }
 
 const measured = (seconds) => seconds.slice(-(settings.decode - settings.warm))
-const rate = (seconds) => seconds.length / seconds.reduce((sum, x) => sum + x, 0)
+const mean = (seconds) => seconds.reduce((sum, x) => sum + x, 0) / seconds.length
+const rate = (seconds) => 1 / mean(seconds)
 
-/** The time of a token with every expert in memory, outside of any group. */
-const resident = lastLine(execFileSync(process.execPath, ownArgs('all', settings.decode), { encoding: 'utf8' }))
-const residentSeconds = summarise(measured(resident.seconds)).median
+/** The mean time of a token with every expert in memory, outside of any group. */
+const residentSeconds = () => {
+  const { seconds } = lastLine(execFileSync(process.execPath, ownArgs('all', settings.decode), { encoding: 'utf8' }))
+  return mean(seconds)
+}
 
 const report = []
 for (const limit of limits) {
@@ -160,7 +163,7 @@ for (const limit of limits) {
   for (let round = 0; round < rounds; round++) {
     const own = await runOwn(limit)
     if (!own) process.exit(0)
-    const sample = { own, raw: rawRate(own.slot, round + 1) }
+    const sample = { own, raw: rawRate(own.slot, round + 1), resident: residentSeconds() }
     if (withPeer) sample.peer = await runPeer(limit, [...own.promptTokens, ...own.tokens])
     samples.push(sample)
   }
@@ -214,16 +217,15 @@ function judge(limit, samples) {
     return wasted / Math.max(1, grown((s) => s.demandBytes + s.prefetchBytes)(sample))
   })
   const bytes = grown((s) => s.demandBytes + s.prefetchBytes)
-  figures.limitRatio = of((sample) => {
-    const mean = sample.own.seconds.reduce((sum, x) => sum + x, 0) / perToken
-    return mean / Math.max(bytes(sample) / perToken / sample.raw, residentSeconds)
-  })
+  figures.limitRatio = of(
+    (sample) => mean(sample.own.seconds) / Math.max(bytes(sample) / perToken / sample.raw, sample.resident)
+  )
   console.log(
     `hit rate ${showSpread(figures.hitRate)}, ${show(misses.median / perToken)} misses a token; demand bytes are ${showSpread(figures.demand)} of the misses' blobs (limit 1.02)`
   )
   console.log(`prefetched and not used: ${showSpread(figures.wasted)} of all bytes read (limit 0.1)`)
   console.log(
-    `a token takes ${showSpread(figures.limitRatio)} of the greater of its bytes at the raw rate (${showSpread(of(({ raw }) => raw / 1e9))} GB/s) and its time with everything in memory (${show(residentSeconds * 1000)} ms; limit 1.15)`
+    `a token takes ${showSpread(figures.limitRatio)} of the greater of its bytes at the raw rate (${showSpread(of(({ raw }) => raw / 1e9))} GB/s) and its time with everything in memory (${showSpread(of(({ resident }) => resident * 1000))} ms; limit 1.15)`
   )
   return figures
 }
