@@ -47,6 +47,8 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     model->held_ = std::make_shared<std::atomic<int64_t>>(0);
     model->find_routed_layers();
     TMOE_RETURN_IF_ERROR(model->use_.allocate(model->routing_.mask_size()));
+    model->versions_.start(model->routing_.layers);
+    model->first_versions_.resize(model->routing_.mask_size());
     const Plan& p = model->plan_;
     model->weights_.resize(p.tensors.size());
     std::vector<size_t> base;      // tensors that are loaded here; the others are the store's

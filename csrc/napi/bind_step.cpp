@@ -10,6 +10,7 @@ namespace tmoe {
 namespace {
 
 constexpr int64_t kMostItems = 65536;
+constexpr int64_t kMostEpochs = int64_t{1} << 52;
 
 // Memory that a step fills, copied to the caller's array at the end: that one may be transferred meanwhile.
 struct Output {
@@ -173,7 +174,7 @@ Status read_routing(napi_env env, napi_value value, const std::string& at, const
 
 Status read_item(Call& call, napi_value value, const std::string& at, const Model& model, Item& item, StepItem& step, Keep& keep) {
     napi_env env = call.env;
-    napi_value sequence = nullptr, tokens = nullptr, sampling = nullptr;
+    napi_value sequence = nullptr, tokens = nullptr, sampling = nullptr, epoch = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, value, at));
     TMOE_RETURN_IF_ERROR(read_property(env, value, "sequence", sequence));
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, sequence, (at + ".sequence").c_str(), item.handle));
@@ -184,6 +185,12 @@ Status read_item(Call& call, napi_value value, const std::string& at, const Mode
     const size_t positions = step.logits == LogitsWanted::All ? item.tokens.size() : step.logits == LogitsWanted::Last ? 1 : 0;
     TMOE_RETURN_IF_ERROR(read_output(env, value, at, "logitsOut", napi_float32_array, positions * model.plan().vocab, item.logits, keep));
     TMOE_RETURN_IF_ERROR(read_routing(env, value, at, model, item));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "epoch", epoch));
+    if (!is_undefined(env, epoch)) {
+        int64_t number = 0;
+        TMOE_RETURN_IF_ERROR(read_integer(env, epoch, at + ".epoch", 0, kMostEpochs, number));
+        step.epoch = static_cast<uint64_t>(number);
+    }
     TMOE_RETURN_IF_ERROR(read_property(env, value, "sampling", sampling));
     if (is_undefined(env, sampling)) return {};
     if (step.logits == LogitsWanted::None) {

@@ -1,6 +1,7 @@
 /** Forward calls: the logits of given tokens, apart from the scheduler of generations. */
 import type { ExpertArchive } from '../archive/expert-archive.js'
 import { createError } from '../errors/index.js'
+import type { ExpertVersions } from '../experts/versions.js'
 import { Interruption } from '../interruption.js'
 import type { KvType, NativeAddon, NativeModel, StepItem } from '../native.js'
 import type { TierSelection } from '../tiers/selection.js'
@@ -40,6 +41,7 @@ export interface ForwardModel {
   maxBatchTokens: number
   selection: TierSelection
   archive?: ExpertArchive | undefined
+  swaps: { versions: Pick<ExpertVersions, 'hold'> }
   deadlines: Deadlines
 }
 
@@ -53,7 +55,7 @@ export class Forwards {
 
   /** LoadedModel.forward, of a model that is not closed. */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection, deadlines, archive } = this.#model
+    const { addon, contextLength, id, vocab, native, selection, deadlines, archive, swaps } = this.#model
     const { logits } = request
     checkTokens('forward', 'tokens', tokens, vocab)
     if (tokens.length > contextLength) {
@@ -67,8 +69,9 @@ export class Forwards {
     const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
     const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
+    const hold = swaps.versions.hold()
     const done = this.#run(tokens, request, out, replay, interruption, (item) => {
-      const step = () => native.step([enabled ? { ...item, enabled } : item], cancel)
+      const step = () => native.step([{ ...item, epoch: hold.epoch, ...(enabled && { enabled }) }], cancel)
       return archive ? archive.run(step, interruption.signal) : step()
     })
     this.#running.set(interruption, done)
@@ -78,6 +81,7 @@ export class Forwards {
     } catch (error) {
       throw interruption.explain(error)
     } finally {
+      hold.release()
       this.#running.delete(interruption)
       interruption.end()
     }

@@ -1,6 +1,7 @@
 /** One sequence being generated: what it still has to compute, and what its consumer gets. */
 import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
+import type { EpochHold } from '../experts/versions.js'
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type { CheckedRequest } from './options.js'
 import type { EarlierTokens, RequestLog } from './request-log.js'
@@ -91,6 +92,8 @@ export interface GenerationSetup {
   log?: RequestLog
   /** A generation that goes on from where an earlier one was. */
   earlier?: EarlierTokens | undefined
+  /** Keeps the versions of experts that it uses: those that are current when it begins, or those of an epoch. */
+  hold?: (epoch?: number) => EpochHold
   /** Called when the consumer asks for the first item. */
   observe?: () => GenerationObserver
 }
@@ -130,6 +133,7 @@ export class Generation {
   #observer: GenerationObserver | undefined
   #onFirstStep: (() => void) | undefined
   #steps = 0
+  #hold: EpochHold | undefined
 
   constructor(setup: GenerationSetup) {
     this.#setup = setup
@@ -152,7 +156,13 @@ export class Generation {
 
   /** The consumer has asked for the first item. */
   begin(): void {
+    this.#hold = this.#setup.hold?.(this.#setup.earlier?.epoch)
     this.#observer = this.#setup.observe?.()
+  }
+
+  /** Which versions of experts it uses, once it has begun. */
+  get epoch(): number {
+    return this.#hold?.epoch ?? 0
   }
 
   /** What was generated up to now, for the details of an error. */
@@ -207,6 +217,7 @@ export class Generation {
     if (last) item.sampling = this.#sampling()
     if (last && request.logits) item.logitsOut = new Float32Array(vocab)
     if (enabled) item.enabled = enabled
+    if (this.epoch > 0) item.epoch = this.epoch
     withReplay(item, position, request.replayRouting)
     return item
   }
@@ -367,6 +378,7 @@ export class Generation {
 
   #end(outcome: Pick<GenerationOutcome, 'finishReason' | 'error'>): void {
     this.#finished = true
+    this.#hold?.release()
     this.#observer?.ended({ ...outcome, usage: this.#usage(), steps: this.#steps })
     for (const listener of this.#endListeners.splice(0)) listener()
   }

@@ -62,6 +62,7 @@ export class FakeModel implements NativeModel {
   bringExpert(): void {}
   async adoptExperts(): Promise<void> {}
   async readAhead(): Promise<void> {}
+  async placeVersions(): Promise<void> {}
   whereabouts(): undefined {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {
