@@ -14,7 +14,7 @@ namespace tmoe {
 /** A version's bytes: a blob in a file. */
 struct VersionPlace {
     uint64_t epoch = 0;      ///< requests of this epoch and later ones use it
-    std::string path;        ///< empty: what the model was loaded with
+    std::string path;        ///< empty: what the model was loaded with, where that is no blob of a local file
     uint64_t offset = 0;     ///< a multiple of kBlobAlignment
     uint32_t crc32c = 0;     ///< of the blob's layout.bytes
     bool same_bytes(const VersionPlace& other) const { return path == other.path && offset == other.offset && crc32c == other.crc32c; }

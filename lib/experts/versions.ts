@@ -183,11 +183,7 @@ export class ExpertVersions {
 
   #place(list: readonly { place: ExpertPlace; chain: Chain }[], epochs: readonly number[]): Promise<void> {
     const placed = list.map(({ place, chain }): PlacedVersions => {
-      const loaded = this.#setup.original(place).blob
-      const versions = neededOf(chain, epochs).map(({ epoch, blob }) => {
-        const isLoaded = blob?.path === loaded?.path && blob?.offset === loaded?.offset
-        return isLoaded ? { epoch } : { epoch, ...blob }
-      })
+      const versions = neededOf(chain, epochs).map(({ epoch, blob }) => ({ epoch, ...blob }))
       return { ...place, versions }
     })
     return this.#setup.native.placeVersions(placed)

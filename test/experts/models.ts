@@ -25,6 +25,15 @@ export interface Graft {
   data?: (name: 'gate' | 'up' | 'down') => Uint8Array
 }
 
+const made = new Map<string, Map<string, TensorEntry>>()
+
+function tensorsOf(options: MoeModelOptions): Map<string, TensorEntry> {
+  const key = JSON.stringify(options)
+  const found = made.get(key) ?? new Map(moeModel(options).tensors.map((tensor) => [tensor.name, tensor]))
+  made.set(key, found)
+  return found
+}
+
 /** Writes the model of a seed, with the experts of other seeds' models in some places. */
 export function writeGrafted(
   path: string,
@@ -33,12 +42,6 @@ export function writeGrafted(
   options: MoeModelOptions = {}
 ): string {
   const all = { ...shape, ...options }
-  const made = new Map<number, Map<string, TensorEntry>>()
-  const tensorsOf = (of: number): Map<string, TensorEntry> => {
-    const found = made.get(of) ?? new Map(moeModel({ ...all, seed: of }).tensors.map((tensor) => [tensor.name, tensor]))
-    made.set(of, found)
-    return found
-  }
   return writeMoeModel(path, {
     ...all,
     seed,
@@ -48,7 +51,9 @@ export function writeGrafted(
       if (part === undefined || own.length === 0) return tensor
       const data = new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength).slice()
       for (const graft of own) {
-        const other = tensorsOf(graft.seed).get(`blk.${graft.fromLayer ?? graft.layer}.ffn_${part}_exps.weight`)!
+        const other = tensorsOf({ ...all, seed: graft.seed }).get(
+          `blk.${graft.fromLayer ?? graft.layer}.ffn_${part}_exps.weight`
+        )!
         const bytes = graft.data?.(part as 'gate') ?? slice(other, graft.fromExpert ?? graft.expert)
         data.set(bytes, graft.expert * bytes.length)
       }
@@ -59,9 +64,7 @@ export function writeGrafted(
 
 /** The floats of an expert's matrix in an F32 model. */
 export function floatsOf(seed: number, layer: number, expert: number, part: string): Float32Array {
-  const tensor = moeModel({ ...shape, seed, type: 'F32' }).tensors.find(
-    ({ name }) => name === `blk.${layer}.ffn_${part}_exps.weight`
-  )!
+  const tensor = tensorsOf({ ...shape, seed, type: 'F32' }).get(`blk.${layer}.ffn_${part}_exps.weight`)!
   const bytes = slice(tensor, expert)
   return new Float32Array(bytes.slice().buffer)
 }
