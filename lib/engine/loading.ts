@@ -149,9 +149,10 @@ export class ModelLoad {
       phases.fail(error)
       span.end(error)
       metrics.loads.add(1, { outcome: 'failed' })
-      this.#parts.reserve.giveBack(model)
       await archive?.close()
       await weights?.dispose()
+      // Only now is it another's.
+      this.#parts.reserve.giveBack(model)
       throw error
     } finally {
       opened?.file.close()
