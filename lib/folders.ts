@@ -10,21 +10,26 @@ export async function syncFolder(path: string): Promise<void> {
   await handle?.close()
 }
 
-/** Makes a folder and those above it, durably. FILE_WRITE_FAILED. */
+/** Makes a folder and those above it, durably, where it is not there. FILE_WRITE_FAILED. */
 export async function makeFolder(path: string): Promise<void> {
   // Not mkdir's own `recursive`: on file systems where nothing can be made, such as /proc, it never ends.
   const make = () =>
-    mkdir(path).catch(async (error: unknown) => {
-      if (errnoOf(error) !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error
-    })
+    mkdir(path).then(
+      () => true,
+      async (error: unknown) => {
+        if (errnoOf(error) !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error
+        return false
+      }
+    )
+  let made: boolean
   try {
-    await make().catch(async (error: unknown) => {
+    made = await make().catch(async (error: unknown) => {
       if (errnoOf(error) !== 'ENOENT' || dirname(path) === path) throw error
       await makeFolder(dirname(path))
-      await make()
+      return make()
     })
   } catch (error) {
     throw isEngineError(error) ? error : writeFailed(path, error)
   }
-  await syncFolder(dirname(path))
+  if (made) await syncFolder(dirname(path))
 }

@@ -4,7 +4,6 @@ import type { ExpertArchive } from './archive/expert-archive.js'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
-import type { ExpertSwaps } from './experts/swaps.js'
 import type { Deadlines } from './generation/deadlines.js'
 import type { ForwardOptions, ForwardResult } from './generation/forward.js'
 import { Forwards } from './generation/forward.js'
@@ -54,7 +53,6 @@ export interface LoadedModelOptions {
   starvation?: StarvationOptions | undefined
   /** Of a checkpoint whose archive tiers are not all here. */
   archive?: ExpertArchive | undefined
-  swaps: ExpertSwaps
   onFatal(error: unknown): void
   deadlines: Deadlines
   /** Throws where a request that was made earlier may not begin now. */
@@ -116,7 +114,6 @@ export interface ExpertTrace extends Trace {
 
 export class LoadedModel {
   readonly tokenizer: Tokenizer
-  readonly swaps: ExpertSwaps
   readonly #options: LoadedModelOptions
   readonly #scheduler: Scheduler
   readonly #pacing: Pacing<Generation>
@@ -126,7 +123,6 @@ export class LoadedModel {
 
   constructor(options: LoadedModelOptions) {
     this.tokenizer = options.tokenizer
-    this.swaps = options.swaps
     this.#options = options
     const { native, starvation, tell } = options
     const watch = starvation && new StarvationWatch(native.routing, starvation, () => native.expertUse())
@@ -258,14 +254,13 @@ export class LoadedModel {
         push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
         end: () => decoder.end()
       },
-      createSequence: (maxTokens, captureRouting) => native.createSequence({ kvType, maxTokens, captureRouting }),
+      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
       tiers,
       enabled,
       log,
-      earlier,
-      hold: (epoch) => this.swaps.versions.hold(epoch)
+      earlier
     })
     this.#followBudget(generation, choice, requestId)
     const { deadlines, admit } = this.#options

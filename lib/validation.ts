@@ -56,7 +56,7 @@ export function validated<Shape extends z.core.$ZodLooseShape>(
       throw refusal(subject, String(issue.keys[0]), 'not an option', Object.keys(schema.shape).join(', '))
     }
     if (field === undefined) throw validationError(subject, 'the argument', value, 'an object of options')
-    const allowed = (schema.shape as Record<string, z.ZodType>)[String(field)]?.description ?? 'see the documentation'
+    const allowed = allowedAt(schema, [field, ...rest])
     let found: unknown = (value as Record<PropertyKey, unknown>)[field]
     for (const key of rest) found = (found as Record<PropertyKey, unknown> | undefined)?.[key]
     const path = [String(field), ...rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))].join(
@@ -67,6 +67,22 @@ export function validated<Shape extends z.core.$ZodLooseShape>(
     if (isEngineError(error)) throw error
     throw unreadable(subject, error)
   }
+}
+
+/** The description of the field at a path, or of the nearest around it that has one. */
+function allowedAt(schema: z.ZodType, path: readonly PropertyKey[]): string {
+  let allowed = 'see the documentation'
+  let at: z.ZodType | undefined = schema
+  for (const key of path) {
+    at = at instanceof z.ZodObject ? (at.shape as Record<PropertyKey, z.ZodType>)[key] : undefined
+    allowed = at?.description ?? allowed
+    // An optional field, or one with a default, is a schema around that of its values.
+    while (at instanceof z.ZodOptional || at instanceof z.ZodDefault || at instanceof z.ZodPrefault) {
+      at = at.unwrap() as z.ZodType
+      allowed = at.description ?? allowed
+    }
+  }
+  return allowed
 }
 
 /** The error of an argument that throws when it is looked at. */

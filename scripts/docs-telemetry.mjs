@@ -89,7 +89,7 @@ One line of JSON per record, appended; \`tiered-moe audit verify FILE\` (or \`ve
 - Hashes without a secret prove nothing against somebody who can rewrite the whole file: keep seals elsewhere.
 - A record is in the file before the call that made it returns: SIGKILL loses none. It is on the disk 100 ms later at most (\`syncMs\`), in groups, off the
   JavaScript thread; \`dispose()\` waits for it. A torn last line, which loss of power can leave, is cut off by the next run, which notes how many bytes.
-- A log that does not verify is not appended to: \`createEngine\` throws AUDIT_LOG_INVALID. So does a second writer, for the one that came first.
+- A log that does not verify is not appended to, nor one that another engine has open: \`createEngine\` throws AUDIT_LOG_INVALID.
 - A full disk loses no request: FILE_WRITE_FAILED is reported once, records that could not be written are counted (\`tiered_moe_audit_records_total\`), each new
   one tries again, and the first to succeed follows an \`audit_records_lost\` with their number.
 `

@@ -104,10 +104,7 @@ struct ThreadPool::State {
                 continue;
             }
             pause();
-            if (++idle < kSpins) {
-                if (idle % 64 == 0 && !burst.load(std::memory_order_relaxed)) std::this_thread::yield();
-                continue;
-            }
+            if (++idle < kSpins) continue;
             idle = 0;
             if (burst.load(std::memory_order_relaxed)) {
                 std::this_thread::yield();

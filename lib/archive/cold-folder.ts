@@ -2,9 +2,11 @@
  * The folder that keeps what came from the archive: one file per blob, named by the SHA-256 of its bytes, so that models and versions
  * share what is equal. Files appear whole (temporary name, sync, rename), survive a restart, and are evicted least recently used first.
  */
+import { randomUUID } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
-import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
 import { createError, readFailed, writeFailed } from '../errors/index.js'
 import { makeFolder } from '../folders.js'
 import type { BlobSink } from './blob-download.js'
@@ -15,8 +17,13 @@ interface Entry {
   held: number
 }
 
+/** Blobs are spread over folders that are named by the first two digits of their keys. */
+const shelfPattern = /^[0-9a-f]{2}$/
+const blobPattern = /^([0-9a-f]{64})\.blob$/
+/** What is being received: `.partial-<random>.<process>.<machine>`, because containers share folders, and process numbers. */
 const partialPrefix = '.partial-'
-const namePattern = /^([0-9a-f]{64})\.blob$/
+/** A partial file of a process that cannot be looked at is abandoned when nothing was written to it for so long, in milliseconds. */
+const abandonedMs = 3_600_000
 
 export class ColdFolder {
   readonly path: string
@@ -28,7 +35,6 @@ export class ColdFolder {
   /** Bytes of entries, and of those being received. */
   #bytes = 0
   #receiving = 0
-  #partials = 0
 
   private constructor(path: string, limit: number, onEvict: (key: string, bytes: number) => void) {
     this.path = path
@@ -40,18 +46,19 @@ export class ColdFolder {
   static async open(path: string, limit: number, onEvict: (key: string, bytes: number) => void): Promise<ColdFolder> {
     const folder = new ColdFolder(path, limit, onEvict)
     await makeFolder(path)
-    const found: { key: string; bytes: number; used: number }[] = []
-    const names = await readdir(path, { recursive: true }).catch((error: unknown) => {
+    const names = await readdir(path).catch((error: unknown) => {
       throw readFailed(path, error)
     })
-    for (const name of names) {
-      const base = basename(name)
-      if (base.startsWith(partialPrefix)) await folder.#removeAbandoned(name)
-      const key = namePattern.exec(base)?.[1]
-      if (key === undefined) continue
+    for (const name of names) if (name.startsWith(partialPrefix)) await removeAbandoned(path, name)
+    const found: { key: string; bytes: number; used: number }[] = []
+    for (const shelf of names.filter((name) => shelfPattern.test(name))) {
       // Another process may have evicted it meanwhile.
-      const info = await stat(join(path, name)).catch(() => undefined)
-      if (info?.isFile()) found.push({ key, bytes: info.size, used: info.mtimeMs })
+      for (const name of await readdir(join(path, shelf)).catch(() => [])) {
+        const key = blobPattern.exec(name)?.[1]
+        if (!key?.startsWith(shelf)) continue
+        const info = await stat(join(path, shelf, name)).catch(() => undefined)
+        if (info?.isFile()) found.push({ key, bytes: info.size, used: info.mtimeMs })
+      }
     }
     found.sort((a, b) => a.used - b.used || (a.key < b.key ? -1 : 1))
     for (const { key, bytes } of found) folder.#add(key, bytes)
@@ -98,9 +105,11 @@ export class ColdFolder {
    */
   async receive<T>(key: string, bytes: number, fill: (sink: BlobSink) => Promise<T>): Promise<T> {
     await this.#reserve(bytes)
-    const partial = join(this.path, `${partialPrefix}${process.pid}-${++this.#partials}`)
+    const partial = join(this.path, `${partialPrefix}${randomUUID()}.${process.pid}.${hostname()}`)
     let file: FileHandle | undefined
     try {
+      // It may have been removed meanwhile, by somebody who wanted its room.
+      await makeFolder(this.path)
       const opened = await writing(partial, () => open(partial, 'wx'))
       file = opened
       const result = await fill({
@@ -108,10 +117,10 @@ export class ColdFolder {
       })
       await writing(partial, () => opened.datasync())
       file = undefined
-      await opened.close()
+      await writing(partial, () => opened.close())
       const path = this.#pathOf(key)
       await writing(path, async () => {
-        await mkdir(dirname(path), { recursive: true })
+        await makeFolder(dirname(path))
         await rename(partial, path)
       })
       this.#add(key, bytes, this.#remove(key)?.held)
@@ -200,13 +209,16 @@ export class ColdFolder {
   #pathOf(key: string): string {
     return join(this.path, key.slice(0, 2), `${key}.blob`)
   }
+}
 
-  /** Removes a partial file whose process is gone. */
-  async #removeAbandoned(name: string): Promise<void> {
-    const owner = Number(name.slice(partialPrefix.length).split('-')[0])
-    if (owner !== process.pid && isAlive(owner)) return
-    await rm(join(this.path, name), { force: true }).catch(() => undefined)
-  }
+/** Removes a partial file whose process is gone. */
+async function removeAbandoned(folder: string, name: string): Promise<void> {
+  const path = join(folder, name)
+  const [, pid, ...host] = name.slice(partialPrefix.length).split('.')
+  const gone = host.join('.') === hostname() && Number(pid) !== process.pid && !isAlive(Number(pid))
+  const written = gone ? undefined : await stat(path).catch(() => undefined)
+  if (!gone && (!written || Date.now() - written.mtimeMs < abandonedMs)) return
+  await rm(path, { force: true }).catch(() => undefined)
 }
 
 function isAlive(pid: number): boolean {

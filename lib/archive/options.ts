@@ -1,4 +1,5 @@
 /** What the archive is: where it is, how long it may take, and the folder that keeps what came from it. Checked at the border. */
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
@@ -36,27 +37,44 @@ export interface ArchiveOptions {
   breaker?: { failureThreshold?: number; cooldownMs?: number }
 }
 
+const longest = 2 ** 31 - 1
 const milliseconds = (preset: number) =>
-  z
-    .number()
-    .positive()
-    .max(2 ** 31 - 1)
-    .default(preset)
+  z.number().positive().max(longest).default(preset).describe(`a number of milliseconds above 0, up to ${longest}`)
+
+const integer = (min: number, max: number, preset: number) =>
+  z.number().int().min(min).max(max).default(preset).describe(`an integer from ${min} to ${max}`)
+
+/** Whether HTTP can have these headers: what it cannot have would fail at the first request. */
+function areHeaders(headers: Readonly<Record<string, string>>): boolean {
+  try {
+    for (const [name, value] of Object.entries(headers)) {
+      validateHeaderName(name)
+      validateHeaderValue(name, value)
+    }
+    return true
+  } catch {
+    return false
+  }
+}
+
+const mostDelay = 3_600_000
 
 export const archiveSchema = z
   .strictObject({
-    url: z.url({ protocol: /^https?$/ }),
-    headers: z.record(z.string(), z.string()).default({}),
+    url: z.url({ protocol: /^https?$/ }).describe('an address of http or https'),
+    headers: z
+      .record(z.string(), z.string())
+      .refine(areHeaders)
+      .default({})
+      .describe('names and values that HTTP headers can have'),
     coldFolder: z
       .string()
       .min(1)
-      .default(() => join(homedir(), '.cache', 'tiered-moe', 'cold')),
-    coldBytes: z
-      .number()
-      .int()
-      .min(4096)
-      .default(16 * 2 ** 30),
-    requests: z.number().int().min(1).max(64).default(4),
+      .refine((path) => !path.includes('\0'))
+      .default(() => join(homedir(), '.cache', 'tiered-moe', 'cold'))
+      .describe('the path of a folder'),
+    coldBytes: integer(4096, Number.MAX_SAFE_INTEGER, 16 * 2 ** 30),
+    requests: integer(1, 64, 4),
     timeouts: z
       .strictObject({
         connectMs: milliseconds(10_000),
@@ -64,24 +82,28 @@ export const archiveSchema = z
         betweenBytesMs: milliseconds(15_000),
         totalMs: milliseconds(300_000)
       })
-      .prefault({}),
+      .prefault({})
+      .describe('{connectMs, firstByteMs, betweenBytesMs, totalMs}'),
     retry: z
       .strictObject({
-        attempts: z.number().int().min(1).max(100).default(networkProfile.attempts),
+        attempts: integer(1, 100, networkProfile.attempts),
         delaysMs: z
-          .array(z.number().min(0).max(3_600_000))
+          .array(z.number().min(0).max(mostDelay))
           .min(1)
-          .default([...networkProfile.delaysMs]),
-        jitterMs: z.number().int().min(0).max(3_600_000).default(networkProfile.jitterMs)
+          .default([...networkProfile.delaysMs])
+          .describe(`a list of milliseconds from 0 to ${mostDelay}`),
+        jitterMs: integer(0, mostDelay, networkProfile.jitterMs)
       })
-      .prefault({}),
+      .prefault({})
+      .describe('{attempts, delaysMs, jitterMs}'),
     breaker: z
       .strictObject({
-        failureThreshold: z.number().int().min(1).default(networkBreaker.failureThreshold),
+        failureThreshold: integer(1, Number.MAX_SAFE_INTEGER, networkBreaker.failureThreshold),
         cooldownMs: milliseconds(networkBreaker.cooldownMs)
       })
       .prefault({})
+      .describe('{failureThreshold, cooldownMs}')
   })
-  .describe('{url, headers?, coldFolder?, coldBytes?, requests?, timeouts?, retry?, breaker?}, url of http or https')
+  .describe('{url, headers?, coldFolder?, coldBytes?, requests?, timeouts?, retry?, breaker?}')
 
 export type CheckedArchive = z.output<typeof archiveSchema>

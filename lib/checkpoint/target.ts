@@ -15,7 +15,6 @@ import {
   removeFile,
   statIfAny,
   syncFolder,
-  VERSIONS_FOLDER,
   writeFailed
 } from './folder.js'
 import { MANIFEST_NAME, type Manifest, type ManifestExpert, type OptimizerState } from './manifest.js'
@@ -51,7 +50,7 @@ async function removeTemporary(folder: string): Promise<void> {
 async function clear(folder: string): Promise<void> {
   await removeFile(join(folder, MANIFEST_NAME))
   await syncFolder(folder)
-  for (const name of [JOURNAL_NAME, BASE_NAME, EXPERTS_FOLDER, VERSIONS_FOLDER]) {
+  for (const name of [JOURNAL_NAME, BASE_NAME, EXPERTS_FOLDER]) {
     const path = join(folder, name)
     await rm(path, { recursive: true, force: true }).catch((error) => {
       throw writeFailed(path, error)
@@ -89,11 +88,20 @@ export async function lockTarget(folder: string, tryLock: (descriptor: number) =
   }
   await makeFolder(folder)
   const path = join(folder, LOCK_NAME)
-  const handle = await open(path, 'a').catch((error) => {
-    throw writeFailed(path, error)
-  })
-  if (tryLock(handle.fd)) return handle
-  await handle.close()
+  for (let locked = true; locked; ) {
+    const handle = await open(path, 'a').catch((error) => {
+      throw writeFailed(path, error)
+    })
+    try {
+      locked = tryLock(handle.fd)
+      // One that another conversion has removed at its end keeps nobody out.
+      if (locked && (await handle.stat()).nlink > 0) return handle
+    } catch (error) {
+      await handle.close()
+      throw error
+    }
+    await handle.close()
+  }
   throw createError('JOURNAL_LOCKED', `another conversion into ${folder} is under way`, {
     path: folder,
     suggestedAction: 'Wait until it has ended, or convert into another folder.'

@@ -30,5 +30,11 @@ export const number =
   (text: string): number =>
     parse(text, `a number from ${min} to ${max}`, (value) => value >= min && value <= max)
 
+/** The path of a file or folder: an empty one would mean this folder. */
+export function filePath(text: string): string {
+  if (text === '') throw new InvalidArgumentError('Allowed is a path.')
+  return text
+}
+
 /** An option that may be given several times. */
 export const several = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value]

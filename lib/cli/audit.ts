@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
 import { verifyAuditLog } from '../index.js'
+import { filePath } from './arguments.js'
 import type { Session } from './session.js'
 
 interface VerifyOptions {
@@ -15,7 +16,7 @@ export function addAudit(program: Command, session: Session): void {
   audit
     .command('verify')
     .description('check the chains of hashes of an audit log, from its first line to its last')
-    .argument('<file>', 'the audit log')
+    .argument('<file>', 'the audit log', filePath)
     .option('--open', 'the last run may still be running, or have crashed')
     .option('--seal <hash>', 'the seal that was noted earlier, of the last line that there must be at least')
     .option('--json', 'the result as one JSON object')

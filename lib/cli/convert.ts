@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander'
 import { convertModel, type Manifest } from '../checkpoint/index.js'
 import { locateModel } from '../model/embedded.js'
 import { packageRoot } from '../native.js'
-import { given } from './arguments.js'
+import { filePath, given } from './arguments.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import { measureRouting } from './measure-routing.js'
 import type { Session } from './session.js'
@@ -32,18 +32,23 @@ export function addConvert(program: Command, session: Session): void {
   program
     .command('convert')
     .description('make a tiered checkpoint: one aligned blob per expert, in the layout of the kernels')
-    .argument('<from>', 'a GGUF file, an embedded model, or the folder of another checkpoint')
-    .argument('<folder>', 'the folder to write; a conversion that was cut short goes on')
+    .argument('<from>', 'a GGUF file, an embedded model, or the folder of another checkpoint', filePath)
+    .argument('<folder>', 'the folder to write; a conversion that was cut short goes on', filePath)
     .option(
       '--tiers <file|measured>',
-      'a YAML file, or measured: the more used half of each layer is hot (default: one tier)'
+      'a YAML file, or measured: the more used half of each layer is hot (default: one tier)',
+      filePath
     )
     .addOption(
-      new Option('--text <file>', 'measure the use by running this text (tiers default to measured)').conflicts(
-        'statistics'
-      )
+      new Option('--text <file>', 'measure the use by running this text (tiers default to measured)')
+        .argParser(filePath)
+        .conflicts('statistics')
     )
-    .option('--statistics <file>', 'JSON with how often each expert was used: {"layers": [[count, ...], ...]}')
+    .option(
+      '--statistics <file>',
+      'JSON with how often each expert was used: {"layers": [[count, ...], ...]}',
+      filePath
+    )
     .option('--replace', 'take the place of another checkpoint in the folder')
     .option('--json', 'one JSON object')
     .action(async (from: string, to: string, { tiers, statistics, text, replace, json }: ConvertChoices) => {

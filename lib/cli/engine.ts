@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander'
 import { createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
 import type { Isa } from '../native.js'
-import { given, integer } from './arguments.js'
+import { filePath, given, integer } from './arguments.js'
 import type { Session } from './session.js'
 
 export interface EngineChoices {
@@ -32,7 +32,7 @@ export function withEngineOptions(command: Command): Command {
     .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
     .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
-    .option('--tiers <file>', 'YAML with the tiers of a plain model (docs/tiers.md)')
+    .option('--tiers <file>', 'YAML with the tiers of a plain model (docs/tiers.md)', filePath)
     .option('--tier-set <name>', 'tiers to use: fast, balanced, deep, max, or names with commas (default: max)')
 }
 

@@ -5,6 +5,7 @@ import { isCheckpoint, readSoundManifest } from '../checkpoint/sound-manifest.js
 import { locateModel } from '../model/embedded.js'
 import { type ModelDescriptor, readModel } from '../model/index.js'
 import { type GgufMetadataValue, type NativeGguf, native, packageRoot } from '../native.js'
+import { filePath } from './arguments.js'
 import { formatBytes, formatCount, formatPairs, formatTable, printable } from './format.js'
 import { showCheckpoint } from './inspect-checkpoint.js'
 import type { Session } from './session.js'
@@ -56,7 +57,7 @@ export function addInspect(program: Command, session: Session): void {
   program
     .command('inspect')
     .description('show architecture, experts, sizes and metadata of a model, or the tiers of a checkpoint')
-    .argument('[model]', 'a GGUF file, the folder of a tiered checkpoint, or the name of an embedded model')
+    .argument('[model]', 'a GGUF file, the folder of a tiered checkpoint, or the name of an embedded model', filePath)
     .option('--json', 'all of it as one JSON object, with every tensor and the whole metadata')
     .action(async (model: string | undefined, options: { json?: boolean }) => {
       const { path: location } = locateModel(packageRoot(), model)

@@ -6,7 +6,7 @@ import { createError, isEngineError, readFailed } from '../errors/index.js'
 import type { ExpertStats } from '../index.js'
 import { packageRoot } from '../native.js'
 import { MODE_NAMES } from '../tiers/tier-sets.js'
-import { given, integer } from './arguments.js'
+import { filePath, given, integer } from './arguments.js'
 import { type EngineChoices, type OpenModel, withEngineOptions, withModel } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
@@ -178,8 +178,8 @@ export function addPrice(program: Command, session: Session): void {
   const command = program
     .command('price')
     .description('measure what each TierSet costs and gives: perplexity, hit rate, latency, bytes read')
-    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model')
-    .option('--text <file>', 'the text of the perplexity (default: a scene that comes with the package)')
+    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
+    .option('--text <file>', 'the text of the perplexity (default: a scene that comes with the package)', filePath)
     .option('--tokens <n>', 'tokens of the text at most', integer(2), 1024)
     .option('--decode <n>', 'tokens to decode per TierSet', integer(2), 64)
     .option('--json', 'one JSON object')

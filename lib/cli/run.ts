@@ -4,7 +4,7 @@ import { text as readAll } from 'node:stream/consumers'
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
 import { type ChatMessage, type FinalItem, type GenerationRequest, writeTrace } from '../index.js'
-import { given, integer, number, several } from './arguments.js'
+import { filePath, given, integer, number, several } from './arguments.js'
 import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, withModel } from './engine.js'
 import { formatBytes, formatMilliseconds, formatRate } from './format.js'
 import type { Session } from './session.js'
@@ -112,7 +112,9 @@ async function converse(open: OpenModel, options: RunOptions, session: Session):
   session.signal.throwIfAborted()
 }
 
-async function readPrompt(options: RunOptions): Promise<string> {
+async function readPrompt(options: RunOptions, { signal }: Session): Promise<string> {
+  // A signal ends the reading too, and not only when whoever writes has ended.
+  signal.addEventListener('abort', () => process.stdin.destroy(), { once: true })
   const prompt = options.prompt ?? (process.stdin.isTTY ? '' : await readAll(process.stdin))
   if (prompt !== '') return prompt
   throw createError('VALIDATION_ERROR', 'run: the prompt is empty', {
@@ -121,11 +123,18 @@ async function readPrompt(options: RunOptions): Promise<string> {
   })
 }
 
+/** VALIDATION_ERROR before anything is generated, where nothing is asked of an expert cache. */
+function checkRecording({ engine, id }: OpenModel): void {
+  if (engine.modelStats(id).experts) return
+  const details = { path: 'recordTrace', allowed: 'a model whose experts are kept under a budget: give --memory' }
+  throw createError('VALIDATION_ERROR', 'run: --record-trace without --memory: all experts are in memory', details)
+}
+
 export function addRun(program: Command, session: Session): void {
   const command = program
     .command('run')
     .description('generate text; without a model, with the one that comes with the package')
-    .argument('[model]', 'a GGUF file, or the name of an embedded model')
+    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
     .option('-p, --prompt <text>', 'text to continue (default: standard input)')
     .option('-i, --interactive', 'read prompts line by line')
     .option('-n, --max-tokens <n>', 'tokens to generate at most', integer(1), 256)
@@ -137,19 +146,20 @@ export function addRun(program: Command, session: Session): void {
     .option('--seed <n>', 'the same seed gives the same text (default: random)', integer(0))
     .option('--stop <text>', 'end before this text; may be given several times', several)
     .option('--ignore-eos', 'go on after an end-of-text token')
-    .option('--audit <file>', 'append to this audit log')
+    .option('--audit <file>', 'append to this audit log', filePath)
     .option(
       '--drain <seconds>',
       'let the answer end after SIGINT or SIGTERM, for so long (default: stop)',
       number(0, 86_400)
     )
-    .option('--record-trace <file>', 'write what was asked of the expert cache (with --memory): see simulate')
+    .option('--record-trace <file>', 'write what was asked of the expert cache (with --memory): see simulate', filePath)
     .option('--json', 'one JSON object per line: each token, then the figures')
   withEngineOptions(command).action(async (model: string | undefined, options: RunOptions) => {
     const interactive = options.interactive === true || (options.prompt === undefined && process.stdin.isTTY === true)
-    const prompt = interactive ? '' : await readPrompt(options)
+    const prompt = interactive ? '' : await readPrompt(options, session)
     const recording = { ...options, recordTrace: options.recordTrace !== undefined }
     await withModel(model, recording, session, async (open) => {
+      if (options.recordTrace !== undefined) checkRecording(open)
       if (interactive) {
         await converse(open, options, session)
       } else {

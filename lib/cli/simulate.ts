@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { comparePolicies, type PolicyComparison, type PolicyResult } from '../tiers/simulation.js'
 import { readTrace, type Trace, traceSteps } from '../tiers/trace.js'
-import { integer, number } from './arguments.js'
+import { filePath, integer, number } from './arguments.js'
 import { formatTable, printable } from './format.js'
 import type { Session } from './session.js'
 
@@ -52,7 +52,7 @@ export function addSimulate(program: Command, session: Session): void {
   program
     .command('simulate')
     .description('hit rates of cache policies on a recorded trace, beside the best possible')
-    .argument('<trace>', 'a trace file (docs/traces.md)')
+    .argument('<trace>', 'a trace file (docs/traces.md)', filePath)
     .option('--slots <count>', 'experts in memory; may be given several times', numbers(integer(1, MOST_SLOTS)))
     .option('--residency <share>', 'experts in memory as a share of all, 0 to 1', numbers(number(0, 1)))
     .option('--seed <number>', 'of the hash that breaks ties; usually the recorded one', integer(0, 2 ** 32 - 1))
@@ -64,8 +64,10 @@ export function addSimulate(program: Command, session: Session): void {
       const seed = options.seed ?? trace.seed
       const steps = traceSteps(trace)
       const comparisons: PolicyComparison[] = []
-      for (const count of slotsOf(trace, options))
+      for (const count of slotsOf(trace, options)) {
+        session.signal.throwIfAborted()
         comparisons.push(await comparePolicies(trace, count, { seed, mixes: options.mixes }))
+      }
       if (options.json) {
         session.json({
           path,

@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { verifyCheckpoint } from '../checkpoint/index.js'
 import { createError } from '../errors/index.js'
+import { filePath } from './arguments.js'
 import { formatBytes, formatMilliseconds } from './format.js'
 import type { Session } from './session.js'
 
@@ -9,7 +10,7 @@ export function addVerify(program: Command, session: Session): void {
   program
     .command('verify')
     .description('compare every byte of a checkpoint with its manifest')
-    .argument('<folder>', 'the folder of a tiered checkpoint')
+    .argument('<folder>', 'the folder of a tiered checkpoint', filePath)
     .option('--json', 'one JSON object')
     .action(async (folder: string, { json }: { json?: boolean }) => {
       const started = performance.now()

@@ -59,7 +59,8 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     )
     await phases.run('telemetry', async () => {
       watchCounters(telemetry, addon, models)
-      await telemetry.start(await openAudit(telemetry, options, { isa: backend.isa, threads: backend.threads }))
+      const audit = await openAudit(telemetry, options, addon, { isa: backend.isa, threads: backend.threads })
+      await telemetry.start(audit)
     })
     telemetry.event('routing_seed', `the routing seed is ${seed.text}`, { seed: seed.text, source: seed.source })
     telemetry.open()
@@ -67,7 +68,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     journal?.started({ version: packageVersion(), node: process.version, routingSeed: seed.text })
     lifecycle.to('warm', 'backend ready')
     const requests = new Requests(telemetry, options.telemetry.logPrompts)
-    const hooks: ShutdownHooks = { flush: [], release: [] }
+    const hooks: ShutdownHooks = { flush: [], persist: [], release: [] }
     if (journal) {
       hooks.flush.push(() => journal.flush())
       hooks.release.push(() => journal.close())
@@ -152,6 +153,7 @@ function watchCounters({ metrics }: Telemetry, addon: NativeAddon, models: Model
 async function openAudit(
   telemetry: Telemetry,
   { audit, maxBatchTokens }: CheckedOptions,
+  addon: NativeAddon,
   machine: Readonly<Record<string, unknown>>
 ): Promise<AuditLog | undefined> {
   if (audit === undefined) return undefined
@@ -161,6 +163,7 @@ async function openAudit(
     ...(syncMs !== undefined && { syncMs }),
     run: { version: packageVersion(), maxBatchTokens },
     machine,
+    tryLock: (descriptor) => addon.tryLockFile(descriptor),
     onFailure: (error) => telemetry.error(error, { method: 'audit' }),
     onRecord: (outcome) => telemetry.metrics.auditRecords.add(1, { outcome })
   })

@@ -4,7 +4,6 @@ import type { ArchiveOptions } from '../archive/options.js'
 import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
-import { changeSchema } from '../experts/changes.js'
 import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
@@ -178,6 +177,7 @@ export interface ForwardRequest {
 }
 
 const largest = 2 ** 31 - 1
+const positive = `an integer from 1 to ${largest}`
 const idSchema = z.string().min(1).max(200)
 const modelId = idSchema.describe('the id of a loaded model')
 
@@ -214,7 +214,7 @@ export const engineSchema = z.strictObject({
     .default('auto')
     .describe('auto, scalar, avx2, avx512 or neon'),
   maxBatchTokens: z.number().int().min(1).max(65536).default(512).describe('an integer from 1 to 65536'),
-  maxContextTokens: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
+  maxContextTokens: z.number().int().min(1).max(largest).optional().describe(positive),
   journal: z
     .union([filePath, journalSchema])
     .optional()
@@ -263,7 +263,7 @@ export const loadSchema = z.strictObject({
     .describe('the path of a GGUF file or of a checkpoint, or the name of an embedded model'),
   id: idSchema.optional().describe('a string of 1 to 200 characters'),
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
-  contextLength: z.number().int().min(1).max(largest).optional().describe('an integer from 1 on'),
+  contextLength: z.number().int().min(1).max(largest).optional().describe(positive),
   tierSet: tierSetSchema.default('max').describe(tierSetAllowed),
   tiers: z
     .union([
@@ -314,7 +314,7 @@ export const disposeSchema = z.strictObject({ drainMs: drainMs.optional().descri
 export const freezeSchema = z.strictObject({
   reason: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters'),
   drainMs: drainMs.optional().describe(drainAllowed),
-  retryAfterSeconds: z.number().min(0).max(largest).optional().describe('a number of seconds from 0 on')
+  retryAfterSeconds: z.number().min(0).max(largest).optional().describe(`a number of seconds from 0 to ${largest}`)
 }) satisfies z.ZodType<FreezeOptions>
 
 const expertIndex = z.number().int().min(0).max(4095)
@@ -327,11 +327,6 @@ export const pinSchema = z.strictObject({
   pinned: z.boolean().describe('true or false')
 })
 
-export const swapSchema = z.strictObject({
-  model: modelId,
-  changes: z.array(changeSchema).min(1).max(65536).describe('a list of changes, at least one')
-})
-
 export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
 
 const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)
@@ -341,7 +336,7 @@ export const perplexitySchema = z.strictObject({
   model: modelId,
   text: z.string().min(1).optional().describe('a string'),
   tokens: tokenList.optional().describe(tokensAllowed),
-  window: z.number().int().min(2).max(largest).default(256).describe('an integer from 2 on'),
+  window: z.number().int().min(2).max(largest).default(256).describe(`an integer from 2 to ${largest}`),
   tierSet: tierSetSchema.optional().describe(tierSetAllowed)
 })
 

@@ -109,9 +109,9 @@ const requestSchema = z.strictObject({
     .min(1)
     .optional()
     .describe('a list of {role: string, content: string}, at least one'),
-  maxTokens: z.number().int().min(1).max(maxTokenId).default(512).describe('an integer from 1 on'),
+  maxTokens: z.number().int().min(1).max(maxTokenId).default(512).describe(`an integer from 1 to ${maxTokenId}`),
   temperature: z.number().min(0).max(100).default(0.8).describe('a number from 0 (greedy) to 100'),
-  topK: z.number().int().min(0).max(maxTokenId).default(40).describe('an integer from 0 (off) on'),
+  topK: z.number().int().min(0).max(maxTokenId).default(40).describe(`an integer from 0 (off) to ${maxTokenId}`),
   topP: z.number().gt(0).max(1).default(0.95).describe('a number above 0, up to 1 (off)'),
   minP: z.number().min(0).max(1).default(0.05).describe('a number from 0 (off) to 1'),
   repetitionPenalty: z.number().gt(0).max(100).default(1).describe('a number above 0, up to 100; 1 is off'),

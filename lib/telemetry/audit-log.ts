@@ -21,6 +21,8 @@ export interface AuditLogOptions {
   run: Readonly<Record<string, unknown>>
   /** What stands beside the chain of the first record. */
   machine?: Readonly<Record<string, unknown>>
+  /** Locks a file descriptor, or says that another one has the lock. */
+  tryLock(descriptor: number): boolean
   /** Called when writing begins to fail, with FILE_WRITE_FAILED. */
   onFailure(error: unknown): void
   /** Called for each record. */
@@ -52,10 +54,14 @@ export class AuditLog {
   /** Verifies what is in the file, cuts off a torn last line, and begins a run. AUDIT_LOG_INVALID, FILE_READ_FAILED, FILE_WRITE_FAILED. */
   static async open(options: AuditLogOptions): Promise<AuditLog> {
     const { path } = options
-    const { chain, bytes, tornBytes } = await readAuditLog(path)
     let file: number | undefined
     try {
       file = openSync(path, 'a', 0o600)
+      if (!options.tryLock(file)) {
+        const reason = 'is being written by somebody else'
+        throw createError('AUDIT_LOG_INVALID', `${path}: it ${reason}`, { path, reason })
+      }
+      const { chain, bytes, tornBytes } = await readAuditLog(path)
       if (tornBytes > 0) ftruncateSync(file, bytes)
       const log = new AuditLog(options, file, chain, bytes)
       const before = { previousClosed: chain.closed, tornBytes }

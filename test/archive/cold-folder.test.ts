@@ -1,7 +1,7 @@
 /** The folder of blobs that came from the archive: bounded, whole files only, and what a killed process leaves. */
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createError } from '../../lib/errors/index.js'
@@ -115,6 +115,61 @@ t.test('a process killed while it writes', async (t) => {
   t.equal(after.onDisk(), 0)
   await after.receive(blobs[0]!)
   t.same(after.held(), [0])
+})
+
+t.test('two that share a folder leave what the other receives alone', async (t) => {
+  const path = temporaryFolder(t)
+  const first = await openFolder(path, 1e6)
+  let fill: () => void = () => {}
+  const filled = new Promise<void>((resolve) => {
+    fill = resolve
+  })
+  const { key, bytes } = blobs[0]!
+  const receiving = first.folder.receive(key, size, async (sink) => {
+    await sink.write(bytes, 0)
+    await filled
+  })
+  while (first.onDisk() < size) await new Promise(setImmediate)
+  const second = await openFolder(path, 1e6)
+  await second.receive(blobs[1]!)
+  fill()
+  await receiving
+  t.same(first.held(), [0])
+  t.same((await openFolder(path, 1e6)).held(), [0, 1])
+})
+
+t.test('what another machine left is removed when nobody has written to it for an hour', async (t) => {
+  const path = temporaryFolder(t)
+  const left = [1, 2].map((n) => join(path, `.partial-${n}.1.elsewhere`))
+  for (const name of left) writeFileSync(name, 'half')
+  utimesSync(left[0]!, 0, Date.now() / 1000 - 3700)
+  await openFolder(path, 1e6)
+  t.same(
+    left.map((name) => existsSync(name)),
+    [false, true]
+  )
+})
+
+t.test('files of others in the folder are not looked at', async (t) => {
+  const path = temporaryFolder(t)
+  const { key } = blobs[0]!
+  mkdirSync(join(path, 'elsewhere', key.slice(0, 2)), { recursive: true })
+  const foreign = [join(path, `${key}.blob`), join(path, 'elsewhere', key.slice(0, 2), `${key}.blob`)]
+  for (const name of foreign) writeFileSync(name, Buffer.alloc(size))
+  const { held, folder } = await openFolder(path, 1)
+  t.same(held(), [])
+  t.equal(folder.bytes, 0)
+  t.ok(foreign.every((name) => existsSync(name)))
+})
+
+t.test('a folder that is removed while it is in use is made again', async (t) => {
+  const path = temporaryFolder(t)
+  const { receive, held } = await openFolder(join(path, 'cold'), 1e6)
+  await receive(blobs[0]!)
+  rmSync(join(path, 'cold'), { recursive: true })
+  await receive(blobs[1]!)
+  await receive(blobs[0]!)
+  t.same(held(), [0, 1])
 })
 
 /** A file system of its own, where this process may make one. */

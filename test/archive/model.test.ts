@@ -122,6 +122,34 @@ t.test('a cold folder without room for a layer fails the request', async (t) => 
   t.ok((await engine.generate({ ...request, tierSet: 'core' })).text)
 })
 
+t.test('a cold folder that is removed while it is in use is filled again', async (t) => {
+  const { text } = await plain.generate(request)
+  const cold = temporaryFolder(t)
+  const engine = await open(t, cold, { memory: memoryFor(52), cachePolicy: 'lru' })
+  t.equal((await engine.generate(request)).text, text)
+  rmSync(cold, { recursive: true })
+  t.equal((await engine.generate({ ...request, prompt: 'JULIET:' })).finishReason, 'length')
+  t.equal((await engine.generate(request)).text, text)
+})
+
+t.test('options that HTTP or the system could not have', async (t) => {
+  const engine = await createEngine({ threads: 1 })
+  t.teardown(() => engine.dispose())
+  const refused: [object, string, RegExp][] = [
+    [{ url: 'ftp://host/' }, 'archive.url', /http or https/],
+    [{ url: 'http://host/', headers: { 'a b': 'c' } }, 'archive.headers', /HTTP headers/],
+    [{ url: 'http://host/', headers: { authorization: 'a\nb' } }, 'archive.headers', /HTTP headers/],
+    [{ url: 'http://host/', coldFolder: 'a\0b' }, 'archive.coldFolder', /path of a folder/],
+    [{ url: 'http://host/', coldBytes: -1 }, 'archive.coldBytes', /4096/],
+    [{ url: 'http://host/', timeouts: { totalMs: 0 } }, 'archive.timeouts.totalMs', /milliseconds/],
+    [{ url: 'http://host/', retry: { attempts: 0 } }, 'archive.retry.attempts', /1 to 100/]
+  ]
+  for (const [archive, path, allowed] of refused) {
+    const load = engine.loadModel({ model: part, archive } as LoadModelRequest)
+    await t.rejects(load, { code: 'VALIDATION_ERROR', details: { path, allowed } }, path)
+  }
+})
+
 t.test('a damaged and a removed file of the cold folder are fetched again', async (t) => {
   const { text } = await plain.generate(request)
   const cold = temporaryFolder(t)

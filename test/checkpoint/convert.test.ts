@@ -16,6 +16,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type ConvertModelRequest, convertModel, type Manifest, verifyCheckpoint } from 'tiered-moe'
 import { type DType, openBackend } from 'tiered-moe/kernels'
+import { lockTarget } from '../../lib/checkpoint/target.js'
 import { readGgufHeader, TENSOR_TYPES, type TensorTypeName } from '../fixtures/gguf.js'
 import { moeModel } from '../fixtures/moe-model.js'
 import { embedded } from '../fixtures/package.js'
@@ -358,6 +359,19 @@ t.test('a source that changes, an abort half-way, two at a time', async (t) => {
   t.match(await second, { code: 'JOURNAL_LOCKED', details: { path: to } })
   t.match(done, { kept: 2, written: 2 }, 'what was finished is kept')
   t.same((await verifyCheckpoint(to)).damage, [])
+})
+
+t.test('a lock that the conversion before has removed locks nobody out', async (t) => {
+  const folder = join(t.testdir({}), 'to')
+  const path = join(folder, 'convert.lock')
+  let tries = 0
+  const lock = await lockTarget(folder, (descriptor) => {
+    if (tries++ === 0) rmSync(path)
+    return addon.tryLockFile(descriptor)
+  })
+  t.equal((await lock.stat()).ino, statSync(path).ino, 'the file that others open')
+  await t.rejects(lockTarget(folder, addon.tryLockFile), { code: 'JOURNAL_LOCKED' })
+  await lock.close()
 })
 
 t.test('a journal that is cut off, or lies', async (t) => {

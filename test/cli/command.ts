@@ -16,13 +16,18 @@ export interface Outcome {
 }
 
 export interface CommandOptions {
-  input?: string
+  /** Standard input; undefined leaves it open. */
+  input?: string | undefined
   env?: Record<string, string>
   /** Sees the process and its output up to now each time that some arrives. */
   onOutput?: (child: ChildProcess, stdout: string) => void
+  /** Called when `ready` comes on standard error. */
+  onReady?: (child: ChildProcess) => void
 }
 
-export function command(args: string[], { input = '', env = {}, onOutput }: CommandOptions = {}): Promise<Outcome> {
+export function command(args: string[], options: CommandOptions = {}): Promise<Outcome> {
+  const { env = {}, onOutput, onReady } = options
+  const input = 'input' in options ? options.input : ''
   return new Promise((done, fail) => {
     const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...env } })
     let stdout = ''
@@ -33,11 +38,12 @@ export function command(args: string[], { input = '', env = {}, onOutput }: Comm
     })
     child.stderr.setEncoding('utf8').on('data', (part: string) => {
       stderr += part
+      if (part === 'ready') onReady?.(child)
     })
     child.stdin.on('error', () => {})
     child.on('error', fail)
     child.on('close', (code, signal) => done({ code, signal, stdout, stderr }))
-    child.stdin.end(input)
+    if (input !== undefined) child.stdin.end(input)
   })
 }
 

@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -144,6 +145,11 @@ t.test('bench and doctor', { skip }, async (t) => {
   t.match((await command(['doctor'])).stdout, /instructions +scalar/)
 })
 
+/** Says so on standard error once the command reads its standard input. */
+const tellWhenReady = `--import=data:text/javascript,${encodeURIComponent(
+  "process.stdin.on('newListener', (name) => name === 'readable' && setTimeout(() => process.stderr.write('ready'), 0))"
+)}`
+
 t.test('ended early', { skip }, async (t) => {
   const long = ['run', '-i', '-n', '240', '--ignore-eos']
   const input = 'ROMEO:\n'.repeat(200)
@@ -161,6 +167,9 @@ t.test('ended early', { skip }, async (t) => {
     t.equal(code, exit, signal)
     t.equal(stderr, 'interrupted\n')
   }
+  const onReady = (child: ChildProcess) => child.kill('SIGINT')
+  const reading = await command(['run'], { input: undefined, env: { NODE_OPTIONS: tellWhenReady }, onReady })
+  t.equal(reading.code, 130, 'while it waits for a prompt that does not come')
   const closed = await command(long, { input, onOutput: (child) => child.stdout?.destroy() })
   t.equal(closed.code, 0, 'a reader that has gone')
   t.equal(closed.stderr, '')

@@ -56,7 +56,8 @@ t.test('a run records its trace', { skip }, async (t) => {
   t.match((await command(['simulate', file, '--no-mixes'])).stdout, /20 steps of tiny-shakespeare/)
   const refused = await command(run)
   t.equal(refused.code, 2)
-  t.match(refused.stderr, /recordTrace/)
+  t.match(refused.stderr, /--record-trace without --memory/)
+  t.equal(refused.stdout, '', 'told before anything is generated')
 })
 
 t.test('what cannot be replayed', { skip }, async (t) => {

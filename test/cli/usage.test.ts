@@ -29,7 +29,13 @@ t.test('usage errors end with code 2', { skip: notBuilt }, async (t) => {
     ['run', 'one', 'two'],
     ['quantize', 'one'],
     ['quantize', 'one', 'two', '--type', 'q2_k'],
-    ['bench', '--repeat', '0']
+    ['bench', '--repeat', '0'],
+    ['inspect', ''],
+    ['convert', '', 'x'],
+    ['convert', 'tiny-shakespeare', ''],
+    ['quantize', 'tiny-shakespeare', ''],
+    ['quantize', 'tiny-shakespeare', 'x'.repeat(5000)],
+    ['run', '--prompt', 'x', '--record-trace', '']
   ]) {
     const { code, stdout, stderr } = await command(args)
     t.equal(code, 2, args.join(' '))

@@ -22,12 +22,13 @@ t.test('the order of a shutdown, from the audit log', async (t) => {
   const order: string[] = []
   const parts = await boot({ threads: 2, audit, onError: ({ code }) => order.push(code) }, {})
   const engine = new Engine(parts)
-  parts.hooks.flush.push(
+  parts.hooks.flush.push(async () => void order.push('flush'))
+  parts.hooks.persist.push(
     async () => {
-      order.push('flush')
+      order.push('persist')
       throw createError('FILE_WRITE_FAILED', 'made by the test')
     },
-    async () => void order.push('flush too')
+    async () => void order.push('persist too')
   )
   parts.hooks.release.push(async () => void order.push('release'))
   await engine.loadModel()
@@ -40,8 +41,9 @@ t.test('the order of a shutdown, from the audit log', async (t) => {
     'ENGINE_DISPOSED',
     'ended with 40',
     'flush',
+    'persist',
     'FILE_WRITE_FAILED',
-    'flush too',
+    'persist too',
     'release'
   ])
   const records = recordsOf(audit)
@@ -58,8 +60,8 @@ t.test('the order of a shutdown, from the audit log', async (t) => {
     'shutdown_step quiesce',
     'error ENGINE_DISPOSED',
     'shutdown_step drain',
-    'error FILE_WRITE_FAILED',
     'shutdown_step flush',
+    'error FILE_WRITE_FAILED',
     'shutdown_step persist',
     'shutdown_step release',
     'engine_state closed',

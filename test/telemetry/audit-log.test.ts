@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { appendFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { verifyAuditLog } from 'tiered-moe'
+import { createEngine, verifyAuditLog } from 'tiered-moe'
 import { AuditLog } from '../../lib/telemetry/audit-log.js'
 import { readAuditLog } from '../../lib/telemetry/audit-verify.js'
 import { mountPoint, mountTmpfs } from '../journal/mounts.js'
@@ -13,12 +13,14 @@ interface Outcomes {
   counts: { written: number; lost: number }
 }
 
-async function open(path: string): Promise<Outcomes> {
+/** Without a lock a log that is dropped is as one whose process died. */
+async function open(path: string, tryLock = () => true): Promise<Outcomes> {
   const failures: unknown[] = []
   const counts = { written: 0, lost: 0 }
   const log = await AuditLog.open({
     path,
     run: { version: 'test' },
+    tryLock,
     onFailure: (error) => failures.push(error),
     onRecord: (outcome) => counts[outcome]++
   })
@@ -118,7 +120,7 @@ t.test('a torn last line is cut off, wherever it was torn, and the next run tell
 t.test('killed at any moment: every record that was made is there, and the file holds', async (t) => {
   const path = join(t.testdir(), 'log')
   const script = `import { AuditLog } from '${join(process.cwd(), 'dist/esm/telemetry/audit-log.js')}'
-    const log = await AuditLog.open({ path: process.argv[1], run: {}, onFailure: console.log, onRecord() {} })
+    const log = await AuditLog.open({ path: process.argv[1], run: {}, tryLock: () => true, onFailure: console.log, onRecord() {} })
     for (let i = 0; ; i++) {
       log.append('model_loaded', { i }, {})
       process.stdout.write(i + '\\n')
@@ -140,7 +142,18 @@ t.test('killed at any moment: every record that was made is there, and the file 
   }
 })
 
-t.test('somebody else writes to it', async (t) => {
+t.test('one engine at a time', async (t) => {
+  const path = join(t.testdir(), 'log')
+  const first = await createEngine({ threads: 1, audit: path })
+  const { length } = linesOf(path)
+  await t.rejects(createEngine({ threads: 1, audit: path }), { code: 'AUDIT_LOG_INVALID', details: { path } })
+  t.equal(linesOf(path).length, length)
+  await first.dispose()
+  await (await createEngine({ threads: 1, audit: path })).dispose()
+  t.match(await verifyAuditLog(path), { runs: 2, closed: true })
+})
+
+t.test('somebody else writes to it, where nothing can be locked', async (t) => {
   const path = join(t.testdir(), 'log')
   const first = await open(path)
   const second = await open(path)
@@ -203,7 +216,7 @@ t.test('a disk that was full for a while', async (t) => {
 t.test('a folder in place of the file, a folder that is not there', async (t) => {
   const dir = t.testdir()
   await t.rejects(open(join(dir, 'none', 'log')), { code: 'FILE_WRITE_FAILED', details: { errno: 'ENOENT' } })
-  await t.rejects(open(dir), { code: 'FILE_READ_FAILED', details: { errno: 'EISDIR' } })
+  await t.rejects(open(dir), { code: 'FILE_WRITE_FAILED', details: { errno: 'EISDIR' } })
   const path = join(dir, 'log')
   await write(path)
   t.equal(statSync(path).mode & 0o777, 0o600, 'for its owner only')
