@@ -202,7 +202,7 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
 void Executor::read_ahead(size_t seen, const float* states) {
     Prefetcher& prefetcher = *model_.prefetcher_;
     ExpertStore& store = *model_.store_;
-    if (!prefetcher.on() || store.all_resident() || !model_.foreseeable_) return;
+    if (!prefetcher.on() || store.holds_all() || !model_.foreseeable_) return;
     prefetcher.see(seen, states);
     const size_t next = seen == Prefetcher::kEmbeddings ? 0 : seen + 1;
     for (size_t lead = 1; lead <= Prefetcher::kMostLead && next + lead - 1 < model_.routed_.size(); lead++) {

@@ -42,13 +42,16 @@ Status Prefetcher::reserve(size_t width, size_t rows) {
 }
 
 uint64_t Prefetcher::bytes(const Plan& plan) {
-    uint64_t most = 0;
+    uint64_t most = 0, widest = 0, layers = 0;
     for (const PlanOp& op : plan.ops) {
         if (op.kind != OpKind::Route) continue;
         const uint64_t rows = plan.tensors[op.weight].shape[1] + op.hser.tier_groups.size() + op.hser.group_experts.size();
-        most = std::max(most, 2 * uint64_t{plan.buffer_widths[op.in]} + 2 * uint64_t{op.k} + 3 * rows);
+        const uint64_t width = plan.buffer_widths[op.in];
+        layers++;
+        widest = std::max(widest, width);
+        most = std::max(most, 3 * width + 2 * uint64_t{op.k} + 3 * rows);
     }
-    return most * kMostTokens * sizeof(float) + 6 * 64;  // six blocks, each rounded up
+    return (most * kMostTokens + layers * widest) * sizeof(float) + 8 * 64;  // eight blocks, each rounded up
 }
 
 void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes) {
@@ -58,8 +61,8 @@ void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t exp
     for (std::vector<Guess>& guesses : guesses_) guesses.clear();  // of a step that did not end
     for (std::vector<uint8_t>* flags : {&in_guess_, &asked_, &made_}) std::fill(flags->begin(), flags->end(), uint8_t{0});
     // What was read ahead and has not been used yet counts as read for nothing until it is.
-    const double all = static_cast<double>(counts.demand_bytes + counts.prefetch_bytes);
-    const double unused = static_cast<double>(counts.prefetch_bytes) - static_cast<double>(counts.prefetch_used);
+    const double all = static_cast<double>(counts.asked_bytes);
+    const double unused = static_cast<double>(counts.ahead_bytes) - static_cast<double>(counts.prefetch_used);
     const double earned = ((all - seen_all_) * kMostForNothing - (unused - seen_unused_)) / static_cast<double>(expert_bytes);
     credit_ = std::min(kMostCredit, credit_ + earned);
     most_missed_ = std::max(0.0, credit_ / kMostCredit) * (100 - kLeastPerCent) / 100;
@@ -165,7 +168,7 @@ void Prefetcher::predict(size_t layer, size_t lead, const RouteArgs& route, cons
     for (const Candidate& candidate : candidates_) {
         const uint32_t expert = candidate.expert;
         if (candidate.margin > 0) in_guess[expert] = 1;
-        if (store.residency(static_cast<uint32_t>(layer), expert) != Residency::Absent) {
+        if (store.holds(static_cast<uint32_t>(layer), expert)) {
             if (candidate.margin > 0) ahead.push_back(expert);  // to be kept
             continue;
         }
@@ -193,9 +196,8 @@ void Prefetcher::observe(size_t layer, const std::vector<uint32_t>& experts, con
     guesses_[layer].clear();
     uint64_t predicted = 0, present = 0;
     for (uint32_t expert : experts) {
-        const Residency residency = store.residency(static_cast<uint32_t>(layer), expert);
         predicted += in_guess[expert] != 0;
-        present += residency == Residency::Resident || residency == Residency::Loading;
+        present += store.holds(static_cast<uint32_t>(layer), expert);
     }
     std::lock_guard<std::mutex> lock(mutex_);
     layers_[layer].wanted += experts.size();

@@ -28,9 +28,9 @@ const flags = [
 ]
 // The sanitizer of this process is not the compiler's, nor that of the check.
 const { LD_PRELOAD: _, ...env } = process.env
-/** What the store is made of; it needs neither Node nor kernels. */
+/** What the store and the prefetcher are made of; they need neither Node nor kernels. */
 const parts =
-  /^csrc\/(core\/(store\/.*|memory|status|threads|tie_hash|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
+  /^csrc\/(core\/(store\/.*|prefetcher|memory|status|threads|tie_hash|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
 const sources = readFileSync(join(root, 'csrc/sources.txt'), 'utf8')
   .split('\n')
   .filter((line) => parts.test(line))
@@ -78,7 +78,18 @@ const raised = {
   resize: ['CANCELLED'],
   scrub: ['RUNTIME_MEMORY_CORRUPTION']
 }
-const cases = ['checksum', 'sources', 'order', 'stale', 'determinism', ...Object.keys(raised)]
+const others = [
+  'checksum',
+  'sources',
+  'order',
+  'promoted',
+  'stale',
+  'late_check',
+  'determinism',
+  'guesses',
+  'predictions'
+]
+const cases = [...others, ...Object.keys(raised)]
 
 // Where the tests themselves run under AddressSanitizer, that is the one.
 const [name, ...sanitizer] = process.env.TIERED_MOE_SANITIZED

@@ -3,6 +3,8 @@
 // store.test.ts builds and runs it under ThreadSanitizer and under AddressSanitizer with UBSan. Exit status 1 where a case failed.
 #include "core/store/direct_file.h"
 #include "core/store/wave_schedule.h"
+#include "prefetcher_check.h"
+#include "reads_check.h"
 #include "slot_pool_check.h"
 #include "store_use.h"
 
@@ -37,7 +39,7 @@ void sources(const Experts& files) {
             const auto store = open_store(files, source, slots, 3);
             store->begin_step();
             for (uint32_t layer = 0; layer < files.layers; layer++) CHECK_OK(use(*store, files, layer, all_of(files.experts)));
-            CHECK(store->all_resident() == (slots > 3));
+            CHECK(store->holds_all() == (slots > 3));
             CHECK(store->counts().cache.misses == files.layers * files.experts);
         }
     }
@@ -118,42 +120,6 @@ void plain(const Experts& files) {
         CHECK_CODE(file->read(file->bytes() - kBlobAlignment, to, bytes, bytes), FILE_READ_FAILED);
         CHECK_OK(file->read(file->bytes() - kBlobAlignment, to, bytes, kBlobAlignment));
     }
-}
-
-/** A demand goes before every prefetch that has not begun, makes one of them a demand, and always finds a thread. */
-void order(const Experts& files) {
-    auto held = std::make_shared<Held>(blobs_of(files), 0, 1);
-    const auto store = open_store(files, held, 12, 1);
-    held->shut();
-    store->begin_step();
-    store->prefetch(1, {0, 1, 2, 3});
-    held->wait_for_reads(1);
-    CHECK(store->residency(1, 0) == Residency::Loading);
-    CHECK_OK(store->begin_layer(1, {3, 7}));
-    held->open();
-    std::vector<ReadyExpert> ready;
-    while (ready.size() < 2) CHECK_OK(store->next(ready, nullptr));
-    for (const ReadyExpert& expert : ready) CHECK((expert.expert == 3 || expert.expert == 7) && is_right(files, 1, expert));
-    store->end_layer();
-    store->begin_step();
-    CHECK_OK(use(*store, files, 1, {0, 1, 2, 3}));
-    using Reads = std::vector<std::pair<uint32_t, uint32_t>>;
-    CHECK((held->order() == Reads{{1, 0}, {1, 3}, {1, 7}, {1, 1}, {1, 2}}));
-    held = std::make_shared<Held>(blobs_of(files), 0, 1);
-    const auto wide = open_store(files, held, 12, 2);
-    held->shut();
-    wide->begin_step();
-    wide->prefetch(1, {0, 1});
-    held->wait_for_reads(1);
-    CHECK_OK(wide->begin_layer(0, {5}));
-    held->wait_for_reads(2);  // reads ahead leave a thread for it
-    CHECK((held->order() == Reads{{1, 0}, {0, 5}}));
-    held->open();
-    wide->end_layer();
-    const StoreCounts counts = store->counts();
-    CHECK(counts.late >= 1 && counts.late <= counts.cache.hits && counts.cache.misses == 1);
-    CHECK(counts.prefetch_bytes == 4 * files.layout.bytes && counts.prefetch_used == counts.prefetch_bytes && counts.prefetch_wasted == 0);
-    CHECK(counts.demand_bytes == files.layout.bytes);
 }
 
 /** A cancelled step releases everything while its reads still run; a store can go while reads run into it. */
@@ -252,9 +218,7 @@ void damage(const Experts& files) {
     struct stat info;
     CHECK(stat(files.gguf_path.c_str(), &info) == 0);
     std::vector<uint8_t> tail(5000);
-    const int file = open(files.gguf_path.c_str(), O_RDONLY | O_CLOEXEC);
-    CHECK(pread(file, tail.data(), tail.size(), info.st_size - 5000) == 5000);
-    close(file);
+    read_at(files.gguf_path, static_cast<size_t>(info.st_size - 5000), tail.data(), tail.size());
     CHECK(truncate(files.gguf_path.c_str(), info.st_size - 5000) == 0);
     CHECK_CODE(use(*store, files, last, {expert}), EXPERT_UNAVAILABLE);
     CHECK_OK(use(*store, files, last, {0}));
@@ -270,7 +234,7 @@ void resize(const Experts& files) {
     const auto store = open_store(files, blobs_of(files), count + 5, 2);
     size_t calls = 0;
     CHECK_OK(store->preload([&](size_t done, size_t of) { CHECK(done == ++calls && of == count); }, nullptr));
-    CHECK(calls == count && store->all_resident() && store->counts().prefetch_bytes == 0);
+    CHECK(calls == count && store->holds_all() && store->counts().prefetch_bytes == 0);
     CHECK(store->counts().resident_bytes == count * files.layout.bytes);
     CHECK(counters().live_bytes == static_cast<int64_t>(count * files.layout.bytes));
     CHECK_OK(store->pin(1, 2, true));
@@ -284,12 +248,12 @@ void resize(const Experts& files) {
         for (uint32_t layer = 0; layer < files.layers; layer++) CHECK_OK(use(*store, files, layer, all_of(files.experts)));
         CHECK(counters().live_bytes <= static_cast<int64_t>(slots * files.layout.bytes));
     }
-    CHECK(store->all_resident());
+    CHECK(store->holds_all());
     std::atomic<bool> stop{true};
     const auto other = open_store(files, blobs_of(files), count, 1);
     CHECK_CODE(other->preload(nullptr, &stop), CANCELLED);
     CHECK_OK(other->preload(nullptr, nullptr));
-    CHECK(other->all_resident());
+    CHECK(other->holds_all());
 }
 
 /** A bit of memory flips: it is found within one round, and the expert is read again. */
@@ -378,7 +342,8 @@ void run(const std::string& in, bool large) {
     } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false},
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
                        {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
-                       {"determinism", determinism, false}, {"pool", pool, false}};
+                       {"determinism", determinism, false}, {"pool", pool, false}, {"promoted", promoted, false}, {"late_check", late_check, false},
+                       {"guesses", guesses, false},   {"predictions", predictions, false}};
     for (const auto& entry : cases) {
         if (large && !entry.also_large) continue;
         current = entry.name;

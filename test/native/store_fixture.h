@@ -134,7 +134,10 @@ struct Experts {
     }
 };
 
-/** Passes reads on to a real source; holds them back while its gate is shut, or for a seeded while each. Notes the order of the reads. */
+/**
+ * Passes reads on to a real source; holds them back while its gate is shut, or for a seeded while each, and the check of one expert until that is
+ * let go. Notes the order of the reads.
+ */
 class Held final : public ExpertSource {
   public:
     Held(std::shared_ptr<ExpertSource> source, uint32_t most_microseconds, uint64_t seed)
@@ -155,7 +158,31 @@ class Held final : public ExpertSource {
         if (pause) std::this_thread::sleep_for(std::chrono::microseconds(pause));
         return source_->read(layer, expert, piece, blob, scratch, cancel, sum);
     }
-    Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override { return source_->check(layer, expert, sums); }
+    Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override {
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (held_ == std::make_pair(layer, expert)) {
+            held_ = kNone;
+            checks_++;
+            begun_.notify_all();
+            opened_.wait(lock, [&] { return checks_ == 0; });
+        }
+        lock.unlock();
+        return source_->check(layer, expert, sums);
+    }
+    /** The next check of the expert waits for `let_check_go`. */
+    void hold_check(uint32_t layer, uint32_t expert) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        held_ = {layer, expert};
+    }
+    void let_check_go() {
+        std::lock_guard<std::mutex> lock(mutex_);
+        checks_ = 0;
+        opened_.notify_all();
+    }
+    bool wait_for_check() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        return begun_.wait_for(lock, kLongest, [&] { return checks_ > 0; });
+    }
 
     void shut() {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -168,10 +195,10 @@ class Held final : public ExpertSource {
         permits_ = reads;
         opened_.notify_all();
     }
-    /** Waits until so many reads have begun in all. */
-    void wait_for_reads(size_t count) {
+    /** Waits until so many reads have begun in all; false where they do not. */
+    bool wait_for_reads(size_t count) {
         std::unique_lock<std::mutex> lock(mutex_);
-        begun_.wait(lock, [&] { return order_.size() >= count; });
+        return begun_.wait_for(lock, kLongest, [&] { return order_.size() >= count; });
     }
     std::vector<std::pair<uint32_t, uint32_t>> order() const {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -179,8 +206,12 @@ class Held final : public ExpertSource {
     }
 
   private:
+    static constexpr std::chrono::seconds kLongest{20};
+    static constexpr std::pair<uint32_t, uint32_t> kNone{UINT32_MAX, UINT32_MAX};
     std::shared_ptr<ExpertSource> source_;
     uint32_t most_;
+    mutable std::pair<uint32_t, uint32_t> held_ = kNone;
+    mutable size_t checks_ = 0;
     mutable Random random_;
     mutable std::mutex mutex_;
     mutable std::condition_variable opened_, begun_;

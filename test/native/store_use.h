@@ -97,6 +97,12 @@ inline Expected some(Random& random, size_t experts, size_t count) {
     return all;
 }
 
+inline void read_at(const std::string& path, size_t offset, void* to, size_t bytes) {
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(pread(file, to, bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes));
+    close(file);
+}
+
 inline void write_at(const std::string& path, size_t offset, const void* data, size_t bytes) {
     const int file = open(path.c_str(), O_WRONLY | O_CLOEXEC);
     CHECK(pwrite(file, data, bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes));

@@ -32,6 +32,7 @@ class Cache final : public ExpertCache {
     int64_t slot_of(uint32_t entry) const override { return states_[entry].slot; }
     bool pinned(uint32_t entry) const override { return states_[entry].pinned; }
     size_t slots() const override { return allowed_; }
+    size_t used() const override { return used_; }
     const CacheCounts& counts() const override { return counts_; }
     const std::vector<CacheCounts>& layer_counts() const override { return layers_; }
 

@@ -95,6 +95,8 @@ class ExpertCache {
     virtual int64_t slot_of(uint32_t entry) const = 0;
     virtual bool pinned(uint32_t entry) const = 0;
     virtual size_t slots() const = 0;
+    /** Slots that hold an entry. */
+    virtual size_t used() const = 0;
     virtual const CacheCounts& counts() const = 0;
     /** The same per layer; an eviction counts for the layer of the entry that went. */
     virtual const std::vector<CacheCounts>& layer_counts() const = 0;

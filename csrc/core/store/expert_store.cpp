@@ -23,7 +23,8 @@ class Store final : public ExpertStore {
     Status start(std::shared_ptr<ExpertSource> source);
 
     const ExpertLayout& layout(uint32_t layer) const override { return options_.layouts[layer]; }
-    bool all_resident() const override { return residents_.count() == residents_.entries(); }
+    bool holds(uint32_t layer, uint32_t expert) const override { return cache_->slot_of(entry_of(layer, expert)) >= 0; }
+    bool holds_all() const override { return cache_->used() == residents_.entries(); }
 
     void begin_step(const StepShape& shape) override;
     Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) override;

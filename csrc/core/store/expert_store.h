@@ -32,6 +32,8 @@ struct StoreCounts {
     uint64_t demand_bytes = 0, prefetch_bytes = 0;
     uint64_t prefetch_used = 0;          ///< bytes of prefetched experts that were demanded before they were evicted
     uint64_t prefetch_wasted = 0;        ///< bytes of those that were evicted without
+    uint64_t asked_bytes = 0;            ///< of all experts that got a slot, on demand or ahead of it, even where nothing was read before they lost it
+    uint64_t ahead_bytes = 0;            ///< of those that got it ahead; like `asked_bytes` and `prefetch_used` it does not depend on how fast reads are
     uint64_t read_errors = 0;
     uint64_t wait_nanoseconds = 0;       ///< the step waited for reads
     uint64_t bookkeeping_nanoseconds = 0;///< look-up, reference and eviction calls, without the waits
@@ -51,8 +53,9 @@ class ExpertStore {
     virtual ~ExpertStore() = default;
 
     virtual const ExpertLayout& layout(uint32_t layer) const = 0;
-    /** True when every expert has a slot and is in it: nothing will ever be read or evicted. */
-    virtual bool all_resident() const = 0;
+    /** Whether the expert has a slot, and whether all have: what the order of the calls decides, however far the reads are. */
+    virtual bool holds(uint32_t layer, uint32_t expert) const = 0;
+    virtual bool holds_all() const = 0;
 
     virtual void begin_step(const StepShape& shape) = 0;
     void begin_step() { begin_step(StepShape{}); }

@@ -90,10 +90,14 @@ void IoQueue::submit(const std::vector<std::shared_ptr<Load>>& loads) {
 }
 
 void IoQueue::promote(const std::shared_ptr<Load>& load) {
-    std::lock_guard<std::mutex> lock(shared_->mutex);
-    if (load->demand) return;
-    load->demand = true;
-    if (load->next < load->pieces && !load->stop) shared_->demand.push_back(load);
+    {
+        std::lock_guard<std::mutex> lock(shared_->mutex);
+        if (load->demand) return;
+        load->demand = true;
+        if (load->next == load->pieces || load->stop) return;
+        shared_->demand.push_back(load);
+    }
+    shared_->work.notify_all();  // the threads that prefetches leave free
 }
 
 bool IoQueue::drop(const std::shared_ptr<Load>& load) {

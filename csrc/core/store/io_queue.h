@@ -22,6 +22,7 @@ struct Load {
     size_t pieces = 0, next = 0, active = 0, done = 0;
     bool dropped = false;
     std::vector<uint32_t> sums;                   ///< of the pieces that are there
+    uint32_t sum = 0;                             ///< of the whole, where Shared::checked takes one
     std::atomic<bool> stop{false};                ///< dropped, or another piece has failed
     Status error;                                 ///< why it is Unavailable; read it after that
 };
@@ -38,10 +39,10 @@ class IoQueue {
         std::atomic<uint64_t> ended{0};           ///< loads that have reached their end
         std::atomic<uint64_t> errors{0};          ///< reads and checks that failed, first attempts too
         virtual ~Shared() = default;
+        /** Every piece is there and was found to be right; outside of the mutex: the load may have been dropped. */
+        virtual void checked(Load& load) = 0;
         /** A load is Resident from now on; under the mutex. */
         virtual void arrived(const Load& load) = 0;
-        /** Every piece is there and was found to be right; outside of the mutex. */
-        virtual void checked(const Load& load) = 0;
 
       private:
         friend class IoQueue;

@@ -31,10 +31,7 @@ void Residents::leave(uint32_t entry) {
         unused_[entry] = 0;
     }
     loads_[entry].reset();
-    if (memory_->residency[entry].exchange(Residency::Absent) == Residency::Resident) {
-        memory_->resident--;
-        memory_->resident_bytes -= memory_->layouts[layer_of(entry)].bytes;
-    }
+    if (memory_->residency[entry].exchange(Residency::Absent) == Residency::Resident) memory_->resident_bytes -= memory_->layouts[layer_of(entry)].bytes;
     holders_[slots_[entry]] = kNoEntry;
 }
 
@@ -44,8 +41,10 @@ void Residents::enter(uint32_t entry, uint32_t slot, size_t most, Reason reason)
     // After a budget has shrunk the slots in use may lie far apart: none takes memory while an unused one has some.
     if (!memory_->pool->is_taken(slot)) give_back_unused(most - 1);
     if (memory_->pool->is_free(slot)) memory_->pool->trim(most - 1);
+    if (reason != Reason::Preload) asked_ += file_bytes(entry);
     if (reason == Reason::Prefetch) {
         unused_[entry] = 1;
+        ahead_ += file_bytes(entry);
         prefetch_bytes_ += file_bytes(entry);
     }
     read(entry, reason);
@@ -133,6 +132,8 @@ void Residents::fill(StoreCounts& out) const {
     out.prefetch_bytes = prefetch_bytes_;
     out.prefetch_used = used_;
     out.prefetch_wasted = wasted_;
+    out.asked_bytes = asked_;
+    out.ahead_bytes = ahead_;
     out.read_errors = memory_->errors;
     out.resident_bytes = memory_->resident_bytes;
 }

@@ -10,7 +10,7 @@
 
 namespace tmoe {
 
-/** One thread at a time, but for `state`, `count` and `fill`. Entries are those of the cache. */
+/** One thread at a time, but for `state` and `fill`. Entries are those of the cache. */
 class Residents {
   public:
     /** RESOURCE_MEMORY_EXHAUSTED. */
@@ -19,8 +19,6 @@ class Residents {
     size_t slot_bytes() const { return memory_->pool->slot_bytes(); }
     size_t capacity() const { return memory_->pool->capacity(); }
     size_t entries() const { return loads_.size(); }
-    /** Entries whose bytes are in memory. */
-    size_t count() const { return memory_->resident.load(std::memory_order_acquire); }
     Residency state(uint32_t entry) const { return memory_->residency[entry].load(std::memory_order_acquire); }
     const uint8_t* blob(uint32_t slot) const { return memory_->pool->at(slot); }
 
@@ -64,14 +62,14 @@ class Residents {
         std::vector<ExpertLayout> layouts;
         size_t experts = 0;
         std::vector<uint32_t> sums;                      ///< per entry: CRC-32C of what was read; none where nothing is scrubbed
-        std::atomic<uint64_t> resident{0}, resident_bytes{0};
+        std::atomic<uint64_t> resident_bytes{0};
 
-        void arrived(const Load& load) override {
-            resident++;
-            resident_bytes += layouts[load.layer].bytes;
+        void checked(Load& load) override {
+            if (!sums.empty()) load.sum = crc32c(load.blob, layouts[load.layer].bytes);
         }
-        void checked(const Load& load) override {
-            if (!sums.empty()) sums[load.layer * experts + load.expert] = crc32c(load.blob, layouts[load.layer].bytes);
+        void arrived(const Load& load) override {
+            resident_bytes += layouts[load.layer].bytes;
+            if (!sums.empty()) sums[load.layer * experts + load.expert] = load.sum;
         }
     };
 
@@ -90,7 +88,7 @@ class Residents {
     std::vector<uint32_t> holders_;              ///< per slot: its entry, or kNoEntry
     std::vector<uint8_t> unused_;                ///< per entry: prefetched and not demanded since
     std::vector<uint8_t> counted_;               ///< per entry: its read counts among the demand bytes
-    std::atomic<uint64_t> late_{0}, demand_bytes_{0}, prefetch_bytes_{0}, used_{0}, wasted_{0};
+    std::atomic<uint64_t> late_{0}, demand_bytes_{0}, prefetch_bytes_{0}, used_{0}, wasted_{0}, asked_{0}, ahead_{0};
 };
 
 }  // namespace tmoe
