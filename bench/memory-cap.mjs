@@ -1,6 +1,7 @@
 // A model larger than memory: decoding under a memory control group, from cold files, beside llama.cpp's mmap under the same cap.
 //   npm run bench:memory                                     a small synthetic model (CI); llama.cpp where node-llama-cpp is installed
 //   npm run bench:memory -- --full --peer-source LLAMA_CPP   the OLMoE shape of 7 billion parameters, Q4_0, at 2 and 3 GiB
+//   … --svg PATH                                             a picture of it beside the one in .bench
 //   … --skewed                                               routing skewed as `synth_gguf.py --router-skew 1` makes it
 // Both decode the same tokens, one a step; the first ones are left out, so that a cache is as full as it gets. Rounds alternate. Beside
 // each round the rate of raw O_DIRECT reads of the same blobs is sampled. Needs root, for the control group.
@@ -22,6 +23,7 @@ import {
   writeReport
 } from './harness.mjs'
 import { oneTierCheckpoint, syntheticModel } from './models.mjs'
+import { groupedBars } from './plot.mjs'
 import { compiled } from './programs.mjs'
 
 const { values: options } = parseArgs({
@@ -34,7 +36,8 @@ const { values: options } = parseArgs({
     decode: { type: 'string' },
     threads: { type: 'string', default: '2' },
     prefetch: { type: 'string', default: 'auto' },
-    'peer-source': { type: 'string' }
+    'peer-source': { type: 'string' },
+    svg: { type: 'string' }
   }
 })
 const full = options.full || options.model !== undefined
@@ -145,11 +148,14 @@ const runPeer = (limit, tokens) => {
 }
 
 const measured = (seconds) => seconds.slice(-(settings.decode - settings.warm))
-const rate = (seconds) => seconds.length / seconds.reduce((sum, x) => sum + x, 0)
+const mean = (seconds) => seconds.reduce((sum, x) => sum + x, 0) / seconds.length
+const rate = (seconds) => 1 / mean(seconds)
 
-/** The time of a token with every expert in memory, outside of any group. */
-const resident = lastLine(execFileSync(process.execPath, ownArgs('all', settings.decode), { encoding: 'utf8' }))
-const residentSeconds = summarise(measured(resident.seconds)).median
+/** The mean time of a token with every expert in memory, outside of any group. */
+const residentSeconds = () => {
+  const { seconds } = lastLine(execFileSync(process.execPath, ownArgs('all', settings.decode), { encoding: 'utf8' }))
+  return mean(seconds)
+}
 
 const report = []
 for (const limit of limits) {
@@ -157,7 +163,7 @@ for (const limit of limits) {
   for (let round = 0; round < rounds; round++) {
     const own = await runOwn(limit)
     if (!own) process.exit(0)
-    const sample = { own, raw: rawRate(own.slot, round + 1) }
+    const sample = { own, raw: rawRate(own.slot, round + 1), resident: residentSeconds() }
     if (withPeer) sample.peer = await runPeer(limit, [...own.promptTokens, ...own.tokens])
     samples.push(sample)
   }
@@ -211,20 +217,30 @@ function judge(limit, samples) {
     return wasted / Math.max(1, grown((s) => s.demandBytes + s.prefetchBytes)(sample))
   })
   const bytes = grown((s) => s.demandBytes + s.prefetchBytes)
-  figures.limitRatio = of((sample) => {
-    const mean = sample.own.seconds.reduce((sum, x) => sum + x, 0) / perToken
-    return mean / Math.max(bytes(sample) / perToken / sample.raw, residentSeconds)
-  })
+  figures.limitRatio = of(
+    (sample) => mean(sample.own.seconds) / Math.max(bytes(sample) / perToken / sample.raw, sample.resident)
+  )
   console.log(
     `hit rate ${showSpread(figures.hitRate)}, ${show(misses.median / perToken)} misses a token; demand bytes are ${showSpread(figures.demand)} of the misses' blobs (limit 1.02)`
   )
   console.log(`prefetched and not used: ${showSpread(figures.wasted)} of all bytes read (limit 0.1)`)
   console.log(
-    `a token takes ${showSpread(figures.limitRatio)} of the greater of its bytes at the raw rate (${showSpread(of(({ raw }) => raw / 1e9))} GB/s) and its time with everything in memory (${show(residentSeconds * 1000)} ms; limit 1.15)`
+    `a token takes ${showSpread(figures.limitRatio)} of the greater of its bytes at the raw rate (${showSpread(of(({ raw }) => raw / 1e9))} GB/s) and its time with everything in memory (${showSpread(of(({ resident }) => resident * 1000))} ms; limit 1.15)`
   )
   return figures
 }
 
+const plot = groupedBars({
+  title: `Decode of ${model.split('/').at(-1)}, ${mebibytes(statSync(model).size)} MiB, under a memory cap`,
+  unit: 'tokens/s',
+  groups: limits.map((limit) => `${mebibytes(limit)} MiB`),
+  series: [
+    { name: 'tiered-moe', values: report.map(({ own }) => own) },
+    ...(withPeer ? [{ name: 'llama.cpp, mmap', values: report.map(({ peer }) => peer) }] : [])
+  ]
+})
+writeReport(`memory-cap${options.skewed ? '-skewed' : ''}.svg`, plot)
+if (options.svg) writeFileSync(options.svg, plot)
 console.log(
   `\nwritten: ${writeReport(`memory-cap${options.skewed ? '-skewed' : ''}.json`, { environment: stamp, settings, report })}`
 )

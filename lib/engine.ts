@@ -21,6 +21,7 @@ import {
   modelSchema,
   perplexitySchema,
   pinSchema,
+  swapSchema,
   tokenizeSchema
 } from './engine/options.js'
 import type { EngineParts } from './engine/parts.js'
@@ -33,8 +34,11 @@ import { acknowledgeSchema, Resumption, resumeSchema } from './engine/resume.js'
 import { Shutdown } from './engine/shutdown.js'
 import { handleSignals } from './engine/signals.js'
 import { createError } from './errors/index.js'
+import type { ExpertChange } from './experts/changes.js'
+import type { PersistedExpert } from './experts/persist.js'
+import type { ExpertSwap } from './experts/swaps.js'
 import type { ForwardResult } from './generation/forward.js'
-import type { FinishReason, Usage } from './generation/generation.js'
+import type { FinishReason, TokenItem, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
 import type { CallOptions, GenerationRequest } from './generation/options.js'
 import { checkCall, checkRequest, copyTokens } from './generation/options.js'
@@ -189,6 +193,33 @@ export class Engine implements AsyncDisposable {
     })
   }
 
+  /**
+   * Gives experts of a model other weights while it serves, all of the list or none. Requests that began before keep what they began with.
+   * MODEL_NOT_LOADED, TENSOR_SHAPE_MISMATCH {expected, actual}, TENSOR_TYPE_UNSUPPORTED {type}, MODEL_NOT_FOUND and the other errors of opening a
+   * model, EXPERT_UNAVAILABLE, RUNTIME_NAN_DETECTED, RESOURCE_MEMORY_EXHAUSTED, RESOURCE_DISK_EXHAUSTED, FILE_WRITE_FAILED, JOURNAL_WRITE_FAILED.
+   */
+  async swapExperts(model: string, changes: readonly ExpertChange[]): Promise<ExpertSwap> {
+    return this.#call('swapExperts', () => {
+      checkOpen(this.#parts, 'swapExperts')
+      const checked = validated(swapSchema, { model, changes }, 'swapExperts')
+      return this.#parts.models.get(checked.model).swaps.swap(checked.changes)
+    })
+  }
+
+  /**
+   * Writes a model's changed experts into its checkpoint's manifest; dispose() does it too. Empty where there is nothing to write.
+   * MODEL_NOT_LOADED, VALIDATION_ERROR of a model that is not a checkpoint, MODEL_CHANGED where the manifest is another one now,
+   * JOURNAL_LOCKED, FILE_WRITE_FAILED.
+   */
+  async persistExperts(model: string): Promise<PersistedExpert[]> {
+    return this.#call('persistExperts', () => {
+      checkOpen(this.#parts, 'persistExperts')
+      const { swaps } = this.#parts.models.get(validated(modelSchema, { model }, 'persistExperts').model)
+      if (swaps.isCheckpoint) return swaps.persist()
+      throw validationError('persistExperts', 'model', model, 'a model that was loaded from a tiered checkpoint')
+    })
+  }
+
   /** The loaded models. */
   listModels(): ModelInfo[] {
     return this.#parts.models.all().map((model) => model.info())
@@ -268,10 +299,12 @@ export class Engine implements AsyncDisposable {
 
   /** Takes a request out of the journal: its client has the text, or wants it no more (then it ends). REQUEST_NOT_FOUND, JOURNAL_WRITE_FAILED. */
   async acknowledgeRequest(request: { requestId: string }): Promise<void> {
-    return this.#call('acknowledgeRequest', () => {
+    return this.#call('acknowledgeRequest', async () => {
       checkOpen(this.#parts, 'acknowledgeRequest')
       const { requestId } = validated(acknowledgeSchema, request, 'acknowledgeRequest')
-      return this.#parts.ledger.acknowledge(requestId)
+      await this.#parts.ledger.acknowledge(requestId)
+      // It may have been the last one that needed an expert's earlier version.
+      for (const { swaps } of this.#parts.models.all()) await swaps.versions.settle()
     })
   }
 
@@ -279,14 +312,15 @@ export class Engine implements AsyncDisposable {
   async generate(request: GenerationRequest, options: CallOptions = {}): Promise<GenerationResult> {
     let text = ''
     const tokens: number[] = []
-    const routes: RoutingCapture[] = []
+    const routed: TokenItem[] = []
     for await (const item of this.#createGenerator('generate', request, options)) {
       text += item.text
-      if (item.routing) routes.push(item.routing)
-      if (item.finishReason === undefined) tokens.push(item.token)
-      else {
+      if (item.finishReason === undefined) {
+        tokens.push(item.token)
+        if ('routing' in item) routed.push(item)
+      } else {
         const { finishReason, usage, seed, requestId, tierSet } = item
-        const routing = routes.length > 0 && { routing: joinCaptures(routes) }
+        const routing = routed.length > 0 && { routing: joinCaptures(routed.map(({ routing }) => routing!)) }
         return { text, tokens, finishReason, usage, seed, requestId, tierSet, ...routing }
       }
     }

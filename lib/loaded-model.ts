@@ -4,6 +4,7 @@ import type { ExpertArchive } from './archive/expert-archive.js'
 import type { EngineError } from './errors/index.js'
 import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
+import type { ExpertSwaps } from './experts/swaps.js'
 import type { Deadlines } from './generation/deadlines.js'
 import type { ForwardOptions, ForwardResult } from './generation/forward.js'
 import { Forwards } from './generation/forward.js'
@@ -53,6 +54,7 @@ export interface LoadedModelOptions {
   starvation?: StarvationOptions | undefined
   /** Of a checkpoint whose archive tiers are not all here. */
   archive?: ExpertArchive | undefined
+  swaps: ExpertSwaps
   onFatal(error: unknown): void
   deadlines: Deadlines
   /** Throws where a request that was made earlier may not begin now. */
@@ -114,6 +116,7 @@ export interface ExpertTrace extends Trace {
 
 export class LoadedModel {
   readonly tokenizer: Tokenizer
+  readonly swaps: ExpertSwaps
   readonly #options: LoadedModelOptions
   readonly #scheduler: Scheduler
   readonly #pacing: Pacing<Generation>
@@ -123,6 +126,7 @@ export class LoadedModel {
 
   constructor(options: LoadedModelOptions) {
     this.tokenizer = options.tokenizer
+    this.swaps = options.swaps
     this.#options = options
     const { native, starvation, tell } = options
     const watch = starvation && new StarvationWatch(native.routing, starvation, () => native.expertUse())
@@ -254,13 +258,14 @@ export class LoadedModel {
         push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
         end: () => decoder.end()
       },
-      createSequence: (maxTokens) => native.createSequence({ kvType, maxTokens }),
+      createSequence: (maxTokens, captureRouting) => native.createSequence({ kvType, maxTokens, captureRouting }),
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
       tiers,
       enabled,
       log,
-      earlier
+      earlier,
+      hold: (epoch) => this.swaps.versions.hold(epoch)
     })
     this.#followBudget(generation, choice, requestId)
     const { deadlines, admit } = this.#options

@@ -9,9 +9,9 @@ import type { ErrorDetails } from './errors/index.js'
 import { createError, createNativeError } from './errors/index.js'
 import type { Plan } from './model/plan.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
-import type { ExpertLayout, ExpertsFile, NativeGguf, ShardFile } from './native/files.js'
+import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile } from './native/files.js'
 import type { NativeModel } from './native/model.js'
-import type { Counters, CpuInfo, DType, Isa, LoadProgress, NativeCancel } from './native/values.js'
+import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel } from './native/values.js'
 
 export type * from './native/experts.js'
 export type * from './native/files.js'
@@ -59,7 +59,7 @@ export interface NativeAddon {
     cancel: NativeCancel
   ): Promise<{ bytes: number }>
   /** Lays one expert out; `width` is the model's, `hidden` that inside an expert. */
-  expertLayout(options: { gate: DType; up: DType; down: DType; width: number; hidden: number }): ExpertLayout
+  expertLayout(options: ExpertShape): ExpertLayout
   /** Writes a GGUF file without the tensors named, atomically; what stays keeps its bytes. */
   writeBase(
     file: NativeGguf,
@@ -93,6 +93,24 @@ export interface NativeAddon {
     },
     cancel: NativeCancel
   ): Promise<ExpertsFile>
+  /**
+   * Writes a file of one blob, the weighted average of blobs that lie in files already, atomically. VALIDATION_ERROR, MODEL_CORRUPTED {file,
+   * offset}, TENSOR_TYPE_UNSUPPORTED {type} for a type that is only read, RUNTIME_NAN_DETECTED for averages that have no encoding.
+   */
+  mergeExperts(
+    files: string[],
+    to: string,
+    options: ExpertShape & {
+      fileIndex: Uint32Array
+      offset: Float64Array
+      crc32c: Uint32Array
+      /** One per blob, from 0 on. */
+      weights: Float64Array
+    },
+    cancel: NativeCancel
+  ): Promise<ExpertsFile>
+  /** The same with random weights, uniform in ± 1 / √columns of each matrix. TENSOR_TYPE_UNSUPPORTED {type}. */
+  initExpert(to: string, options: ExpertShape & { seed: number }, cancel: NativeCancel): Promise<ExpertsFile>
   /** Reads a whole file and sums it and the blobs in it (ascending, not overlapping). */
   measureShard(
     path: string,

@@ -16,14 +16,20 @@ const tests =
     : [
         ...['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`),
         'test/store/expert-cache.test.ts',
-        'test/checkpoint/damage.test.ts'
+        'test/checkpoint/damage.test.ts',
+        'test/kernels/route-hser.test.ts',
+        'test/engine/routing.test.ts',
+        'test/tiers/steering.test.ts',
+        'test/tiers/starvation.test.ts'
       ]
 const out = join(root, 'build-asan')
 const reports = join(out, 'reports')
 
 /** Node is not built with the sanitizers, so their library has to be loaded before it. */
 function runtime(name) {
-  const path = spawnSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout?.trim()
+  // CXX may name a wrapper too: `ccache g++`.
+  const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ')
+  const path = spawnSync(compiler, [...before, `-print-file-name=${name}`], { encoding: 'utf8' }).stdout?.trim()
   if (path && path !== name) return path
   console.error(`${name} was not found; it comes with the compiler (Debian: package libasan8, which g++ depends on)`)
   return process.exit(1)

@@ -81,7 +81,7 @@ Status Executor::prepare() {
         if (item.sample && item.logits == LogitsWanted::None) return invalid("sampling needs logits");
         all_forced_ = all_forced_ && item.forced_ids;
         any_forced_ = any_forced_ || item.forced_ids;
-        any_captured_ = any_captured_ || item.capture_ids;
+        any_captured_ = any_captured_ || item.sequence->choices > 0;
         any_masked_ = any_masked_ || item.enabled;
         if (item.forced_ids) TMOE_RETURN_IF_ERROR(check_forced(i));
         const size_t start = item.sequence->length;

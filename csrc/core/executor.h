@@ -30,7 +30,9 @@ class Executor {
     void force_routes();
     void capture_routes();
     Status experts(const PlanOp& op);
+    size_t split_versions(size_t experts);
     Status stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
+    Status resident_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
     void read_ahead(size_t seen, const float* states);
     Status logits(const PlanOp& op);
     void commit();
@@ -54,6 +56,8 @@ class Executor {
     bool all_forced_ = true, any_forced_ = false, any_captured_ = false, any_masked_ = false;
     std::vector<uint32_t> use_;                 ///< [layers][experts]: tokens that went to each
     std::vector<const uint8_t*> masks_;         ///< of each token, in one layer
+    std::vector<int32_t> split_ids_;            ///< the routes, with versions as experts of their own
+    std::vector<uint32_t> split_offsets_;
     std::vector<uint32_t> wanted_, part_, ahead_;   ///< experts: of a layer, of those that are in memory, to be read ahead
     std::vector<ReadyExpert> ready_;
 };

@@ -122,40 +122,82 @@ void Executor::force_routes() {
 }
 
 void Executor::capture_routes() {
-    const size_t k = routed_->k, choices = model_.routing_.choices();
+    const size_t k = routed_->k;
     for (size_t i = 0; i < items_.size(); i++) {
-        if (!items_[i].capture_ids) continue;
+        const Sequence& sequence = *items_[i].sequence;
+        if (sequence.choices == 0) continue;
         for (size_t t = 0; t < items_[i].count; t++) {
-            const size_t from = (first_row_[i] + t) * k, to = t * choices + routed_layer_ * k;
-            memcpy(items_[i].capture_ids + to, arena_.ids.as<int32_t>() + from, k * sizeof(int32_t));
-            memcpy(items_[i].capture_weights + to, arena_.weights.as<float>() + from, k * sizeof(float));
+            const size_t row = first_row_[i] + t, to = routed_layer_ * k;
+            memcpy(sequence.route_ids(positions_[row]) + to, arena_.ids.as<int32_t>() + row * k, k * sizeof(int32_t));
+            memcpy(sequence.route_weights(positions_[row]) + to, arena_.weights.as<float>() + row * k, k * sizeof(float));
         }
     }
 }
 
+/**
+ * Where items of the step use other versions than those in the experts' usual places, each such version becomes an expert of its own behind
+ * the `experts`: its rows are its own, and no bit of another row changes. Returns how many there are then.
+ */
+size_t Executor::split_versions(size_t experts) {
+    const size_t held = model_.versions_.layer(routed_layer_).size(), k = routed_->k;
+    if (held == 0) return experts;
+    const int32_t* ids = arena_.ids.as<int32_t>();
+    split_ids_.assign(ids, ids + tokens_ * k);
+    bool any = false;
+    for (size_t i = 0; i < items_.size(); i++) {
+        for (size_t at = first_row_[i] * k; at < (first_row_[i] + items_[i].count) * k; at++) {
+            const int64_t version = model_.versions_.find(routed_layer_, static_cast<uint32_t>(ids[at]), items_[i].epoch);
+            if (version < 0) continue;
+            split_ids_[at] = static_cast<int32_t>(experts + static_cast<size_t>(version));
+            any = true;
+        }
+    }
+    if (!any) return experts;
+    split_offsets_.resize(experts + held + 1);
+    return experts + held;
+}
+
 Status Executor::experts(const PlanOp& op) {
     const Weight &gate = model_.weights_[op.gate], &up = model_.weights_[op.up], &down = model_.weights_[op.down];
-    const size_t k = routed_->k, width = plan_.buffer_widths[op.in];
-    const DispatchArgs d = {arena_.ids.as<int32_t>(), tokens_, k, gate.experts, arena_.offsets.as<uint32_t>(), arena_.slots.as<uint32_t>(),
-                            arena_.rows.as<uint32_t>()};
+    const size_t k = routed_->k, width = plan_.buffer_widths[op.in], all = split_versions(gate.experts);
+    const bool split = all > gate.experts;
+    const DispatchArgs d = {split ? split_ids_.data() : arena_.ids.as<int32_t>(), tokens_, k, all, split ? split_offsets_.data() : arena_.offsets.as<uint32_t>(),
+                            arena_.slots.as<uint32_t>(), arena_.rows.as<uint32_t>()};
     TMOE_RETURN_IF_ERROR(dispatch(d));
     const size_t first = routed_layer_ * model_.routing_.experts;
-    for (size_t e = 0; e < gate.experts && first + e < use_.size(); e++) use_[first + e] += d.offsets[e + 1] - d.offsets[e];
-    ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, gate.experts, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>()};
-    if (model_.store_) {
-        TMOE_RETURN_IF_ERROR(stored_experts(e, gate, up, down));
-    } else {
+    for (size_t e = 0; e < all; e++) {
+        const size_t expert = first + (e < gate.experts ? e : model_.versions_.layer(routed_layer_)[e - gate.experts]->expert);
+        if (expert < use_.size()) use_[expert] += d.offsets[e + 1] - d.offsets[e];
+    }
+    ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, all, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>()};
+    TMOE_RETURN_IF_ERROR(model_.store_ ? stored_experts(e, gate, up, down) : resident_experts(e, gate, up, down));
+    result_.expert_rows = tokens_ * k;
+    const CombineArgs c = {e.out, arena_.ids.as<int32_t>(), arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
+    TMOE_RETURN_IF_ERROR(combine(context_, c));
+    note_layer(static_cast<int32_t>(op.layer));
+    return {};
+}
+
+/** Experts that all stay in memory, with the versions beside them. */
+Status Executor::resident_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
+    if (e.experts == gate.experts) {
         const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
         e.gate = stack(gate);
         e.up = stack(up);
         e.down = stack(down);
-        TMOE_RETURN_IF_ERROR(expert_matmul(context_, e, arena_.experts, flags()));
+        return expert_matmul(context_, e, arena_.experts, flags());
     }
-    result_.expert_rows = tokens_ * k;
-    const CombineArgs c = {e.out, d.ids, arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
-    TMOE_RETURN_IF_ERROR(combine(context_, c));
-    note_layer(static_cast<int32_t>(op.layer));
-    return {};
+    const ExpertLayout layout = model_.layout_of(routed_layer_);
+    std::vector<const uint8_t*> places[3];
+    const auto table = [&](const Weight& w, const ExpertPart& part, std::vector<const uint8_t*>& to) {
+        for (size_t expert = 0; expert < w.experts; expert++) to.push_back(w.data.data() + expert * w.expert_bytes);
+        for (const auto& version : model_.versions_.layer(routed_layer_)) to.push_back(version->blob + part.offset);
+        return ExpertStack{w.matrix(), 0, to.data()};
+    };
+    e.gate = table(gate, layout.gate, places[0]);
+    e.up = table(up, layout.up, places[1]);
+    e.down = table(down, layout.down, places[2]);
+    return expert_matmul(context_, e, arena_.experts, flags());
 }
 
 /** Experts of a store: computed as they arrive. */
@@ -171,8 +213,10 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
     e.down = stack(down, layout.down);
 
     wanted_.clear();
+    part_.clear();
     for (size_t expert = 0; expert < e.experts; expert++) {
-        if (e.offsets[expert] != e.offsets[expert + 1]) wanted_.push_back(static_cast<uint32_t>(expert));
+        if (e.offsets[expert] == e.offsets[expert + 1]) continue;
+        (expert < gate.experts ? wanted_ : part_).push_back(static_cast<uint32_t>(expert));
     }
     model_.prefetcher_->observe(layer, wanted_, store);
     struct Use {  // releases the references whatever happens
@@ -182,6 +226,10 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
     TMOE_RETURN_IF_ERROR(store.begin_layer(layer, wanted_));
     if (model_.foreseeable_) read_ahead(routed_layer_, arena_.buffer(model_.routed_[routed_layer_].norm->in));
     TMOE_RETURN_IF_ERROR(begin_expert_matmul(context_, e, arena_.experts, flags()));
+    if (!part_.empty()) {  // versions in memory of their own, while the others are being read
+        for (uint32_t version : part_) blobs[version] = model_.versions_.layer(layer)[version - gate.experts]->blob;
+        TMOE_RETURN_IF_ERROR(expert_matmul_part(context_, e, part_.data(), part_.size(), arena_.experts, flags()));
+    }
     for (;;) {
         ready_.clear();
         backend_.pool.end_burst();  // nobody spins while reads are waited for: those who read need the cores

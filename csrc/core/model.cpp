@@ -2,6 +2,7 @@
 #include "core/model.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/arena.h"
 #include "core/prefetcher.h"
@@ -46,6 +47,8 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     model->held_ = std::make_shared<std::atomic<int64_t>>(0);
     model->find_routed_layers();
     TMOE_RETURN_IF_ERROR(model->use_.allocate(model->routing_.mask_size()));
+    model->versions_.start(model->routing_.layers);
+    model->first_versions_.resize(model->routing_.mask_size());
     const Plan& p = model->plan_;
     model->weights_.resize(p.tensors.size());
     std::vector<size_t> base;      // tensors that are loaded here; the others are the store's
@@ -134,12 +137,14 @@ size_t Model::kv_bytes_per_token(KvType type) const {
     return op ? plan_.layers * kv_layer_bytes(type, op->kv_heads, op->head_dim, op->value_dim) / kKvPage : 0;
 }
 
-Status Model::create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Sequence>& out) const {
+Status Model::create_sequence(KvType type, size_t max_tokens, bool capture_routes, std::shared_ptr<Sequence>& out) const {
     auto sequence = std::make_shared<Sequence>();
     sequence->type = type;
     sequence->max_tokens = max_tokens;
     if (const PlanOp* op = first_attention(plan_)) sequence->layer_bytes = kv_layer_bytes(type, op->kv_heads, op->head_dim, op->value_dim);
-    sequence->page_bytes = sequence->layer_bytes * plan_.layers;
+    sequence->routes_at = sequence->layer_bytes * plan_.layers;
+    if (capture_routes) sequence->choices = routing_.choices();
+    sequence->page_bytes = sequence->routes_at + kKvPage * sequence->choices * (sizeof(int32_t) + sizeof(float));
     sequence->held = held_;
     out = std::move(sequence);
     return {};
@@ -154,10 +159,20 @@ Status Sequence::reserve(size_t tokens) {
     while (pages.size() * kKvPage < tokens) {
         HeldBlock page;
         TMOE_RETURN_IF_ERROR(page.allocate(page_bytes, held));
+        std::lock_guard<std::mutex> guard(growth_);
         page_data.push_back(page.data());
         pages.push_back(std::move(page));
     }
     return {};
+}
+
+void Sequence::copy_routes(size_t from, size_t count, int32_t* ids, float* weights) const {
+    std::lock_guard<std::mutex> guard(growth_);
+    for (size_t at = from, n; at < from + count; at += n) {
+        n = std::min(kKvPage - at % kKvPage, from + count - at);  // up to the page's end
+        memcpy(ids + (at - from) * choices, route_ids(at), n * choices * sizeof(int32_t));
+        memcpy(weights + (at - from) * choices, route_weights(at), n * choices * sizeof(float));
+    }
 }
 
 }  // namespace tmoe

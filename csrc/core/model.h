@@ -3,11 +3,14 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "core/gguf.h"
 #include "core/expert_use.h"
+#include "core/expert_versions.h"
+#include "core/held_block.h"
 #include "core/memory.h"
 #include "core/plan.h"
 #include "core/sampling.h"
@@ -91,41 +94,6 @@ struct RoutingShape {
     size_t choices() const { return layers * k; }   ///< of one token, over all layers
 };
 
-/**
- * A block of what a model holds beside its weights: pages of KV caches, and what steps give back. `held` is their sum; it counts a block from
- * before it is allocated until after it is freed, so that who shares the memory out never sees more than there is. Any thread.
- */
-class HeldBlock {
-  public:
-    using Sum = std::shared_ptr<std::atomic<int64_t>>;
-    HeldBlock() = default;
-    ~HeldBlock() { release(); }
-    HeldBlock(HeldBlock&& other) noexcept = default;
-    HeldBlock& operator=(HeldBlock&&) = delete;
-
-    /** RESOURCE_MEMORY_EXHAUSTED. */
-    Status allocate(size_t bytes, const Sum& held) {
-        release();
-        *held += static_cast<int64_t>(bytes);
-        const Status status = buffer_.allocate(bytes);
-        if (status.ok()) held_ = held;
-        else *held -= static_cast<int64_t>(bytes);
-        return status;
-    }
-    void release() {
-        const auto bytes = static_cast<int64_t>(buffer_.size());
-        buffer_.release();
-        if (held_) *held_ -= bytes;
-        held_.reset();
-    }
-    uint8_t* data() { return buffer_.data(); }
-    template <class T> T* as() { return buffer_.as<T>(); }
-
-  private:
-    Buffer buffer_;
-    Sum held_;
-};
-
 /** One sequence's part of a step. */
 struct StepItem {
     std::shared_ptr<Sequence> sequence;
@@ -135,9 +103,8 @@ struct StepItem {
     float* logits_out = nullptr;           ///< caller's, vocab floats per position asked for; may be null
     bool sample = false;
     SamplingParams sampling;
+    uint64_t epoch = 0;                    ///< which versions of experts (see place_versions)
     const uint8_t* enabled = nullptr;      ///< [layers][experts], 0 = disabled by the request's TierSet (see check_enabled); null = all enabled
-    int32_t* capture_ids = nullptr;        ///< out [count][layers][k]: the experts of each token, best first; null = not wanted
-    float* capture_weights = nullptr;      ///< out, together with capture_ids
     const int32_t* forced_ids = nullptr;   ///< [count][layers][k]: taken instead of what the router would choose; null = routed
     const float* forced_weights = nullptr; ///< together with forced_ids
 };
@@ -178,8 +145,8 @@ class Model {
     /** One forward call; call on the backend's queue. On an error every sequence is as it was before. */
     Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result);
 
-    /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows). */
-    Status create_sequence(KvType type, size_t max_tokens, std::shared_ptr<Sequence>& out) const;
+    /** A new empty sequence of at most max_tokens positions (memory is taken page by page as it grows), which keeps its routes if asked. */
+    Status create_sequence(KvType type, size_t max_tokens, bool capture_routes, std::shared_ptr<Sequence>& out) const;
 
     /** Bytes of weights in memory: all of them, or the base weights and the budget of the experts. */
     uint64_t weight_bytes() const { return weight_bytes_; }
@@ -211,6 +178,12 @@ class Model {
     Status adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts);
     /** Reads experts ahead of their use, as far as they find slots that nothing better has: [layers][experts], 0 = not this one. On the queue. */
     Status read_ahead(const uint8_t* wanted);
+    /**
+     * The versions of these experts from now on, all or nothing; on the backend's queue. The first of each list takes the expert's usual place
+     * (what was there is lost), later ones are held in memory that the budget counts. Other experts keep what they have. VALIDATION_ERROR,
+     * RESOURCE_MEMORY_EXHAUSTED {required, available}, MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED, EXPERT_CORRUPTED.
+     */
+    Status place_versions(const std::vector<ExpertVersionList>& lists);
     /** Where each expert is, [layers][experts] of bits as below. Any thread. Needs a store. */
     void whereabouts(uint8_t* out) const;
     static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16;
@@ -237,6 +210,10 @@ class Model {
         const PlanOp *route, *experts, *norm;
     };
     void find_routed_layers();
+    ExpertLayout layout_of(size_t layer) const;
+    Status check_versions(const std::vector<ExpertVersionList>& lists) const;
+    void set_first_version(uint32_t layer, const HeldVersion& version, std::shared_ptr<DirectFile> file);
+    Status read_version(uint32_t layer, HeldVersion& version);
     Status open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options);
     /** The experts get what `held` bytes beside them leave. RESOURCE_MEMORY_EXHAUSTED. */
     Status balance_memory(uint64_t held);
@@ -250,6 +227,8 @@ class Model {
     Plan plan_;
     RoutingShape routing_;
     ExpertUse use_;
+    ExpertVersions versions_;
+    std::vector<VersionPlace> first_versions_;   ///< [layers][experts]: what is in the expert's usual place
     std::vector<RoutedLayer> routed_;
     bool foreseeable_ = false;             ///< all of them route the norm of one and the same residual
     std::shared_ptr<ExpertStore> store_;
@@ -260,7 +239,7 @@ class Model {
     std::atomic<uint64_t> expert_budget_{0};   ///< what the experts may have while the KV cache keeps to its reserve
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
-    HeldBlock::Sum held_;                  ///< pages of all sequences, and what steps give back
+    HeldBlock::Sum held_;                  ///< pages of all sequences, what steps give back, and versions of experts
     std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
@@ -268,13 +247,18 @@ class Model {
     size_t max_batch_ = 0;
 };
 
-/** The KV cache of one sequence, in pages of kKvPage positions that hold all layers. Used on the backend's queue only. */
+/**
+ * The KV cache of one sequence, in pages of kKvPage positions that hold all layers, and behind them the positions' routes where these are
+ * captured. Used on the backend's queue only, but for `length` and `copy_routes`.
+ */
 class Sequence {
   public:
     KvType type = KvType::F16;
     size_t max_tokens = 0;
     size_t page_bytes = 0;
     size_t layer_bytes = 0;                ///< of one layer's part of a page
+    size_t routes_at = 0;                  ///< of a page: where its routes begin, [kKvPage][choices] ids and then [kKvPage][choices] weights
+    size_t choices = 0;                    ///< experts of one position over all layers (RoutingShape); 0 = routes are not captured
     std::vector<HeldBlock> pages;
     std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
@@ -291,6 +275,16 @@ class Sequence {
     void truncate(size_t tokens) {
         if (tokens < length) length = tokens;
     }
+    /** A position's routes, [layers][k], best first. */
+    int32_t* route_ids(size_t position) const {
+        return reinterpret_cast<int32_t*>(page_data[position / kKvPage] + routes_at) + position % kKvPage * choices;
+    }
+    float* route_weights(size_t position) const { return reinterpret_cast<float*>(route_ids(position)) + kKvPage * choices; }
+    /** Routes of `count` positions below `length`, [count][layers][k]. Any thread: a step under way writes behind `length` only. */
+    void copy_routes(size_t from, size_t count, int32_t* ids, float* weights) const;
+
+  private:
+    mutable std::mutex growth_;            ///< the list of pages, against copy_routes
 };
 
 }  // namespace tmoe

@@ -68,6 +68,10 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     kv_reserve_ = options.kv_reserve_bytes;
     weight_bytes_ += expert_budget_;
     placement_ = std::vector<std::atomic<uint8_t>>(routing_.mask_size());  // all ByPolicy
+    for (size_t i = 0; has_blobs && i < first_versions_.size(); i++) {
+        const BlobPlace& place = blobs.places[i / routing_.experts][i % routing_.experts];
+        if (place.file < blobs.files.size()) first_versions_[i] = {0, blobs.files[place.file], place.offset, place.crc32c};
+    }
     std::shared_ptr<ExpertSource> source;
     const Status opened = has_blobs ? open_blob_source(blobs.files, blobs.places, store.layouts, source)
                                     : open_gguf_source(std::move(file), std::move(tensors), store.layouts, source);

@@ -104,7 +104,10 @@ struct ThreadPool::State {
                 continue;
             }
             pause();
-            if (++idle < kSpins) continue;
+            if (++idle < kSpins) {
+                if (idle % 64 == 0 && !burst.load(std::memory_order_relaxed)) std::this_thread::yield();
+                continue;
+            }
             idle = 0;
             if (burst.load(std::memory_order_relaxed)) {
                 std::this_thread::yield();

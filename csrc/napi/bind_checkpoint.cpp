@@ -3,6 +3,7 @@
 #include <thread>
 #include <unordered_set>
 
+#include "core/checkpoint/make_experts.h"
 #include "core/checkpoint/measure_shard.h"
 #include "core/checkpoint/write_base.h"
 #include "core/checkpoint/write_experts.h"
@@ -112,20 +113,27 @@ napi_value part_object(napi_env env, const ExpertPart& part) {
     return out;
 }
 
-Status layout_of_expert(Call& call, napi_value& result) {
-    napi_env env = call.env;
+// {gate, up, down: types, width, hidden}
+Status read_layout(napi_env env, napi_value options, ExpertLayout& out) {
     DType gate, up, down;
     int64_t width = 0, hidden = 0;
-    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
-    TMOE_RETURN_IF_ERROR(read_type(env, call.args[0], "gate", gate));
-    TMOE_RETURN_IF_ERROR(read_type(env, call.args[0], "up", up));
-    TMOE_RETURN_IF_ERROR(read_type(env, call.args[0], "down", down));
-    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "width", 1, kMostWeights, width));
-    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "hidden", 1, kMostWeights, hidden));
+    TMOE_RETURN_IF_ERROR(require_object(env, options, "options"));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "gate", gate));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "up", up));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "down", down));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "width", 1, kMostWeights, width));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "hidden", 1, kMostWeights, hidden));
     if (width % dtype_info(gate).block != 0 || width % dtype_info(up).block != 0 || hidden % dtype_info(down).block != 0) {
         return Status(StatusCode::VALIDATION_ERROR, "options: rows are not a multiple of their type's block").with("argument", "options");
     }
-    const ExpertLayout layout = expert_layout(gate, up, down, static_cast<size_t>(width), static_cast<size_t>(hidden));
+    out = expert_layout(gate, up, down, static_cast<size_t>(width), static_cast<size_t>(hidden));
+    return {};
+}
+
+Status layout_of_expert(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ExpertLayout layout;
+    TMOE_RETURN_IF_ERROR(read_layout(env, call.args[0], layout));
     if (napi_create_object(env, &result) != napi_ok) return exception_pending();
     define(env, result, "id", js_text(env, kExpertLayoutId));
     define(env, result, "gate", part_object(env, layout.gate));
@@ -233,34 +241,77 @@ Status pack_experts_file(Call& call, napi_value& result) {
     return start(call.environment, std::move(task), keep, result);
 }
 
+// {fileIndex, offset, crc32c}, one of each per blob.
+Status read_blobs(napi_env env, napi_value options, size_t files, std::vector<StoredBlob>& out) {
+    std::vector<uint32_t> file_index, crcs;
+    std::vector<uint64_t> offsets;
+    TMOE_RETURN_IF_ERROR(read_u32(env, options, "fileIndex", file_index));
+    TMOE_RETURN_IF_ERROR(read_offsets(env, options, "offset", offsets));
+    TMOE_RETURN_IF_ERROR(read_u32(env, options, "crc32c", crcs));
+    bool sound = file_index.size() == offsets.size() && offsets.size() == crcs.size();
+    for (const uint32_t file : file_index) sound = sound && file < files;
+    if (!sound) return Status(StatusCode::VALIDATION_ERROR, "options: fileIndex, offset and crc32c do not belong together").with("argument", "options");
+    for (size_t i = 0; i < offsets.size(); i++) out.push_back({file_index[i], offsets[i], crcs[i]});
+    return {};
+}
+
 Status copy_experts_file(Call& call, napi_value& result) {
     napi_env env = call.env;
     CancelHandle* cancel = nullptr;
     std::vector<std::string> files;
     std::string to;
-    std::vector<uint32_t> file_index, crcs;
-    std::vector<uint64_t> offsets;
+    std::vector<StoredBlob> blobs;
     int64_t blob_bytes = 0;
     Keep keep;
     TMOE_RETURN_IF_ERROR(read_texts(env, call.args[0], "files", files));
     TMOE_RETURN_IF_ERROR(read_text(env, call.args[1], "to", to));
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[2], "options"));
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[2], "options", "blobBytes", 1, kMostBytes, blob_bytes));
-    TMOE_RETURN_IF_ERROR(read_u32(env, call.args[2], "fileIndex", file_index));
-    TMOE_RETURN_IF_ERROR(read_offsets(env, call.args[2], "offset", offsets));
-    TMOE_RETURN_IF_ERROR(read_u32(env, call.args[2], "crc32c", crcs));
+    TMOE_RETURN_IF_ERROR(read_blobs(env, call.args[2], files.size(), blobs));
     TMOE_RETURN_IF_ERROR(read_progress(env, call.args[2], keep));
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[3], "cancel", cancel));
-    bool sound = file_index.size() == offsets.size() && offsets.size() == crcs.size();
-    for (const uint32_t file : file_index) sound = sound && file < files.size();
-    if (!sound) return Status(StatusCode::VALIDATION_ERROR, "options: fileIndex, offset and crc32c do not belong together").with("argument", "options");
-    std::vector<StoredBlob> blobs;
-    for (size_t i = 0; i < offsets.size(); i++) blobs.push_back({file_index[i], offsets[i], crcs[i]});
     auto make = [files, blob_bytes, blobs](std::unique_ptr<BlobMaker>& out) {
         return copy_experts(files, static_cast<size_t>(blob_bytes), blobs, out);
     };
     auto task = std::make_shared<WriteExpertsTask>(std::move(make), std::move(to), keep.progress != nullptr, cancel->flag);
     return start(call.environment, std::move(task), keep, result);
+}
+
+Status merge_experts_file(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    CancelHandle* cancel = nullptr;
+    std::vector<std::string> files;
+    std::string to;
+    std::vector<StoredBlob> blobs;
+    ExpertLayout layout;
+    napi_value weights = nullptr;
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_texts(env, call.args[0], "files", files));
+    TMOE_RETURN_IF_ERROR(read_text(env, call.args[1], "to", to));
+    TMOE_RETURN_IF_ERROR(read_layout(env, call.args[2], layout));
+    TMOE_RETURN_IF_ERROR(read_blobs(env, call.args[2], files.size(), blobs));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "weights", weights));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[3], "cancel", cancel));
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, weights, "options.weights", napi_float64_array, blobs.size(), view));
+    std::vector<double> shares(view.as<double>(), view.as<double>() + blobs.size());
+    auto make = [files, layout, blobs, shares](std::unique_ptr<BlobMaker>& out) { return merge_experts(files, layout, blobs, shares, out); };
+    auto task = std::make_shared<WriteExpertsTask>(std::move(make), std::move(to), false, cancel->flag);
+    return start(call.environment, std::move(task), {}, result);
+}
+
+Status init_expert_file(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    CancelHandle* cancel = nullptr;
+    std::string to;
+    ExpertLayout layout;
+    int64_t seed = 0;
+    TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "to", to));
+    TMOE_RETURN_IF_ERROR(read_layout(env, call.args[1], layout));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[1], "options", "seed", 0, INT64_C(9007199254740991), seed));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[2], "cancel", cancel));
+    auto make = [layout, seed](std::unique_ptr<BlobMaker>& out) { return init_expert(layout, static_cast<uint64_t>(seed), out); };
+    auto task = std::make_shared<WriteExpertsTask>(std::move(make), std::move(to), false, cancel->flag);
+    return start(call.environment, std::move(task), {}, result);
 }
 
 class MeasureTask : public Task {
@@ -315,6 +366,7 @@ napi_status bind_checkpoint(Environment& environment, napi_value exports) {
     } functions[] = {
         {"expertLayout", throwing<layout_of_expert>}, {"writeBase", promising<write_base_file>},     {"packExperts", promising<pack_experts_file>},
         {"copyExperts", promising<copy_experts_file>}, {"measureShard", promising<measure_file>},
+        {"mergeExperts", promising<merge_experts_file>}, {"initExpert", promising<init_expert_file>},
     };
     napi_status status = napi_ok;
     for (const auto& entry : functions)

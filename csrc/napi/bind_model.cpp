@@ -6,6 +6,8 @@ namespace tmoe {
 
 namespace {
 
+constexpr int64_t kMostOffset = int64_t{1} << 52;   // of bytes in a file, and of epochs
+
 Status unwrap_sequence(Call& call, SequenceHandle*& out) {
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
     if (out->sequence) return {};
@@ -17,10 +19,14 @@ Status create_sequence(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
     std::string type;
     int64_t tokens = 0;
+    napi_value wanted = nullptr;
+    bool capture = false;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
     TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "kvType", type));
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "maxTokens", 1, INT32_MAX, tokens));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "captureRouting", wanted));
+    if (!is_undefined(env, wanted)) TMOE_RETURN_IF_ERROR(read_boolean(env, wanted, "options.captureRouting", capture));
     if (type != "f16" && type != "f32") {
         return Status(StatusCode::VALIDATION_ERROR, "options.kvType: expected f16 or f32, got " + type)
             .with("argument", "options.kvType")
@@ -29,7 +35,7 @@ Status create_sequence(Call& call, napi_value& result) {
     }
     if (!handle->model) return model_disposed();  // by a getter of the options
     std::shared_ptr<Sequence> sequence;
-    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), sequence));
+    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), capture, sequence));
     return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->model, std::move(sequence)), result);
 }
 
@@ -199,6 +205,54 @@ Status read_ahead(Call& call, napi_value& result) {
     return start_work(call, *handle, [wanted = std::move(wanted)](Model& model) { return model.read_ahead(wanted.data()); }, result);
 }
 
+Status read_version(napi_env env, napi_value value, const std::string& at, VersionPlace& out) {
+    int64_t epoch = 0, offset = 0, crc = 0;
+    napi_value path = nullptr;
+    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "epoch", 0, kMostOffset, epoch));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "path", path));
+    out.epoch = static_cast<uint64_t>(epoch);
+    if (is_undefined(env, path)) return {};  // what the model was loaded with
+    TMOE_RETURN_IF_ERROR(read_text(env, path, at + ".path", out.path));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "offset", 0, kMostOffset, offset));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "crc32c", 0, UINT32_MAX, crc));
+    out.offset = static_cast<uint64_t>(offset);
+    out.crc32c = static_cast<uint32_t>(crc);
+    return {};
+}
+
+// [{layer, expert, versions: [{epoch, path, offset, crc32c}, …]}, …]
+Status place_versions(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ModelHandle* handle = nullptr;
+    uint32_t count = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(read_array(env, call.args[0], "experts", count));
+    std::vector<ExpertVersionList> lists;
+    for (uint32_t i = 0; i < count; i++) {
+        const std::string at = format("experts[%u]", i);
+        napi_value item = nullptr, versions = nullptr, version = nullptr;
+        int64_t layer = 0, expert = 0;
+        uint32_t length = 0;
+        TMOE_RETURN_IF_ERROR(read_element(env, call.args[0], i, item));
+        TMOE_RETURN_IF_ERROR(require_object(env, item, at));
+        TMOE_RETURN_IF_ERROR(read_integer(env, item, at.c_str(), "layer", 0, UINT32_MAX, layer));
+        TMOE_RETURN_IF_ERROR(read_integer(env, item, at.c_str(), "expert", 0, UINT32_MAX, expert));
+        TMOE_RETURN_IF_ERROR(read_property(env, item, "versions", versions));
+        TMOE_RETURN_IF_ERROR(read_array(env, versions, at + ".versions", length));
+        ExpertVersionList list{static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), {}};
+        for (uint32_t v = 0; v < length; v++) {
+            VersionPlace place;
+            TMOE_RETURN_IF_ERROR(read_element(env, versions, v, version));
+            TMOE_RETURN_IF_ERROR(read_version(env, version, format("%s.versions[%u]", at.c_str(), v), place));
+            list.versions.push_back(std::move(place));
+        }
+        lists.push_back(std::move(list));
+    }
+    if (!handle->model) return model_disposed();  // by a getter of the list
+    return start_work(call, *handle, [lists = std::move(lists)](Model& model) { return model.place_versions(lists); }, result);
+}
+
 // Bits of each expert and bytes of an expert of each layer; nothing where every expert stays in memory.
 Status whereabouts(Call& call, napi_value& result) {
     napi_env env = call.env;
@@ -249,6 +303,23 @@ Status truncate(Call& call, napi_value&) {
     return {};
 }
 
+// Into the caller's memory, because the engine that allocates too much for a caller ends the process.
+Status copy_routes(Call& call, napi_value&) {
+    SequenceHandle* handle = nullptr;
+    int64_t from = 0, count = 0;
+    ArrayView ids, weights;
+    TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
+    const Sequence& sequence = *handle->sequence;
+    const auto length = static_cast<int64_t>(sequence.length.load());
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "from", 0, length, from));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "count", 0, length - from, count));
+    const size_t elements = static_cast<size_t>(count) * sequence.choices;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[2], "ids", napi_int32_array, elements, ids));
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[3], "weights", napi_float32_array, elements, weights));
+    if (elements > 0) sequence.copy_routes(static_cast<size_t>(from), static_cast<size_t>(count), ids.as<int32_t>(), weights.as<float>());
+    return {};
+}
+
 Status dispose_sequence(Call& call, napi_value&) {
     SequenceHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
@@ -296,15 +367,17 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"bringExpert", throwing<bring_expert>, nullptr},
                             {"adoptExperts", promising<adopt_experts>, nullptr},
                             {"readAhead", promising<read_ahead>, nullptr},
+                            {"placeVersions", promising<place_versions>, nullptr},
                             {"whereabouts", throwing<whereabouts>, nullptr},
                             {"checkEnabled", throwing<check_enabled>, nullptr},
                             {"step", promising<model_step>, nullptr},
                             {"dispose", promising<dispose_model>, nullptr}};
     const Member sequence[] = {{"length", nullptr, throwing<sequence_length>},
                                {"truncate", throwing<truncate>, nullptr},
+                               {"copyRoutes", throwing<copy_routes>, nullptr},
                                {"dispose", throwing<dispose_sequence>, nullptr}};
     const napi_status status = define_class(environment, ClassId::Model, model, sizeof model / sizeof model[0]);
-    return status == napi_ok ? define_class(environment, ClassId::Sequence, sequence, 3) : status;
+    return status == napi_ok ? define_class(environment, ClassId::Sequence, sequence, sizeof sequence / sizeof sequence[0]) : status;
 }
 
 }  // namespace tmoe

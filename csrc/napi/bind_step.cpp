@@ -10,6 +10,7 @@ namespace tmoe {
 namespace {
 
 constexpr int64_t kMostItems = 65536;
+constexpr int64_t kMostEpochs = int64_t{1} << 52;
 
 // Memory that a step fills, copied to the caller's array at the end: that one may be transferred meanwhile.
 struct Output {
@@ -28,7 +29,7 @@ struct Item {
     std::vector<uint8_t> enabled;       // copies: the caller's memory may change or go while the step runs
     std::vector<int32_t> forced_ids;
     std::vector<float> forced_weights;
-    Output logits, capture_ids, capture_weights;
+    Output logits;
 };
 
 class StepTask : public Task {
@@ -53,10 +54,8 @@ class StepTask : public Task {
     Status run(const Ticket&) override {
         for (size_t i = 0; i < items.size(); i++) {
             Item& item = items[i];
-            for (Output* output : {&item.logits, &item.capture_ids, &item.capture_weights}) TMOE_RETURN_IF_ERROR(output->allocate(*model_));
+            TMOE_RETURN_IF_ERROR(item.logits.allocate(*model_));
             steps[i].logits_out = item.logits.as<float>();
-            steps[i].capture_ids = item.capture_ids.as<int32_t>();
-            steps[i].capture_weights = item.capture_weights.as<float>();
         }
         return model_->step(*backend_, steps, cancel_.get(), outcome_);
     }
@@ -109,8 +108,6 @@ Status StepTask::result(Environment& environment, napi_value kept, napi_value& v
     for (size_t i = 0; i < items.size() && i < outcome_.items.size(); i++) {
         napi_value item = nullptr;
         TMOE_RETURN_IF_ERROR(copy_output(env, kept, items[i].logits, "logitsOut", napi_float32_array));
-        TMOE_RETURN_IF_ERROR(copy_output(env, kept, items[i].capture_ids, "captureIds", napi_int32_array));
-        TMOE_RETURN_IF_ERROR(copy_output(env, kept, items[i].capture_weights, "captureWeights", napi_float32_array));
         TMOE_RETURN_IF_ERROR(item_result(environment, outcome_.items[i], item));
         napi_set_element(env, list, static_cast<uint32_t>(i), item);
     }
@@ -164,22 +161,20 @@ Status read_input(napi_env env, napi_value object, const std::string& at, const 
     return {};
 }
 
-Status read_routing(napi_env env, napi_value value, const std::string& at, const Model& model, Item& item, Keep& keep) {
+Status read_routing(napi_env env, napi_value value, const std::string& at, const Model& model, Item& item) {
     const RoutingShape& shape = model.routing();
     const size_t choices = item.tokens.size() * shape.choices();
     TMOE_RETURN_IF_ERROR(read_input(env, value, at, "enabled", napi_uint8_array, shape.mask_size(), item.enabled));
     if (!item.enabled.empty()) TMOE_RETURN_IF_ERROR(model.check_enabled(item.enabled.data()));
     TMOE_RETURN_IF_ERROR(read_input(env, value, at, "forcedIds", napi_int32_array, choices, item.forced_ids));
     TMOE_RETURN_IF_ERROR(read_input(env, value, at, "forcedWeights", napi_float32_array, choices, item.forced_weights));
-    TMOE_RETURN_IF_ERROR(read_output(env, value, at, "captureIds", napi_int32_array, choices, item.capture_ids, keep));
-    TMOE_RETURN_IF_ERROR(read_output(env, value, at, "captureWeights", napi_float32_array, choices, item.capture_weights, keep));
-    if (item.forced_ids.size() == item.forced_weights.size() && item.capture_ids.wanted == item.capture_weights.wanted) return {};
+    if (item.forced_ids.size() == item.forced_weights.size()) return {};
     return Status(StatusCode::VALIDATION_ERROR, at + ": ids and weights of a route come together").with("argument", at);
 }
 
 Status read_item(Call& call, napi_value value, const std::string& at, const Model& model, Item& item, StepItem& step, Keep& keep) {
     napi_env env = call.env;
-    napi_value sequence = nullptr, tokens = nullptr, sampling = nullptr;
+    napi_value sequence = nullptr, tokens = nullptr, sampling = nullptr, epoch = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, value, at));
     TMOE_RETURN_IF_ERROR(read_property(env, value, "sequence", sequence));
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, sequence, (at + ".sequence").c_str(), item.handle));
@@ -189,7 +184,13 @@ Status read_item(Call& call, napi_value value, const std::string& at, const Mode
     TMOE_RETURN_IF_ERROR(read_logits_wanted(env, value, at, step.logits));
     const size_t positions = step.logits == LogitsWanted::All ? item.tokens.size() : step.logits == LogitsWanted::Last ? 1 : 0;
     TMOE_RETURN_IF_ERROR(read_output(env, value, at, "logitsOut", napi_float32_array, positions * model.plan().vocab, item.logits, keep));
-    TMOE_RETURN_IF_ERROR(read_routing(env, value, at, model, item, keep));
+    TMOE_RETURN_IF_ERROR(read_routing(env, value, at, model, item));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "epoch", epoch));
+    if (!is_undefined(env, epoch)) {
+        int64_t number = 0;
+        TMOE_RETURN_IF_ERROR(read_integer(env, epoch, at + ".epoch", 0, kMostEpochs, number));
+        step.epoch = static_cast<uint64_t>(number);
+    }
     TMOE_RETURN_IF_ERROR(read_property(env, value, "sampling", sampling));
     if (is_undefined(env, sampling)) return {};
     if (step.logits == LogitsWanted::None) {

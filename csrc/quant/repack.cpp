@@ -163,6 +163,28 @@ void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, ui
     }
 }
 
+void unpack_row(DType type, const uint8_t* packed, size_t row, size_t columns, uint8_t* to) {
+    const DTypeInfo& info = dtype_info(type);
+    const uint8_t* from = packed + row / kRows * packed_group_bytes(type, columns);
+    const size_t lane = row % kRows, block_bytes = kRows * info.bytes;
+    if (info.block == 1) {
+        for (size_t column = 0; column < columns; column++) memcpy(to + column * info.bytes, from + (column * kRows + lane) * info.bytes, info.bytes);
+        return;
+    }
+    // Q8_0 and Q4_0: words of four bytes, 16 rows side by side, and the scales behind them.
+    const size_t words = (info.bytes - 2) / 4;
+    const uint32_t flip = type == DType::Q8_0 ? 0x80808080u : 0;
+    for (size_t block = 0; block < columns / info.block; block++, from += block_bytes, to += info.bytes) {
+        memcpy(to, from + 64 * words + 2 * lane, 2);
+        for (size_t word = 0; word < words; word++) {
+            uint32_t four;
+            memcpy(&four, from + 64 * word + 4 * lane, 4);
+            four ^= flip;
+            memcpy(to + 2 + 4 * word, &four, 4);
+        }
+    }
+}
+
 void pack_rows(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to) {
     const size_t bytes = kRows * row_bytes(type, columns), packed = packed_group_bytes(type, columns);
     for (size_t first = 0; first < rows; first += kRows, from += bytes, to += packed) {

@@ -23,7 +23,10 @@ size_t packed_bytes(DType type, size_t rows, size_t columns);
 /** Packs rows (1 to 16, in the file's layout, one after another) into the group at `to`. Columns: a multiple of the block. */
 void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to);
 
-/** The same for any number of rows, group after group, from memory that need not be in the caches. */
+/** Gives one row of a packed matrix back, in the file's layout. Types that encode_row can write (quant/blocks.h). */
+void unpack_row(DType type, const uint8_t* packed, size_t row, size_t columns, uint8_t* to);
+
+/** pack_group for any number of rows, group after group, from memory that need not be in the caches. */
 void pack_rows(DType type, const uint8_t* from, size_t rows, size_t columns, uint8_t* to);
 
 }  // namespace tmoe

@@ -8,6 +8,8 @@ import { LARGEST_MANIFEST, MANIFEST_NAME, type Manifest, manifestText, parseMani
 
 export const BASE_NAME = 'base.gguf'
 export const EXPERTS_FOLDER = 'experts'
+/** Blobs of experts that were changed while the model served, one file each. */
+export const VERSIONS_FOLDER = 'versions'
 /** Progress of a conversion that has not ended. */
 export const JOURNAL_NAME = 'convert.journal'
 

@@ -5,7 +5,16 @@ import { basename } from 'node:path'
 import { createError } from '../errors/index.js'
 import { type ModelDescription, readModel } from '../model/index.js'
 import type { PlanOp } from '../model/plan.js'
-import type { DType, ExpertLayout, ExpertsFile, NativeAddon, NativeCancel, NativeGguf, ShardFile } from '../native.js'
+import type {
+  DType,
+  ExpertLayout,
+  ExpertsFile,
+  GgufTensorInfo,
+  NativeAddon,
+  NativeCancel,
+  NativeGguf,
+  ShardFile
+} from '../native.js'
 import { isAbsent, readFailed } from './folder.js'
 import type { Manifest, OptimizerState } from './manifest.js'
 import { openCheckpoint } from './open.js'
@@ -44,8 +53,12 @@ export interface ConvertSource {
 type ExpertsOp = Extract<PlanOp, { op: 'experts' }>
 
 /** The layers of experts, from the plan and the types of the tensors. */
-function sourceLayers(addon: NativeAddon, { plan, sizes }: ModelDescription, file: NativeGguf): SourceLayer[] {
-  const types = new Map(file.tensors.map(({ name, type }) => [name, type as DType]))
+export function sourceLayers(
+  addon: NativeAddon,
+  { plan, sizes }: ModelDescription,
+  tensors: readonly GgufTensorInfo[]
+): SourceLayer[] {
+  const types = new Map(tensors.map(({ name, type }) => [name, type as DType]))
   const source = new Map(plan.tensors.map((tensor) => [tensor.name, tensor.source ?? tensor.name]))
   const ops = plan.ops.filter((op): op is ExpertsOp => op.op === 'experts').sort((a, b) => a.layer - b.layer)
   return ops.map((op) => {
@@ -77,7 +90,7 @@ async function openGgufSource(addon: NativeAddon, path: string): Promise<Convert
   const file = await addon.openGguf(path)
   try {
     const description = readModel(file)
-    const layers = sourceLayers(addon, description, file)
+    const layers = sourceLayers(addon, description, file.tensors)
     const leaveOut = layers.flatMap(({ tensors }) => Object.values(tensors))
     const bytesOf = new Map(file.tensors.map(({ name, bytes }) => [name, bytes]))
     return {
@@ -111,7 +124,7 @@ async function openCheckpointSource(addon: NativeAddon, folder: string): Promise
   const checkpoint = await openCheckpoint(addon, folder)
   const { manifest, base, file, description, blobs } = checkpoint
   const { experts: count } = manifest.model
-  const layers = sourceLayers(addon, description, file)
+  const layers = sourceLayers(addon, description, file.tensors)
   const optimizer = manifest.optimizer && { folder, state: manifest.optimizer }
   return {
     description,

@@ -15,6 +15,7 @@ import {
   removeFile,
   statIfAny,
   syncFolder,
+  VERSIONS_FOLDER,
   writeFailed
 } from './folder.js'
 import { MANIFEST_NAME, type Manifest, type ManifestExpert, type OptimizerState } from './manifest.js'
@@ -50,7 +51,7 @@ async function removeTemporary(folder: string): Promise<void> {
 async function clear(folder: string): Promise<void> {
   await removeFile(join(folder, MANIFEST_NAME))
   await syncFolder(folder)
-  for (const name of [JOURNAL_NAME, BASE_NAME, EXPERTS_FOLDER]) {
+  for (const name of [JOURNAL_NAME, BASE_NAME, EXPERTS_FOLDER, VERSIONS_FOLDER]) {
     const path = join(folder, name)
     await rm(path, { recursive: true, force: true }).catch((error) => {
       throw writeFailed(path, error)

@@ -68,7 +68,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     journal?.started({ version: packageVersion(), node: process.version, routingSeed: seed.text })
     lifecycle.to('warm', 'backend ready')
     const requests = new Requests(telemetry, options.telemetry.logPrompts)
-    const hooks: ShutdownHooks = { flush: [], persist: [], release: [] }
+    const hooks: ShutdownHooks = { flush: [], release: [] }
     if (journal) {
       hooks.flush.push(() => journal.flush())
       hooks.release.push(() => journal.close())

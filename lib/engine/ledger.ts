@@ -1,10 +1,12 @@
 /** The requests of one engine by id: those that run, and those that its journal keeps. */
 import type { EngineError } from '../errors/index.js'
 import { createError, isEngineError } from '../errors/index.js'
+import type { ChangeRecord } from '../experts/history.js'
 import type { FinalItem, TokenItem } from '../generation/generation.js'
 import type { CheckedRequest } from '../generation/options.js'
 import type { RequestLog } from '../generation/request-log.js'
-import type { Journal, JournaledRequest, ModelRecord } from '../journal/index.js'
+import type { EarlierLoad, Journal, JournaledRequest, ModelIdentity, ModelRecord } from '../journal/index.js'
+import { sameModel } from './model-identity.js'
 import { storedRequest } from './stored-request.js'
 
 type End = (error: EngineError) => Promise<void>
@@ -20,9 +22,43 @@ export class Ledger {
     this.journal = journal
   }
 
-  /** A model was loaded: requests for its id belong to this load from here on. */
-  modelLoaded(model: Omit<ModelRecord, 'type' | 'load' | 'at'>): void {
-    if (this.journal) this.#loads.set(model.id, this.journal.modelLoaded(model))
+  /**
+   * The load that one of the same id goes on with: it had the same file, has requests that have not ended, or was loaded when the last
+   * engine ended.
+   */
+  earlierLoad(id: string, identity: ModelIdentity): EarlierLoad | undefined {
+    const isSame = ({ model, persisted }: EarlierLoad) =>
+      sameModel(model.identity, identity) || (persisted !== undefined && sameModel(persisted, identity))
+    return this.journal?.earlierLoads(id).find(isSame)
+  }
+
+  /** A model was loaded, with the changed experts of an earlier load: requests for its id belong to this load from here on. JOURNAL_WRITE_FAILED. */
+  async modelLoaded(
+    model: Omit<ModelRecord, 'type' | 'load' | 'at'>,
+    changes: readonly ChangeRecord[] = []
+  ): Promise<void> {
+    const { journal } = this
+    if (!journal) return
+    const load = journal.modelLoaded(model)
+    this.#loads.set(model.id, load)
+    await Promise.all(changes.map(({ epoch, experts }) => journal.expertsChanged(load, epoch, [...experts])))
+  }
+
+  /** Experts of a model have changed; resolves when that is durable. JOURNAL_WRITE_FAILED. */
+  async expertsChanged(id: string, { epoch, experts }: ChangeRecord): Promise<void> {
+    const load = this.#loads.get(id)
+    if (load !== undefined) await this.journal?.expertsChanged(load, epoch, [...experts])
+  }
+
+  /** Changed experts of a model are in its checkpoint now. */
+  persisted(id: string, identity: ModelIdentity): void {
+    const load = this.#loads.get(id)
+    if (load !== undefined) this.journal?.persisted(load, identity)
+  }
+
+  /** Epochs of a model's requests that have not ended, of earlier loads too. */
+  unfinishedEpochs(id: string): number[] {
+    return this.journal?.unfinishedEpochs(id) ?? []
   }
 
   tierSetActivated(id: string, tiers: readonly string[]): void {
@@ -61,13 +97,13 @@ export class Ledger {
       if (begun) this.#running.delete(requestId)
     }
     return {
-      begin: (ending) => {
+      begin: (ending, epoch) => {
         this.#checkFree(requestId, again)
         begun = true
         this.#running.set(requestId, ending)
         if (again) journal?.resumed(requestId)
         if (!journal || load === undefined || again) return undefined
-        return journal.accept(requestId, load, storedRequest(request, prompt))
+        return journal.accept(requestId, load, storedRequest(request, prompt), epoch)
       },
       produced: (position: number, item: TokenItem) => journal?.produced(requestId, position, item),
       delivered: (count: number) => journal?.delivered(requestId, count),

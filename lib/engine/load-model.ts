@@ -98,6 +98,7 @@ export async function unloadModel(parts: EngineParts, id: string): Promise<void>
 async function unload({ models, ledger, reserve, telemetry }: EngineParts, id: string, model: LoadedModel) {
   await model.close(() => models.notLoaded(id, 'was unloaded'))
   ledger.modelUnloaded(id)
+  await model.swaps.versions.close(ledger.unfinishedEpochs(id).length > 0)
   reserve.giveBack(id)
   telemetry.metrics.forgetModel(id)
   telemetry.event('model_unloaded', `model ${id} is unloaded`, { model: id })

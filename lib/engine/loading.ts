@@ -22,6 +22,7 @@ import { tellArchive } from './archive-events.js'
 import { journalLoad } from './journal-load.js'
 import type { OpenModel } from './open-model.js'
 import { openModel } from './open-model.js'
+import { openVersions } from './open-versions.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
 import type { EngineParts } from './parts.js'
 import { checkThawed } from './parts.js'
@@ -106,12 +107,14 @@ export class ModelLoad {
       // The last step that an abort can end: what the journal has been told of stays loaded.
       phases.skip('optimizer', 'inference')
       const seed = textOf(this.#seed(description.plan))
+      const swaps = openVersions(this.#parts, { id: model, path }, open, native)
       await journalLoad(
         ledger,
         this.#request,
         { id: model, path, contextLength, routingSeed: seed },
         open.tiers,
-        native
+        native,
+        swaps.versions
       )
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()
@@ -135,6 +138,7 @@ export class ModelLoad {
         selection,
         steering,
         files,
+        swaps,
         stopGuard: this.#guard(model, native, memory),
         starvation: this.#request.starvation,
         archive: archive && new ExpertArchive(archive, native, open.checkpoint!.manifest, open.checkpoint!.absent),

@@ -4,6 +4,7 @@ import type { ArchiveOptions } from '../archive/options.js'
 import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
+import { changeSchema } from '../experts/changes.js'
 import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
@@ -325,6 +326,11 @@ export const pinSchema = z.strictObject({
     .max(1_000_000)
     .describe('a list of {layer, expert}, integers from 0 on'),
   pinned: z.boolean().describe('true or false')
+})
+
+export const swapSchema = z.strictObject({
+  model: modelId,
+  changes: z.array(changeSchema).min(1).max(65536).describe('a list of changes, at least one')
 })
 
 export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })

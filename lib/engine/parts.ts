@@ -15,8 +15,6 @@ import type { RoutingSeed } from './routing-seed.js'
 export interface ShutdownHooks {
   /** Bring to the disk what was told and promised. */
   flush: (() => Promise<void>)[]
-  /** Write out what serving has changed: swapped or merged experts. */
-  persist: (() => Promise<void>)[]
   /** Close files and give memory back. */
   release: (() => Promise<void>)[]
 }

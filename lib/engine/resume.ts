@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { createError, isEngineError } from '../errors/index.js'
 import type { Generator } from '../generation/generator.js'
 import type { CallOptions } from '../generation/options.js'
-import type { JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
+import type { Journal, JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
 import type { LoadedModel } from '../loaded-model.js'
 import { unloadModel } from './load-model.js'
 import { identify, sameModel } from './model-identity.js'
@@ -77,7 +77,8 @@ export class Resumption {
       logprobs: [...logprobs],
       top: [...top],
       finishReason: complete ? finished?.reason : undefined,
-      from
+      from,
+      epoch: accepted.epoch
     }
     const request = restoredRequest(accepted.request, requestId)
     const fields = { requestId, model: request.model, from, tokens: tokens.length }
@@ -86,13 +87,17 @@ export class Resumption {
   }
 
   /** The model that a request began with, loaded again where it is not. */
-  async #model({ accepted }: JournaledRequest): Promise<LoadedModel> {
+  async #model({ accepted, finished }: JournaledRequest): Promise<LoadedModel> {
     const { ledger, models } = this.#parts
     const began = ledger.journal!.load(accepted.load)!
     const { id } = began
     if (!models.ids().includes(id)) await this.#loadAgain(began)
     const now = ledger.loadOf(id)
-    if (now && now.load !== began.load) checkSame(began, now)
+    if (now && now.load !== began.load) {
+      checkSame(began, now)
+      // What has ended is only repeated.
+      if (!finished) checkExperts(ledger.journal!, began, now, accepted.epoch)
+    }
     return models.get(id)
   }
 
@@ -107,7 +112,10 @@ export class Resumption {
     const load = async (): Promise<void> => {
       // Before a load of minutes; what the load itself identifies is compared once more.
       const actual = await identify(path).catch(() => undefined)
-      if (actual && !sameModel(identity, actual)) throw changed(began, actual, 'its file has changed')
+      const earlier = actual && ledger.earlierLoad(id, actual)
+      const same =
+        !actual || sameModel(identity, actual) || (earlier && sameModel(originOf(began), originOf(earlier.model)))
+      if (!same) throw changed(began, actual, 'its file has changed')
       await reload(this.#parts, { ...ledger.journal!.loadOptions(began), model: path, id }, this.#load)
       try {
         checkSame(began, ledger.loadOf(id)!)
@@ -124,7 +132,7 @@ export class Resumption {
 
 /** What changes a text: the weights, the type of the KV cache, and where the context ends. */
 function checkSame(began: ModelRecord, now: ModelRecord): void {
-  if (!sameModel(began.identity, now.identity))
+  if (!sameModel(originOf(began), originOf(now)))
     throw changed(began, now.identity, `another file is loaded: ${now.path}`)
   if (began.options.kvType !== now.options.kvType) {
     throw changed(began, now.identity, `its KV type is ${now.options.kvType}, and was ${began.options.kvType}`)
@@ -138,6 +146,20 @@ function checkSame(began: ModelRecord, now: ModelRecord): void {
   if (began.contextLength !== now.contextLength) {
     throw changed(began, now.identity, `its context holds ${now.contextLength}, and held ${began.contextLength}`)
   }
+}
+
+/** The file as it was before experts of it were changed. */
+const originOf = ({ identity, origin }: ModelRecord): ModelIdentity => origin ?? identity
+
+/** The experts have to have become what they are now in the same way, as far as the request has seen it. */
+function checkExperts(journal: Journal, began: ModelRecord, now: ModelRecord, epoch: number): void {
+  const seen = (load: number) =>
+    journal
+      .expertChanges(load)
+      .filter((change) => change.epoch <= epoch)
+      .map(({ epoch, experts }) => [epoch, experts.map(({ layer, expert, blob }) => [layer, expert, blob.sha256])])
+  if (JSON.stringify(seen(began.load)) === JSON.stringify(seen(now.load))) return
+  throw changed(began, now.identity, 'its experts have been changed in another way')
 }
 
 function changed({ id, path, identity }: ModelRecord, actual: ModelIdentity, why: string) {

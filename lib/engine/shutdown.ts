@@ -29,7 +29,7 @@ export class Shutdown {
   }
 
   async #run(drainMs: number, reason: string): Promise<void> {
-    const { lifecycle, models, backend, telemetry, hooks } = this.#parts
+    const { lifecycle, models, backend, telemetry, hooks, ledger } = this.#parts
     const forced = new Promise<void>((resolve) => {
       this.#force = resolve
     })
@@ -38,6 +38,7 @@ export class Shutdown {
     // A recovery that failed has closed the engine; what it holds is still to be given back.
     const sound = lifecycle.state !== 'closed'
     const loads = models.loads()
+    const closing = models.all()
     await this.#step('quiesce', async () => {
       if (sound) lifecycle.to('draining', reason)
       for (const { interruption } of loads) interruption.interrupt(disposedError('loadModel'))
@@ -52,8 +53,24 @@ export class Shutdown {
       await this.#all(hooks.flush)
       await telemetry.flush()
     })
-    await this.#step('persist', () => this.#all(hooks.persist))
+    // A model that is unloaded meanwhile is gone: it persists nothing.
+    await this.#step('persist', () =>
+      this.#all(
+        closing.map(
+          ({ swaps }) =>
+            () =>
+              swaps.persist()
+        )
+      )
+    )
     await this.#step('release', async () => {
+      await this.#all(
+        closing.map(
+          ({ swaps }) =>
+            () =>
+              swaps.versions.close(ledger.journal !== undefined)
+        )
+      )
       await this.#all(hooks.release)
       backend.dispose()
     })
@@ -82,7 +99,7 @@ export class Shutdown {
   }
 
   /** Each hook is given its turn, whatever the others do. */
-  async #all(hooks: readonly (() => Promise<void>)[]): Promise<void> {
+  async #all(hooks: readonly (() => Promise<unknown>)[]): Promise<void> {
     for (const hook of hooks) {
       try {
         await hook()

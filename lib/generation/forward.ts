@@ -1,6 +1,7 @@
 /** Forward calls: the logits of given tokens, apart from the scheduler of generations. */
 import type { ExpertArchive } from '../archive/expert-archive.js'
 import { createError } from '../errors/index.js'
+import type { ExpertVersions } from '../experts/versions.js'
 import { Interruption } from '../interruption.js'
 import type { KvType, NativeAddon, NativeModel, StepItem } from '../native.js'
 import type { TierSelection } from '../tiers/selection.js'
@@ -10,7 +11,7 @@ import { requestTime } from './deadlines.js'
 import type { CallOptions } from './options.js'
 import { checkTokens } from './prompt.js'
 import type { RoutingCapture } from './routing.js'
-import { checkReplay, emptyCapture, sameKind, withRouting } from './routing.js'
+import { checkReplay, SequenceRoutes, sameKind, withReplay } from './routing.js'
 
 /** What a forward call is asked for besides the tokens. */
 export interface ForwardOptions {
@@ -40,6 +41,7 @@ export interface ForwardModel {
   maxBatchTokens: number
   selection: TierSelection
   archive?: ExpertArchive | undefined
+  swaps: { versions: Pick<ExpertVersions, 'hold'> }
   deadlines: Deadlines
 }
 
@@ -53,7 +55,7 @@ export class Forwards {
 
   /** LoadedModel.forward, of a model that is not closed. */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection, deadlines, archive } = this.#model
+    const { addon, contextLength, id, vocab, native, selection, deadlines, archive, swaps } = this.#model
     const { logits } = request
     checkTokens('forward', 'tokens', tokens, vocab)
     if (tokens.length > contextLength) {
@@ -63,13 +65,13 @@ export class Forwards {
     const { enabled } = selection.select(request).tierSet
     const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
     const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
-    if (request.captureRouting) out.routing = emptyCapture(native.routing, tokens.length)
     const cancel = addon.createCancel()
     const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
     const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
-    const done = this.#run(tokens, logits, out, replay, interruption, (item) => {
-      const step = () => native.step([enabled ? { ...item, enabled } : item], cancel)
+    const hold = swaps.versions.hold()
+    const done = this.#run(tokens, request, out, replay, interruption, (item) => {
+      const step = () => native.step([{ ...item, epoch: hold.epoch, ...(enabled && { enabled }) }], cancel)
       return archive ? archive.run(step, interruption.signal) : step()
     })
     this.#running.set(interruption, done)
@@ -79,6 +81,7 @@ export class Forwards {
     } catch (error) {
       throw interruption.explain(error)
     } finally {
+      hold.release()
       this.#running.delete(interruption)
       interruption.end()
     }
@@ -93,7 +96,7 @@ export class Forwards {
 
   async #run(
     tokens: Int32Array,
-    logits: 'last' | 'all',
+    { logits, captureRouting }: ForwardOptions,
     out: ForwardResult,
     replay: RoutingCapture | undefined,
     interruption: Interruption,
@@ -101,7 +104,7 @@ export class Forwards {
   ): Promise<void> {
     const { native, kvType, maxBatchTokens, vocab } = this.#model
     interruption.check()
-    const sequence = native.createSequence({ kvType, maxTokens: tokens.length })
+    const sequence = native.createSequence({ kvType, maxTokens: tokens.length, captureRouting })
     try {
       for (let at = 0; at < tokens.length; at = sequence.length) {
         interruption.check()
@@ -110,20 +113,15 @@ export class Forwards {
         const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
         if (logits === 'all') item.logitsOut = out.logits.subarray(at * vocab, (at + chunk.length) * vocab)
         else if (last) item.logitsOut = out.logits
-        withRouting(item, at, replay, out.routing && captureFrom(out.routing, at, chunk.length))
+        withReplay(item, at, replay)
         const { items } = await step(item)
         if (items[0]?.error) throw items[0].error
       }
+      if (captureRouting) out.routing = new SequenceRoutes(sequence, native.routing).read(0, tokens.length)
     } finally {
       sequence.dispose()
     }
   }
-}
-
-/** The part of a capture that a step of `count` tokens from a position on fills. */
-function captureFrom({ layers, k, ids, weights }: RoutingCapture, position: number, count: number): RoutingCapture {
-  const [from, to] = [position * layers * k, (position + count) * layers * k]
-  return { tokens: count, layers, k, ids: ids.subarray(from, to), weights: weights.subarray(from, to) }
 }
 
 /** Caller-owned memory for logits: `length` floats. */

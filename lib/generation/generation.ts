@@ -1,11 +1,13 @@
 /** One sequence being generated: what it still has to compute, and what its consumer gets. */
 import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
+import type { EpochHold } from '../experts/versions.js'
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type { CheckedRequest } from './options.js'
 import type { EarlierTokens, RequestLog } from './request-log.js'
+import { RoutedToken } from './routed-token.js'
 import type { RoutingCapture } from './routing.js'
-import { emptyCapture, joinCaptures, sameKind, withRouting } from './routing.js'
+import { SequenceRoutes, sameKind, withReplay } from './routing.js'
 import { StopStrings } from './stop-strings.js'
 
 export interface Usage {
@@ -27,8 +29,11 @@ export interface TokenItem {
   topLogprobs?: { token: number; logprob: number }[]
   /** With `logits` only: the vocabulary's size. */
   logits?: Float32Array
-  /** With `captureRouting` only: the experts of the positions computed for this token (the first token's: of the whole prompt). */
-  routing?: RoutingCapture
+  /**
+   * With `captureRouting` only: the experts of the positions computed for this token (the first token's: of the whole prompt). Copied when
+   * it is first looked at.
+   */
+  readonly routing?: RoutingCapture
   finishReason?: undefined
   usage?: undefined
 }
@@ -79,7 +84,7 @@ export interface GenerationSetup {
   vocab: number
   eosIds: ReadonlySet<number>
   decoder: { push(id: number): string; end(): string }
-  createSequence(maxTokens: number): NativeSequence
+  createSequence(maxTokens: number, captureRouting: boolean): NativeSequence
   routing: RoutingShape
   /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
   tiers: readonly string[]
@@ -87,6 +92,8 @@ export interface GenerationSetup {
   log?: RequestLog
   /** A generation that goes on from where an earlier one was. */
   earlier?: EarlierTokens | undefined
+  /** Keeps the versions of experts that it uses: those that are current when it begins, or those of an epoch. */
+  hold?: (epoch?: number) => EpochHold
   /** Called when the consumer asks for the first item. */
   observe?: () => GenerationObserver
 }
@@ -110,10 +117,12 @@ export class Generation {
   readonly #waiters: Waiter[] = []
   readonly #ready: GenerationItem[] = []
   readonly #endListeners: (() => void)[] = []
-  readonly #captured: RoutingCapture[] = []
   /** What is fed before anything is computed: the prompt, and the tokens of an earlier generation. */
   readonly #feed: Int32Array
   #sequence: NativeSequence | undefined
+  /** With `captureRouting`; and the positions whose routes belong to a token already. */
+  #routes: SequenceRoutes | undefined
+  #routed = 0
   /** Tokens of #feed that were fed. */
   #fed = 0
   /** Tokens that the consumer has. */
@@ -124,6 +133,7 @@ export class Generation {
   #observer: GenerationObserver | undefined
   #onFirstStep: (() => void) | undefined
   #steps = 0
+  #hold: EpochHold | undefined
 
   constructor(setup: GenerationSetup) {
     this.#setup = setup
@@ -146,7 +156,13 @@ export class Generation {
 
   /** The consumer has asked for the first item. */
   begin(): void {
+    this.#hold = this.#setup.hold?.(this.#setup.earlier?.epoch)
     this.#observer = this.#setup.observe?.()
+  }
+
+  /** Which versions of experts it uses, once it has begun. */
+  get epoch(): number {
+    return this.#hold?.epoch ?? 0
   }
 
   /** What was generated up to now, for the details of an error. */
@@ -187,8 +203,8 @@ export class Generation {
 
   /** This sequence's part of a step of at most `budget` tokens. Throws what creating the sequence throws. */
   stepItem(budget: number): StepItem {
-    const { prompt, request, vocab, routing, enabled } = this.#setup
-    this.#sequence ??= this.#setup.createSequence(prompt.length + this.#limit - 1)
+    const { prompt, request, vocab, enabled } = this.#setup
+    this.#sequence ??= this.#createSequence()
     this.#onFirstStep?.()
     this.#onFirstStep = undefined
     const feed = this.#feed
@@ -201,8 +217,8 @@ export class Generation {
     if (last) item.sampling = this.#sampling()
     if (last && request.logits) item.logitsOut = new Float32Array(vocab)
     if (enabled) item.enabled = enabled
-    const capture = request.captureRouting ? emptyCapture(routing, tokens.length) : undefined
-    withRouting(item, position, request.replayRouting, capture)
+    if (this.epoch > 0) item.epoch = this.epoch
+    withReplay(item, position, request.replayRouting)
     return item
   }
 
@@ -210,7 +226,6 @@ export class Generation {
   accept(item: StepItem, result: StepItemResult): void {
     this.#steps++
     if (this.#fed < this.#feed.length) this.#fed += item.tokens.length
-    if (item.captureIds) this.#keepRoutes(item)
     if (!item.sampling || this.#finished) return
     const { token } = result
     if (this.#setup.eosIds.has(token)) {
@@ -218,14 +233,13 @@ export class Generation {
       return
     }
     this.#observer?.token()
-    const value: TokenItem = { text: '', token }
+    const value = this.#tokenItem(token)
     if (result.logprob !== undefined) value.logprob = result.logprob
     if (result.top && item.sampling.topLogprobs > 0) {
       const { ids, logprobs } = result.top
       value.topLogprobs = Array.from(ids, (id, i) => ({ token: id, logprob: logprobs[i]! }))
     }
     if (item.logitsOut) value.logits = item.logitsOut
-    if (item.captureIds) value.routing = joinCaptures(this.#captured.splice(0))
     this.#setup.log?.produced(this.#tokens.length, value)
     this.#take(value)
   }
@@ -259,13 +273,26 @@ export class Generation {
 
   /** Frees the KV cache. Not while a step that it is part of runs. */
   release(): void {
+    this.#routes?.keep()
+    this.#routes = undefined
     this.#sequence?.dispose()
     this.#sequence = undefined
   }
 
-  #keepRoutes({ tokens, captureIds, captureWeights }: StepItem): void {
-    const { layers, k } = this.#setup.routing
-    this.#captured.push({ tokens: tokens.length, layers, k, ids: captureIds!, weights: captureWeights! })
+  #createSequence(): NativeSequence {
+    const { prompt, request, routing, createSequence } = this.#setup
+    const { captureRouting } = request
+    const sequence = createSequence(prompt.length + this.#limit - 1, captureRouting)
+    if (captureRouting) this.#routes = new SequenceRoutes(sequence, routing)
+    return sequence
+  }
+
+  /** A token that was just computed; what else is known of it comes later. */
+  #tokenItem(token: number): TokenItem {
+    if (!this.#routes) return { text: '', token }
+    const from = this.#routed
+    this.#routed = this.#setup.prompt.length + this.#tokens.length
+    return new RoutedToken(token, this.#routes, from, this.#routed - from)
   }
 
   /** The tokens of an earlier generation, with the same items. */
@@ -351,6 +378,7 @@ export class Generation {
 
   #end(outcome: Pick<GenerationOutcome, 'finishReason' | 'error'>): void {
     this.#finished = true
+    this.#hold?.release()
     this.#observer?.ended({ ...outcome, usage: this.#usage(), steps: this.#steps })
     for (const listener of this.#endListeners.splice(0)) listener()
   }

@@ -172,7 +172,7 @@ export class Generator implements AsyncIterableIterator<GenerationItem, undefine
       generation.fail(error)
     }
     try {
-      this.#acceptance = this.#log?.begin(end)?.then(
+      this.#acceptance = this.#log?.begin(end, generation.epoch)?.then(
         () => {
           this.#acceptance = undefined
         },

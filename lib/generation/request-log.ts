@@ -6,9 +6,9 @@ import type { FinalItem, FinishReason, TokenItem } from './generation.js'
 export interface RequestLog {
   /**
    * The consumer has asked for the first item. A promise holds items back until it resolves: the request is accepted then; what it
-   * rejects with ends the generation. `end` ends the generation with an error from outside. Throws REQUEST_ALREADY_EXISTS.
+   * rejects with ends the generation. `epoch`: which versions of experts it uses. `end` ends the generation with an error from outside. Throws REQUEST_ALREADY_EXISTS.
    */
-  begin(end: (error: EngineError) => Promise<void>): Promise<void> | undefined
+  begin(end: (error: EngineError) => Promise<void>, epoch: number): Promise<void> | undefined
   /** The token at a position of the output was computed. */
   produced(position: number, item: TokenItem): void
   /** The consumer has this many tokens. */
@@ -29,4 +29,6 @@ export interface EarlierTokens {
   finishReason: FinishReason | undefined
   /** Items of earlier positions are not given out again. */
   from: number
+  /** Which versions of experts it began with. */
+  epoch: number
 }

@@ -1,5 +1,6 @@
 /** Routing capture and replay: which experts tokens were routed to, as plain arrays. */
-import type { RoutingShape, StepItem } from '../native.js'
+import { createError } from '../errors/index.js'
+import type { NativeSequence, RoutingShape, StepItem } from '../native.js'
 import { describeValue, validationError } from '../validation.js'
 
 /** The routes of consecutive positions of one sequence. */
@@ -25,13 +26,55 @@ export const isRoutingCapture = (value: unknown): value is RoutingCapture => {
   )
 }
 
-/** A capture to be filled by steps of together `tokens` positions. */
-export function emptyCapture({ layers, k }: RoutingShape, tokens: number): RoutingCapture {
+/** A capture of `tokens` positions, all zero. RESOURCE_MEMORY_EXHAUSTED. */
+function emptyCapture({ layers, k }: Pick<RoutingShape, 'layers' | 'k'>, tokens: number): RoutingCapture {
   const length = tokens * layers * k
-  // One block for both: at a token per step the blocks are what a capture costs.
-  const memory = new ArrayBuffer(length * (Int32Array.BYTES_PER_ELEMENT + Float32Array.BYTES_PER_ELEMENT))
-  const weights = new Float32Array(memory, length * Int32Array.BYTES_PER_ELEMENT, length)
-  return { tokens, layers, k, ids: new Int32Array(memory, 0, length), weights }
+  try {
+    // One block for both: at a token per call the blocks are what it costs.
+    const memory = new ArrayBuffer(length * (Int32Array.BYTES_PER_ELEMENT + Float32Array.BYTES_PER_ELEMENT))
+    const weights = new Float32Array(memory, length * Int32Array.BYTES_PER_ELEMENT, length)
+    return { tokens, layers, k, ids: new Int32Array(memory, 0, length), weights }
+  } catch (cause) {
+    const required = 8 * length
+    const resourceInfo = { required, available: 0, current: null, limit: null, unit: 'bytes' as const }
+    const text = `the routes of ${tokens} tokens take ${required} bytes, more than one block of memory can have here`
+    throw createError('RESOURCE_MEMORY_EXHAUSTED', text, { resourceInfo }, { cause })
+  }
+}
+
+/** The routes of a sequence that captures them: read from it while it lives, from one copy of all of them afterwards. */
+export class SequenceRoutes {
+  readonly #sequence: NativeSequence
+  readonly #shape: RoutingShape
+  #copy: RoutingCapture | undefined
+  #failure: unknown
+
+  constructor(sequence: NativeSequence, shape: RoutingShape) {
+    this.#sequence = sequence
+    this.#shape = shape
+  }
+
+  /** Of `tokens` positions. RESOURCE_MEMORY_EXHAUSTED. */
+  read(from: number, tokens: number): RoutingCapture {
+    if (this.#failure) throw this.#failure
+    if (this.#copy) {
+      const { layers, k, ids, weights } = this.#copy
+      const [begin, end] = [from * layers * k, (from + tokens) * layers * k]
+      return { tokens, layers, k, ids: ids.subarray(begin, end), weights: weights.subarray(begin, end) }
+    }
+    const capture = emptyCapture(this.#shape, tokens)
+    this.#sequence.copyRoutes(from, tokens, capture.ids, capture.weights)
+    return capture
+  }
+
+  /** The sequence is about to be disposed. Where there is no memory for a copy, whoever reads is told. */
+  keep(): void {
+    try {
+      this.#copy = this.read(0, this.#sequence.length)
+    } catch (error) {
+      this.#failure = error
+    }
+  }
 }
 
 /** Captures of consecutive positions as one. */
@@ -39,7 +82,7 @@ export function joinCaptures(parts: readonly RoutingCapture[]): RoutingCapture {
   const { layers, k } = parts[0]!
   if (parts.length === 1) return parts[0]!
   const joined = emptyCapture(
-    { layers, k, experts: 0 },
+    { layers, k },
     parts.reduce((sum, { tokens }) => sum + tokens, 0)
   )
   let at = 0
@@ -63,26 +106,13 @@ export function checkReplay(method: string, replay: RoutingCapture, shape: Routi
   return { tokens, layers, k, ids: ids.slice(), weights: weights.slice() }
 }
 
-/**
- * Adds to a step's item what captures and replays its routes. Positions beyond the replayed ones are routed; an item that holds both
- * kinds is cut to the first.
- */
-export function withRouting(
-  item: StepItem,
-  position: number,
-  replay: RoutingCapture | undefined,
-  capture: RoutingCapture | undefined
-): void {
-  if (replay && position < replay.tokens) {
-    const choices = replay.layers * replay.k
-    const [from, to] = [position * choices, (position + item.tokens.length) * choices]
-    item.forcedIds = replay.ids.subarray(from, to)
-    item.forcedWeights = replay.weights.subarray(from, to)
-  }
-  if (capture) {
-    item.captureIds = capture.ids
-    item.captureWeights = capture.weights
-  }
+/** Adds to a step's item the routes that are replayed; positions beyond them are routed. An item holds one kind (`sameKind`). */
+export function withReplay(item: StepItem, position: number, replay: RoutingCapture | undefined): void {
+  if (!replay || position >= replay.tokens) return
+  const choices = replay.layers * replay.k
+  const [from, to] = [position * choices, (position + item.tokens.length) * choices]
+  item.forcedIds = replay.ids.subarray(from, to)
+  item.forcedWeights = replay.weights.subarray(from, to)
 }
 
 /** Tokens that one item may hold from a position on: not both replayed and routed ones. */

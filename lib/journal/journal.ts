@@ -10,7 +10,15 @@ import { encodeRecord } from './frame.js'
 import { lockJournal } from './lock.js'
 import type { JournalReading } from './reader.js'
 import { readJournal, setAside } from './reader.js'
-import type { ExpertsRecord, FinishedRecord, JournalRecord, ModelRecord, StartRecord, TokensRecord } from './records.js'
+import type {
+  ExpertsRecord,
+  FinishedRecord,
+  JournalRecord,
+  ModelIdentity,
+  ModelRecord,
+  StartRecord,
+  TokensRecord
+} from './records.js'
 import { journalFormat } from './records.js'
 import type { Recovered } from './recovered.js'
 import { describeRecovered, loadOptions } from './recovered.js'
@@ -39,6 +47,20 @@ export interface ProducedToken {
   topLogprobs?: { token: number; logprob: number }[]
 }
 
+/** A load, and what became of its experts. */
+export interface EarlierLoad {
+  model: ModelRecord
+  experts: readonly ExpertsRecord[]
+  /** Of its checkpoint, where changed experts were written into it. */
+  persisted: ModelIdentity | undefined
+}
+
+const earlierLoad = (state: JournalState, load: number): EarlierLoad => ({
+  model: state.models.get(load)!,
+  experts: state.experts.get(load) ?? [],
+  persisted: state.persisted.get(load)?.identity
+})
+
 export class Journal {
   /** What was in it when it was opened. */
   readonly recovered: Recovered
@@ -46,6 +68,8 @@ export class Journal {
   readonly #lock: number
   readonly #state: JournalState
   readonly #writer: JournalWriter
+  /** What was loaded when the last engine ended. */
+  readonly #inherited: Map<number, EarlierLoad>
   /** Tokens that no record holds yet. */
   readonly #pending = new Map<string, TokensRecord>()
   #pendingTokens = 0
@@ -58,6 +82,7 @@ export class Journal {
     this.#lock = lock
     this.#state = state
     this.recovered = describeRecovered(state, cut, damage)
+    this.#inherited = new Map([...state.loaded].map((load) => [load, earlierLoad(state, load)]))
     this.#writer = new JournalWriter(
       {
         folder: settings.path,
@@ -129,6 +154,8 @@ export class Journal {
   }
 
   modelUnloaded(load: number): void {
+    const id = this.#state.models.get(load)?.id
+    for (const [earlier, { model }] of this.#inherited) if (model.id === id) this.#inherited.delete(earlier)
     this.#append({ type: 'unload', load, at: Date.now() })
   }
 
@@ -164,10 +191,41 @@ export class Journal {
     return loadOptions(this.#state, load, options)
   }
 
-  /** New versions of a load's experts; resolves when that is durable. JOURNAL_WRITE_FAILED. */
+  /** New versions of a load's experts; resolves when that is durable. JOURNAL_WRITE_FAILED: then they are not here. */
   async expertsChanged(load: number, epoch: number, experts: ExpertsRecord['experts']): Promise<void> {
-    this.#append({ type: 'experts', load, epoch, experts, at: Date.now() })
-    await this.#writer.flush()
+    const record: JournalRecord = { type: 'experts', load, epoch, experts, at: Date.now() }
+    const { bytes, done } = this.#writer.commit(record)
+    this.#state.apply(record, bytes)
+    try {
+      await done
+    } catch (error) {
+      this.#state.forgetExperts(load, epoch)
+      throw error
+    }
+  }
+
+  /** A load's experts are in its checkpoint, which has another identity now. */
+  persisted(load: number, identity: ModelIdentity): void {
+    this.#append({ type: 'persisted', load, identity, at: Date.now() })
+  }
+
+  /** Loads of a model whose experts a later load goes on with, latest first: those of requests, and those that the last engine ended with. */
+  earlierLoads(id: string): EarlierLoad[] {
+    const loads = new Map(this.#inherited)
+    for (const { accepted, finished } of this.#state.requests.values()) {
+      const { load } = accepted
+      if (!finished && !this.#state.loaded.has(load)) loads.set(load, earlierLoad(this.#state, load))
+    }
+    return [...loads.values()].filter(({ model }) => model.id === id).sort((a, b) => b.model.load - a.model.load)
+  }
+
+  /** Epochs of a model's requests that have not ended. */
+  unfinishedEpochs(id: string): number[] {
+    const epochs: number[] = []
+    for (const { accepted, finished } of this.#state.requests.values()) {
+      if (!finished && this.#state.models.get(accepted.load)?.id === id) epochs.push(accepted.epoch)
+    }
+    return epochs
   }
 
   /** The changes of a load's experts, oldest first. */

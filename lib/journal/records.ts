@@ -41,6 +41,8 @@ const model = z.object({
   routingSeed: z.string(),
   /** SHA-256 of which experts each of its tiers has. */
   tiersSha256: z.string(),
+  /** Of the load whose experts this one goes on with, before any of them was changed. */
+  origin: identity.optional(),
   at: z.number()
 })
 const unload = z.object({ type: z.literal('unload'), load: count, at: z.number() })
@@ -57,14 +59,28 @@ const tierFolder = z.object({
   at: z.number()
 })
 
+const blob = z.object({ path: z.string(), offset: count, crc32c: count, sha256: z.string() })
+
 /** Experts of a load got new versions; requests accepted from here on use them. Kept until no request needs them. */
 const experts = z.object({
   type: z.literal('experts'),
   load: count,
   epoch: count,
-  experts: z.array(z.looseObject({ layer: count, expert: count, version: count })),
+  experts: z.array(
+    z.object({
+      layer: count,
+      expert: count,
+      version: count,
+      blob,
+      /** Without a blob: what the model's file has. */
+      previous: z.object({ version: count, blob: blob.optional() })
+    })
+  ),
   at: z.number()
 })
+
+/** A load's changed experts were written into its checkpoint, which is this one now. */
+const persisted = z.object({ type: z.literal('persisted'), load: count, identity, at: z.number() })
 
 const accepted = z.object({
   type: z.literal('accepted'),
@@ -108,6 +124,7 @@ export const recordSchema = z.discriminatedUnion('type', [
   tierSet,
   tierFolder,
   experts,
+  persisted,
   accepted,
   produced,
   finished,
@@ -122,6 +139,7 @@ export type ModelRecord = z.output<typeof model>
 export type TierSetRecord = z.output<typeof tierSet>
 export type TierFolderRecord = z.output<typeof tierFolder>
 export type ExpertsRecord = z.output<typeof experts>
+export type PersistedRecord = z.output<typeof persisted>
 export type AcceptedRecord = z.output<typeof accepted>
 export type TokensRecord = z.output<typeof produced>
 export type FinishedRecord = z.output<typeof finished>

@@ -6,6 +6,7 @@ import type {
   FinishedRecord,
   JournalRecord,
   ModelRecord,
+  PersistedRecord,
   StartRecord,
   TierFolderRecord,
   TierSetRecord,
@@ -39,6 +40,7 @@ export class JournalState {
   /** Of each load, by tier. */
   readonly tierFolders = new Map<number, Map<string, TierFolderRecord>>()
   readonly experts = new Map<number, ExpertsRecord[]>()
+  readonly persisted = new Map<number, PersistedRecord>()
   readonly requests = new Map<string, JournaledRequest>()
   lastLoad = 0
   /** Bytes of the records of each load. */
@@ -91,6 +93,11 @@ export class JournalState {
         this.#count(record.load, bytes)
         return
       }
+      case 'persisted':
+        if (!this.models.has(record.load)) return
+        this.persisted.set(record.load, record)
+        this.#count(record.load, bytes)
+        return
       case 'accepted':
         if (this.requests.has(record.id)) return
         this.requests.set(record.id, {
@@ -126,6 +133,12 @@ export class JournalState {
     if (this.requests.delete(id)) this.#forgetUnused()
   }
 
+  /** Takes a change of experts out that could not be written. */
+  forgetExperts(load: number, epoch: number): void {
+    const left = (this.experts.get(load) ?? []).filter((record) => record.epoch !== epoch)
+    this.experts.set(load, left)
+  }
+
   /** Takes out what ended before `before` (milliseconds since the epoch). Requests that have not ended stay. */
   expire(before: number): void {
     for (const [id, { finished, failed, at }] of this.requests) {
@@ -142,6 +155,8 @@ export class JournalState {
       if (tierSet) yield tierSet
       yield* this.tierFolders.get(record.load)?.values() ?? []
       yield* this.experts.get(record.load) ?? []
+      const persisted = this.persisted.get(record.load)
+      if (persisted) yield persisted
     }
     for (const request of this.requests.values()) {
       const { accepted, tokens, logprobs, top, delivered, finished, failed } = request
@@ -173,6 +188,7 @@ export class JournalState {
       this.tierSets.delete(load)
       this.tierFolders.delete(load)
       this.experts.delete(load)
+      this.persisted.delete(load)
     }
   }
 }

@@ -33,6 +33,14 @@ export interface ExpertOptions {
   blobs?: ExpertBlobs
 }
 
+/** The versions of one expert that requests may still use, by ascending epoch; the first is that of all epochs before the second's. */
+export interface PlacedVersions {
+  layer: number
+  expert: number
+  /** A blob in a file, which requests of the epoch and later ones use. Without a path (the first only): what the model was loaded with. */
+  versions: { epoch: number; path?: string; offset?: number; crc32c?: number }[]
+}
+
 /** What one layer's experts did since the load. */
 export interface LayerStats {
   /** (step, expert) demands, those that found the expert in memory or being read, and those that did not. */

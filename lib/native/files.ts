@@ -32,6 +32,15 @@ export interface ExpertPart {
   bytes: number
 }
 
+/** What decides how an expert is laid out: the weight types, the model's width and that inside the expert. */
+export interface ExpertShape {
+  gate: DType
+  up: DType
+  down: DType
+  width: number
+  hidden: number
+}
+
 /** What an expert's blob looks like; `id` names the layout of the matrices. */
 export interface ExpertLayout {
   id: string

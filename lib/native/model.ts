@@ -1,5 +1,5 @@
 /** A loaded model: its steps, what goes into them and what comes out. */
-import type { AdoptedExperts, CachePolicy, ExpertStats, NativeTrace, Whereabouts } from './experts.js'
+import type { AdoptedExperts, CachePolicy, ExpertStats, NativeTrace, PlacedVersions, Whereabouts } from './experts.js'
 import type { KvType, NativeCancel } from './values.js'
 
 export interface SamplingParams {
@@ -32,11 +32,10 @@ export interface StepItem {
   logitsOut?: Float32Array
   /** Sample the next token from the last position (needs `logits` other than `none`). */
   sampling?: SamplingParams
+  /** Which versions of experts (see placeVersions). Default 0. */
+  epoch?: number
   /** The request's TierSet, [layers][experts]: 0 = not to be used. All are, where it is not there. */
   enabled?: Uint8Array
-  /** Caller-owned, filled with [tokens][layers][k] expert ids, best first, and (always together) their weights. */
-  captureIds?: Int32Array
-  captureWeights?: Float32Array
   /** Replay: [tokens][layers][k], taken instead of what the router would choose. ROUTING_INVALID_EXPERT {token, slot, expertId, layer}. */
   forcedIds?: Int32Array
   forcedWeights?: Float32Array
@@ -80,6 +79,11 @@ export interface NativeSequence {
   readonly length: number
   /** Forgets all positions from `length` on. */
   truncate(length: number): void
+  /**
+   * Fills caller-owned [count][layers][k] with the routes of positions that it holds: expert ids, best first, and their weights. Nothing
+   * where it does not capture them. During a step too.
+   */
+  copyRoutes(from: number, count: number, ids: Int32Array, weights: Float32Array): void
   dispose(): void
 }
 
@@ -110,9 +114,15 @@ export interface NativeModel {
   adoptExperts(places: AdoptedExperts): Promise<void>
   /** Reads experts ahead of their use, as far as they find memory that nothing better has: [layers][experts], 0 = not this one. Resolves when that has begun. */
   readAhead(wanted: Uint8Array): Promise<void>
+  /**
+   * The versions of these experts from now on, all or nothing, between two steps: the first of each list takes the expert's usual place, the
+   * later ones are held in memory that the budget counts. RESOURCE_MEMORY_EXHAUSTED {required, available}, MODEL_NOT_FOUND, FILE_READ_FAILED,
+   * MODEL_CORRUPTED, EXPERT_CORRUPTED.
+   */
+  placeVersions(experts: PlacedVersions[]): Promise<void>
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
-  createSequence(options: { kvType: KvType; maxTokens: number }): NativeSequence
+  createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
    * EXPERT_UNAVAILABLE {layer, expert, experts?, archived} where experts are to be brought first: `experts` has the ids of all of the layer.

@@ -61,6 +61,11 @@ export const eventCatalog = {
     meaning: 'An expert was replaced by another version of it.',
     chained: ['model', 'layer', 'expert', 'version', 'sha256']
   },
+  experts_persisted: {
+    level: 'info',
+    meaning: 'Changed experts were written into their checkpoint.',
+    chained: ['model', 'experts']
+  },
   expert_starved: {
     level: 'warn',
     meaning: 'An expert was not used for longer than the window.',

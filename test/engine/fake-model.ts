@@ -15,6 +15,7 @@ class FakeSequence implements NativeSequence {
   truncate(length: number): void {
     this.tokens.length = length
   }
+  copyRoutes(): void {}
   dispose(): void {
     this.disposed = true
   }
@@ -61,6 +62,7 @@ export class FakeModel implements NativeModel {
   bringExpert(): void {}
   async adoptExperts(): Promise<void> {}
   async readAhead(): Promise<void> {}
+  async placeVersions(): Promise<void> {}
   whereabouts(): undefined {}
 
   createSequence({ maxTokens }: { maxTokens: number }): NativeSequence {

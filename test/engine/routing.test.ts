@@ -1,8 +1,10 @@
 /** Routes captured, replayed and masked, on the embedded model. */
+import { join } from 'node:path'
 import t from 'tap'
-import { createEngine, type Engine, type RoutingCapture } from 'tiered-moe'
+import { convertModel, createEngine, type Engine, type RoutingCapture } from 'tiered-moe'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
 import type { native as Native, NativeModel, StepItem } from '../../lib/native.js'
+import { writeMoeModel } from '../fixtures/moe-model.js'
 import { built, embedded } from '../fixtures/package.js'
 
 // Steps with masks are below the package's surface: they are reached by their place.
@@ -70,7 +72,16 @@ t.test('a replay forces what it holds, and routes the rest', async (t) => {
 t.test('generation: the first token brings the routes of the prompt', async (t) => {
   const request = { model, prompt: 'ROMEO: '.repeat(20), maxTokens: 25, seed: 3, captureRouting: true, logits: true }
   const items = []
-  for await (const item of engine.createGenerator(request)) items.push(item)
+  const atOnce = []
+  for await (const item of engine.createGenerator(request)) {
+    // Every other one is looked at when the generation is over only.
+    if (items.length % 2) atOnce.push({ ...item }.routing!)
+    items.push(item)
+  }
+  t.same(
+    atOnce,
+    items.filter((_, i) => i % 2).map(({ routing }) => routing)
+  )
   const prompt = items.at(-1)!.usage!.promptTokens
   t.same(
     items.map(({ routing }) => routing?.tokens),
@@ -78,6 +89,10 @@ t.test('generation: the first token brings the routes of the prompt', async (t) 
   )
   const { text, routing, usage } = await engine.generate(request)
   t.equal(routing!.tokens, prompt + usage.completionTokens - 1)
+  t.same(
+    routing!.ids,
+    items.flatMap(({ routing }) => Array.from(routing?.ids ?? []))
+  )
 
   const { captureRouting, ...plain } = request
   t.notHas((await engine.generate(plain)) as object, { routing: {} })
@@ -88,6 +103,40 @@ t.test('generation: the first token brings the routes of the prompt', async (t) 
     replayed.map(({ logits }) => logits && bytes(logits).toString('hex')),
     items.map(({ logits }) => logits && bytes(logits).toString('hex'))
   )
+})
+
+t.test('a hierarchical model: replayed from another place, on other threads, without the TierSet', async (t) => {
+  const folder = t.testdir()
+  const hser = { tiers: { hot: [3, 2], warm: [4, 2], cold: [5] }, k: [2, 1, 2] as [number, number, number] }
+  const path = writeMoeModel(join(folder, 'hser.gguf'), {
+    hser,
+    type: 'Q8_0',
+    layers: 3,
+    embedding: 64,
+    feedForward: 64
+  })
+  const checkpoint = join(folder, 'hser.checkpoint')
+  await convertModel({ from: path, to: checkpoint })
+  const text = Int32Array.from({ length: 50 }, (_, i) => (i * 53 + 3) % 270)
+  await engine.loadModel({ model: path, id: 'whole' })
+  const { base, keyValues, arena, experts } = engine.listModels().find(({ id }) => id === 'whole')!.memory
+  const memory = base + keyValues + arena + 20.5 * experts.slot
+  await other.loadModel({ model: checkpoint, id: 'part', memory, contextLength: 64 })
+  for (const tierSet of ['max', 'balanced', ['warm', 'cold']]) {
+    const forward = { tokens: text, logits: 'all', captureRouting: true } as const
+    const first = await engine.forward({ ...forward, model: 'whole', tierSet })
+    const again = await other.forward({ ...forward, model: 'part', replayRouting: first.routing })
+    t.ok(bytes(again.logits).equals(bytes(first.logits)), String(tierSet))
+    t.ok(bytes(again.routing.ids).equals(bytes(first.routing.ids)))
+    t.ok(bytes(again.routing.weights).equals(bytes(first.routing.weights)))
+
+    const request = { prompt: 'the tree', maxTokens: 20, seed: 5, ignoreEos: true }
+    const { routing, tokens } = await engine.generate({ ...request, model: 'whole', tierSet, captureRouting: true })
+    const replayed = await other.generate({ ...request, model: 'part', replayRouting: routing! })
+    t.same(replayed.tokens, tokens)
+  }
+  const { misses, budgetBytes, residentBytes } = other.modelStats('part').experts!
+  t.ok(misses > 20 && residentBytes <= budgetBytes, 'where few of the experts had room')
 })
 
 t.test('a replay that does not fit is refused', async (t) => {
@@ -135,18 +184,21 @@ t.test('masks of one step', async (t) => {
   /** Runs all items in one step of fresh sequences: logits of all positions, and ids. */
   const run = async (masks: (Uint8Array | undefined)[], forced: Partial<StepItem> = {}) => {
     const items = masks.map((enabled) => ({
-      sequence: loaded.createSequence({ kvType: 'f16', maxTokens: 128 }),
+      sequence: loaded.createSequence({ kvType: 'f16', maxTokens: 128, captureRouting: true }),
       tokens,
       logits: 'all' as const,
       logitsOut: new Float32Array(tokens.length * plan.vocab),
-      captureIds: new Int32Array(tokens.length * layers * k),
-      captureWeights: new Float32Array(tokens.length * layers * k),
       ...(enabled && { enabled }),
       ...forced
     }))
     await loaded.step(items, cancel)
-    for (const { sequence } of items) sequence.dispose()
-    return items
+    return items.map(({ sequence, logitsOut }) => {
+      const choices = tokens.length * layers * k
+      const [ids, weights] = [new Int32Array(choices), new Float32Array(choices)]
+      sequence.copyRoutes(0, tokens.length, ids, weights)
+      sequence.dispose()
+      return { logitsOut, ids, weights }
+    })
   }
   const mask = (allowed: (layer: number, expert: number) => boolean) =>
     Uint8Array.from({ length: layers * experts }, (_, i) => Number(allowed(Math.floor(i / experts), i % experts)))
@@ -163,11 +215,11 @@ t.test('masks of one step', async (t) => {
     t.ok(bytes(item.logitsOut).equals(bytes(alone[i]!.logitsOut)), `mask ${i}: alone and together`)
   }
   for (const [i, enabled] of [some, few].entries()) {
-    const { captureIds } = together[i + 1]!
-    const wrong = captureIds.findIndex((id, at) => !enabled[(Math.floor(at / k) % layers) * experts + id])
+    const { ids } = together[i + 1]!
+    const wrong = ids.findIndex((id, at) => !enabled[(Math.floor(at / k) % layers) * experts + id])
     t.equal(wrong, -1, 'every expert is an enabled one')
   }
-  const { captureIds: forcedIds, captureWeights: forcedWeights } = together[1]!
+  const { ids: forcedIds, weights: forcedWeights } = together[1]!
   const [replayed] = await run([undefined], { forcedIds, forcedWeights })
   t.ok(bytes(replayed!.logitsOut).equals(bytes(alone[1]!.logitsOut)), 'a replay needs no mask')
 
@@ -178,5 +230,4 @@ t.test('masks of one step', async (t) => {
   t.throws(() => loaded.checkEnabled(all.subarray(1)), { code: 'VALIDATION_ERROR' })
   await t.rejects(run([undefined, short]), refusal)
   await t.rejects(run([undefined], { forcedIds }), { code: 'VALIDATION_ERROR' })
-  await t.rejects(run([undefined], { captureIds: new Int32Array(3) }), { code: 'VALIDATION_ERROR' })
 })

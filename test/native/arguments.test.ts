@@ -138,7 +138,9 @@ t.test('models and sequences', async (t) => {
   report(
     t,
     'createSequence',
-    await besiege([{ kvType: 'f16', maxTokens: 8 }], ([options]) => model.createSequence(options as never).dispose())
+    await besiege([{ kvType: 'f16', maxTokens: 8, captureRouting: true }], ([options]) =>
+      model.createSequence(options as never).dispose()
+    )
   )
   report(t, 'truncate', await besiege([0], ([length]) => sequence.truncate(length as number)))
   const sampling = {
@@ -159,8 +161,6 @@ t.test('models and sequences', async (t) => {
     logitsOut: new Float32Array(2 * 260),
     sampling,
     enabled: new Uint8Array(4).fill(1),
-    captureIds: new Int32Array(8),
-    captureWeights: new Float32Array(8),
     forcedIds: Int32Array.of(0, 1, 2, 3, 0, 1, 2, 3),
     forcedWeights: new Float32Array(8).fill(0.5)
   }
@@ -172,6 +172,19 @@ t.test('models and sequences', async (t) => {
       await model.step(...(args as Parameters<typeof model.step>))
     })
   )
+  const captured = model.createSequence({ kvType: 'f16', maxTokens: 8, captureRouting: true })
+  await model.step([{ sequence: captured, tokens: new Int32Array(3), logits: 'none' }], cancel)
+  const [ids, weights] = [new Int32Array(8), new Float32Array(8)]
+  report(
+    t,
+    'copyRoutes',
+    await besiege([1, 2, ids, weights], (args) =>
+      captured.copyRoutes(...(args as Parameters<typeof captured.copyRoutes>))
+    )
+  )
+  t.equal(await outcome(() => captured.copyRoutes(2, 2, ids, weights)), 'VALIDATION_ERROR', 'past what it holds')
+  t.equal(await outcome(() => sequence.copyRoutes(0, 0, ids, weights)), 'fine', 'nothing of one that keeps none')
+  captured.dispose()
   report(
     t,
     'checkEnabled',

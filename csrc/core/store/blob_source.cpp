@@ -8,55 +8,73 @@
 
 namespace tmoe {
 
-namespace {
+size_t blob_pieces(const ExpertLayout& layout) { return std::max<size_t>(1, (layout.bytes + kReadBytes / 2) / kReadBytes); }
 
-/** An expert is cut into equal pieces of about 1 MiB, whole blocks each. */
-size_t pieces_of(const ExpertLayout& layout) { return std::max<size_t>(1, (layout.bytes + kReadBytes / 2) / kReadBytes); }
+namespace {
 
 struct Range {
     size_t begin, bytes;
 };
 Range piece_of(const ExpertLayout& layout, size_t piece) {
-    const size_t blocks = layout.bytes / kBlobAlignment, pieces = pieces_of(layout), step = (blocks + pieces - 1) / pieces * kBlobAlignment;
+    const size_t blocks = layout.bytes / kBlobAlignment, pieces = blob_pieces(layout), step = (blocks + pieces - 1) / pieces * kBlobAlignment;
     const size_t begin = std::min(layout.bytes, piece * step);
     return {begin, std::min(step, layout.bytes - begin)};
 }
+
+}  // namespace
+
+Status read_blob_piece(const DirectFile& file, uint64_t offset, const ExpertLayout& layout, size_t piece, uint8_t* blob, uint32_t& sum) {
+    const Range range = piece_of(layout, piece);
+    TMOE_RETURN_IF_ERROR(file.read(offset + range.begin, blob + range.begin, range.bytes, range.bytes));
+    sum = crc32c(blob + range.begin, range.bytes);  // while other pieces are being read
+    return {};
+}
+
+Status check_blob(uint32_t layer, uint32_t expert, const ExpertLayout& layout, const std::vector<uint32_t>& sums, uint32_t expected, const std::string& path,
+                  uint64_t offset) {
+    uint32_t actual = 0;
+    for (size_t piece = 0; piece < sums.size(); piece++) actual = crc32c_join(actual, sums[piece], piece_of(layout, piece).bytes);
+    if (actual == expected) return {};
+    return Status(StatusCode::EXPERT_CORRUPTED,
+                  path + format(": expert %u of layer %u, at byte %llu, has the checksum %08x and not %08x", expert, layer,
+                                static_cast<unsigned long long>(offset), actual, expected))
+        .with("layer", layer)
+        .with("expert", expert)
+        .with("file", path)
+        .with("offset", static_cast<double>(offset))
+        .with("expected", format("%08x", expected))
+        .with("actual", format("%08x", actual));
+}
+
+namespace {
 
 class BlobSource final : public ExpertSource {
   public:
     BlobSource(std::vector<std::shared_ptr<DirectFile>> files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts)
         : files_(std::move(files)), places_(std::move(places)), layouts_(std::move(layouts)) {}
 
-    size_t pieces(uint32_t layer, uint32_t) const override { return pieces_of(layouts_[layer]); }
+    size_t pieces(uint32_t layer, uint32_t) const override { return blob_pieces(layouts_[layer]); }
 
     uint64_t file_bytes(uint32_t layer, uint32_t) const override { return layouts_[layer].bytes; }
 
     Status read(uint32_t layer, uint32_t expert, size_t piece, uint8_t* blob, ReadScratch&, const std::atomic<bool>* cancel, uint32_t& sum) const override {
         if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the read was cancelled");
-        const Range range = piece_of(layouts_[layer], piece);
-        TMOE_RETURN_IF_ERROR(read_range(layer, expert, range, blob));
-        sum = crc32c(blob + range.begin, range.bytes);  // while other pieces are being read
-        return {};
+        const BlobPlace& place = places_[layer][expert];
+        if (place.file != kInArchive) return read_blob_piece(*files_[place.file], place.offset, layouts_[layer], piece, blob, sum);
+        Brought now = brought(layer, expert);
+        if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) {
+            return read_blob_piece(*now.file, now.offset, layouts_[layer], piece, blob, sum);
+        }
+        lose(layer, expert, now.path);
+        return in_archive(layer, expert);
     }
 
     Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override {
         const BlobPlace& place = places_[layer][expert];
-        uint32_t actual = 0;
-        for (size_t piece = 0; piece < sums.size(); piece++) actual = crc32c_join(actual, sums[piece], piece_of(layouts_[layer], piece).bytes);
-        if (actual == place.crc32c) return {};
         const Brought now = place.file == kInArchive ? brought(layer, expert) : Brought{files_[place.file]->path(), files_[place.file], place.offset};
-        const std::string& path = now.path;
-        const bool archived = !now.file;  // another copy can be brought
-        Status status = Status(StatusCode::EXPERT_CORRUPTED,
-                      path + format(": expert %u of layer %u, at byte %llu, has the checksum %08x and not %08x", expert, layer,
-                                    static_cast<unsigned long long>(now.offset), actual, place.crc32c))
-            .with("layer", layer)
-            .with("expert", expert)
-            .with("file", path)
-            .with("offset", static_cast<double>(now.offset))
-            .with("expected", format("%08x", place.crc32c))
-            .with("actual", format("%08x", actual));
-        return archived ? std::move(status).with("archived", 1) : status;
+        Status status = check_blob(layer, expert, layouts_[layer], sums, place.crc32c, now.path, now.offset);
+        if (status.ok() || now.file) return status;
+        return std::move(status).with("archived", 1);  // another copy can be brought
     }
 
     bool local(uint32_t layer, uint32_t expert) const override {
@@ -81,16 +99,6 @@ class BlobSource final : public ExpertSource {
         std::shared_ptr<DirectFile> file;   ///< null: opened for each read, because it may be removed
         uint64_t offset = 0;
     };
-
-    Status read_range(uint32_t layer, uint32_t expert, const Range& range, uint8_t* blob) const {
-        const BlobPlace& place = places_[layer][expert];
-        uint8_t* to = blob + range.begin;
-        if (place.file != kInArchive) return files_[place.file]->read(place.offset + range.begin, to, range.bytes, range.bytes);
-        Brought now = brought(layer, expert);
-        if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) return now.file->read(now.offset + range.begin, to, range.bytes, range.bytes);
-        lose(layer, expert, now.path);
-        return in_archive(layer, expert);
-    }
 
     static uint64_t key(uint32_t layer, uint32_t expert) { return uint64_t{layer} << 32 | expert; }
 

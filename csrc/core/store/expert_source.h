@@ -58,6 +58,15 @@ struct GgufExperts {
 Status open_gguf_source(std::shared_ptr<GgufFile> file, std::vector<GgufExperts> layers, std::vector<ExpertLayout> layouts,
                         std::shared_ptr<ExpertSource>& out);
 
+// Reading a blob, for every source of them.
+/** An expert's blob is cut into so many equal pieces of about kReadBytes, whole blocks each. */
+size_t blob_pieces(const ExpertLayout& layout);
+/** Reads one piece of the blob at `offset` of the file into its place at `blob`; `sum` is its checksum. FILE_READ_FAILED {path, errno}. */
+Status read_blob_piece(const DirectFile& file, uint64_t offset, const ExpertLayout& layout, size_t piece, uint8_t* blob, uint32_t& sum);
+/** From the sums of all pieces: EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}; `path` and `offset` say where they were read. */
+Status check_blob(uint32_t layer, uint32_t expert, const ExpertLayout& layout, const std::vector<uint32_t>& sums, uint32_t expected, const std::string& path,
+                  uint64_t offset);
+
 /** The place of a blob that is in no local file until it is brought. */
 inline constexpr uint32_t kInArchive = UINT32_MAX;
 

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/store/residents.h"
+#include "core/store/versioned_source.h"
 #include "core/store/wave_schedule.h"
 
 namespace tmoe {
@@ -35,6 +36,7 @@ class Store final : public ExpertStore {
     Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
     Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
     void demote(uint32_t layer, uint32_t expert, bool demoted) override;
+    void replace(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset, uint32_t crc32c) override;
     Status set_budget(uint64_t bytes) override;
     void close() override { residents_.close(); }
 
@@ -89,7 +91,7 @@ class Store final : public ExpertStore {
     void publish();
 
     StoreOptions options_;
-    std::shared_ptr<ExpertSource> source_;
+    std::shared_ptr<VersionedSource> source_;
     Residents residents_;
     std::unique_ptr<ExpertCache> cache_;
     std::unique_ptr<WaveSchedule> schedule_;
@@ -111,8 +113,8 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     if (options_.layouts.empty() || options_.experts == 0 || options_.workers == 0 || options_.io_threads == 0) {
         return Status(StatusCode::VALIDATION_ERROR, "an expert store has layers, experts, workers and threads");
     }
-    source_ = source;
-    TMOE_RETURN_IF_ERROR(residents_.start(options_, std::move(source)));
+    source_ = std::make_shared<VersionedSource>(std::move(source), options_.layouts);
+    TMOE_RETURN_IF_ERROR(residents_.start(options_, source_));
     TMOE_RETURN_IF_ERROR(check_budget(options_.budget_bytes, 0));
     TMOE_RETURN_IF_ERROR(residents_.reserve(slots_for(options_.budget_bytes)));
     CacheOptions cache;
@@ -373,6 +375,13 @@ void Store::demote(uint32_t layer, uint32_t expert, bool demoted) {
     const uint32_t entry = entry_of(layer, expert);
     cache_->demote(entry, demoted);
     if (options_.trace) options_.trace->record(TraceKind::Demote, entry, demoted);
+}
+
+void Store::replace(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset, uint32_t crc32c) {
+    if (in_layer_) end_layer();
+    const uint32_t entry = entry_of(layer, expert);
+    if (cache_->slot_of(entry) >= 0) abandon(entry);
+    source_->replace(layer, expert, std::move(file), offset, crc32c);
 }
 
 Status Store::set_budget(uint64_t bytes) {

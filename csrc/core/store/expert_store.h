@@ -87,6 +87,8 @@ class ExpertStore {
 
     virtual Status pin(uint32_t layer, uint32_t expert, bool pinned) = 0;
     virtual void demote(uint32_t layer, uint32_t expert, bool demoted) = 0;
+    /** Between steps: the expert is the blob at `offset` of the file from now on; what is in memory of it goes. */
+    virtual void replace(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset, uint32_t crc32c) = 0;
     /**
      * Between steps. Memory above the new budget is given back to the system at once, memory that it adds is reserved. RESOURCE_BUDGET_TOO_SMALL,
      * RESOURCE_MEMORY_EXHAUSTED; then nothing has changed.

@@ -1,0 +1,93 @@
+/** The versions of a model's experts when it has just been loaded: those of its file, and what an earlier load had changed. */
+import { mkdtempSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { VERSIONS_FOLDER, writeFailed } from '../checkpoint/folder.js'
+import type { Manifest } from '../checkpoint/manifest.js'
+import { sourceLayers } from '../checkpoint/source.js'
+import { createError } from '../errors/index.js'
+import type { ExpertPlace, ExpertVersion } from '../experts/history.js'
+import { versionFiles } from '../experts/persist.js'
+import { ExpertSwaps } from '../experts/swaps.js'
+import { ExpertVersions } from '../experts/versions.js'
+import type { ExpertBlobs, NativeModel } from '../native.js'
+import { identify } from './model-identity.js'
+import type { OpenModel } from './open-model.js'
+import type { EngineParts } from './parts.js'
+
+type Original = (place: ExpertPlace) => Omit<ExpertVersion, 'epoch'>
+
+export function openVersions(
+  { addon, ledger, telemetry }: EngineParts,
+  model: { id: string; path: string },
+  { tensors, description, checkpoint, blobs }: OpenModel,
+  native: NativeModel
+): ExpertSwaps {
+  const { id } = model
+  const path = resolve(model.path)
+  const original = checkpoint && blobs ? originals(checkpoint.manifest, blobs) : () => ({ version: 0, blob: undefined })
+  const loaded = stateOf(path)
+  const { journal } = ledger
+  const lasting = checkpoint ? join(path, VERSIONS_FOLDER) : journal && join(journal.path, 'experts')
+  const versions = new ExpertVersions({
+    native,
+    original,
+    folder: () => lasting ?? temporaryFolder(),
+    temporary: lasting === undefined,
+    ...(journal && {
+      log: {
+        record: (change) => ledger.expertsChanged(id, change),
+        epochs: () => ledger.unfinishedEpochs(id)
+      }
+    })
+  })
+  if (checkpoint) versions.keep(versionFiles(path, checkpoint.manifest))
+  return new ExpertSwaps({
+    id,
+    addon,
+    path,
+    versions,
+    layers: sourceLayers(addon, description, tensors),
+    experts: native.routing.experts,
+    use: () => native.expertUse(),
+    isCheckpoint: checkpoint !== undefined,
+    checkUnchanged: () => {
+      if (stateOf(path) === loaded) return
+      throw createError('MODEL_CHANGED', `${path} is another file than the one that was loaded`, { model: id, path })
+    },
+    sha256Of: (place) => original(place).blob?.sha256,
+    onPersisted: async () => {
+      if (journal) ledger.persisted(id, await identify(path))
+    },
+    tell: (event, message, fields) => telemetry.event(event, message, { model: id, ...fields })
+  })
+}
+
+/** What a checkpoint's manifest states; an expert that is in no local file has no blob. */
+function originals({ model, layers }: Manifest, { files, fileIndex, offset, crc32c }: ExpertBlobs): Original {
+  const entries = new Map(layers.map(({ layer, experts }) => [layer, new Map(experts.map((own) => [own.expert, own]))]))
+  return ({ layer, expert }) => {
+    const { sha256, version } = entries.get(layer)!.get(expert)!
+    const at = layer * model.experts + expert
+    const path = files[fileIndex[at]!]
+    return {
+      version,
+      blob: path === undefined ? undefined : { path, offset: offset[at]!, crc32c: crc32c[at]!, sha256 }
+    }
+  }
+}
+
+/** Size and time of the last change; empty where there is nothing. */
+function stateOf(path: string): string {
+  const info = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return info ? `${info.size} ${info.mtimeNs}` : ''
+}
+
+function temporaryFolder(): string {
+  const prefix = join(tmpdir(), 'tiered-moe-experts-')
+  try {
+    return mkdtempSync(prefix)
+  } catch (error) {
+    throw writeFailed(prefix, error)
+  }
+}
