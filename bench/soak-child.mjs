@@ -97,10 +97,12 @@ function allowed() {
 
 const samples = []
 function look() {
+  // Before the mark starts anew: what is given back between the two was allowed in the interval that begins.
+  const may = allowed()
   const live = addon.peakLiveBytes(true)
   const resident = residentPeak()
   const own = residentMemory() - addon.counters().liveBytes
-  samples.push({ at: performance.now() - started, live, allowed: allowed(), resident, own, ...held() })
+  samples.push({ at: performance.now() - started, live, allowed: may, resident, own, ...held() })
 }
 addon.peakLiveBytes(true)
 residentPeak()

@@ -11,7 +11,7 @@ import type { Plan } from './model/plan.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
 import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile } from './native/files.js'
 import type { NativeModel } from './native/model.js'
-import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel } from './native/values.js'
+import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel, NativeReservation } from './native/values.js'
 
 export type * from './native/experts.js'
 export type * from './native/files.js'
@@ -118,6 +118,8 @@ export interface NativeAddon {
     cancel: NativeCancel
   ): Promise<ExpertsFile>
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
+  /** Has the system grant memory that nobody uses yet. RESOURCE_MEMORY_EXHAUSTED {required, available}. */
+  reserveMemory(bytes: number): NativeReservation
   createCancel(): NativeCancel
   /** Replays a trace on a thread. VALIDATION_ERROR {argument, index} of a wrong record. */
   simulateCache(

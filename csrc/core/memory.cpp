@@ -1,5 +1,6 @@
 #include "core/memory.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@ namespace tmoe {
 
 namespace {
 
+constexpr uint64_t kPage = 65536;             // of the system's, or a multiple of it
 constexpr size_t kMapFrom = size_t{1} << 20;  // blocks from here on come from the system, with huge pages where it has them
 
 int64_t read_number(const std::string& path, const char* key) {
@@ -115,6 +117,43 @@ int64_t available_memory() {
     available = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 #endif
     return available;
+}
+
+Status Reservation::resize(uint64_t bytes) {
+    if (bytes <= bytes_) {
+        shrink(bytes);
+        return {};
+    }
+#if defined(__linux__) || defined(__APPLE__)
+    const uint64_t more = (bytes - bytes_ + kPage - 1) / kPage * kPage;
+    void* base = more <= SIZE_MAX / 2 ? mmap(nullptr, static_cast<size_t>(more), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
+    if (base == MAP_FAILED) {
+        return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("the system does not reserve %llu bytes of memory", static_cast<unsigned long long>(bytes)))
+            .with("required", static_cast<double>(bytes))
+            .with("available", static_cast<double>(available_memory()));
+    }
+    ranges_.push_back({static_cast<uint8_t*>(base), static_cast<size_t>(more)});
+    bytes_ += more;
+#else
+    bytes_ = bytes;
+#endif
+    return {};
+}
+
+void Reservation::shrink(uint64_t bytes) {
+#if defined(__linux__) || defined(__APPLE__)
+    while (!ranges_.empty() && bytes_ > bytes) {
+        Range& last = ranges_.back();
+        const auto less = std::min<uint64_t>((bytes_ - bytes) / kPage * kPage, last.bytes);
+        if (less == 0) return;
+        last.bytes -= static_cast<size_t>(less);
+        munmap(last.base + last.bytes, static_cast<size_t>(less));
+        bytes_ -= less;
+        if (last.bytes == 0) ranges_.pop_back();
+    }
+#else
+    bytes_ = bytes;
+#endif
 }
 
 Status Buffer::allocate(size_t bytes) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/status.h"
 
@@ -39,6 +40,31 @@ Counters& counters();
 
 /** Bytes that this process may still take: the machine's MemAvailable, or less where a cgroup sets a limit. */
 int64_t available_memory();
+
+/**
+ * Memory that the system has granted and nobody uses yet: it counts in the limits of the system (RLIMIT_DATA, strict overcommit) so that whoever
+ * is given a part of it afterwards finds as much. No byte of it is touched: it is neither resident nor live. One thread at a time.
+ */
+class Reservation {
+  public:
+    Reservation() = default;
+    ~Reservation() { shrink(0); }
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+
+    uint64_t bytes() const { return bytes_; }
+    /** Grows or shrinks. RESOURCE_MEMORY_EXHAUSTED {required, available}; then nothing has changed. Shrinking never fails. */
+    Status resize(uint64_t bytes);
+
+  private:
+    struct Range {
+        uint8_t* base;
+        size_t bytes;
+    };
+    void shrink(uint64_t bytes);
+    std::vector<Range> ranges_;
+    uint64_t bytes_ = 0;
+};
 
 /** An owned, zero-filled block of memory, aligned to 64 bytes (large blocks to huge pages where the system has them). */
 class Buffer {

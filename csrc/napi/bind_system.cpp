@@ -78,6 +78,34 @@ Status read_available_memory(Call& call, napi_value& result) {
     return {};
 }
 
+constexpr int64_t kMostReserved = int64_t{1} << 52;
+
+/** reserveMemory(bytes). */
+Status reserve_memory(Call& call, napi_value& result) {
+    int64_t bytes = 0;
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "bytes", 0, kMostReserved, bytes));
+    auto reservation = std::make_unique<Reservation>();
+    TMOE_RETURN_IF_ERROR(reservation->resize(static_cast<uint64_t>(bytes)));
+    return wrap(call.environment, std::make_unique<ReservationHandle>(call.env, std::move(reservation)), result);
+}
+
+/** resize(bytes): false where the system grants no more; after `dispose` nothing is held, whatever is asked for. */
+Status resize_reservation(Call& call, napi_value& result) {
+    ReservationHandle* handle = nullptr;
+    int64_t bytes = 0;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "bytes", 0, kMostReserved, bytes));
+    const bool done = handle->reservation && handle->reservation->resize(static_cast<uint64_t>(bytes)).ok();
+    return napi_get_boolean(call.env, done, &result) == napi_ok ? Status() : exception_pending();
+}
+
+Status dispose_reservation(Call& call, napi_value&) {
+    ReservationHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    handle->dispose();
+    return {};
+}
+
 Status try_lock_file(Call& call, napi_value& result) {
     int64_t descriptor = -1;
     TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "descriptor", 0, INT32_MAX, descriptor));
@@ -111,7 +139,9 @@ Status cancel(Call& call, napi_value&) {
 
 napi_status bind_system(Environment& environment, napi_value exports) {
     const Member members[] = {{"cancel", throwing<cancel>, nullptr}};
+    const Member reservation[] = {{"resize", throwing<resize_reservation>, nullptr}, {"dispose", throwing<dispose_reservation>, nullptr}};
     napi_status status = define_class(environment, ClassId::Cancel, members, 1);
+    if (status == napi_ok) status = define_class(environment, ClassId::Reservation, reservation, 2);
     const struct {
         const char* name;
         napi_callback function;
@@ -122,6 +152,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"counters", throwing<read_counters>},
         {"peakLiveBytes", throwing<peak_live_bytes>},
         {"availableMemory", throwing<read_available_memory>},
+        {"reserveMemory", throwing<reserve_memory>},
         {"createCancel", throwing<create_cancel>},
         {"crc32c", throwing<checksum>},
         {"tryLockFile", throwing<try_lock_file>},

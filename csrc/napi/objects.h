@@ -29,6 +29,16 @@ struct CancelHandle : Handle {
     CancelFlag flag;
 };
 
+struct ReservationHandle : Handle {
+    static constexpr ClassId kClass = ClassId::Reservation;
+    ReservationHandle(napi_env env, std::unique_ptr<Reservation> granted) : Handle(env, kClass, true), reservation(std::move(granted)) {}
+    void dispose() {
+        reservation.reset();
+        retire();
+    }
+    std::unique_ptr<Reservation> reservation;  ///< null once disposed
+};
+
 struct BackendHandle : Handle {
     static constexpr ClassId kClass = ClassId::Backend;
     BackendHandle(napi_env env, std::shared_ptr<Backend> started) : Handle(env, kClass, true), backend(std::move(started)) {}

@@ -79,6 +79,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
   } catch (error) {
     await held?.journal?.close()
     held?.backend.dispose()
+    held?.reserve.dispose()
     await telemetry.close()
     throw error
   }
@@ -97,16 +98,18 @@ interface Resources {
   journal: Journal | undefined
 }
 
-/** Room on the machine is looked for before anything is taken of it. */
+/** Room on the machine is reserved, or looked for, before anything is taken of it. */
 async function resources(options: CheckedOptions, addon: NativeAddon): Promise<Resources> {
   const { threads, isa, journal, memory, staging } = options
-  const reserve = new MemoryReserve(memory, addon.availableMemory())
-  if (staging) await checkStaging(staging)
-  const backend = addon.createBackend({ threads: threads ?? availableParallelism(), isa })
+  const reserve = new MemoryReserve(memory, addon)
+  let backend: NativeBackend | undefined
   try {
+    if (staging) await checkStaging(staging)
+    backend = addon.createBackend({ threads: threads ?? availableParallelism(), isa })
     return { backend, reserve, journal: await openJournal(journal, addon) }
   } catch (error) {
-    backend.dispose()
+    backend?.dispose()
+    reserve.dispose()
     throw error
   }
 }

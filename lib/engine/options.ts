@@ -33,8 +33,8 @@ export interface EngineOptions {
   /** Context of models that are loaded without a contextLength, at most. Default: as long as the model supports. */
   maxContextTokens?: number
   /**
-   * Memory that all models together may take, as bytes or as text ('8GiB'): looked for when the engine starts, RESOURCE_MEMORY_EXHAUSTED
-   * where the machine has not that much. A model takes what its own `memory` says, or what is left. Default: what is available then.
+   * Memory that all models together may take, as bytes or as text ('8GiB'): reserved when the engine starts, RESOURCE_MEMORY_EXHAUSTED
+   * where the machine has not that much or the system does not grant it. A model takes what its own `memory` says, or what is left. Default: what is available then.
    */
   memory?: number | string
   /** A folder that has to have room for what is staged on disk: RESOURCE_DISK_EXHAUSTED at the start where it has not. */

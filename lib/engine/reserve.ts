@@ -1,37 +1,63 @@
-/** What an engine may take of the machine, looked for when it boots: memory for its models, and room on a disk for what they stage. */
+/** What an engine may take of the machine: memory for its models, reserved when it boots, and room on a disk for what they stage, looked for then. */
 import { rm, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createError, isSystemError, writeFailed } from '../errors/index.js'
 import { makeFolder } from '../folders.js'
+import type { NativeAddon, NativeReservation } from '../native.js'
 import { byteSize } from '../validation.js'
 
-/** Memory that the models of an engine share. Without a limit each takes what is available when it is loaded. */
+/**
+ * Memory that the models of an engine share. Without a limit each takes what is available when it is loaded. With one, the system grants it
+ * when the engine boots: what no model has taken yet is held, so that no limit of the system can refuse it to a load.
+ */
 export class MemoryReserve {
   readonly #limit: number | undefined
+  readonly #held: NativeReservation | undefined
   readonly #taken = new Map<string, number>()
 
   /** Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo} where the machine has not that much. */
-  constructor(limit: number | string | undefined, available: number) {
+  constructor(limit: number | string | undefined, addon: Pick<NativeAddon, 'availableMemory' | 'reserveMemory'>) {
     this.#limit = limit === undefined ? undefined : byteSize(limit)
-    if (this.#limit === undefined || this.#limit <= available) return
-    throw exhausted(`the engine was to reserve ${this.#limit} bytes of memory`, this.#limit, available, null, null)
+    if (this.#limit === undefined) return
+    const available = addon.availableMemory()
+    if (this.#limit > available) {
+      throw exhausted(`the engine was to reserve ${this.#limit} bytes of memory`, this.#limit, available, null, null)
+    }
+    this.#held = addon.reserveMemory(this.#limit)
   }
 
   /** What a model may take that says `asked`: that, or all that is left. Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo}. */
   offer(asked: number | undefined): number | undefined {
     if (this.#limit === undefined) return asked
-    const current = [...this.#taken.values()].reduce((sum, bytes) => sum + bytes, 0)
+    const current = this.#sum()
     const left = Math.max(0, this.#limit - current)
     if ((asked ?? 1) <= left) return asked ?? left
     throw exhausted(`the model was to take ${asked ?? 'some'} bytes`, asked ?? 1, left, current, this.#limit)
   }
 
+  /** The model allocates so much from now on. */
   take(id: string, bytes: number): void {
     this.#taken.set(id, bytes)
+    this.#hold()
   }
 
+  /** The model holds nothing any more. */
   giveBack(id: string): void {
     this.#taken.delete(id)
+    this.#hold()
+  }
+
+  dispose(): void {
+    this.#held?.dispose()
+  }
+
+  #sum(): number {
+    return [...this.#taken.values()].reduce((sum, bytes) => sum + bytes, 0)
+  }
+
+  /** What is left. Where the system does not grant it again, a later load is told. */
+  #hold(): void {
+    if (this.#limit !== undefined) this.#held?.resize(Math.max(0, this.#limit - this.#sum()))
   }
 }
 

@@ -29,7 +29,7 @@ export class Shutdown {
   }
 
   async #run(drainMs: number, reason: string): Promise<void> {
-    const { lifecycle, models, backend, telemetry, hooks, ledger } = this.#parts
+    const { lifecycle, models, backend, reserve, telemetry, hooks, ledger } = this.#parts
     const forced = new Promise<void>((resolve) => {
       this.#force = resolve
     })
@@ -73,6 +73,7 @@ export class Shutdown {
       )
       await this.#all(hooks.release)
       backend.dispose()
+      reserve.dispose()
     })
     if (sound) lifecycle.to('closed', 'everything is released')
     await telemetry.close()

@@ -26,6 +26,13 @@ export interface NativeCancel {
   cancel(): void
 }
 
+/** Memory that the system has granted: it counts in its limits, and no byte of it is resident. */
+export interface NativeReservation {
+  /** Grows or shrinks it; false where the system grants no more (then nothing has changed), and after `dispose`. */
+  resize(bytes: number): boolean
+  dispose(): void
+}
+
 export interface LoadProgress {
   tensor: string
   index: number

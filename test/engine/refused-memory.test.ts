@@ -17,7 +17,25 @@ t.test('RLIMIT_DATA', { skip: limited ? false : 'prlimit is not here (Linux, uti
     timeout: 120_000
   })
   t.equal(status, 0, `${signal}: ${stderr.slice(-800)}`)
-  const { refusedLoad, empty, left, expected, before, text, demoted, told, outcomes, after } = JSON.parse(stdout)
+  const {
+    refusedBoot,
+    afterBoot,
+    reservedLoads,
+    refusedLoad,
+    empty,
+    left,
+    expected,
+    before,
+    text,
+    demoted,
+    told,
+    outcomes,
+    after
+  } = JSON.parse(stdout)
+
+  t.equal(refusedBoot, 'RESOURCE_MEMORY_EXHAUSTED')
+  t.same(afterBoot, empty, 'an engine that did not boot holds nothing')
+  t.same(reservedLoads, ['loaded', 'loaded'], 'what was reserved is there, again and again')
 
   t.equal(refusedLoad, 'RESOURCE_MEMORY_EXHAUSTED')
   t.same(left, empty, 'a load that was refused holds nothing')

@@ -66,6 +66,29 @@ t.test('the addon itself', async (t) => {
       addon.createBackend(...(args as Parameters<typeof addon.createBackend>)).dispose()
     )
   )
+  report(
+    t,
+    'reserveMemory',
+    await besiege([2 ** 20, 2 ** 21], ([bytes, next]) => {
+      const reservation = addon.reserveMemory(bytes as number)
+      try {
+        reservation.resize(next as number)
+      } finally {
+        reservation.dispose()
+      }
+      t.notOk(reservation.resize(1), 'nothing is held any more')
+    })
+  )
+  const file = await addon.openGguf(path)
+  report(
+    t,
+    'stepBytes',
+    await besiege([readModel(file).plan, 16, 2], (args) =>
+      addon.stepBytes(...(args as Parameters<typeof addon.stepBytes>))
+    )
+  )
+  file.close()
+  report(t, 'peakLiveBytes', await besiege([false], ([restart]) => addon.peakLiveBytes(restart as boolean)))
   const results = await besiege(['x'], ([value]) => {
     if (typeof value !== 'function') addon.initialize(value as never)
   })
