@@ -62,7 +62,8 @@ export const experts = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'ServerError',
-    suggestedAction: 'Raise the budget to details.resourceInfo.required bytes, use fewer threads, or unpin experts.',
+    suggestedAction:
+      'Raise the budget to details.resourceInfo.required bytes, ask for a shorter context, use fewer threads, or unpin experts.',
     native: true
   },
   ROUTING_INVALID_EXPERT: {
