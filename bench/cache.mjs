@@ -10,7 +10,7 @@ import { createEngine } from '../dist/esm/index.js'
 import { comparePolicies } from '../dist/esm/tiers/simulation.js'
 import { traceSteps } from '../dist/esm/tiers/trace.js'
 import { environment, printEnvironment, printTable, root, writeReport } from './harness.mjs'
-import { linePanels } from './plot.mjs'
+import { hitRatePlot } from './plot.mjs'
 import { syntheticTrace } from './traces.mjs'
 
 const full = process.argv.includes('--full')
@@ -139,23 +139,14 @@ printTable(
   rows
 )
 
-const names = { optimum: 'optimum (Belady)', adaptive: 'adaptive (default)', lru: 'LRU', lfu: 'LFU', arc: 'ARC' }
-const panels = traces.map(([name]) => {
-  const points = report.filter(({ trace }) => trace === name)
-  return {
-    title: name,
-    x: points.map(({ residency }) => 100 * residency),
-    series: Object.entries(names).map(([key, label]) => ({
-      name: label,
-      values: points.map(({ hitRate }) => 100 * hitRate[key].hitRate)
-    }))
-  }
-})
-const svg = linePanels({ title: 'Expert cache: hits (%) by experts in memory (%)', panels })
 const plain = report.map((row) => ({
   ...row,
   hitRate: Object.fromEntries(Object.entries(row.hitRate).map(([key, { hitRate }]) => [key, hitRate]))
 }))
+const svg = hitRatePlot(
+  'Expert cache: hits (%) by experts in memory (%)',
+  traces.map(([title]) => ({ title, points: plain.filter(({ trace }) => trace === title) }))
+)
 writeReport('cache.json', { environment: stamp, full, results: plain })
 console.log(`plot: ${writeReport('cache.svg', svg)}`)
 if (svgAt > 0) writeFileSync(process.argv[svgAt + 1], svg)

@@ -12,6 +12,8 @@ export const axes = {
 export const places = ['memory', 'file 100%', 'file 50%', 'file 10%', 'checkpoint 50%', 'checkpoint 10%']
 /** Whether the other requests of a step may use every expert, or a TierSet that changes while they run. */
 export const tierSets = ['all', 'changing']
+/** Whether sequence 0 is routed, captures its routes too, or replays those of the first cell. */
+export const routes = ['captured', 'routed', 'replayed']
 
 /** Every combination of the axes' values. */
 export function crossProduct(axes) {

@@ -10,9 +10,27 @@ export function tally(values) {
   return [...counts].map(([value, count]) => (count > 1 ? `${value}x${count}` : value)).join(' ')
 }
 
+/** Whether the TierSet number `turn` has an expert: one tier in turn is left out where enough remain, and one expert of groups with more than are chosen. */
+function hserAllows({ tierGroups, groupExperts, kTier, kExpert }, expert, turn) {
+  const group = groupExperts.findLastIndex((first) => first <= expert)
+  const tier = tierGroups.findLastIndex((first) => first <= group)
+  const [tiers, size] = [tierGroups.length - 1, groupExperts[group + 1] - groupExperts[group]]
+  if (tiers > kTier && tier === turn % (tiers + 1)) return false
+  return size <= kExpert || expert - groupExperts[group] !== turn % size
+}
+
+/** A mask [layers][experts] of the first `count` tiers of a hierarchical model. */
+export function tierMask({ plan, model }, count) {
+  const { tierGroups, groupExperts } = plan.ops.find(({ op }) => op === 'route').hser
+  const { layers, experts } = model.routing
+  const end = groupExperts[tierGroups[count]]
+  return Uint8Array.from({ length: layers * experts }, (_, i) => Number(i % experts < end))
+}
+
 /** A companion sequence: it starts ahead of sequence 0, takes 1 to 6 tokens a step, and starts anew with another text when full. */
 class Mate {
   constructor(opened, tokenizer, index, capacity, changing) {
+    this.hser = opened.plan.ops.find(({ op }) => op === 'route').hser
     this.shape = opened.model.routing
     this.changing = changing
     this.items = 0
@@ -28,10 +46,16 @@ class Mate {
     this.tokens = textTokens(this.tokenizer, this.index + 8 * this.round++, this.capacity)
   }
 
-  /** A TierSet that leaves every other expert and k more out of reach or in it, another one each time. */
+  /**
+   * A TierSet that leaves every other expert and k more out of reach or in it, another one each time; of a hierarchical model a tier, and
+   * one expert of each large group.
+   */
   mask(time) {
     const { layers, experts, k } = this.shape
-    const allowed = (layer, expert) => expert < k || (expert + layer + time + this.index) % 2 === 0
+    const turn = time + this.index
+    const allowed = this.hser
+      ? (_, expert) => hserAllows(this.hser, expert, turn)
+      : (layer, expert) => expert < k || (expert + layer + turn) % 2 === 0
     return Uint8Array.from({ length: layers * experts }, (_, i) =>
       Number(allowed(Math.floor(i / experts), i % experts))
     )
@@ -58,19 +82,21 @@ class Mate {
 
 /**
  * Feeds `prompt` tokens in chunks, then generates `generate` tokens greedily, and hashes sequence 0's logits: of all positions, or
- * from the last prompt position on with `lastOnly`. Returns `{ hash, tokens, rows, problems }`: `rows` is what each step gave to
+ * from the last prompt position on with `lastOnly`. Sequence 0 may use the experts of `enabled` (default: all), or replays `replay`, and
+ * with `capture` its routes are in the result. Returns `{ hash, tokens, rows, problems, routes }`: `rows` is what each step gave to
  * expertMatmul, `problems` tells where that was not what the cell asked for.
  */
 export async function runCell(
   opened,
   tokenizer,
-  { chunk, batch, prompt, generate, tierSet = 'all', lastOnly = false }
+  { chunk, batch, prompt, generate, tierSet = 'all', lastOnly = false, enabled, capture = false, replay }
 ) {
   const { model, plan, cancel } = opened
   const { vocab } = plan
   const used = expertsPerToken(plan)
   const capacity = prompt + generate
-  const sequence = model.createSequence({ kvType: 'f16', maxTokens: capacity })
+  const sequence = model.createSequence({ kvType: 'f16', maxTokens: capacity, captureRouting: capture })
+  const choices = model.routing.layers * model.routing.k
   const mates = Array.from(
     { length: batch - 1 },
     (_, i) => new Mate(opened, tokenizer, i + 1, capacity, tierSet === 'changing')
@@ -101,6 +127,11 @@ export async function runCell(
       const item = { sequence, tokens: next, logits: positions === 0 ? 'none' : lastOnly ? 'last' : 'all' }
       if (positions) item.logitsOut = logits.subarray(0, positions * vocab)
       if (fed + next.length >= prompt) item.sampling = greedy
+      if (replay) {
+        const [from, to] = [fed * choices, (fed + next.length) * choices]
+        item.forcedIds = replay.ids.subarray(from, to)
+        item.forcedWeights = replay.weights.subarray(from, to)
+      } else if (enabled) item.enabled = enabled
       const items = mates.map((mate) => mate.item(mate.index % 2 ? 1 : 1 + ((rows.length + mate.index) % 6)))
       const place = rows.length % (items.length + 1)
       items.splice(place, 0, item)
@@ -114,7 +145,9 @@ export async function runCell(
         next = Int32Array.of(token)
       }
     }
-    return { hash: hash.digest('hex'), tokens: generated.slice(0, generate), rows, problems }
+    const routes = capture && { ids: new Int32Array(fed * choices), weights: new Float32Array(fed * choices) }
+    if (routes) sequence.copyRoutes(0, fed, routes.ids, routes.weights)
+    return { hash: hash.digest('hex'), tokens: generated.slice(0, generate), rows, problems, routes }
   } finally {
     for (const mate of mates) mate.sequence.dispose()
     sequence.dispose()

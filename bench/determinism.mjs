@@ -1,8 +1,9 @@
 // Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
-// and batch, wherever its experts are (cold, warm, hot), and whatever TierSets the others of its steps change to. Prints what each cell really ran, and fails where that is not what the cell asked for.
+// and batch, wherever its experts are (cold, warm, hot), whether its routes are captured or replayed, and whatever TierSets the others of
+// its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own. Prints what each cell really ran, and fails where that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 5 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product
-//   npm run determinism -- --types f32,q8_0 [--no-deep]
+//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
@@ -11,16 +12,17 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { createTokenizer } from '../dist/esm/model/tokenizer.js'
 import { native } from '../dist/esm/native.js'
-import { axes, crossProduct, pairwise, places, tierSets } from './cells.mjs'
-import { runCell, tally } from './determinism-run.mjs'
+import { axes, crossProduct, pairwise, places, routes, tierSets } from './cells.mjs'
+import { runCell, tally, tierMask } from './determinism-run.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, writeReport } from './harness.mjs'
-import { checkpointOf, syntheticModel, trainedModel } from './models.mjs'
+import { checkpointOf, hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 import { openModel } from './runtime.mjs'
 
 const { values: options } = parseArgs({
   options: {
     full: { type: 'boolean', default: false },
     types: { type: 'string', default: 'f32,f16,q8_0,q4_0' },
+    hser: { type: 'boolean', default: true },
     deep: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
@@ -46,7 +48,9 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep'], { TIERED_MOE_ADDON: addon })
+  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser'], {
+    TIERED_MOE_ADDON: addon
+  })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
   console.log(differing.slice(0, 4).join('\n'))
   const caught = result.status === 1 && differing.length > 0
@@ -67,11 +71,11 @@ let failures = 0
 let skipped = 0
 
 /** Opens the model with its experts in a place (cells.mjs). */
-async function openPlaced(name, path, place, options) {
+async function openPlaced({ name, path, tiers }, place, options) {
   const [from, share] = place.split(' ')
   if (from === 'memory') return openModel(path, options)
   const percent = Number.parseInt(share, 10)
-  return openModel(from === 'file' ? path : await checkpointOf(name, path), { ...options, percent })
+  return openModel(from === 'file' ? path : await checkpointOf(name, path, tiers), { ...options, percent })
 }
 
 /** What the store did while a cell ran, and whether that is what its place asks for. */
@@ -85,8 +89,16 @@ function describeUse(place, before, after, { count, slots } = {}) {
   return { text: `${misses} of ${uses}`, problems }
 }
 
-/** Runs all cells over one file; those of one instruction set, thread count and place share the loaded model. */
-async function checkFile(name, path, cells, shape) {
+/** Whether two captures are the same bits. */
+const sameRoutes = (a, b) =>
+  ['ids', 'weights'].every((key) => Buffer.from(a[key].buffer).equals(Buffer.from(b[key].buffer)))
+
+/**
+ * Runs all cells over one file; those of one instruction set, thread count and place share the loaded model. Sequence 0 may use the first
+ * `firstTiers` tiers of a hierarchical model.
+ */
+async function checkFile(file, cells, { firstTiers, ...shape }) {
+  const { name } = file
   const groups = new Map()
   for (const cell of cells) {
     const key = `${cell.isa} ${cell.threads} ${cell.place}`
@@ -95,21 +107,35 @@ async function checkFile(name, path, cells, shape) {
   let reference
   for (const group of groups.values()) {
     const [{ isa, threads, place = 'memory' }] = group
-    const opened = await openPlaced(name, path, place, { isa, threads, maxBatchTokens: 512 })
+    const opened = await openPlaced(file, place, { isa, threads, maxBatchTokens: 512 })
     try {
       const tokenizer = createTokenizer(opened.metadata)
       const kernels = opened.backend.kernels()
       const others = Object.entries(kernels).filter(([, resolved]) => resolved !== isa)
-      for (const { chunk, batch, tierSet = 'all' } of group) {
+      const enabled = firstTiers && tierMask(opened, firstTiers)
+      for (const { chunk, batch, tierSet = 'all', routes = 'routed' } of group) {
         const size = chunk === 'all' ? shape.prompt : chunk
         const before = opened.model.expertStats()
-        const cell = await runCell(opened, tokenizer, { ...shape, chunk: size, batch, tierSet })
+        const replay = routes === 'replayed' ? reference?.routes : undefined
+        const capture = !reference || routes !== 'routed'
+        const cell = await runCell(opened, tokenizer, {
+          ...shape,
+          chunk: size,
+          batch,
+          tierSet,
+          enabled,
+          capture,
+          replay
+        })
         const use = describeUse(place, before, opened.model.expertStats(), opened.budget)
         const problems = [...cell.problems, ...use.problems]
         if (opened.backend.isa !== isa) problems.push(`backend runs ${opened.backend.isa}`)
         for (const [kernel, resolved] of others) problems.push(`${kernel} is ${resolved}`)
         reference ??= cell
-        const equal = cell.hash === reference.hash && cell.tokens.join() === reference.tokens.join()
+        const equal =
+          cell.hash === reference.hash &&
+          cell.tokens.join() === reference.tokens.join() &&
+          (!capture || sameRoutes(cell.routes, reference.routes))
         if (!equal || problems.length) failures++
         const resolved = others.length
           ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
@@ -126,6 +152,7 @@ async function checkFile(name, path, cells, shape) {
           place,
           use.text,
           mates,
+          replay ? 'replayed' : capture ? 'captured' : '-',
           resolved,
           ran,
           cell.hash.slice(0, 12),
@@ -165,14 +192,29 @@ for (const isa of ['scalar', 'avx2', 'avx512']) {
   if (process.arch === 'x64' && !cpu.isas.includes(isa))
     console.log(`skipped ${isa}: this CPU has ${cpu.isas.join(', ')}`)
 }
-const stored = { isa: available.isa, threads: [1, 3], chunk: [7, 'all'], batch: [3], place: places, tierSet: tierSets }
+const stored = {
+  isa: available.isa,
+  threads: [1, 3],
+  chunk: [7, 'all'],
+  batch: [3],
+  place: places,
+  tierSet: tierSets,
+  routes
+}
 const choose = () =>
   options.full
     ? [...crossProduct(available), ...crossProduct(stored)]
-    : pairwise({ ...available, place: places, tierSet: tierSets }, Number(options.seed))
+    : pairwise({ ...available, place: places, tierSet: tierSets, routes }, Number(options.seed))
 for (const type of options.types.split(',')) {
   const { name, path } = await trainedModel(type)
-  await checkFile(`${name}, KV f16, 150 + 50 tokens`, path, choose(), { prompt: 150, generate: 50 })
+  await checkFile({ name: `${name}, KV f16, 150 + 50 tokens`, path }, choose(), { prompt: 150, generate: 50 })
+}
+if (options.hser) {
+  const path = await hierarchicalModel()
+  for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 })) {
+    const file = { name: `hierarchical q8_0, ${set}, KV f16, 150 + 50 tokens`, path, tiers: null }
+    await checkFile(file, choose(), { prompt: 150, generate: 50, firstTiers })
+  }
 }
 if (options.deep) {
   const shape = { preset: 'olmoe-1b-7b', 'n-layer': 2, 'n-vocab': 4096, type: 'Q4_0' }
@@ -188,7 +230,11 @@ if (options.deep) {
         tierSet: ['all', 'changing'][i % 2]
       }))
   if (path)
-    await checkFile('olmoe, 2 layers, q4_0, depth 600', path, deep, { prompt: 600, generate: 8, lastOnly: true })
+    await checkFile({ name: 'olmoe, 2 layers, q4_0, depth 600', path }, deep, {
+      prompt: 600,
+      generate: 8,
+      lastOnly: true
+    })
   else skipped++
 }
 
@@ -202,6 +248,7 @@ printTable(
     'experts',
     'missing',
     "mates' TierSet",
+    'routes',
     'kernels',
     'expertMatmul rows of the steps',
     'sha-256',

@@ -5,6 +5,7 @@ import { basename, join } from 'node:path'
 import { convertModel } from '../dist/esm/index.js'
 import { native } from '../dist/esm/native.js'
 import { outputFolder, root } from './harness.mjs'
+import { makeHierarchical } from './hierarchy.mjs'
 import { widen } from './widen.mjs'
 
 export const sharedFolder = process.env.TIERED_MOE_SHARED ?? join(root, '..', 'shared')
@@ -53,6 +54,18 @@ export async function syntheticModel(name, options) {
 /** The OLMoE-shaped file of 7 billion parameters, 3.9 GB. */
 export const bigModel = () => syntheticModel('olmoe-1b-7b-q4_0.gguf', { preset: 'olmoe-1b-7b', type: 'Q4_0' })
 
+/** The same with routers that choose some experts far more often than others. */
+export const skewedBigModel = () =>
+  syntheticModel('olmoe-1b-7b-q4_0-skewed.gguf', { preset: 'olmoe-1b-7b', type: 'Q4_0', 'router-skew': 1 })
+
+/** The embedded model as a hierarchical one. */
+export async function hierarchicalModel() {
+  mkdirSync(modelFolder, { recursive: true })
+  const made = join(modelFolder, 'tiny-shakespeare-moe-hser-q8_0.gguf')
+  makeHierarchical(embeddedModel, made, 'olmoe')
+  return made
+}
+
 /**
  * The trained model with weights of one type (f32, f16, q8_0, q4_0): `{ name, path }`. Without the shared folder f32 and f16 are the
  * embedded Q8_0 weights written out, and the name says so, because its logits are others.
@@ -74,15 +87,16 @@ export async function trainedModel(type) {
   return { name: `${type} (of q8_0)`, path: made }
 }
 
-/** The same model as a tiered checkpoint of two tiers, made anew each time. */
-export async function checkpointOf(name, path) {
+const twoTiers = [
+  { name: 'even', placement: 'hot', experts: [0, 2, 4, 6] },
+  { name: 'others', placement: 'cold', experts: 'rest' }
+]
+
+/** The same model as a tiered checkpoint, made anew each time. `tiers`: null = the model's own. */
+export async function checkpointOf(name, path, tiers = twoTiers) {
   mkdirSync(modelFolder, { recursive: true })
   const to = join(modelFolder, `${name.replaceAll(/[^a-z0-9_]+/g, '-')}.checkpoint`)
-  const tiers = [
-    { name: 'even', placement: 'hot', experts: [0, 2, 4, 6] },
-    { name: 'others', placement: 'cold', experts: 'rest' }
-  ]
-  await convertModel({ from: path, to, tiers, replace: true })
+  await convertModel({ from: path, to, ...(tiers && { tiers }), replace: true })
   return to
 }
 

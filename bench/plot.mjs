@@ -48,11 +48,26 @@ ${[...parts, ...legend].join('\n')}
 `
 }
 
+const policies = { optimum: 'optimum (Belady)', adaptive: 'adaptive (default)', lru: 'LRU', lfu: 'LFU', arc: 'ARC' }
+
+/** Hit rates by experts in memory, a panel for each trace: `{ title, points: { residency, hitRate: { policy: 0 to 1 } }[] }`. */
+export function hitRatePlot(title, traces) {
+  const panels = traces.map(({ title, points }) => ({
+    title,
+    x: points.map(({ residency }) => 100 * residency),
+    series: Object.entries(policies).map(([key, name]) => ({
+      name,
+      values: points.map(({ hitRate }) => 100 * hitRate[key])
+    }))
+  }))
+  return linePanels({ title, panels })
+}
+
 /**
  * Panels of lines beside one another, all with the scale 0 to 100: `{ title, x: number[], series: { name, values: number[] }[] }`.
  * Every panel has the same series. Returns the SVG text.
  */
-export function linePanels({ title, panels }) {
+function linePanels({ title, panels }) {
   const [size, gap, top, perRow] = [200, 56, 56, 4]
   const pitch = size + gap
   const columns = Math.min(perRow, panels.length)

@@ -1,7 +1,7 @@
 /** The options that every command with a model has, and the engine that they ask for. */
 import { type Command, Option } from 'commander'
 import { createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
-import type { Isa } from '../native.js'
+import type { Isa, Prefetch } from '../native.js'
 import { filePath, given, integer } from './arguments.js'
 import type { Session } from './session.js'
 
@@ -11,6 +11,7 @@ export interface EngineChoices {
   kvType?: KvType
   contextLength?: number
   memory?: string
+  prefetch?: Prefetch
   tierSet?: string
   tiers?: string
   /** Record what is asked of the expert cache. */
@@ -32,6 +33,12 @@ export function withEngineOptions(command: Command): Command {
     .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
     .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
+    .addOption(
+      new Option(
+        '--prefetch <mode>',
+        'read experts ahead of their use (with --memory; default: where it pays)'
+      ).choices(['off', 'on', 'auto'])
+    )
     .option('--tiers <file>', 'YAML with the tiers of a plain model (docs/tiers.md)', filePath)
     .option('--tier-set <name>', 'tiers to use: fast, balanced, deep, max, or names with commas (default: max)')
 }
@@ -67,6 +74,7 @@ export async function withModel<Result>(
         kvType: choices.kvType,
         contextLength: choices.contextLength,
         memory: choices.memory,
+        prefetch: choices.prefetch,
         tierSet: tierSetOf(choices.tierSet),
         tiers: choices.tiers,
         recordTrace: choices.recordTrace

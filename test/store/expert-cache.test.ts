@@ -210,6 +210,9 @@ t.test('the optimum is never worse, on any trace and budget', async (t) => {
   for (const seed of [1, 2, 3]) {
     const next = random(seed)
     const trace = new TraceWriter()
+    // What a model reads when it is loaded: nothing, all, or a part.
+    const loaded = [0, 30, 12][seed - 1]!
+    if (loaded) trace.record('prefetch', [afterLayer, ...Array.from({ length: loaded }, (_, e) => e)])
     for (let s = 0; s < 150; s++) {
       trace.step(step)
       for (let layer = 0; layer < 3; layer++)
@@ -225,6 +228,7 @@ t.test('the optimum is never worse, on any trace and budget', async (t) => {
         const own = await simulate({ layers: 3, experts: 10, words }, slots, policy)
         t.equal(own.uses, best.uses)
         t.ok(own.hits <= best.hits, `${policy} in ${slots}: ${own.hits} of ${best.hits}`)
+        if (loaded === 30 && slots === 30) t.equal(own.hits, own.uses, `${policy}: nothing is missing`)
       }
     }
   }

@@ -32,8 +32,8 @@ struct Simulation {
 };
 
 /**
- * Within one turn of a layer, every policy keeps what it wants in that turn while anything else can be evicted. Arc and Optimum pass over
- * prefetches, pins and all else but Layer records. VALIDATION_ERROR of a wrong trace or cache.
+ * Within one turn of a layer, every policy keeps what it wants in that turn while anything else can be evicted. Arc and Optimum begin with
+ * what was prefetched before the first step, and pass over all else but Layer records. VALIDATION_ERROR of a wrong trace or cache.
  */
 Status simulate(const Trace& trace, const SimulationOptions& options, Simulation& out);
 

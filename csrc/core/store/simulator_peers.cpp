@@ -23,6 +23,15 @@ template <class Function> void each_turn(const Trace& trace, Function turn) {
         if (item.kind == static_cast<uint32_t>(TraceKind::Layer)) turn(item.words[0], item.words + 1, item.words + item.count);
 }
 
+/** What was read before the first step, in order. */
+std::vector<uint32_t> preloaded(const Trace& trace) {
+    std::vector<uint32_t> entries;
+    size_t at = 0;
+    for (TraceItem item; trace.next(at, item) && item.kind != static_cast<uint32_t>(TraceKind::Step);)
+        if (item.kind == static_cast<uint32_t>(TraceKind::Prefetch)) entries.insert(entries.end(), item.words + 1, item.words + item.count);
+    return entries;
+}
+
 void count(Simulation& out, uint32_t layer, uint64_t uses, uint64_t misses, uint64_t evictions) {
     for (CacheCounts* counts : {&out.counts, &out.layers[layer]}) {
         counts->uses += uses;
@@ -52,6 +61,11 @@ struct Future {
 class Arc {
   public:
     Arc(size_t slots, size_t entries) : slots_(slots), place_(entries), home_(entries, kNowhere), turn_of_(entries) {}
+
+    void preload(const std::vector<uint32_t>& entries) {
+        for (size_t i = 0; i < entries.size() && resident() < slots_; i++)
+            if (home_[entries[i]] == kNowhere) move(entries[i], kRecent);
+    }
 
     void turn(uint32_t layer, const uint32_t* first, const uint32_t* last, Simulation& out) {
         turn_++;
@@ -144,6 +158,7 @@ class Arc {
 
 void simulate_arc(const Trace& trace, size_t slots, Simulation& out) {
     Arc arc(slots, entries_of(trace));
+    arc.preload(preloaded(trace));
     each_turn(trace, [&](uint32_t layer, const uint32_t* first, const uint32_t* last) { arc.turn(layer, first, last, out); });
 }
 
@@ -152,6 +167,8 @@ void simulate_optimum(const Trace& trace, size_t slots, Simulation& out) {
     using Wanted = std::pair<uint32_t, uint32_t>;  // next turn, entry
     std::set<Wanted> others, current;              // residents that this turn does not want, and those that it does
     std::vector<uint32_t> missing;
+    for (uint32_t entry : preloaded(trace)) others.insert({future.next(entry), entry});
+    while (others.size() > slots) others.erase(std::prev(others.end()));  // of what was read first it has what is wanted first
     each_turn(trace, [&](uint32_t layer, const uint32_t* first, const uint32_t* last) {
         uint64_t evictions = 0;
         missing.clear();
