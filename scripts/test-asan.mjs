@@ -19,6 +19,8 @@ const tests =
         'test/checkpoint/damage.test.ts',
         'test/kernels/route-hser.test.ts',
         'test/engine/routing.test.ts',
+        'test/experts/swap.test.ts',
+        'test/experts/merge.test.ts',
         'test/tiers/steering.test.ts',
         'test/tiers/starvation.test.ts'
       ]

@@ -12,6 +12,7 @@ import { ExpertSwaps } from '../experts/swaps.js'
 import { ExpertVersions } from '../experts/versions.js'
 import type { ExpertBlobs, NativeModel } from '../native.js'
 import { identify } from './model-identity.js'
+import { journalVersions } from './open-journal.js'
 import type { OpenModel } from './open-model.js'
 import type { EngineParts } from './parts.js'
 
@@ -28,7 +29,7 @@ export function openVersions(
   const original = checkpoint && blobs ? originals(checkpoint.manifest, blobs) : () => ({ version: 0, blob: undefined })
   const loaded = stateOf(path)
   const { journal } = ledger
-  const lasting = checkpoint ? join(path, VERSIONS_FOLDER) : journal && join(journal.path, 'experts')
+  const lasting = checkpoint ? join(path, VERSIONS_FOLDER) : journal && journalVersions(journal)
   const versions = new ExpertVersions({
     native,
     original,

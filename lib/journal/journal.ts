@@ -219,6 +219,12 @@ export class Journal {
     return [...loads.values()].filter(({ model }) => model.id === id).sort((a, b) => b.model.load - a.model.load)
   }
 
+  /** Files that its records name as versions of experts. */
+  expertFiles(): string[] {
+    const changes = [...this.#state.experts.values(), ...[...this.#inherited.values()].map(({ experts }) => experts)]
+    return changes.flat().flatMap(({ experts }) => experts.map(({ blob }) => blob.path))
+  }
+
   /** Epochs of a model's requests that have not ended. */
   unfinishedEpochs(id: string): number[] {
     const epochs: number[] = []

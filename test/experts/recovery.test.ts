@@ -1,6 +1,6 @@
 /** Swaps that outlive their process: in the checkpoint, and through the journal in what its requests began with. */
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
@@ -147,8 +147,12 @@ for (const form of ['source', 'folder'] as const) {
         const last = await answers(fresh, model)
         t.not(last.texts[1], old.texts[1])
 
+        const leftover = join(journal, 'experts', 'layer-000-expert-0001-0.bin')
+        mkdirSync(join(journal, 'experts'), { recursive: true })
+        writeFileSync(leftover, 'begun')
         for (const attempt of [1, 2]) {
           const engine = await startEngine(t, { journal })
+          t.notOk(existsSync(leftover), 'what no record names goes')
           const running = engine.recovered.requests.filter(({ state }) => state === 'running')
           t.same(
             running.map(({ requestId }) => requestId),

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import type { Engine, EngineEvent, LoadModelRequest } from 'tiered-moe'
 import { convertModel, verifyAuditLog } from 'tiered-moe'
 import { items } from '../engine/items.js'
+import { mountPoint, mountTmpfs } from '../journal/mounts.js'
 import { type Answers, answers, answersOf, type Graft, gguf, requests, startEngine, writeGrafted } from './models.js'
 
 const model = 'm'
@@ -155,6 +156,30 @@ t.test('versions that do not fit into the budget are refused', async (t) => {
   const rest = await items(generator)
   t.equal([...begun, ...rest].map(({ text }) => text).join(''), own.old.texts[0])
   t.same(await answers(engine, model), own.old)
+})
+
+t.test('a disk without room: nothing has changed, and requests go on', async (t) => {
+  t.testdir()
+  const source = writeGrafted(gguf(t, 'a'), 1, [], { type: 'F32' })
+  const from = writeGrafted(gguf(t, 'b'), 2, [], { type: 'F32' })
+  const mount = mountPoint(t)
+  if (!mountTmpfs(mount, '6m')) {
+    t.pass('a full disk', { skip: 'no tmpfs can be mounted here' })
+    return
+  }
+  const folder = join(mount, 'folder')
+  await convertModel({ from: source, to: folder })
+  const engine = await startEngine(t)
+  await engine.loadModel({ model: folder, id: model })
+  const before = await answers(engine, model)
+  const all = [0, 1].flatMap((layer) =>
+    [0, 1, 2, 3, 4, 5].map((expert) => ({ action: 'replace', layer, expert, from }) as const)
+  )
+  const error = { code: 'RESOURCE_DISK_EXHAUSTED' }
+  await t.rejects(engine.swapExperts(model, all), error)
+  t.same(readdirSync(join(folder, 'versions')), [])
+  t.same(await answers(engine, model), before)
+  await engine.dispose()
 })
 
 t.test('a blob of its own, and one of another checkpoint', async (t) => {
