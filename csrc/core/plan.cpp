@@ -24,6 +24,7 @@ class Checker {
 
     Status run() {
         if (plan_.vocab == 0 || plan_.layers == 0 || plan_.context_length == 0) return bad("vocab, layers and contextLength must be positive");
+        if (plan_.layers > plan_.ops.size()) return bad(format("%u layers of %zu operations", plan_.layers, plan_.ops.size()));  // a page of the KV cache has all layers
         for (size_t i = 0; i < plan_.buffer_widths.size(); i++) {
             if (plan_.buffer_widths[i] == 0 || plan_.buffer_widths[i] > kMostWidth) {
                 return bad(format("buffer '%s' has width %u; 1 to %u", plan_.buffer_names[i].c_str(), plan_.buffer_widths[i], kMostWidth));

@@ -9,6 +9,7 @@ namespace tmoe {
 namespace {
 
 constexpr size_t kLongestText = 4096;
+constexpr uint32_t kMostTexts = 1u << 20;
 
 struct ElementType {
     const char* name;
@@ -154,6 +155,19 @@ Status read_array(napi_env env, napi_value value, const std::string& argument, u
 
 Status read_element(napi_env env, napi_value array, uint32_t index, napi_value& out) {
     return napi_get_element(env, array, index, &out) == napi_ok ? Status() : exception_pending();
+}
+
+Status read_texts(napi_env env, napi_value value, const std::string& argument, std::vector<std::string>& out) {
+    uint32_t length = 0;
+    TMOE_RETURN_IF_ERROR(read_array(env, value, argument, length));
+    if (length > kMostTexts) return invalid_argument(env, argument, format("at most %u texts", kMostTexts), value);
+    out.resize(length);
+    for (uint32_t i = 0; i < length; i++) {
+        napi_value item = nullptr;
+        TMOE_RETURN_IF_ERROR(read_element(env, value, i, item));
+        TMOE_RETURN_IF_ERROR(read_text(env, item, argument + "[" + std::to_string(i) + "]", out[i]));
+    }
+    return {};
 }
 
 Status read_optional_function(napi_env env, napi_value value, const std::string& argument, napi_value& out) {

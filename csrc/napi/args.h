@@ -28,6 +28,8 @@ Status require_object(napi_env env, napi_value value, const std::string& argumen
 /** An array and its length. */
 Status read_array(napi_env env, napi_value value, const std::string& argument, uint32_t& length);
 Status read_element(napi_env env, napi_value array, uint32_t index, napi_value& out);
+/** An array of texts, 2^20 at most: a sparse array can be longer than memory. */
+Status read_texts(napi_env env, napi_value value, const std::string& argument, std::vector<std::string>& out);
 /** A function, or null where the value is undefined. */
 Status read_optional_function(napi_env env, napi_value value, const std::string& argument, napi_value& out);
 /** Property of an object; undefined where it has none. */

@@ -14,7 +14,7 @@ namespace tmoe {
 
 namespace {
 
-constexpr int64_t kMostWeights = int64_t{1} << 31;         // along one dimension of an expert
+constexpr int64_t kMostWeights = int64_t{1} << 24;         // along one dimension of an expert: no size in bytes overflows
 constexpr int64_t kMostBytes = int64_t{1} << 52;
 
 Status read_type(napi_env env, napi_value object, const char* key, DType& out) {
@@ -29,18 +29,6 @@ Status read_type(napi_env env, napi_value object, const char* key, DType& out) {
         .with("argument", std::string("options.") + key)
         .with("expected", supported_type_names())
         .with("actual", name);
-}
-
-Status read_texts(napi_env env, napi_value value, const std::string& argument, std::vector<std::string>& out) {
-    uint32_t length = 0;
-    TMOE_RETURN_IF_ERROR(read_array(env, value, argument, length));
-    out.resize(length);
-    for (uint32_t i = 0; i < length; i++) {
-        napi_value item = nullptr;
-        TMOE_RETURN_IF_ERROR(read_element(env, value, i, item));
-        TMOE_RETURN_IF_ERROR(read_text(env, item, argument + "[" + std::to_string(i) + "]", out[i]));
-    }
-    return {};
 }
 
 Status read_u32(napi_env env, napi_value object, const char* key, std::vector<uint32_t>& out) {

@@ -166,17 +166,12 @@ Status bring_expert(Call& call, napi_value&) {
 Status adopt_experts(Call& call, napi_value& result) {
     napi_env env = call.env;
     ModelHandle* handle = nullptr;
-    napi_value files = nullptr, file = nullptr, index = nullptr, offset = nullptr;
-    uint32_t count = 0;
+    napi_value files = nullptr, index = nullptr, offset = nullptr;
+    std::vector<std::string> paths;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "places"));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "files", files));
-    TMOE_RETURN_IF_ERROR(read_array(env, files, "places.files", count));
-    std::vector<std::string> paths(count);
-    for (uint32_t i = 0; i < count; i++) {
-        TMOE_RETURN_IF_ERROR(read_element(env, files, i, file));
-        TMOE_RETURN_IF_ERROR(read_text(env, file, format("places.files[%u]", i), paths[i]));
-    }
+    TMOE_RETURN_IF_ERROR(read_texts(env, files, "places.files", paths));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "fileIndex", index));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "offset", offset));
     if (!handle->model) return model_disposed();  // by a getter of the places

@@ -12,7 +12,6 @@ namespace {
 constexpr int64_t kMostBytes = int64_t{1} << 52;
 constexpr int64_t kMostIoThreads = 256;
 constexpr int64_t kMostTraceWords = int64_t{1} << 30;
-constexpr uint32_t kMostFiles = 1u << 20;
 constexpr const char* kPolicies[] = {"lru", "lfu", "adaptive"};
 constexpr const char* kPrefetch[] = {"off", "on", "auto"};
 
@@ -35,9 +34,9 @@ template <class Enum> Status read_choice(napi_env env, napi_value object, const 
 Status read_dtype(napi_env env, napi_value value, const std::string& at, DType& out) {
     std::string text;
     TMOE_RETURN_IF_ERROR(read_text(env, value, at, text));
-    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
-        if (text != dtype_info(type).name) continue;
-        out = type;
+    for (const DTypeInfo& info : kDTypes) {
+        if (text != info.name) continue;
+        out = info.type;
         return {};
     }
     return invalid_argument(env, at, "a weight type", value);
@@ -73,17 +72,10 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
         layers++;
         experts = plan.tensors[op.gate].shape[2];
     }
-    napi_value files = nullptr, file = nullptr, array = nullptr;
-    uint32_t count = 0;
+    napi_value files = nullptr, array = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, blobs, path));
     TMOE_RETURN_IF_ERROR(read_property(env, blobs, "files", files));
-    TMOE_RETURN_IF_ERROR(read_array(env, files, path + ".files", count));
-    if (count > kMostFiles) return invalid_argument(env, path + ".files", format("at most %u paths", kMostFiles), files);
-    out.files.resize(count);
-    for (uint32_t i = 0; i < count; i++) {
-        TMOE_RETURN_IF_ERROR(read_element(env, files, i, file));
-        TMOE_RETURN_IF_ERROR(read_text(env, file, path + format(".files[%u]", i), out.files[i]));
-    }
+    TMOE_RETURN_IF_ERROR(read_texts(env, files, path + ".files", out.files));
     TMOE_RETURN_IF_ERROR(read_types(env, blobs, layers, out));
     // Every getter has run once the arrays are here; they are read at once, before JavaScript can run again.
     napi_value arrays[3] = {};
@@ -99,7 +91,7 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
     for (size_t i = 0; i < layers * experts; i++) {
         const double offset = views[1].as<double>()[i];
         const uint32_t index = views[0].as<uint32_t>()[i];
-        if ((index >= count && index != kInArchive) || !(offset >= 0 && offset <= static_cast<double>(kMostBytes)) || std::fmod(offset, double{kBlobAlignment}) != 0) {
+        if ((index >= out.files.size() && index != kInArchive) || !(offset >= 0 && offset <= static_cast<double>(kMostBytes)) || std::fmod(offset, double{kBlobAlignment}) != 0) {
             return Status(StatusCode::VALIDATION_ERROR, format("%s: expert %zu of layer %zu has no valid place (file %u, offset %g)", path.c_str(), i % experts, i / experts, index, offset))
                 .with("argument", path);
         }

@@ -114,6 +114,33 @@ t.test('a callback that throws ends the work with what it threw', async (t) => {
   t.same(addon.counters(), before)
 })
 
+t.test('sizes that no memory holds', async (t) => {
+  const before = addon.counters()
+  const { file, backend, model, sequence } = await open()
+  const cancel = addon.createCancel()
+  const endless = new Array(2 ** 32 - 1) as string[]
+  const width = 2 ** 31
+  const layout = { gate: 'F32', up: 'F32', down: 'F32', width, hidden: width } as const
+  t.equal(await outcome(() => addon.expertLayout(layout)), 'VALIDATION_ERROR', 'more bytes than a size can say')
+  t.equal(
+    await outcome(() => addon.writeBase(file, join(folder, 'base'), { leaveOut: endless }, cancel)),
+    'VALIDATION_ERROR'
+  )
+  const places = { files: endless, fileIndex: new Uint32Array(4), offset: new Float64Array(4) }
+  t.equal(await outcome(() => model.adoptExperts(places)), 'VALIDATION_ERROR')
+  const { plan } = readModel(file)
+  t.equal(
+    await outcome(() => addon.stepBytes({ ...plan, layers: 2 ** 32 - 1 }, 1, 1)),
+    'VALIDATION_ERROR',
+    'layers that nothing computes'
+  )
+  sequence.dispose()
+  await model.dispose()
+  file.close()
+  backend.dispose()
+  t.same(addon.counters(), before)
+})
+
 t.test('methods on foreign objects, constructors, and use after the end', async (t) => {
   const before = addon.counters()
   const { file, backend, model, sequence } = await open()

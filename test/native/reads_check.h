@@ -1,5 +1,7 @@
 // What store_check.cpp checks of reads whose order matters: a demand finds every free thread, and what is late changes nothing any more.
 #pragma once
+#include <cerrno>
+
 #include "store_use.h"
 
 namespace tmoe {
@@ -89,6 +91,27 @@ inline void late_check(const Experts& files) {
     held->let_check_go();
     CHECK_OK(use(*store, files, 0, {5}));  // the late read has ended
     for (int i = 0; i < 4; i++) CHECK_OK(store->scrub());
+}
+
+/** An archived expert: its file has gone, so that it is to be brought again; or it is there and cannot be read, which no other copy mends. */
+inline void brought(const Experts& files) {
+    std::shared_ptr<ExpertSource> source;
+    std::vector<std::vector<BlobPlace>> places = files.places;
+    places[1][3].file = kInArchive;
+    CHECK_OK(open_blob_source({files.blob_path}, places, files.layouts(), source));
+    const auto store = open_store(files, source, 6);
+    store->begin_step();
+    const Status absent = use(*store, files, 1, {2, 3});
+    CHECK_CODE(absent, EXPERT_UNAVAILABLE);
+    CHECK(detail(absent, "archived") && detail(absent, "experts")->text == "3");
+    store->bring(1, 3, files.blob_path.substr(0, files.blob_path.rfind('/')));  // a folder
+    const Status unreadable = use(*store, files, 1, {2, 3});
+    CHECK_CODE(unreadable, EXPERT_UNAVAILABLE);
+    CHECK(!detail(unreadable, "archived") && detail(unreadable, "errno")->number == EISDIR && store->local(1, 3));
+    store->bring(1, 3, files.blob_path + ".none");
+    const Status gone = use(*store, files, 1, {2, 3});
+    CHECK_CODE(gone, EXPERT_UNAVAILABLE);
+    CHECK(detail(gone, "archived") && !store->local(1, 3));
 }
 
 }  // namespace tmoe

@@ -74,6 +74,7 @@ const raised = {
   budget: ['RESOURCE_BUDGET_TOO_SMALL'],
   waves: ['CANCELLED'],
   cancel: ['CANCELLED'],
+  brought: ['EXPERT_UNAVAILABLE'],
   damage: ['EXPERT_UNAVAILABLE', 'EXPERT_CORRUPTED', 'MODEL_CORRUPTED', 'MODEL_NOT_FOUND'],
   resize: ['CANCELLED'],
   scrub: ['RUNTIME_MEMORY_CORRUPTION']

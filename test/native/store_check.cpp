@@ -343,7 +343,7 @@ void run(const std::string& in, bool large) {
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
                        {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
                        {"determinism", determinism, false}, {"pool", pool, false}, {"promoted", promoted, false}, {"late_check", late_check, false},
-                       {"guesses", guesses, false},   {"predictions", predictions, false}};
+                       {"brought", brought, false},                       {"guesses", guesses, false},   {"predictions", predictions, false}};
     for (const auto& entry : cases) {
         if (large && !entry.also_large) continue;
         current = entry.name;

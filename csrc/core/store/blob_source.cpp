@@ -62,9 +62,10 @@ class BlobSource final : public ExpertSource {
         const BlobPlace& place = places_[layer][expert];
         if (place.file != kInArchive) return read_blob_piece(*files_[place.file], place.offset, layouts_[layer], piece, blob, sum);
         Brought now = brought(layer, expert);
-        if (!now.path.empty() && (now.file || DirectFile::open(now.path, now.file).ok())) {
-            return read_blob_piece(*now.file, now.offset, layouts_[layer], piece, blob, sum);
-        }
+        Status opened;
+        if (!now.path.empty() && !now.file) opened = DirectFile::open(now.path, now.file);
+        if (now.file) return read_blob_piece(*now.file, now.offset, layouts_[layer], piece, blob, sum);
+        if (!opened.ok() && opened.code() != StatusCode::MODEL_NOT_FOUND) return opened;  // it is there: bringing it again would not help
         lose(layer, expert, now.path);
         return in_archive(layer, expert);
     }
