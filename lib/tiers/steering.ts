@@ -1,4 +1,5 @@
 /** Tells the store of one model where its experts are to be, whenever what is wanted of them changes. */
+import { isEngineError } from '../errors/index.js'
 import type { ExpertMemory } from '../expert-budget.js'
 import type { NativeModel } from '../native.js'
 import type { ModelTiers } from './model-tiers.js'
@@ -70,8 +71,15 @@ export class Steering {
 
   async #apply(): Promise<Steered> {
     const before = this.#map
-    const { map } = this.plan.directives(this.#room)
-    await this.#native.placeExperts(map)
+    let { map } = this.plan.directives(this.#room)
+    try {
+      await this.#native.placeExperts(map)
+    } catch (error) {
+      if (!isEngineError(error) || error.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw error
+      // Memory has become short since the load: only what was pinned by hand stays pinned.
+      map = this.plan.directives(0).map
+      await this.#native.placeExperts(map)
+    }
     this.#map = map
     const became = (what: number) => map.filter((now, i) => now === what && before[i] !== what).length
     return {

@@ -4,7 +4,7 @@ import type { EngineError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import type { NativeAddon } from '../../lib/native.js'
 import { native } from '../../lib/native.js'
-import { replace } from './replace.js'
+import { replace } from '../fixtures/replace.js'
 
 const model = 'tiny-shakespeare'
 const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 200, ignoreEos: true }

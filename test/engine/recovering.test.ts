@@ -8,7 +8,7 @@ import { createEngine, Engine } from '../../lib/engine.js'
 import { createError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import { native } from '../../lib/native.js'
-import { replace } from './replace.js'
+import { replace } from '../fixtures/replace.js'
 
 const model = 'tiny-shakespeare'
 

@@ -7,7 +7,14 @@ import t from 'tap'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
-const pages = ['README.md', 'CONTRIBUTING.md', 'bench/NOTES.md', 'examples/README.md']
+const docs = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'))
+const pages = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'bench/NOTES.md',
+  'examples/README.md',
+  ...docs.map((name) => `docs/${name}`)
+]
 const addon = process.env.TIERED_MOE_ADDON ?? join(root, 'build', 'Release', 'tiered_moe.node')
 
 t.test('links and files', async (t) => {
@@ -19,6 +26,11 @@ t.test('links and files', async (t) => {
       t.ok(existsSync(join(root, script as string)), `${page}: ${script}`)
     }
   }
+})
+
+t.test('every page is in the index', async (t) => {
+  const [, index] = /## Documents\n([\s\S]*?)\n## /.exec(read('README.md'))!
+  for (const name of docs) t.ok(index!.includes(`(docs/${name})`), name)
 })
 
 t.test('npm scripts and commands', async (t) => {
