@@ -68,7 +68,7 @@ async function press() {
   try {
     while (addon.availableMemory() > settings.pressTo) {
       writeSync(file, block)
-      await sleep(1)
+      await sleep(4)
     }
     await sleep(1500)
   } finally {

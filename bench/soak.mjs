@@ -122,7 +122,10 @@ function slope(series) {
 
 /** What is wrong with a run, one line each. */
 function judge({ status, signal, complaint, kills, result }) {
-  if (!result) return [`the process ended with ${signal ?? status}: ${complaint.trim().slice(-600)}`]
+  if (!result) {
+    const killed = kills > 0 ? ` (${kills} out-of-memory kills)` : ''
+    return [`the process ended with ${signal ?? status}${killed}: ${complaint.trim().slice(-600)}`]
+  }
   const problems = result.problems.map((problem) => `a request or a call failed: ${problem}`)
   const { excess, own, resident, allowed, before, after, counts } = result
   if (excess > 0) problems.push(`live bytes exceeded the budget by ${excess}`)

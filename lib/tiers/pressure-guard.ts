@@ -5,8 +5,8 @@ import type { NativeModel } from '../native.js'
 import { PressureController, type PressureDecision } from './memory-pressure.js'
 import { type MemoryReading, watchMemory } from './memory-watch.js'
 
-/** How often the memory is looked at. */
-const lookMs = 500
+/** How often the memory is looked at: what a neighbour takes meanwhile must not be more than the reserve. */
+const lookMs = 100
 /** What is to stay free for everything else: less than that, and experts go. */
 const reserveBytes = 64 * 2 ** 20
 
