@@ -171,6 +171,8 @@ class Model {
     Status place_experts(const uint8_t* placement);
     /** An archived expert's blob is the file at `path` from now on. Any thread. VALIDATION_ERROR. */
     Status bring_expert(uint32_t layer, uint32_t expert, const std::string& path);
+    /** The file at `path` has gone, where that is where the expert was. Any thread. VALIDATION_ERROR. */
+    Status lose_expert(uint32_t layer, uint32_t expert, const std::string& path);
     /**
      * Experts that no local file has are in these files from now on, all of them or none; on the backend's queue. MODEL_NOT_FOUND,
      * FILE_READ_FAILED {errno}, MODEL_CORRUPTED {file, layer, expert, offset} where a file is too short for a blob, VALIDATION_ERROR.
@@ -201,6 +203,7 @@ class Model {
 
   private:
     friend class Executor;
+    Status check_expert(uint32_t layer, uint32_t expert) const;
     /** The routers and constants of a route operation; states and outputs are the caller's. */
     void describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const;
     Model() = default;

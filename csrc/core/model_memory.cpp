@@ -123,12 +123,21 @@ Status Model::place_experts(const uint8_t* placement) {
     return {};
 }
 
-Status Model::bring_expert(uint32_t layer, uint32_t expert, const std::string& path) {
+Status Model::check_expert(uint32_t layer, uint32_t expert) const {
     if (!store_) return no_store();
-    if (layer >= routing_.layers || expert >= routing_.experts) {
-        return Status(StatusCode::VALIDATION_ERROR, format("there is no expert %u in layer %u", expert, layer)).with("argument", "expert");
-    }
+    if (layer < routing_.layers && expert < routing_.experts) return {};
+    return Status(StatusCode::VALIDATION_ERROR, format("there is no expert %u in layer %u", expert, layer)).with("argument", "expert");
+}
+
+Status Model::bring_expert(uint32_t layer, uint32_t expert, const std::string& path) {
+    TMOE_RETURN_IF_ERROR(check_expert(layer, expert));
     store_->bring(layer, expert, path);
+    return {};
+}
+
+Status Model::lose_expert(uint32_t layer, uint32_t expert, const std::string& path) {
+    TMOE_RETURN_IF_ERROR(check_expert(layer, expert));
+    store_->lose(layer, expert, path);
     return {};
 }
 

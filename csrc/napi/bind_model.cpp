@@ -151,7 +151,8 @@ Status expert_use(Call& call, napi_value& result) {
     return {};
 }
 
-Status bring_expert(Call& call, napi_value&) {
+// Of an expert's file: that it has come, or that it has gone.
+template <Status (Model::*kTell)(uint32_t, uint32_t, const std::string&)> Status tell_of_file(Call& call, napi_value&) {
     ModelHandle* handle = nullptr;
     int64_t layer = 0, expert = 0;
     std::string path;
@@ -159,7 +160,7 @@ Status bring_expert(Call& call, napi_value&) {
     TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "layer", 0, INT32_MAX, layer));
     TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "expert", 0, INT32_MAX, expert));
     TMOE_RETURN_IF_ERROR(read_text(call.env, call.args[2], "path", path));
-    return handle->model->bring_expert(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), path);
+    return ((*handle->model).*kTell)(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), path);
 }
 
 // One entry per expert, [layers][experts]: the index of its file, or kInArchive where nothing changes.
@@ -359,7 +360,8 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"setExpertBudget", promising<set_expert_budget>, nullptr},
                             {"placeExperts", promising<place_experts>, nullptr},
                             {"expertUse", throwing<expert_use>, nullptr},
-                            {"bringExpert", throwing<bring_expert>, nullptr},
+                            {"bringExpert", throwing<tell_of_file<&Model::bring_expert>>, nullptr},
+                            {"loseExpert", throwing<tell_of_file<&Model::lose_expert>>, nullptr},
                             {"adoptExperts", promising<adopt_experts>, nullptr},
                             {"readAhead", promising<read_ahead>, nullptr},
                             {"placeVersions", promising<place_versions>, nullptr},

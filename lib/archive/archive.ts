@@ -8,7 +8,7 @@ import type { RetryEvent } from '../resilience/retry.js'
 import { retryWithBackoff } from '../resilience/retry.js'
 import type { BlobReference, DownloadReport } from './blob-download.js'
 import { downloadBlob } from './blob-download.js'
-import { ColdFolder } from './cold-folder.js'
+import { ColdFolder, type OpenColdFolder } from './cold-folder.js'
 import { cancelled, describeUrl } from './failures.js'
 import type { CheckedArchive } from './options.js'
 import { RangeClient } from './range-request.js'
@@ -56,10 +56,13 @@ export class Archive {
   readonly #url: URL
   readonly #options: CheckedArchive
   readonly #cold: ColdFolder
+  readonly #leaveFolder: () => void
   readonly #client: RangeClient
   readonly #breaker: CircuitBreaker
   readonly #seed: number
   readonly #onEvent: (event: ArchiveEvent) => void
+  /** Hears of blobs that leave the cold folder, by their checksum, before their file goes. */
+  onEvict: ((sha256: string, path: string) => void) | undefined
   readonly #transfers = new Map<string, Transfer>()
   #queue: Transfer[] = []
   #running = 0
@@ -68,13 +71,14 @@ export class Archive {
 
   private constructor(
     options: CheckedArchive,
-    cold: ColdFolder,
+    { folder, leave }: OpenColdFolder,
     seed: number | undefined,
     onEvent: (event: ArchiveEvent) => void
   ) {
     this.#url = new URL(options.url)
     this.#options = options
-    this.#cold = cold
+    this.#cold = folder
+    this.#leaveFolder = leave
     // Without a seed engines that lost the same server would all come back in the same moment.
     this.#seed = seed ?? randomInt(2 ** 32)
     this.#onEvent = onEvent
@@ -88,15 +92,21 @@ export class Archive {
     })
   }
 
-  /** Opens the cold folder; asks the server nothing. `seed` is that of the retries' jitter. FILE_WRITE_FAILED, FILE_READ_FAILED. */
+  /**
+   * Opens the cold folder; asks the server nothing. `seed` is that of the retries' jitter. COLD_FOLDER_LOCKED, FILE_WRITE_FAILED,
+   * FILE_READ_FAILED.
+   */
   static async open(
     options: CheckedArchive,
     { seed, onEvent }: { seed?: number; onEvent: (event: ArchiveEvent) => void }
   ): Promise<Archive> {
-    const cold = await ColdFolder.open(options.coldFolder, options.coldBytes, (key, bytes) =>
+    let archive: Archive | undefined
+    const cold = await ColdFolder.open(options.coldFolder, options.coldBytes, (key, bytes, path) => {
+      archive?.onEvict?.(key, path)
       onEvent({ type: 'archive.evicted', key, bytes })
-    )
-    return new Archive(options, cold, seed, onEvent)
+    })
+    archive = new Archive(options, cold, seed, onEvent)
+    return archive
   }
 
   status(): ArchiveStatus {
@@ -109,6 +119,11 @@ export class Archive {
       coldLimit: this.#cold.limit,
       coldBlobs: this.#cold.blobs
     }
+  }
+
+  /** A turn to hold blobs of the cold folder while others are fetched; of all archives that share it. */
+  takeTurn(): { came: Promise<void>; end: () => void } {
+    return this.#cold.takeTurn()
   }
 
   /** Whether the blob is in the cold folder. */
@@ -134,7 +149,12 @@ export class Archive {
     }
   }
 
-  /** The reader of a fetched blob has ended. */
+  /** Keeps a blob that is in the cold folder there until `release`; false where it is not. */
+  hold(blob: BlobReference): boolean {
+    return this.#cold.hold(blob.sha256, blob.bytes) !== undefined
+  }
+
+  /** The reader of a fetched or held blob has ended. */
   release(blob: BlobReference): void {
     this.#cold.release(blob.sha256)
   }
@@ -176,6 +196,7 @@ export class Archive {
     for (const { controller } of transfers) controller.abort()
     await Promise.allSettled(transfers.map(({ done }) => done))
     this.#client.close()
+    this.#leaveFolder()
   }
 
   #urlOf(file: string): URL {

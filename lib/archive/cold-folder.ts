@@ -1,14 +1,18 @@
 /**
  * The folder that keeps what came from the archive: one file per blob, named by the SHA-256 of its bytes, so that models and versions
  * share what is equal. Files appear whole (temporary name, sync, rename), survive a restart, and are evicted least recently used first.
+ * The archives of one process share a folder, and one process has it: its limit holds for all who use it.
  */
 import { randomUUID } from 'node:crypto'
+import { closeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
-import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { open, readdir, realpath, rename, rm, stat, utimes } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createError, readFailed, writeFailed } from '../errors/index.js'
+import { lockFolder } from '../folder-lock.js'
 import { makeFolder } from '../folders.js'
+import { native } from '../native.js'
 import type { BlobSink } from './blob-download.js'
 
 interface Entry {
@@ -20,39 +24,94 @@ interface Entry {
 /** Blobs are spread over folders that are named by the first two digits of their keys. */
 const shelfPattern = /^[0-9a-f]{2}$/
 const blobPattern = /^([0-9a-f]{64})\.blob$/
-/** What is being received: `.partial-<random>.<process>.<machine>`, because containers share folders, and process numbers. */
+/** Who uses a folder: the bytes that it may take, and who hears of what is evicted. */
+interface User {
+  limit: number
+  onEvict(key: string, bytes: number, path: string): void
+}
+
+/** A folder that is open, until `leave`. */
+export interface OpenColdFolder {
+  folder: ColdFolder
+  leave(): void
+}
+
+/** Those of this process, by their real path. */
+const shared = new Map<string, Promise<ColdFolder>>()
+
+/** What is being received: `.partial-<random>.<machine>`, because not every file system's locks reach other machines. */
 const partialPrefix = '.partial-'
-/** A partial file of a process that cannot be looked at is abandoned when nothing was written to it for so long, in milliseconds. */
+/** A partial file of another machine is abandoned when nothing was written to it for so long, in milliseconds. */
 const abandonedMs = 3_600_000
 
 export class ColdFolder {
   readonly path: string
-  readonly limit: number
+  readonly #users = new Set<User>()
+  readonly #lock: number
   /** Least recently used first: a Map keeps the order of insertion. */
   readonly #entries = new Map<string, Entry>()
-  readonly #onEvict: (key: string, bytes: number) => void
   #waiting: (() => void)[] = []
   /** Bytes of entries, and of those being received. */
   #bytes = 0
   #receiving = 0
+  /** The end of the last turn. */
+  #turn: Promise<void> = Promise.resolve()
 
-  private constructor(path: string, limit: number, onEvict: (key: string, bytes: number) => void) {
+  private constructor(path: string, lock: number) {
     this.path = path
-    this.limit = limit
-    this.#onEvict = onEvict
+    this.#lock = lock
   }
 
-  /** Opens the folder, made where it is missing; what a killed process had begun is removed. FILE_WRITE_FAILED, FILE_READ_FAILED. */
-  static async open(path: string, limit: number, onEvict: (key: string, bytes: number) => void): Promise<ColdFolder> {
-    const folder = new ColdFolder(path, limit, onEvict)
+  /**
+   * Opens the folder, made where it is missing; what a killed process had begun is removed. COLD_FOLDER_LOCKED {path, pid, at} where another
+   * process has it, FILE_WRITE_FAILED, FILE_READ_FAILED.
+   */
+  static async open(path: string, limit: number, onEvict: User['onEvict']): Promise<OpenColdFolder> {
     await makeFolder(path)
+    const real = await realpath(path)
+    const opening = shared.get(real) ?? ColdFolder.#begin(real)
+    shared.set(real, opening)
+    const user: User = { limit, onEvict }
+    try {
+      const folder = await opening
+      // The last of its users may have left meanwhile.
+      if (shared.get(real) !== opening) return ColdFolder.open(path, limit, onEvict)
+      folder.#users.add(user)
+      await folder.#delete(folder.#evictTo(folder.limit))
+      return { folder, leave: () => folder.#leave(user) }
+    } catch (error) {
+      if (shared.get(real) === opening) shared.delete(real)
+      throw error
+    }
+  }
+
+  static async #begin(path: string): Promise<ColdFolder> {
+    const lockFile = join(path, '.lock')
+    const lock = await lockFolder({
+      path: lockFile,
+      tryLock: (descriptor) => native().tryLockFile(descriptor),
+      taken: (holder, who) =>
+        createError('COLD_FOLDER_LOCKED', `the cold folder ${path} is in use by ${who}`, { path, ...holder }),
+      failed: (error) => writeFailed(lockFile, error)
+    })
+    const folder = new ColdFolder(path, lock)
+    try {
+      await folder.#read()
+    } catch (error) {
+      closeSync(lock)
+      throw error
+    }
+    return folder
+  }
+
+  async #read(): Promise<void> {
+    const { path } = this
+    const found: { key: string; bytes: number; used: number }[] = []
     const names = await readdir(path).catch((error: unknown) => {
       throw readFailed(path, error)
     })
     for (const name of names) if (name.startsWith(partialPrefix)) await removeAbandoned(path, name)
-    const found: { key: string; bytes: number; used: number }[] = []
     for (const shelf of names.filter((name) => shelfPattern.test(name))) {
-      // Another process may have evicted it meanwhile.
       for (const name of await readdir(join(path, shelf)).catch(() => [])) {
         const key = blobPattern.exec(name)?.[1]
         if (!key?.startsWith(shelf)) continue
@@ -61,9 +120,30 @@ export class ColdFolder {
       }
     }
     found.sort((a, b) => a.used - b.used || (a.key < b.key ? -1 : 1))
-    for (const { key, bytes } of found) folder.#add(key, bytes)
-    await folder.#delete(folder.#evictTo(limit))
-    return folder
+    for (const { key, bytes } of found) this.#add(key, bytes)
+  }
+
+  /** The last one who leaves closes it. */
+  #leave(user: User): void {
+    if (!this.#users.delete(user) || this.#users.size > 0) return
+    shared.delete(this.path)
+    closeSync(this.#lock)
+  }
+
+  /** Bytes that it may take: the least that any of its users allows. */
+  get limit(): number {
+    return Math.min(...[...this.#users].map(({ limit }) => limit))
+  }
+
+  /** Waits for the turns before; gives what ends this one. Two that hold blobs and wait for room would wait for each other. */
+  takeTurn(): { came: Promise<void>; end: () => void } {
+    const came = this.#turn
+    let end: () => void = () => undefined
+    const ended = new Promise<void>((resolve) => {
+      end = resolve
+    })
+    this.#turn = came.then(() => ended)
+    return { came, end }
   }
 
   /** Bytes of the blobs that are there and of those being received. */
@@ -105,7 +185,7 @@ export class ColdFolder {
    */
   async receive<T>(key: string, bytes: number, fill: (sink: BlobSink) => Promise<T>): Promise<T> {
     await this.#reserve(bytes)
-    const partial = join(this.path, `${partialPrefix}${randomUUID()}.${process.pid}.${hostname()}`)
+    const partial = join(this.path, `${partialPrefix}${randomUUID()}.${hostname()}`)
     let file: FileHandle | undefined
     try {
       // It may have been removed meanwhile, by somebody who wanted its room.
@@ -178,7 +258,7 @@ export class ColdFolder {
       if (entry.held > 0) continue
       this.#remove(key)
       evicted.push(key)
-      this.#onEvict(key, entry.bytes)
+      for (const { onEvict } of this.#users) onEvict(key, entry.bytes, this.#pathOf(key))
     }
     return evicted
   }
@@ -211,23 +291,13 @@ export class ColdFolder {
   }
 }
 
-/** Removes a partial file whose process is gone. */
+/** Removes a partial file that nobody writes any more: this machine's, because the folder is locked, or another one's that is old. */
 async function removeAbandoned(folder: string, name: string): Promise<void> {
   const path = join(folder, name)
-  const [, pid, ...host] = name.slice(partialPrefix.length).split('.')
-  const gone = host.join('.') === hostname() && Number(pid) !== process.pid && !isAlive(Number(pid))
-  const written = gone ? undefined : await stat(path).catch(() => undefined)
-  if (!gone && (!written || Date.now() - written.mtimeMs < abandonedMs)) return
+  const [, ...host] = name.slice(partialPrefix.length).split('.')
+  const written = host.join('.') === hostname() ? undefined : await stat(path).catch(() => undefined)
+  if (written && Date.now() - written.mtimeMs < abandonedMs) return
   await rm(path, { force: true }).catch(() => undefined)
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
 
 async function writeAll(file: FileHandle, piece: Buffer, position: number): Promise<void> {

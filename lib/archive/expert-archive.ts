@@ -9,13 +9,19 @@ import type { NativeModel } from '../native.js'
 import type { Archive, FetchOptions } from './archive.js'
 import type { BlobReference } from './blob-download.js'
 
-/** The same blob is fetched this often for one step; then what is fetched does not stay long enough to be used. */
+/** The same blob is fetched this often for one step; then somebody else removes what is fetched before it can be used. */
 const mostFetches = 3
 
 interface Missing {
   layer: number
   expert: number
   blob: BlobReference
+}
+
+/** Of a failed step: what it lacks, and all that it has asked for of what the archive has. */
+interface Wanted {
+  missing: Missing[]
+  used: BlobReference[]
 }
 
 /** The failure of a step that fetching can mend. */
@@ -28,20 +34,30 @@ export class ExpertArchive {
   readonly #archive: Archive
   readonly #native: NativeModel
   readonly #blobs = new Map<string, BlobReference>()
-  /** The end of the last session: two that hold blobs and wait for room would wait for each other. */
-  #turn: Promise<void> = Promise.resolve()
+  /** Bytes of archived experts that a step of one token can need at most. */
+  readonly #tokenBytes: number
 
   constructor(archive: Archive, native: NativeModel, manifest: Manifest, absent: readonly ManifestShard[]) {
     this.#archive = archive
     this.#native = native
     const paths = new Set(absent.map(({ path }) => path))
-    for (const { layer, experts } of manifest.layers) {
+    let tokenBytes = 0
+    const owners = new Map<string, [layer: number, expert: number][]>()
+    for (const { layer, blobBytes, experts } of manifest.layers) {
+      const archived = experts.filter(({ shard }) => paths.has(manifest.shards[shard]!.path)).length
+      tokenBytes += Math.min(archived, native.routing.k) * blobBytes
       for (const { expert, shard, offset, bytes, crc32c, sha256 } of experts) {
         const { path: file, bytes: fileBytes } = manifest.shards[shard]!
         if (!paths.has(file)) continue
         const crc = Number.parseInt(crc32c, 16)
         this.#blobs.set(`${layer}/${expert}`, { file, offset, bytes, crc32c: crc, sha256, fileBytes })
+        owners.set(sha256, [...(owners.get(sha256) ?? []), [layer, expert]])
       }
+    }
+    this.#tokenBytes = tokenBytes
+    // A step that wants them is then told before it begins the layer, and not by a read that fails.
+    archive.onEvict = (sha256, path) => {
+      for (const [layer, expert] of owners.get(sha256) ?? []) native.loseExpert(layer, expert, path)
     }
   }
 
@@ -51,23 +67,21 @@ export class ExpertArchive {
   }
 
   session(): ArchiveSession {
-    return new ArchiveSession(
-      this.#archive,
-      this.#native,
-      (failure) => this.#missing(failure),
-      () => this.#takeTurn()
-    )
+    return new ArchiveSession(this.#archive, this.#native, this.#tokenBytes, (failure) => this.#wanted(failure))
   }
 
-  /** Runs a step as often as the archive has to be asked for it. Throws what the step and ArchiveSession.bring do. */
-  async run<T>(step: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  /**
+   * Runs a step of so many tokens as often as the archive has to be asked for it; undefined where it needs more than the cold folder holds, and
+   * fewer tokens would do. Throws what the step and ArchiveSession.bring do.
+   */
+  async run<T>(step: () => Promise<T>, tokens: number, signal: AbortSignal): Promise<T | undefined> {
     const session = this.session()
     try {
       for (;;) {
         try {
           return await step()
         } catch (error) {
-          await session.bring(error, signal)
+          if (!(await session.bring(error, tokens, signal))) return undefined
         }
       }
     } finally {
@@ -80,24 +94,19 @@ export class ExpertArchive {
     return this.#archive.close()
   }
 
-  #missing({ details }: EngineError): Missing[] {
+  #wanted({ details }: EngineError): Wanted {
     const layer = Number(details.layer)
-    const ids = typeof details.experts === 'string' ? details.experts.split(',') : [details.expert]
-    return ids.map(Number).flatMap((expert) => {
+    const numbers = (text: unknown): number[] => (typeof text === 'string' ? text.split(',').map(Number) : [])
+    const ids = details.experts === undefined ? [Number(details.expert)] : numbers(details.experts)
+    const missing = ids.flatMap((expert) => {
       const blob = this.#blobs.get(`${layer}/${expert}`)
       return blob ? [{ layer, expert, blob }] : []
     })
-  }
-
-  /** Waits for the sessions before; gives what ends this one's turn. */
-  #takeTurn(): { came: Promise<void>; end: () => void } {
-    const came = this.#turn
-    let end: () => void = () => undefined
-    const ended = new Promise<void>((resolve) => {
-      end = resolve
-    })
-    this.#turn = came.then(() => ended)
-    return { came, end }
+    const { experts: each } = this.#native.routing
+    const used = numbers(details.wanted).flatMap(
+      (entry) => this.#blobs.get(`${Math.floor(entry / each)}/${entry % each}`) ?? []
+    )
+    return { missing, used }
   }
 }
 
@@ -105,35 +114,42 @@ export class ExpertArchive {
 export class ArchiveSession {
   readonly #archive: Archive
   readonly #native: NativeModel
-  readonly #missing: (failure: EngineError) => Missing[]
-  readonly #takeTurn: () => { came: Promise<void>; end: () => void }
+  readonly #tokenBytes: number
+  readonly #wanted: (failure: EngineError) => Wanted
   readonly #fetches = new Map<string, number>()
-  #held: BlobReference[] = []
+  /** By checksum: some experts may be equal. */
+  readonly #held = new Map<string, BlobReference>()
   #turn: { came: Promise<void>; end: () => void } | undefined
 
-  constructor(
-    archive: Archive,
-    native: NativeModel,
-    missing: (failure: EngineError) => Missing[],
-    takeTurn: () => { came: Promise<void>; end: () => void }
-  ) {
+  constructor(archive: Archive, native: NativeModel, tokenBytes: number, wanted: (failure: EngineError) => Wanted) {
     this.#archive = archive
     this.#native = native
-    this.#missing = missing
-    this.#takeTurn = takeTurn
+    this.#tokenBytes = tokenBytes
+    this.#wanted = wanted
   }
 
   /**
-   * Fetches what a step failed for, all of it at once. Throws the failure where fetching cannot mend it, RESOURCE_BUDGET_TOO_SMALL where
-   * the cold folder (with the memory) does not hold what the step needs, and what Archive.fetch throws.
+   * Fetches what a step of so many tokens failed for, all of it at once. False, and nothing is fetched, where the cold folder cannot hold that
+   * beside what it holds for this step already: a step of fewer tokens needs less. Throws the failure where fetching cannot mend it,
+   * RESOURCE_BUDGET_TOO_SMALL {resourceInfo} where the cold folder does not hold what one token can need, and what Archive.fetch throws.
    */
-  async bring(failure: unknown, signal: AbortSignal): Promise<void> {
+  async bring(failure: unknown, tokens: number, signal: AbortSignal): Promise<boolean> {
     if (!isArchived(failure)) throw failure
-    const missing = this.#missing(failure)
+    const { missing, used } = this.#wanted(failure)
     if (missing.length === 0) throw failure
-    this.#turn ??= this.#takeTurn()
+    if (this.#archive.status().coldLimit < this.#tokenBytes) throw this.#tooSmall(this.#tokenBytes)
+    this.#turn ??= this.#archive.takeTurn()
     await unlessAborted(this.#turn.came, signal)
-    this.#makeRoom(missing.reduce((sum, { blob }) => sum + blob.bytes, 0))
+    // What is held stays until the step has been run: then it finds everything that it has asked for, however little memory there is.
+    for (const blob of used) {
+      if (!this.#held.has(blob.sha256) && this.#archive.hold(blob)) this.#held.set(blob.sha256, blob)
+    }
+    const needed = new Map([...this.#held, ...missing.map(({ blob }) => [blob.sha256, blob] as const)])
+    const bytes = [...needed.values()].reduce((sum, blob) => sum + blob.bytes, 0)
+    if (bytes > this.#archive.status().coldLimit) {
+      if (tokens > 1) return false
+      throw this.#tooSmall(bytes)
+    }
     // The first one that fails ends the others: the step cannot be run without it.
     const all = new AbortController()
     const options = { signal: AbortSignal.any([signal, all.signal]) }
@@ -150,43 +166,34 @@ export class ArchiveSession {
     const errors = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason as unknown] : []))
     const own = (error: unknown) => !isEngineError(error) || error.code !== 'CANCELLED'
     if (errors.length > 0) throw errors.find(own) ?? errors[0]
+    return true
   }
 
   /** The step has been run, or never will be. */
   end(): void {
-    for (const blob of this.#held.splice(0)) this.#archive.release(blob)
+    for (const blob of this.#held.values()) this.#archive.release(blob)
+    this.#held.clear()
     this.#turn?.end()
     this.#turn = undefined
   }
 
   async #fetch({ layer, expert, blob }: Missing, corrupted: boolean, failure: EngineError, options: FetchOptions) {
     const before = this.#fetches.get(blob.sha256) ?? 0
-    if (before >= mostFetches) throw corrupted ? failure : this.#tooSmall(blob.bytes, 'of one step')
+    if (before >= mostFetches) throw failure
     this.#fetches.set(blob.sha256, before + 1)
     // What this step has brought already and still cannot read is no longer what the cold folder takes it for.
     const path = await this.#archive.fetch(blob, { ...options, again: corrupted || before > 0 })
-    this.#held.push(blob)
+    if (this.#held.has(blob.sha256)) this.#archive.release(blob)
+    else this.#held.set(blob.sha256, blob)
     this.#native.bringExpert(layer, expert, path)
   }
 
-  /** `required`: bytes that are missing now. */
-  #tooSmall(required: number, which: string): EngineError {
+  #tooSmall(required: number): EngineError {
     const { coldLimit: limit, coldBytes: current } = this.#archive.status()
-    const text = `the cold folder may have ${limit} bytes: too few for the experts ${which}`
+    const text = `the cold folder may have ${limit} bytes, the experts of one token in the archive have up to ${required}`
     const resourceInfo = { required, available: limit, current, limit, unit: 'bytes' as const }
-    return createError('RESOURCE_BUDGET_TOO_SMALL', text, { resourceInfo })
-  }
-
-  /** Earlier layers' blobs are in memory by now, or are fetched again. */
-  #makeRoom(bytes: number): void {
-    const { coldLimit: limit } = this.#archive.status()
-    if (bytes > limit) throw this.#tooSmall(bytes, 'of one layer')
-    let held = this.#held.reduce((sum, blob) => sum + blob.bytes, 0)
-    while (held + bytes > limit) {
-      const [oldest] = this.#held.splice(0, 1)
-      held -= oldest!.bytes
-      this.#archive.release(oldest!)
-    }
+    const suggestedAction = `Let the cold folder have ${required} bytes or more (archive.coldBytes), or use a TierSet without the archive's tiers.`
+    return createError('RESOURCE_BUDGET_TOO_SMALL', text, { resourceInfo, suggestedAction })
   }
 }
 

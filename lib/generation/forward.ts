@@ -3,7 +3,7 @@ import type { ExpertArchive } from '../archive/expert-archive.js'
 import { createError } from '../errors/index.js'
 import type { ExpertVersions } from '../experts/versions.js'
 import { Interruption } from '../interruption.js'
-import type { KvType, NativeAddon, NativeModel, StepItem } from '../native.js'
+import type { KvType, NativeAddon, NativeModel, StepItem, StepResult } from '../native.js'
 import type { TierSelection } from '../tiers/selection.js'
 import type { TierSetName } from '../tiers/tier-sets.js'
 import type { Deadlines } from './deadlines.js'
@@ -72,7 +72,7 @@ export class Forwards {
     const hold = swaps.versions.hold()
     const done = this.#run(tokens, request, out, replay, interruption, (item) => {
       const step = () => native.step([{ ...item, epoch: hold.epoch, ...(enabled && { enabled }) }], cancel)
-      return archive ? archive.run(step, interruption.signal) : step()
+      return archive ? archive.run(step, item.tokens.length, interruption.signal) : step()
     })
     this.#running.set(interruption, done)
     try {
@@ -100,22 +100,25 @@ export class Forwards {
     out: ForwardResult,
     replay: RoutingCapture | undefined,
     interruption: Interruption,
-    step: (item: StepItem) => ReturnType<NativeModel['step']>
+    step: (item: StepItem) => Promise<StepResult | undefined>
   ): Promise<void> {
     const { native, kvType, maxBatchTokens, vocab } = this.#model
+    let most = maxBatchTokens
     interruption.check()
     const sequence = native.createSequence({ kvType, maxTokens: tokens.length, captureRouting })
     try {
       for (let at = 0; at < tokens.length; at = sequence.length) {
         interruption.check()
-        const chunk = tokens.subarray(at, at + sameKind(at, maxBatchTokens, replay))
+        const chunk = tokens.subarray(at, at + sameKind(at, most, replay))
         const last = at + chunk.length === tokens.length
         const item: StepItem = { sequence, tokens: chunk, logits: logits === 'all' ? 'all' : last ? 'last' : 'none' }
         if (logits === 'all') item.logitsOut = out.logits.subarray(at * vocab, (at + chunk.length) * vocab)
         else if (last) item.logitsOut = out.logits
         withReplay(item, at, replay)
-        const { items } = await step(item)
-        if (items[0]?.error) throw items[0].error
+        const result = await step(item)
+        // More experts than the archive can bring at once.
+        if (!result) most = Math.ceil(chunk.length / 2)
+        else if (result.items[0]?.error) throw result.items[0].error
       }
       if (captureRouting) out.routing = new SequenceRoutes(sequence, native.routing).read(0, tokens.length)
     } finally {

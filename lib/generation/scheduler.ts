@@ -43,6 +43,8 @@ export class Scheduler {
   /** Least recently served first. */
   readonly #members = new Set<Generation>()
   readonly #visits = new Map<Generation, Visit>()
+  /** Tokens of a step at most, of those whose larger steps need more than the archive can bring at once. */
+  readonly #most = new WeakMap<Generation, number>()
   #cancel: NativeCancel
   #interrupted = false
   #interruptions = 0
@@ -144,7 +146,8 @@ export class Scheduler {
       if (budget <= 0) break
       try {
         // A prompt takes what is left when everyone after it has had one token.
-        const item = member.stepItem(Math.max(1, budget - waiting))
+        const room = Math.min(Math.max(1, budget - waiting), this.#most.get(member) ?? budget)
+        const item = member.stepItem(room)
         budget -= item.tokens.length
         items.push(item)
         members.push(member)
@@ -181,7 +184,7 @@ export class Scheduler {
       // Every sequence is as it was: the next step takes those that are still here.
       this.#interruptions++
     } else {
-      this.#fail(members, failure)
+      this.#fail(members, items, failure)
     }
   }
 
@@ -208,7 +211,7 @@ export class Scheduler {
   }
 
   /** A step failed as a whole: each of its sequences is tried alone, so that only the one at fault ends. */
-  #fail(members: readonly Generation[], failure: unknown): void {
+  #fail(members: readonly Generation[], items: readonly StepItem[], failure: unknown): void {
     const left = members.filter((member) => this.#members.has(member))
     const fatal = isEngineError(failure) && failure.severity === 'fatal'
     if (left.length > 1 && !fatal) {
@@ -216,25 +219,30 @@ export class Scheduler {
       return
     }
     for (const member of left) {
-      if (this.#options.archive?.mends(failure)) this.#visit(member, this.#options.archive, failure)
+      const { archive } = this.#options
+      if (archive?.mends(failure)) this.#visit(member, archive, failure, items[members.indexOf(member)]!.tokens.length)
       else this.#drop(member, failure)
     }
     if (fatal) this.#options.onFatal(failure)
   }
 
   /** Fetches what a step of one generation failed for; the others are stepped meanwhile, and then it is again. */
-  #visit(member: Generation, archive: ExpertArchive, failure: unknown): void {
+  #visit(member: Generation, archive: ExpertArchive, failure: unknown, tokens: number): void {
     let visit = this.#visits.get(member)
     if (!visit) {
       visit = { session: archive.session(), controller: new AbortController(), fetching: undefined }
       this.#visits.set(member, visit)
     }
     const { session, controller } = visit
+    const own = visit
     // Alone again: another one's failure would make it wait once more.
     member.isolated = true
     const fetch = async (): Promise<void> => {
       try {
-        await session.bring(failure, controller.signal)
+        if (await session.bring(failure, tokens, controller.signal)) return
+        this.#most.set(member, Math.ceil(tokens / 2))
+        session.end()
+        own.session = archive.session()
       } catch (error) {
         // Whoever aborted it tells the consumer why.
         if (this.#members.has(member)) this.#drop(member, error)

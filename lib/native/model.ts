@@ -107,6 +107,8 @@ export interface NativeModel {
   placeExperts(placement: Uint8Array): Promise<void>
   /** The blob of an expert that is in the archive is the file at `path` from now on; gone again, it is to be brought again. Between steps or during one. */
   bringExpert(layer: number, expert: number, path: string): void
+  /** The file at `path` has gone; nothing changes where the expert was brought from another one meanwhile. */
+  loseExpert(layer: number, expert: number, path: string): void
   /**
    * Experts that no local file has are in these files from now on, all of them or none; between two steps. MODEL_NOT_FOUND, FILE_READ_FAILED,
    * MODEL_CORRUPTED {file} for one that is too short.
@@ -125,7 +127,8 @@ export interface NativeModel {
   createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
-   * EXPERT_UNAVAILABLE {layer, expert, experts?, archived} where experts are to be brought first: `experts` has the ids of all of the layer.
+   * EXPERT_UNAVAILABLE {layer, expert, experts?, wanted?, archived} where experts are to be brought first: `experts` has the ids of all of the
+   * layer, `wanted` the entries of [layers][experts] that the step has asked for so far.
    */
   step(items: StepItem[], cancel: NativeCancel): Promise<StepResult>
   /** Frees the weights after the work under way; resolves when that is done. Later calls throw MODEL_NOT_LOADED. */

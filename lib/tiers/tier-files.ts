@@ -53,8 +53,8 @@ export class TierFiles {
   }
 
   /** Takes an adoption back: the experts are where they were before, in the archive or nowhere. */
-  abandon({ experts }: TierPlaces): void {
-    for (const { layer, expert } of experts) this.#native.bringExpert(layer, expert, '')
+  abandon({ files, experts }: TierPlaces): void {
+    for (const { layer, expert, file } of experts) this.#native.loseExpert(layer, expert, files[file]!)
   }
 
   /** Requests may use the tiers. Where every expert has memory of its own, theirs are read now. */

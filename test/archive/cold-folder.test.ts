@@ -16,17 +16,18 @@ const blobs = [1, 2, 3, 4, 5, 6].map(blob)
 
 async function openFolder(path: string, limit: number) {
   const evicted: string[] = []
-  const folder = await ColdFolder.open(path, limit, (key) => evicted.push(key))
+  const { folder, leave } = await ColdFolder.open(path, limit, (key) => evicted.push(key))
   const receive = ({ key, bytes }: { key: string; bytes: Buffer }) =>
     folder.receive(key, size, (sink) => sink.write(bytes, 0))
   const held = () => blobs.flatMap(({ key }, index) => (folder.has(key, size) ? [index] : []))
   const onDisk = () =>
     readdirSync(path, { recursive: true, encoding: 'utf8' }).reduce((sum, name) => {
       const info = statSync(join(path, name))
-      return info.isFile() ? sum + info.size : sum
+      return info.isFile() && name !== '.lock' ? sum + info.size : sum
     }, 0)
   return {
     folder,
+    leave,
     evicted,
     receive,
     held,
@@ -69,12 +70,15 @@ t.test('what a reader holds stays; room is waited for', async (t) => {
 
 t.test('the order of use survives a restart; a smaller limit evicts', async (t) => {
   const path = temporaryFolder(t)
-  const { folder, receive } = await openFolder(path, 4 * size)
+  const { folder, receive, leave } = await openFolder(path, 4 * size)
   for (const index of [0, 1, 2]) await receive(blobs[index]!)
   const later = new Date(Date.now() + 5000)
   utimesSync(folder.hold(blobs[0]!.key, size)!, later, later)
+  leave()
   const again = await openFolder(path, 4 * size)
+  t.not(again.folder, folder, 'it is read anew')
   t.same(again.held(), [0, 1, 2])
+  again.leave()
   const smaller = await openFolder(path, size)
   t.same(smaller.held(), [0])
   t.equal(smaller.onDisk(), size)
@@ -93,11 +97,32 @@ t.test('a blob that fails while it is written leaves nothing', async (t) => {
   t.equal(onDisk(), 0)
 })
 
-t.test('a process killed while it writes', async (t) => {
+t.test('those of one process share it: the least of their limits holds, until its owner leaves', async (t) => {
+  const path = temporaryFolder(t)
+  const large = await openFolder(path, 4 * size)
+  for (const index of [0, 1, 2, 3]) await large.receive(blobs[index]!)
+  const [small, same] = await Promise.all([openFolder(path, 2 * size), openFolder(join(path, '.'), 9 * size)])
+  t.equal(small.folder, large.folder)
+  t.equal(same.folder, large.folder)
+  t.same(large.held(), [2, 3])
+  t.same(large.keys(), [0, 1], 'all hear of it')
+  await large.receive(blobs[4]!)
+  t.equal(large.onDisk(), 2 * size)
+  small.leave()
+  small.leave()
+  await large.receive(blobs[5]!)
+  t.equal(large.onDisk(), 3 * size)
+  large.leave()
+  same.leave()
+  const again = await openFolder(path, 9 * size)
+  t.same(again.held(), [3, 4, 5])
+})
+
+t.test('another process has it, alive or killed while it writes', async (t) => {
   const path = temporaryFolder(t)
   const code = `
     import { ColdFolder } from ${JSON.stringify(join(process.cwd(), 'dist/esm/archive/cold-folder.js'))}
-    const folder = await ColdFolder.open(${JSON.stringify(path)}, 1e6, () => {})
+    const { folder } = await ColdFolder.open(${JSON.stringify(path)}, 1e6, () => {})
     await folder.receive('${blobs[0]!.key}', ${size}, async (sink) => {
       await sink.write(Buffer.alloc(100), 0)
       process.stdout.write('half')
@@ -105,8 +130,10 @@ t.test('a process killed while it writes', async (t) => {
     })`
   const child = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', 'pipe', 'inherit'] })
   await new Promise((resolve) => child.stdout.once('data', resolve))
-  const besides = await openFolder(path, 1e6)
-  t.equal(besides.onDisk(), 100, "another process's half is left alone while it lives")
+  const refused = { code: 'COLD_FOLDER_LOCKED', details: { path, pid: child.pid } }
+  await t.rejects(openFolder(path, 1e6), refused)
+  await t.rejects(openFolder(path, 1e6), refused, 'and what was refused has left nothing')
+  t.equal(readdirSync(path).length, 2, 'the lock, and half a blob')
   const ended = new Promise((resolve) => child.once('exit', resolve))
   child.kill('SIGKILL')
   await ended
@@ -134,13 +161,14 @@ t.test('two that share a folder leave what the other receives alone', async (t) 
   await second.receive(blobs[1]!)
   fill()
   await receiving
-  t.same(first.held(), [0])
+  t.same(first.held(), [0, 1])
+  for (const { leave } of [first, second]) leave()
   t.same((await openFolder(path, 1e6)).held(), [0, 1])
 })
 
 t.test('what another machine left is removed when nobody has written to it for an hour', async (t) => {
   const path = temporaryFolder(t)
-  const left = [1, 2].map((n) => join(path, `.partial-${n}.1.elsewhere`))
+  const left = [1, 2].map((n) => join(path, `.partial-${n}.elsewhere`))
   for (const name of left) writeFileSync(name, 'half')
   utimesSync(left[0]!, 0, Date.now() / 1000 - 3700)
   await openFolder(path, 1e6)
@@ -177,12 +205,12 @@ function smallDisk(t: Test, bytes: number): string | undefined {
   const path = temporaryFolder(t)
   const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', path])
   if (status !== 0) return undefined
-  t.teardown(() => spawnSync('umount', [path]))
+  t.teardown(() => spawnSync('umount', ['-l', path]))
   return path
 }
 
 t.test('a full disk', async (t) => {
-  const path = smallDisk(t, 5 * 4096)
+  const path = smallDisk(t, 6 * 4096)
   if (path === undefined) {
     t.pass('a full disk', { skip: 'a file system cannot be mounted here' })
     return

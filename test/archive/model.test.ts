@@ -1,4 +1,5 @@
 /** A model whose archive tier is on a real nginx and not here: the same text, what the cold folder keeps, and what fails without the server. */
+import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -15,6 +16,8 @@ if (nginxMissing) {
 const home = t.testdir()
 const [whole, part] = [join(home, 'whole'), join(home, 'part')]
 const contextLength = 192
+/** What one token can need of the archive: four experts of each of four layers. The archive has 32. */
+const tokenBlobs = 16
 const request = { model: 'tiny', prompt: 'ROMEO:', maxTokens: 40, seed: 4, ignoreEos: true }
 const tokens = Int32Array.from({ length: 75 }, (_, i) => (i * 37 + 11) % 200)
 const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
@@ -108,17 +111,53 @@ t.test('a cold folder with room for a few blobs: what was evicted is fetched aga
   const { text } = await plain.generate(request)
   const { slot } = plain.listModels()[0]!.memory.experts
   const cold = temporaryFolder(t)
-  const engine = await open(t, cold, { memory: memoryFor(55), cachePolicy: 'lru' }, { coldBytes: 9 * slot })
+  const engine = await open(
+    t,
+    cold,
+    { memory: memoryFor(55), cachePolicy: 'lru' },
+    { coldBytes: (tokenBlobs + 1) * slot }
+  )
   t.equal((await engine.generate(request)).text, text)
   const fetched = nginx.requests().map(({ path, range }) => path + range)
   t.ok(new Set(fetched).size < fetched.length)
-  t.ok(coldFiles(cold).length <= 9)
+  t.ok(coldFiles(cold).length <= tokenBlobs + 1)
 })
 
-t.test('a cold folder without room for a layer fails the request', async (t) => {
+t.test('a prefill that needs more than the cold folder holds is computed in parts', async (t) => {
+  const some = tokens.subarray(0, 20)
+  const expected = await plain.forward({ model: 'tiny', tokens: some, logits: 'all' })
+  const long = { ...request, prompt: 'ROMEO: what say you?', maxTokens: 3 }
+  const short = { ...request, maxTokens: 6 }
+  const texts = await Promise.all([long, short].map((one) => plain.generate(one)))
   const { slot } = plain.listModels()[0]!.memory.experts
-  const engine = await open(t, temporaryFolder(t), {}, { coldBytes: slot })
-  t.equal(await codeOf(engine.forward({ model: 'tiny', tokens })), 'RESOURCE_BUDGET_TOO_SMALL')
+  for (const room of [tokenBlobs, 24]) {
+    const cold = temporaryFolder(t)
+    // Memory for little: what a step has once brought may be gone from it when the step is run again.
+    const engine = await open(t, cold, { memory: memoryFor(12), prefetch: 'off' }, { coldBytes: room * slot })
+    t.ok(bytes(await engine.forward({ model: 'tiny', tokens: some, logits: 'all' })).equals(bytes(expected)))
+    const fetched = nginx.requests().length
+    t.ok(fetched < some.length * tokenBlobs, `${room} blobs of room: ${fetched} fetches`)
+    t.comment(`${room} blobs of room: ${fetched} fetches for ${some.length} tokens`)
+    const both = await Promise.all([long, short].map((one) => engine.generate(one)))
+    t.same(
+      both.map(({ text }) => text),
+      texts.map(({ text }) => text)
+    )
+    t.ok(coldFiles(cold).length <= room)
+    await engine.dispose()
+  }
+})
+
+t.test('a cold folder without room for one token: an error at once that says how much it needs', async (t) => {
+  const { slot } = plain.listModels()[0]!.memory.experts
+  const engine = await open(t, temporaryFolder(t), {}, { coldBytes: (tokenBlobs - 1) * slot })
+  const refused = {
+    code: 'RESOURCE_BUDGET_TOO_SMALL',
+    details: { resourceInfo: { required: tokenBlobs * slot, available: (tokenBlobs - 1) * slot, unit: 'bytes' } }
+  }
+  await t.rejects(engine.forward({ model: 'tiny', tokens }), refused)
+  await t.rejects(engine.generate(request), refused)
+  t.same(nginx.requests(), [], 'nothing has been fetched for it')
   t.ok((await engine.generate({ ...request, tierSet: 'core' })).text)
 })
 
@@ -148,6 +187,43 @@ t.test('options that HTTP or the system could not have', async (t) => {
     const load = engine.loadModel({ model: part, archive } as LoadModelRequest)
     await t.rejects(load, { code: 'VALIDATION_ERROR', details: { path, allowed } }, path)
   }
+})
+
+t.test('two models of a process share a cold folder and its limit', async (t) => {
+  const { text } = await plain.generate(request)
+  const { slot } = plain.listModels()[0]!.memory.experts
+  const cold = temporaryFolder(t)
+  const coldBytes = (tokenBlobs + 2) * slot
+  const engine = await open(t, cold, { memory: memoryFor(12) }, { coldBytes })
+  const archive = { ...quick, url: nginx.url, coldFolder: cold, coldBytes: 2 * coldBytes }
+  await engine.loadModel({ id: 'other', model: part, contextLength, archive, memory: memoryFor(12) })
+  const texts = await Promise.all(['tiny', 'other'].map((model) => engine.generate({ ...request, model })))
+  t.same(
+    texts.map((own) => own.text),
+    [text, text]
+  )
+  t.ok(coldFiles(cold).length * slot <= coldBytes, 'the smaller limit holds')
+  await engine.unloadModel('tiny')
+  t.equal((await engine.generate({ ...request, model: 'other' })).text, text)
+})
+
+t.test('another process has the cold folder: a typed error, and none of it is touched', async (t) => {
+  const cold = temporaryFolder(t)
+  const code = `
+    import { createEngine } from 'tiered-moe'
+    const engine = await createEngine({ threads: 1 })
+    await engine.loadModel({ model: ${JSON.stringify(part)}, archive: { url: ${JSON.stringify(nginx.url)}, coldFolder: ${JSON.stringify(cold)} } })
+    process.stdout.write('loaded')
+    setInterval(() => {}, 1000)`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await new Promise((resolve) => child.stdout.once('data', resolve))
+  const refused = { code: 'COLD_FOLDER_LOCKED', details: { pid: child.pid } }
+  await t.rejects(open(t, cold), refused)
+  const ended = new Promise((resolve) => child.once('exit', resolve))
+  child.kill('SIGKILL')
+  await ended
+  const engine = await open(t, cold)
+  t.equal((await engine.generate(request)).text, (await plain.generate(request)).text, 'the dead hold nothing')
 })
 
 t.test('a damaged and a removed file of the cold folder are fetched again', async (t) => {

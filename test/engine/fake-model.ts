@@ -60,6 +60,7 @@ export class FakeModel implements NativeModel {
   async setExpertBudget(): Promise<void> {}
   async placeExperts(): Promise<void> {}
   bringExpert(): void {}
+  loseExpert(): void {}
   async adoptExperts(): Promise<void> {}
   async readAhead(): Promise<void> {}
   async placeVersions(): Promise<void> {}

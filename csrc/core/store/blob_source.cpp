@@ -51,7 +51,11 @@ namespace {
 class BlobSource final : public ExpertSource {
   public:
     BlobSource(std::vector<std::shared_ptr<DirectFile>> files, std::vector<std::vector<BlobPlace>> places, std::vector<ExpertLayout> layouts)
-        : files_(std::move(files)), places_(std::move(places)), layouts_(std::move(layouts)) {}
+        : files_(std::move(files)), places_(std::move(places)), layouts_(std::move(layouts)) {
+        for (const std::vector<BlobPlace>& layer : places_) {
+            for (const BlobPlace& place : layer) archives_ = archives_ || place.file == kInArchive;
+        }
+    }
 
     size_t pieces(uint32_t layer, uint32_t) const override { return blob_pieces(layouts_[layer]); }
 
@@ -66,7 +70,7 @@ class BlobSource final : public ExpertSource {
         if (!now.path.empty() && !now.file) opened = DirectFile::open(now.path, now.file);
         if (now.file) return read_blob_piece(*now.file, now.offset, layouts_[layer], piece, blob, sum);
         if (!opened.ok() && opened.code() != StatusCode::MODEL_NOT_FOUND) return opened;  // it is there: bringing it again would not help
-        lose(layer, expert, now.path);
+        forget(layer, expert, now.path);
         return in_archive(layer, expert);
     }
 
@@ -78,6 +82,8 @@ class BlobSource final : public ExpertSource {
         return std::move(status).with("archived", 1);  // another copy can be brought
     }
 
+    bool archives() const override { return archives_; }
+
     bool local(uint32_t layer, uint32_t expert) const override {
         return places_[layer][expert].file != kInArchive || !brought(layer, expert).path.empty();
     }
@@ -86,6 +92,8 @@ class BlobSource final : public ExpertSource {
         std::lock_guard<std::mutex> lock(mutex_);
         brought_[key(layer, expert)] = {path, nullptr, 0};
     }
+
+    void lose(uint32_t layer, uint32_t expert, const std::string& path) override { forget(layer, expert, path); }
 
     void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) override {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -109,8 +117,8 @@ class BlobSource final : public ExpertSource {
         return at == brought_.end() ? Brought() : at->second;
     }
 
-    /** The file at `path` has gone; another one may have been brought meanwhile. */
-    void lose(uint32_t layer, uint32_t expert, const std::string& path) const {
+    /** Another file may have been brought meanwhile: that one stays. */
+    void forget(uint32_t layer, uint32_t expert, const std::string& path) const {
         std::lock_guard<std::mutex> lock(mutex_);
         const auto at = brought_.find(key(layer, expert));
         if (at != brought_.end() && at->second.path == path) brought_.erase(at);
@@ -124,6 +132,7 @@ class BlobSource final : public ExpertSource {
             .with("archived", 1);
     }
 
+    bool archives_ = false;
     mutable std::mutex mutex_;
     mutable std::unordered_map<uint64_t, Brought> brought_;
     std::vector<std::shared_ptr<DirectFile>> files_;

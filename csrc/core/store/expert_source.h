@@ -40,10 +40,14 @@ class ExpertSource {
      */
     virtual Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const = 0;
 
+    /** True where some experts are in an archive until they are brought. */
+    virtual bool archives() const { return false; }
     /** False where the bytes are in an archive and nobody has brought them: there is nothing to read. */
     virtual bool local(uint32_t, uint32_t) const { return true; }
-    /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
+    /** An archived expert's blob is the file at `path` from now on. */
     virtual void bring(uint32_t, uint32_t, const std::string&) {}
+    /** The file at `path` has gone: what was brought or adopted from it is in the archive again. */
+    virtual void lose(uint32_t, uint32_t, const std::string&) {}
     /** The same with a part of a file that stays open. */
     virtual void adopt(uint32_t, uint32_t, std::shared_ptr<DirectFile>, uint64_t) {}
 };

@@ -42,6 +42,7 @@ class Store final : public ExpertStore {
 
     bool local(uint32_t layer, uint32_t expert) const override { return source_->local(layer, expert); }
     void bring(uint32_t layer, uint32_t expert, const std::string& path) override { source_->bring(layer, expert, path); }
+    void lose(uint32_t layer, uint32_t expert, const std::string& path) override { source_->lose(layer, expert, path); }
     void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) override {
         source_->adopt(layer, expert, std::move(file), offset);
     }
@@ -97,6 +98,7 @@ class Store final : public ExpertStore {
     std::unique_ptr<WaveSchedule> schedule_;
     size_t pinned_ = 0;
     std::vector<uint32_t> wanted_, ahead_;
+    std::vector<uint32_t> step_wanted_;   ///< entries of the step's layers so far, where there is an archive
     uint32_t computed_ = 0;   ///< parts of the layer
     uint32_t layer_ = 0;
     bool in_layer_ = false;
@@ -155,10 +157,13 @@ Status Store::check_local(uint32_t layer) const {
         missing += (missing.empty() ? "" : ",") + std::to_string(expert);
     }
     if (count == 0) return {};
+    std::string wanted;
+    for (uint32_t entry : step_wanted_) wanted += (wanted.empty() ? "" : ",") + std::to_string(entry);
     return Status(StatusCode::EXPERT_UNAVAILABLE, format("%zu experts of layer %u are in no local file: %s", count, layer, missing.c_str()))
         .with("layer", layer)
         .with("expert", first)
         .with("experts", missing)
+        .with("wanted", wanted)
         .with("archived", 1);
 }
 
@@ -166,6 +171,7 @@ void Store::begin_step(const StepShape& shape) {
     if (in_layer_) end_layer();
     if (options_.trace) options_.trace->step(shape);
     cache_->begin_step();
+    step_wanted_.clear();
 }
 
 Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) {
@@ -180,6 +186,7 @@ Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) 
         }
         wanted_.push_back(entry_of(layer, expert));
     }
+    if (source_->archives()) step_wanted_.insert(step_wanted_.end(), wanted_.begin(), wanted_.end());
     TMOE_RETURN_IF_ERROR(check_local(layer));
     computed_ = 0;
     if (options_.trace) options_.trace->record(TraceKind::Layer, layer, wanted_);

@@ -62,8 +62,8 @@ class ExpertStore {
     /**
      * Begins the use of a layer's experts in this step: `experts` ascending, each once. Issues every read that has a slot at once.
      * Then `next` until it gives nothing more, then `end_layer` (also after an error or a cancellation: it releases every reference).
-     * EXPERT_UNAVAILABLE {layer, expert, experts, archived} before any decision where some are neither in memory nor in a local file:
-     * `experts` has the ids of all of them, with commas between.
+     * EXPERT_UNAVAILABLE {layer, expert, experts, wanted, archived} before any decision where some are neither in memory nor in a local file:
+     * `experts` has the ids of all of them, `wanted` layer * experts + expert of all that the step has asked for, with commas between.
      */
     virtual Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
     /**
@@ -104,8 +104,10 @@ class ExpertStore {
     // Any thread:
     /** False where the expert's bytes are in an archive and nobody has brought them. */
     virtual bool local(uint32_t layer, uint32_t expert) const = 0;
-    /** An archived expert's blob is the file at `path` from now on; empty: it is gone. */
+    /** An archived expert's blob is the file at `path` from now on. */
     virtual void bring(uint32_t layer, uint32_t expert, const std::string& path) = 0;
+    /** The file at `path` has gone: what was brought or adopted from it is in the archive again. */
+    virtual void lose(uint32_t layer, uint32_t expert, const std::string& path) = 0;
     /** The same with a part of a file that stays open. */
     virtual void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) = 0;
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;

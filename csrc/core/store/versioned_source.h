@@ -26,6 +26,8 @@ class VersionedSource final : public ExpertSource {
     Status check(uint32_t layer, uint32_t expert, const std::vector<uint32_t>& sums) const override;
     bool local(uint32_t layer, uint32_t expert) const override { return find(layer, expert).file || inner_->local(layer, expert); }
     void bring(uint32_t layer, uint32_t expert, const std::string& path) override { inner_->bring(layer, expert, path); }
+    bool archives() const override { return inner_->archives(); }
+    void lose(uint32_t layer, uint32_t expert, const std::string& path) override { inner_->lose(layer, expert, path); }
     void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) override {
         inner_->adopt(layer, expert, std::move(file), offset);
     }

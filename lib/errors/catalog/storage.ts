@@ -29,6 +29,15 @@ export const storage = {
     suggestedAction: 'Free space on the disk (details.resourceInfo has the bytes), or write to another one.',
     native: false
   },
+  COLD_FOLDER_LOCKED: {
+    ...operators,
+    meaning: 'Another process has the cold folder of an archive: two could not keep its limit together.',
+    category: 'configuration',
+    scope: 'model',
+    suggestedAction:
+      'Give this process a cold folder of its own (archive.coldFolder), or stop the other one (details.pid). A lock whose process died holds nobody.',
+    native: false
+  },
   JOURNAL_LOCKED: {
     ...operators,
     meaning: 'Another engine, of this process or another one, has the journal open.',
