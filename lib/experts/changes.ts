@@ -146,6 +146,8 @@ class VersionWriter {
   readonly temporary: string[] = []
   readonly #model: ChangedModel
   readonly #cancel: NativeCancel
+  /** The first result of each merge. */
+  readonly #merged = new Map<CheckedChange, VersionBlob>()
 
   constructor(model: ChangedModel) {
     this.#model = model
@@ -169,8 +171,14 @@ class VersionWriter {
         addon.initExpert(path, { ...optionsOf(layout), seed: change.seed }, cancel)
       )
     }
-    if (change.action === 'merge') return this.#merge(change, path, layout)
-    if (change.blob !== undefined) return this.#copy([await this.#measure(change.blob, layout)], path, layout)
+    if (change.action === 'merge') {
+      const merged = this.#merged.get(change)
+      // All of them get the same bytes, each in a file of its own.
+      const blob = merged ? await this.#copy(merged, path, layout) : await this.#merge(change, path, layout)
+      this.#merged.set(change, blob)
+      return blob
+    }
+    if (change.blob !== undefined) return this.#copy(await this.#measure(change.blob, layout), path, layout)
     return this.#pack(change.from!, change.fromLayer ?? layer, change.fromExpert ?? expert, path, layout)
   }
 
@@ -183,7 +191,7 @@ class VersionWriter {
     }
   }
 
-  #copy([blob]: [VersionBlob], path: string, layout: ExpertLayout): Promise<VersionBlob> {
+  #copy(blob: VersionBlob, path: string, layout: ExpertLayout): Promise<VersionBlob> {
     const { addon } = this.#model
     const options = { blobBytes: layout.bytes, ...tableOf([blob]) }
     return this.#write(path, layout, () => addon.copyExperts([blob.path], path, options, this.#cancel))
