@@ -6,10 +6,10 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { peakMemory, randomTokens, root } from './harness.mjs'
+import { peakMemory, randomTokens } from './harness.mjs'
+import { peerModules } from './peers.mjs'
 
-const modules = process.env.PEER_NODE_MODULES ?? join(root, 'bench', 'node_modules')
-const { getLlama } = await import(pathToFileURL(join(modules, 'node-llama-cpp', 'dist', 'index.js')).href)
+const { getLlama } = await import(pathToFileURL(join(peerModules, 'node-llama-cpp', 'dist', 'index.js')).href)
 const [mode, modelPath, ...args] = process.argv.slice(2)
 const seconds = async (work) => {
   const start = performance.now()

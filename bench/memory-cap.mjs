@@ -23,6 +23,7 @@ import {
   writeReport
 } from './harness.mjs'
 import { oneTierCheckpoint, syntheticModel } from './models.mjs'
+import { hasNodePeer } from './peers.mjs'
 import { groupedBars } from './plot.mjs'
 import { compiled } from './programs.mjs'
 
@@ -131,8 +132,7 @@ const runOwn = (limit) =>
   )
 
 const peerProgram = options['peer-source'] && compiled('peer_latency', options['peer-source'])
-const peerModules = process.env.PEER_NODE_MODULES ?? join(root, 'bench', 'node_modules')
-const withPeer = peerProgram !== undefined || (!full && existsSync(join(peerModules, 'node-llama-cpp')))
+const withPeer = peerProgram !== undefined || (!full && hasNodePeer)
 const runPeer = (limit, tokens) => {
   const list = join(root, '.bench', 'tokens.txt')
   writeFileSync(list, tokens.join(' '))

@@ -2,11 +2,11 @@
 //   node bench/peer-agreement.mjs            (PEER_NODE_MODULES or `npm install` in bench/; ../shared/peer makes the random files)
 // F32 files must give equal tokens. Quantised files are shown beside them: each engine rounds activations in its own way.
 
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { printTable, randomTokens, show } from './harness.mjs'
 import { sharedFolder, syntheticModel, trainedModel } from './models.mjs'
-import { runPeerGreedy } from './peers.mjs'
+import { hasNodePeer, peerModules, runPeerGreedy } from './peers.mjs'
 import { greedy, openModel } from './runtime.mjs'
 
 const sizes = (layers, embedding, heads, kvHeads, headDim, width, experts, used, vocab) => ({
@@ -81,7 +81,16 @@ async function compare(name, path, kvType, ids, count, mustAgree) {
   ])
 }
 
-const { ids } = JSON.parse(readFileSync(join(sharedFolder, 'models', 'reference.json'), 'utf8'))
+const reference = join(sharedFolder, 'models', 'reference.json')
+for (const [needed, there] of [
+  [`node-llama-cpp in ${peerModules}`, hasNodePeer],
+  [reference, existsSync(reference)]
+]) {
+  if (there) continue
+  console.log(`skipped: ${needed} is not there`)
+  process.exit(0)
+}
+const { ids } = JSON.parse(readFileSync(reference, 'utf8'))
 for (const type of ['f32', 'f16', 'q8_0', 'q4_0']) {
   const { name, path } = await trainedModel(type)
   for (const kvType of ['f16', 'f32']) await compare(`trained ${name}`, path, kvType, ids, 96, type === 'f32')

@@ -1,7 +1,12 @@
 // The peers that bench/engine.mjs compares with, each run as a child process: figures and peak memory of one run.
 import { spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { peakMemory, root } from './harness.mjs'
+
+/** Where node-llama-cpp is looked for, and whether it is there. */
+export const peerModules = process.env.PEER_NODE_MODULES ?? join(root, 'bench', 'node_modules')
+export const hasNodePeer = existsSync(join(peerModules, 'node-llama-cpp'))
 
 /** Runs a command and resolves to its standard output and the peak resident bytes that were seen; rejects with its last words. */
 export function runChild(command, args) {
@@ -22,10 +27,11 @@ export function runChild(command, args) {
     child.on('close', (status, signal) => {
       clearInterval(timer)
       if (status === 0) resolve({ output, peakBytes })
-      else
-        reject(
-          new Error(`${command} ${args[0]} ended with ${signal ?? status}: ${complaint.trim().split('\n').at(-1)}`)
-        )
+      else {
+        const words = complaint.trim().split('\n')
+        const last = words.find((line) => /^\w*Error\b/.test(line)) ?? words.at(-1)
+        reject(new Error(`${command} ${args[0]} ended with ${signal ?? status}: ${last}`))
+      }
     })
   })
 }
