@@ -51,9 +51,29 @@ inline void pack_words(const uint8_t* from, size_t stride, uint32_t flip, uint8_
     }
 }
 
+/** Eight numbers of two bytes of each of 16 rows as columns of 16: pairs first, then apart. */
+inline void pack_halves(const uint8_t* from, size_t stride, uint8_t* to) {
+    uint32_t pairs[64];
+    pack_words(from, stride, 0, reinterpret_cast<uint8_t*>(pairs));
+    for (size_t g = 0; g < 4; g++, to += 64) {
+        uint16_t columns[2][kRows];
+        for (size_t row = 0; row < kRows; row++) {
+            columns[0][row] = static_cast<uint16_t>(pairs[kRows * g + row]);
+            columns[1][row] = static_cast<uint16_t>(pairs[kRows * g + row] >> 16);
+        }
+        memcpy(to, columns, sizeof columns);
+    }
+}
+
 void pack_plain(const uint8_t* from, size_t rows, size_t columns, size_t bytes, uint8_t* to) {
-    for (size_t row = 0; row < kRows; row++) {
-        for (size_t column = 0; column < columns; column++) {
+    size_t column = 0;
+    if (rows == kRows && bytes == 4) {
+        for (; column + 4 <= columns; column += 4) pack_words(from + column * 4, columns * 4, 0, to + column * kRows * 4);
+    } else if (rows == kRows && bytes == 2) {
+        for (; column + 8 <= columns; column += 8) pack_halves(from + column * 2, columns * 2, to + column * kRows * 2);
+    }
+    for (; column < columns; column++) {
+        for (size_t row = 0; row < kRows; row++) {
             uint8_t* at = to + (column * kRows + row) * bytes;
             if (row < rows) {
                 memcpy(at, from + (row * columns + column) * bytes, bytes);
@@ -125,12 +145,16 @@ void pack_q6_k_block(const uint8_t* source, size_t row, uint8_t* to) {
     }
     for (size_t block = 0; block < 8; block++) {
         uint8_t* at = to + 416 * block;
-        for (size_t g = 0; g < 8; g++) {
-            for (size_t j = 0; j < 4; j++) {
-                const uint8_t value = q[32 * block + 4 * g + j];
-                at[64 * (g & 3) + 4 * row + j] |= static_cast<uint8_t>((value & 15) << (g < 4 ? 0 : 4));
-                at[256 + 64 * (g >> 2) + 4 * row + j] |= static_cast<uint8_t>((value >> 4) << (2 * (g & 3)));
-            }
+        uint32_t words[8];  // of four values of 6 bits
+        memcpy(words, q + 32 * block, sizeof words);
+        for (size_t g = 0; g < 4; g++) {
+            const uint32_t low = (words[g] & 0x0f0f0f0fu) | ((words[4 + g] & 0x0f0f0f0fu) << 4);
+            memcpy(at + 64 * g + 4 * row, &low, 4);
+        }
+        for (size_t h = 0; h < 2; h++) {
+            uint32_t high = 0;
+            for (size_t f = 0; f < 4; f++) high |= ((words[4 * h + f] >> 4) & 0x03030303u) << (2 * f);
+            memcpy(at + 256 + 64 * h + 4 * row, &high, 4);
         }
         at[384 + row] = source[192 + 2 * block];
         at[400 + row] = source[192 + 2 * block + 1];
@@ -139,7 +163,7 @@ void pack_q6_k_block(const uint8_t* source, size_t row, uint8_t* to) {
 }
 
 void pack_q6_k(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
-    memset(to, 0, blocks * 3360);
+    if (rows < kRows) memset(to, 0, blocks * 3360);
     for (size_t row = 0; row < rows; row++) {
         for (size_t block = 0; block < blocks; block++) pack_q6_k_block(from + (row * blocks + block) * 210, row, to + block * 3360);
     }

@@ -11,8 +11,7 @@
 #include "core/store/simulator.h"
 #include "cpu/isa_prelude.h"
 #include "cpu/kernels.h"
-#include "quant/blocks.h"
-#include "quant/repack.h"
+#include "naive_packing.h"
 
 using namespace tmoe;
 
@@ -199,6 +198,26 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
     }
 }
 
+/** Packed groups of every type, which must be those of the naive packing. */
+uint64_t hash_packing() {
+    Hash hash;
+    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
+        const size_t block = dtype_info(type).block;
+        for (size_t rows : {1, 7, 15, 16}) {
+            for (size_t blocks : {1, 2, 3, 7, 8, 9, 40}) {
+                const size_t columns = blocks * block;
+                Source source{rows * 1000 + columns};
+                std::vector<uint8_t> file(rows * row_bytes(type, columns)), packed(packed_group_bytes(type, columns), 0xa5);
+                for (uint8_t& byte : file) byte = static_cast<uint8_t>(source.next());
+                pack_group(type, file.data(), rows, columns, packed.data());
+                if (packed != naive_group(type, file.data(), rows, columns)) fail((std::string("packing of ") + dtype_info(type).name + " differs from the naive one").c_str());
+                hash.add(packed);
+            }
+        }
+    }
+    return hash.value;
+}
+
 constexpr size_t kHashes = 9;
 const char* const kNames[kHashes] = {"rms_norm", "softmax", "silu_mul", "combine_row", "quantise_state",
                                      "quantise_row", "matmul", "rope", "attend"};
@@ -256,6 +275,7 @@ int main() {
         fprintf(stderr, "ran %s\n", tables[i].first.c_str());
     }
     for (size_t h = 0; h < kHashes; h++) printf("%s %016llx\n", kNames[h], static_cast<unsigned long long>(first[h]));
+    printf("packing %016llx\n", static_cast<unsigned long long>(hash_packing()));
     printf("expert cache %016llx\n", static_cast<unsigned long long>(hash_cache()));
     return failures ? 1 : 0;
 }

@@ -1,0 +1,53 @@
+// The kernels' layout of a group of 16 rows, weight by weight as csrc/quant/repack.h has it in words: what packing is compared with.
+#pragma once
+#include <cstring>
+#include <vector>
+
+#include "quant/blocks.h"
+#include "quant/repack.h"
+
+namespace tmoe {
+
+/** Weight `c` of a Q6_K block, 0 to 63. */
+inline unsigned q6_k_weight(const uint8_t* block, size_t c) {
+    const size_t half = c / 128, part = c % 128 / 32, l = c % 32;
+    const uint8_t nibbles = block[64 * half + 32 * (part % 2) + l], high = block[128 + 32 * half + l];
+    return (part < 2 ? nibbles & 15u : nibbles >> 4) | ((high >> (2 * part)) & 3u) << 4;
+}
+
+/** The packed group of `rows` rows. */
+inline std::vector<uint8_t> naive_group(DType type, const uint8_t* from, size_t rows, size_t columns) {
+    std::vector<uint8_t> out(packed_group_bytes(type, columns), 0);
+    const DTypeInfo& info = dtype_info(type);
+    for (size_t row = 0; row < 16; row++) {
+        const uint8_t* source = from + row * row_bytes(type, columns);
+        for (size_t c = 0; c < columns; c++) {
+            const size_t block = c / info.block, at = c % info.block, group = at % 32 / 4, byte = 4 * row + at % 4;
+            const uint8_t* file = source + block * info.bytes;
+            uint8_t* to = out.data() + 16 * block * info.bytes;
+            if (type == DType::Q8_0) {
+                to[64 * group + byte] = static_cast<uint8_t>(row < rows ? file[2 + at] + 128 : 128);
+            }
+            if (row >= rows) continue;
+            if (type == DType::Q8_0 || type == DType::Q4_0) {
+                memcpy(to + 16 * (info.bytes - 2) + 2 * row, file, 2);
+            }
+            if (type == DType::Q4_0) {
+                const unsigned nibble = at < 16 ? file[2 + at] & 15u : file[2 + at - 16] >> 4;
+                to[64 * (group % 4) + byte] |= static_cast<uint8_t>(nibble << (at < 16 ? 0 : 4));
+            } else if (type == DType::Q6_K) {
+                uint8_t* part = to + 416 * (at / 32);
+                const unsigned weight = q6_k_weight(file, at);
+                part[64 * (group % 4) + byte] |= static_cast<uint8_t>((weight & 15u) << (group < 4 ? 0 : 4));
+                part[256 + 64 * (group / 4) + byte] |= static_cast<uint8_t>((weight >> 4) << (2 * (group % 4)));
+                part[384 + 16 * (at % 32 / 16) + row] = file[192 + at / 16];
+                memcpy(to + 3328 + 2 * row, file + 208, 2);
+            } else if (type != DType::Q8_0) {
+                memcpy(to + row * info.bytes, file, info.bytes);
+            }
+        }
+    }
+    return out;
+}
+
+}  // namespace tmoe
