@@ -36,7 +36,7 @@ const { values: options } = parseArgs({
 const MiB = 2 ** 20
 /**
  * Beside the memory of its models: Node with its code, V8's heap (tokenizers, what calls have returned), threads' stacks, the huge page that a
- * store has begun. Measured: 45 MiB of code and Node's own, up to 115 in all; the rest is room in a control group for files that are read.
+ * store has begun. Measured: 45 MiB of code, up to 115 in all; the rest is room in a control group for files that are read.
  */
 const processBytes = 160 * MiB
 /** Growth of what is not the models' over a run: garbage that V8 has not collected is about as much. */
