@@ -59,9 +59,15 @@ function areHeaders(headers: Readonly<Record<string, string>>): boolean {
 
 const mostDelay = 3_600_000
 
+/** Names and passwords in an address would be logged and copied with it: they belong into `headers`. */
+export const archiveUrl = z
+  .url({ protocol: /^https?$/ })
+  .refine((text) => URL.canParse(text) && new URL(text).username === '' && new URL(text).password === '')
+  .describe('an address of http or https without a name or password')
+
 export const archiveSchema = z
   .strictObject({
-    url: z.url({ protocol: /^https?$/ }).describe('an address of http or https'),
+    url: archiveUrl,
     headers: z
       .record(z.string(), z.string())
       .refine(areHeaders)

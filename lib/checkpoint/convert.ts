@@ -51,6 +51,8 @@ export interface ConvertRequest {
   statistics?: RoutingStatistics
   /** Take the place of another checkpoint in the folder. */
   replace?: boolean
+  /** Where the files of archive tiers will be. Default: what the manifest of an earlier run says. */
+  archiveUrl?: string | undefined
 }
 
 export interface ConvertProgress {
@@ -290,7 +292,7 @@ async function refuseSameFolder(from: string, to: string): Promise<void> {
  */
 export async function convertCheckpoint(
   addon: NativeAddon,
-  { from, to, tiers: asked, statistics, replace = false }: ConvertRequest,
+  { from, to, tiers: asked, statistics, replace = false, archiveUrl }: ConvertRequest,
   { cancel = addon.createCancel(), onProgress }: ConvertOptions = {}
 ): Promise<ConvertResult> {
   const source = await openSource(addon, from)
@@ -318,7 +320,7 @@ export async function convertCheckpoint(
     try {
       const target = await prepareTarget(to, conversion, source.identity, replace)
       const run = new Conversion(addon, source, target, planWork(source, tiers, assignment), cancel, onProgress)
-      return await finish(run, tiers, conversion)
+      return await finish(run, tiers, conversion, archiveUrl)
     } finally {
       await removeFile(join(to, LOCK_NAME)).finally(() => lock.close())
     }
@@ -327,7 +329,12 @@ export async function convertCheckpoint(
   }
 }
 
-async function finish(run: Conversion, tiers: readonly TierSpec[], conversion: string): Promise<ConvertResult> {
+async function finish(
+  run: Conversion,
+  tiers: readonly TierSpec[],
+  conversion: string,
+  archiveUrl: string | undefined
+): Promise<ConvertResult> {
   const { addon, source, target, cancel } = run
   const { folder } = target
   const manifestBytes = run.work.reduce((sum, { experts }) => sum + (experts?.ids.length ?? 0) * MANIFEST_BYTES, 65536)
@@ -345,7 +352,9 @@ async function finish(run: Conversion, tiers: readonly TierSpec[], conversion: s
     await syncFolder(join(folder, EXPERTS_FOLDER))
     await syncFolder(folder)
     const same = run.work.every(({ path }) => run.records.get(path)!.sha256 === target.known.get(path)?.sha256)
-    const manifest = (same && target.manifest) || makeManifest(run, tiers, conversion, optimizer)
+    const made = (same && target.manifest) || makeManifest(run, tiers, conversion, optimizer)
+    const url = archiveUrl ?? target.manifest?.archive?.url
+    const manifest = made.archive?.url === url ? made : { ...made, archive: { url: url! } }
     if (manifest !== target.manifest) await writeManifest(folder, manifest)
     await journal.remove()
     const bytes = manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0)

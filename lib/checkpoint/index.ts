@@ -27,6 +27,8 @@ export interface ConvertModelRequest {
   statistics?: string | RoutingStatistics
   /** Take the place of another checkpoint in the folder. */
   replace?: boolean
+  /** Where the files of its archive tiers will be: written into the manifest, for loads that do not say. http or https, without credentials or a query. */
+  archiveUrl?: string
 }
 
 interface Interruptible {
@@ -63,11 +65,18 @@ export async function convertModel(
   request: ConvertModelRequest,
   options: Interruptible & { onProgress?: ConvertOptions['onProgress'] } = {}
 ): Promise<ConvertResult> {
-  const { from, to, tiers, statistics, replace } = validated(convertSchema, request, 'convertModel')
+  const { from, to, tiers, statistics, replace, archiveUrl } = validated(convertSchema, request, 'convertModel')
   const { signal, onProgress } = validated(convertCallSchema, options, 'convertModel')
   const counts = typeof statistics === 'string' ? await readStatistics(statistics) : statistics
   const specs = tiers === undefined ? undefined : await specsOf(tiers)
-  const checked = { from, to, replace, ...(specs && { tiers: specs }), ...(counts && { statistics: counts }) }
+  const checked = {
+    from,
+    to,
+    replace,
+    archiveUrl,
+    ...(specs && { tiers: specs }),
+    ...(counts && { statistics: counts })
+  }
   return interruptible(signal, (cancel) => convertCheckpoint(native(), checked, { cancel, onProgress }))
 }
 

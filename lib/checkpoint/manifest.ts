@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { z } from 'zod'
+import { archiveUrl } from '../archive/options.js'
 import { createError } from '../errors/index.js'
 import { describeValue } from '../validation.js'
 
@@ -85,6 +86,10 @@ const shard = z.looseObject({
   version
 })
 
+export const manifestUrl = archiveUrl
+  .refine((text) => URL.canParse(text) && new URL(text).search === '')
+  .describe('an address of http or https without a name, a password or a query')
+
 const optimizerShard = z.looseObject({ path, bytes: size, sha256 })
 
 export const manifestSchema = z.looseObject({
@@ -109,6 +114,8 @@ export const manifestSchema = z.looseObject({
   tiers: z.array(tier).min(1).max(256),
   shards: z.array(shard).max(1_000_000),
   layers: z.array(layer).max(1024),
+  /** Where the files of archive tiers are, unless a load says otherwise. Without a query: a signature is a secret, and a manifest is copied. */
+  archive: z.looseObject({ url: manifestUrl }).optional(),
   /** Kept for training; inference checks it and leaves it alone. */
   optimizer: z.looseObject({ shards: z.array(optimizerShard).max(1_000_000) }).optional()
 })

@@ -210,7 +210,12 @@ export async function openCheckpoint(
   const manifest = await readSoundManifest(addon, folder)
   checkTierNames(manifest, Object.keys(tierFolders))
   const named = Object.entries(tierFolders)
-  const { paths, absent } = await locateShards(manifest, folder, archive, new Set(named.map(([tier]) => tier)))
+  const { paths, absent } = await locateShards(
+    manifest,
+    folder,
+    archive || manifest.archive !== undefined,
+    new Set(named.map(([tier]) => tier))
+  )
   if (verify) {
     const unread = manifest.shards.filter((_, shard) => paths[shard] === '')
     const { damage } = await verifyShards(addon, folder, manifest, {

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { callback, callFields } from '../validation.js'
 import type { ConvertProgress } from './convert.js'
+import { manifestUrl } from './manifest.js'
 import { statisticsSchema } from './tiers-file.js'
 import type { VerifyProgress } from './verify-shards.js'
 
@@ -26,6 +27,7 @@ export const convertSchema = z.strictObject({
     .union([path, statisticsSchema])
     .optional()
     .describe('the path of a JSON file, or {layers: [[uses of each expert]]}'),
+  archiveUrl: manifestUrl.optional(),
   replace: z.boolean().default(false).describe('true or false')
 })
 

@@ -12,6 +12,7 @@ interface ConvertChoices {
   tiers?: string
   statistics?: string
   text?: string
+  archiveUrl?: string
   replace?: boolean
   json?: boolean
 }
@@ -49,25 +50,33 @@ export function addConvert(program: Command, session: Session): void {
       'JSON with how often each expert was used: {"layers": [[count, ...], ...]}',
       filePath
     )
+    .option('--archive-url <url>', 'written into the manifest: where the files of archive tiers will be')
     .option('--replace', 'take the place of another checkpoint in the folder')
     .option('--json', 'one JSON object')
-    .action(async (from: string, to: string, { tiers, statistics, text, replace, json }: ConvertChoices) => {
-      const started = performance.now()
-      const { path } = locateModel(packageRoot(), from)
-      const measured = text === undefined ? undefined : await measureRouting(path, text, session)
-      const choice = given({ tiers: tiers ?? (measured && 'measured'), statistics: measured ?? statistics, replace })
-      const { manifest, bytes, written, kept } = await convertModel(
-        { from: path, to, ...choice },
-        { signal: session.signal, onProgress: (progress) => session.progress(progress.file, progress) }
-      )
-      const milliseconds = performance.now() - started
-      if (json) {
-        session.json({ from: path, to, bytes, written, kept, tiers: manifest.tiers, milliseconds })
-        return
+    .action(
+      async (from: string, to: string, { tiers, statistics, text, archiveUrl, replace, json }: ConvertChoices) => {
+        const started = performance.now()
+        const { path } = locateModel(packageRoot(), from)
+        const measured = text === undefined ? undefined : await measureRouting(path, text, session)
+        const choice = given({
+          tiers: tiers ?? (measured && 'measured'),
+          statistics: measured ?? statistics,
+          archiveUrl,
+          replace
+        })
+        const { manifest, bytes, written, kept } = await convertModel(
+          { from: path, to, ...choice },
+          { signal: session.signal, onProgress: (progress) => session.progress(progress.file, progress) }
+        )
+        const milliseconds = performance.now() - started
+        if (json) {
+          session.json({ from: path, to, bytes, written, kept, tiers: manifest.tiers, milliseconds })
+          return
+        }
+        const files = kept === 0 ? `${written} files` : `${written} files written, ${kept} kept`
+        session.write(
+          `${to}: ${formatBytes(bytes)}, ${files}, ${formatMilliseconds(milliseconds)}\n\n${tierTable(manifest)}`
+        )
       }
-      const files = kept === 0 ? `${written} files` : `${written} files written, ${kept} kept`
-      session.write(
-        `${to}: ${formatBytes(bytes)}, ${files}, ${formatMilliseconds(milliseconds)}\n\n${tierTable(manifest)}`
-      )
-    })
+    )
 }

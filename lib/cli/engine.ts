@@ -14,6 +14,8 @@ export interface EngineChoices {
   prefetch?: Prefetch
   tierSet?: string
   tiers?: string
+  archive?: string
+  coldFolder?: string
   /** Record what is asked of the expert cache. */
   recordTrace?: boolean
   /** Seconds that an answer may go on for after a signal. */
@@ -40,6 +42,8 @@ export function withEngineOptions(command: Command): Command {
       ).choices(['off', 'on', 'auto'])
     )
     .option('--tiers <file>', 'YAML with the tiers of a plain model (docs/tiers.md)', filePath)
+    .option('--archive <url>', "where the files of a checkpoint's archive tiers are (default: what its manifest says)")
+    .option('--cold-folder <path>', 'with --archive: the folder for what came from there', filePath)
     .option('--tier-set <name>', 'tiers to use: fast, balanced, deep, max, or names with commas (default: max)')
 }
 
@@ -77,7 +81,11 @@ export async function withModel<Result>(
         prefetch: choices.prefetch,
         tierSet: tierSetOf(choices.tierSet),
         tiers: choices.tiers,
-        recordTrace: choices.recordTrace
+        recordTrace: choices.recordTrace,
+        archive:
+          choices.archive === undefined
+            ? undefined
+            : { url: choices.archive, ...given({ coldFolder: choices.coldFolder }) }
       }),
       { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }
     )

@@ -33,6 +33,7 @@ export function showCheckpoint(folder: string, manifest: Manifest, session: Sess
       ['routing seed', manifest.routing.seed.map((part) => part.toString(16).padStart(8, '0')).join(' ')],
       ['made by', printable(manifest.createdBy)],
       ['made from', `${printable(source.name)}, ${formatBytes(source.bytes)}`],
+      ['archive', printable(manifest.archive?.url ?? 'none', 200)],
       ['optimizer', manifest.optimizer ? `${manifest.optimizer.shards.length} files` : 'none']
     ])
   )

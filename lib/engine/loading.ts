@@ -2,6 +2,7 @@
 
 import { Archive } from '../archive/archive.js'
 import { ExpertArchive } from '../archive/expert-archive.js'
+import { archiveSchema } from '../archive/options.js'
 import type { ExpertMemory } from '../expert-budget.js'
 import { planExperts } from '../expert-budget.js'
 import type { CallOptions } from '../generation/options.js'
@@ -161,7 +162,8 @@ export class ModelLoad {
 
   /** The archive of a checkpoint whose files are not all here. VALIDATION_ERROR for another kind of model, the errors of Archive.open. */
   async #openArchive({ checkpoint }: OpenModel): Promise<Archive | undefined> {
-    const { archive } = this.#request
+    const own = checkpoint?.manifest.archive
+    const archive = this.#request.archive ?? (own && archiveSchema.parse({ url: own.url }))
     if (!archive) return undefined
     if (!checkpoint) throw validationError('loadModel', 'archive', archive.url, 'only with a tiered checkpoint')
     if (checkpoint.absent.length === 0) return undefined

@@ -132,7 +132,8 @@ export interface LoadModelRequest {
   memory?: number | string
   /**
    * Where the files of a checkpoint's archive tiers are: a tier of that placement then need not be in the local folder. Its experts are
-   * fetched when a token wants them, and kept in `coldFolder`. Default: every file has to be here.
+   * fetched when a token wants them, and kept in `coldFolder`. Default: the address in the
+   * manifest; without one every file has to be here.
    */
   archive?: ArchiveOptions
   /**

@@ -1,7 +1,8 @@
 /** A model whose archive tier is on a real nginx and not here: the same text, what the cold folder keeps, and what fails without the server. */
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
 import { embedded } from '../fixtures/package.js'
@@ -169,6 +170,49 @@ t.test('a cold folder that is removed while it is in use is filled again', async
   rmSync(cold, { recursive: true })
   t.equal((await engine.generate({ ...request, prompt: 'JULIET:' })).finishReason, 'length')
   t.equal((await engine.generate(request)).text, text)
+})
+
+t.test('an address in the manifest: the folder works with no option, and an option goes before it', async (t) => {
+  const addressed = join(temporaryFolder(t), 'addressed')
+  cpSync(whole, addressed, { recursive: true })
+  const tiers = [
+    { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },
+    { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
+  ]
+  const from = embedded
+  const { manifest, written } = await convertModel({ from, to: addressed, tiers, archiveUrl: nginx.url })
+  t.match([manifest.archive, written], [{ url: nginx.url }, 0])
+  t.match((await convertModel({ from, to: addressed, tiers })).manifest.archive, { url: nginx.url }, 'it is kept')
+  rmSync(join(addressed, 'experts/rare'), { recursive: true })
+  const env = { ...process.env, HOME: temporaryFolder(t) }
+  const args = [
+    'dist/esm/cli/main.js',
+    'run',
+    addressed,
+    '--prompt',
+    'ROMEO:',
+    '--max-tokens',
+    '12',
+    '--temperature',
+    '0'
+  ]
+  const run = await promisify(execFile)(process.execPath, args, { env })
+  t.ok(run.stdout.length > 5)
+  t.ok(nginx.requests().length > 0, 'it came from there')
+  const inspected = await promisify(execFile)(process.execPath, ['dist/esm/cli/main.js', 'inspect', addressed])
+  t.match(inspected.stdout, nginx.url)
+  const engine = await createEngine({ threads: 2 })
+  t.teardown(() => engine.dispose())
+  const archive = { ...quick, url: `${nginx.url}/none`, coldFolder: temporaryFolder(t) }
+  await engine.loadModel({ id: 'tiny', model: addressed, archive })
+  t.equal(await codeOf(engine.generate(request)), 'ARCHIVE_REFUSED')
+  for (const archiveUrl of ['http://a:b@host/', 'http://a@host/', 'https://host/?signature=1', 'ftp://host/', 'x']) {
+    t.equal(await codeOf(convertModel({ from, to: addressed, tiers, archiveUrl })), 'VALIDATION_ERROR', archiveUrl)
+  }
+  t.equal(
+    await codeOf(engine.loadModel({ id: 'b', model: part, archive: { url: 'http://a:b@host/' } })),
+    'VALIDATION_ERROR'
+  )
 })
 
 t.test('options that HTTP or the system could not have', async (t) => {
