@@ -7,9 +7,9 @@ import { join } from 'node:path'
 import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
 import { createError, createNativeError } from './errors/index.js'
-import type { Plan } from './model/plan.js'
+import type { Plan, PlanTensor } from './model/plan.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
-import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile } from './native/files.js'
+import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile, WeightInfo } from './native/files.js'
 import type { NativeModel } from './native/model.js'
 import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel, NativeReservation } from './native/values.js'
 
@@ -31,6 +31,19 @@ export interface NativeBackend {
     options: { maxBatchTokens: number; onProgress?: (progress: LoadProgress) => void; experts?: ExpertOptions },
     cancel: NativeCancel
   ): Promise<NativeModel>
+  /** The plan's tensors but those of its experts, as `readWeight` gives them. VALIDATION_ERROR for a plan that is none, TENSOR_MISSING, TENSOR_SHAPE_MISMATCH, TENSOR_TYPE_UNSUPPORTED. */
+  describeWeights(file: NativeGguf, plan: Plan): WeightInfo[]
+  /**
+   * Reads a piece of a tensor into caller-owned memory in the layout of its role, on all threads: a packed matrix (`firstRow` a multiple of
+   * 16), rows of an embedding table as the file has them, or a whole vector (f32) or router (24-bit integers of one `exponent`).
+   * VALIDATION_ERROR, FILE_READ_FAILED, RUNTIME_NAN_DETECTED {tensor}, CANCELLED.
+   */
+  readWeight(
+    file: NativeGguf,
+    tensor: PlanTensor,
+    piece: { expert: number; firstRow: number; rows: number; out: Uint8Array },
+    cancel: NativeCancel
+  ): Promise<{ exponent: number }>
   /** Runs one kernel of the kernel-level API (lib/kernels.ts knows the positional arguments). */
   call(op: string, args: readonly unknown[], naive: boolean): unknown
   callAsync(op: string, args: readonly unknown[], naive: boolean): Promise<unknown>

@@ -1,6 +1,7 @@
 #include "core/tensor_loader.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "quant/blocks.h"
 #include "quant/repack.h"
@@ -60,6 +61,15 @@ uint64_t loaded_bytes(const Weight& w) {
     }
 }
 
+uint64_t piece_bytes(const Weight& w, const TensorPiece& piece) {
+    switch (w.role) {
+        case TensorRole::Vector:
+        case TensorRole::Router: return loaded_bytes(w);
+        case TensorRole::Embedding: return uint64_t{piece.rows} * row_bytes(w.type, w.columns);
+        default: return packed_bytes(w.type, piece.rows, w.columns);
+    }
+}
+
 /** Runs fn(item, worker) → Status on all threads and returns the first failure in item order. */
 template <class Fn> Status TensorLoader::parallel(size_t count, Fn fn) {
     std::atomic<size_t> first_failed{count};
@@ -84,35 +94,59 @@ template <class Fn> Status TensorLoader::parallel(size_t count, Fn fn) {
 
 Status TensorLoader::load(const GgufTensor& tensor, Weight& w) {
     switch (w.role) {
-        case TensorRole::Embedding: return load_embedding(tensor, w);
+        case TensorRole::Embedding:
+            TMOE_RETURN_IF_ERROR(w.data.allocate(loaded_bytes(w)));
+            return load_bytes(tensor, 0, w.data.size(), w.data.data());
         case TensorRole::Vector: return load_floats(tensor, w, false);
         case TensorRole::Router: return load_floats(tensor, w, true);
         default: return load_packed(tensor, w);
     }
 }
 
-Status TensorLoader::load_packed(const GgufTensor& tensor, Weight& w) {
-    const size_t row = row_bytes(w.type, w.columns), groups = (w.rows + kLanes - 1) / kLanes;
-    const size_t step = std::max<size_t>(1, kReadBytes / (kLanes * row)), steps = (groups + step - 1) / step;
-    w.expert_bytes = packed_bytes(w.type, w.rows, w.columns);
-    TMOE_RETURN_IF_ERROR(w.data.allocate(w.expert_bytes * w.experts));
-    return parallel(w.experts * steps, [&](size_t item, size_t worker) -> Status {
-        const size_t expert = item / steps, first = item % steps * step, last = std::min(groups, first + step);
-        const size_t first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
-        Buffer& raw = scratch_[worker];
-        TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
-        TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
-        pack_rows(w.type, raw.data(), rows, w.columns, w.data.data() + expert * w.expert_bytes + first * packed_group_bytes(w.type, w.columns));
+Status TensorLoader::load_piece(const GgufTensor& tensor, Weight& w, const TensorPiece& piece, uint8_t* to) {
+    if (w.role == TensorRole::Vector || w.role == TensorRole::Router) {
+        TMOE_RETURN_IF_ERROR(load(tensor, w));
+        memcpy(to, w.data.data(), loaded_bytes(w));
         return {};
+    }
+    const size_t row = row_bytes(w.type, w.columns);
+    if (w.role == TensorRole::Embedding) return load_bytes(tensor, piece.first_row * row, piece.rows * row, to);
+    const size_t first = piece.first_row / kLanes, last = (piece.first_row + piece.rows + kLanes - 1) / kLanes;
+    const size_t step = groups_at_a_time(w), bytes = packed_group_bytes(w.type, w.columns);
+    return parallel((last - first + step - 1) / step, [&](size_t item, size_t worker) {
+        const size_t begin = first + item * step;
+        return pack_groups(tensor, w, piece.expert, begin, std::min(last, begin + step), worker, to + (begin - first) * bytes);
     });
 }
 
-Status TensorLoader::load_embedding(const GgufTensor& tensor, Weight& w) {
-    TMOE_RETURN_IF_ERROR(w.data.allocate(loaded_bytes(w)));
-    const size_t bytes = w.data.size();
+size_t TensorLoader::groups_at_a_time(const Weight& w) const { return std::max<size_t>(1, kReadBytes / (kLanes * row_bytes(w.type, w.columns))); }
+
+/** Groups [first, last) of an expert's matrix. */
+Status TensorLoader::pack_groups(const GgufTensor& tensor, const Weight& w, size_t expert, size_t first, size_t last, size_t worker, uint8_t* to) {
+    const size_t row = row_bytes(w.type, w.columns), first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
+    Buffer& raw = scratch_[worker];
+    TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
+    TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
+    pack_rows(w.type, raw.data(), rows, w.columns, to);
+    return {};
+}
+
+Status TensorLoader::load_packed(const GgufTensor& tensor, Weight& w) {
+    const size_t groups = (w.rows + kLanes - 1) / kLanes, step = groups_at_a_time(w), steps = (groups + step - 1) / step;
+    w.expert_bytes = packed_bytes(w.type, w.rows, w.columns);
+    TMOE_RETURN_IF_ERROR(w.data.allocate(w.expert_bytes * w.experts));
+    return parallel(w.experts * steps, [&](size_t item, size_t worker) {
+        const size_t expert = item / steps, first = item % steps * step;
+        return pack_groups(tensor, w, expert, first, std::min(groups, first + step), worker,
+                           w.data.data() + expert * w.expert_bytes + first * packed_group_bytes(w.type, w.columns));
+    });
+}
+
+/** Bytes as the file has them. */
+Status TensorLoader::load_bytes(const GgufTensor& tensor, uint64_t from, size_t bytes, uint8_t* to) {
     return parallel((bytes + kReadBytes - 1) / kReadBytes, [&](size_t item, size_t) {
         const size_t at = item * kReadBytes;
-        return file_.read(tensor, at, w.data.data() + at, std::min(kReadBytes, bytes - at));
+        return file_.read(tensor, from + at, to + at, std::min(kReadBytes, bytes - at));
     });
 }
 

@@ -16,6 +16,16 @@ uint64_t loaded_bytes(const Weight& w);
 
 Status load_cancelled();
 
+/** Part of a tensor: rows of one expert's matrix, or of the only one. */
+struct TensorPiece {
+    size_t expert = 0;
+    size_t first_row = 0;   ///< of a packed matrix: a multiple of kLanes
+    size_t rows = 0;
+};
+
+/** Bytes of a piece once loaded; a packed matrix is made of whole groups of kLanes rows. */
+uint64_t piece_bytes(const Weight& w, const TensorPiece& piece);
+
 /** Reads tensors one after another, each with pread on all threads of the backend. CANCELLED within a millisecond or so. */
 class TensorLoader {
   public:
@@ -23,11 +33,15 @@ class TensorLoader {
         : backend_(backend), file_(file), cancel_(cancel), scratch_(backend.pool.threads()) {}
 
     Status load(const GgufTensor& tensor, Weight& w);
+    /** Reads a piece that lies inside the tensor into memory of piece_bytes. Of a vector or a router, which are read whole, sets w.exponent. */
+    Status load_piece(const GgufTensor& tensor, Weight& w, const TensorPiece& piece, uint8_t* to);
 
   private:
     template <class Fn> Status parallel(size_t count, Fn fn);
     Status load_packed(const GgufTensor& tensor, Weight& w);
-    Status load_embedding(const GgufTensor& tensor, Weight& w);
+    Status pack_groups(const GgufTensor& tensor, const Weight& w, size_t expert, size_t first, size_t last, size_t worker, uint8_t* to);
+    size_t groups_at_a_time(const Weight& w) const;
+    Status load_bytes(const GgufTensor& tensor, uint64_t from, size_t bytes, uint8_t* to);
     Status load_floats(const GgufTensor& tensor, Weight& w, bool router);
 
     Backend& backend_;

@@ -130,6 +130,8 @@ Status unwrap_backend(Call& call, BackendHandle*& out) {
 napi_status bind_backend(Environment& environment, napi_value exports) {
     const Member members[] = {{"kernels", throwing<kernels>, nullptr},
                               {"loadModel", promising<load_model>, nullptr},
+                              {"describeWeights", throwing<describe_weights>, nullptr},
+                              {"readWeight", promising<read_weight>, nullptr},
                               {"call", throwing<backend_call>, nullptr},
                               {"callAsync", promising<backend_call_async>, nullptr},
                               {"dispose", throwing<dispose>, nullptr}};

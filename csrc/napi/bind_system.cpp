@@ -135,12 +135,18 @@ Status cancel(Call& call, napi_value&) {
     return {};
 }
 
+Status is_cancelled(Call& call, napi_value& result) {
+    CancelHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    return napi_get_boolean(call.env, handle->flag->load(), &result) == napi_ok ? Status() : exception_pending();
+}
+
 }  // namespace
 
 napi_status bind_system(Environment& environment, napi_value exports) {
-    const Member members[] = {{"cancel", throwing<cancel>, nullptr}};
+    const Member members[] = {{"cancel", throwing<cancel>, nullptr}, {"cancelled", nullptr, throwing<is_cancelled>}};
     const Member reservation[] = {{"resize", throwing<resize_reservation>, nullptr}, {"dispose", throwing<dispose_reservation>, nullptr}};
-    napi_status status = define_class(environment, ClassId::Cancel, members, 1);
+    napi_status status = define_class(environment, ClassId::Cancel, members, 2);
     if (status == napi_ok) status = define_class(environment, ClassId::Reservation, reservation, 2);
     const struct {
         const char* name;

@@ -24,6 +24,10 @@ napi_status bind_trace(Environment& environment, napi_value exports);
 Status backend_call(Call& call, napi_value& result);
 Status backend_call_async(Call& call, napi_value& result);
 
+/** Methods of a backend that give weights in the kernels' layout (bind_weights.cpp). */
+Status describe_weights(Call& call, napi_value& result);
+Status read_weight(Call& call, napi_value& result);
+
 /** The backend that a method was called on. VALIDATION_ERROR where it is none, or disposed. */
 Status unwrap_backend(Call& call, BackendHandle*& out);
 Status backend_disposed();

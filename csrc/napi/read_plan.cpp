@@ -49,6 +49,29 @@ class PlanReader {
         return read_seed(value);
     }
 
+    Status read_tensor(napi_value value, const std::string& at) {
+        TMOE_RETURN_IF_ERROR(require_object(env_, value, at));
+        PlanTensor tensor;
+        napi_value shape = nullptr;
+        TMOE_RETURN_IF_ERROR(read_text(env_, value, at.c_str(), "name", tensor.name));
+        TMOE_RETURN_IF_ERROR(choice(value, at, "role", kRoles, tensor.role));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "shape", shape));
+        TMOE_RETURN_IF_ERROR(each(shape, at + ".shape", [&](napi_value size, const std::string& place) {
+            int64_t number = 0;
+            TMOE_RETURN_IF_ERROR(read_integer(env_, size, place, 1, INT32_MAX, number));
+            tensor.shape.push_back(static_cast<uint64_t>(number));
+            return Status();
+        }));
+        napi_value source = nullptr;
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "source", source));
+        if (!is_undefined(env_, source)) TMOE_RETURN_IF_ERROR(read_text(env_, source, at + ".source", tensor.source));
+        if (!tensors_.emplace(tensor.name, static_cast<uint32_t>(plan_.tensors.size())).second) {
+            return Status(StatusCode::VALIDATION_ERROR, at + ".name: " + tensor.name + " is there twice").with("argument", at + ".name");
+        }
+        plan_.tensors.push_back(std::move(tensor));
+        return {};
+    }
+
   private:
     template <class Fn> Status each(napi_value array, const std::string& at, Fn&& fn) {
         uint32_t length = 0;
@@ -86,29 +109,6 @@ class PlanReader {
             plan_.buffer_widths.push_back(static_cast<uint32_t>(width));
             return Status();
         });
-    }
-
-    Status read_tensor(napi_value value, const std::string& at) {
-        TMOE_RETURN_IF_ERROR(require_object(env_, value, at));
-        PlanTensor tensor;
-        napi_value shape = nullptr;
-        TMOE_RETURN_IF_ERROR(read_text(env_, value, at.c_str(), "name", tensor.name));
-        TMOE_RETURN_IF_ERROR(choice(value, at, "role", kRoles, tensor.role));
-        TMOE_RETURN_IF_ERROR(read_property(env_, value, "shape", shape));
-        TMOE_RETURN_IF_ERROR(each(shape, at + ".shape", [&](napi_value size, const std::string& place) {
-            int64_t number = 0;
-            TMOE_RETURN_IF_ERROR(read_integer(env_, size, place, 1, INT32_MAX, number));
-            tensor.shape.push_back(static_cast<uint64_t>(number));
-            return Status();
-        }));
-        napi_value source = nullptr;
-        TMOE_RETURN_IF_ERROR(read_property(env_, value, "source", source));
-        if (!is_undefined(env_, source)) TMOE_RETURN_IF_ERROR(read_text(env_, source, at + ".source", tensor.source));
-        if (!tensors_.emplace(tensor.name, static_cast<uint32_t>(plan_.tensors.size())).second) {
-            return Status(StatusCode::VALIDATION_ERROR, at + ".name: " + tensor.name + " is there twice").with("argument", at + ".name");
-        }
-        plan_.tensors.push_back(std::move(tensor));
-        return {};
     }
 
     Status read_op(napi_value value, const std::string& at) {
@@ -294,5 +294,12 @@ class PlanReader {
 }  // namespace
 
 Status read_plan(napi_env env, napi_value value, Plan& out) { return PlanReader(env, out).read(value); }
+
+Status read_plan_tensor(napi_env env, napi_value value, const std::string& at, PlanTensor& out) {
+    Plan plan;
+    TMOE_RETURN_IF_ERROR(PlanReader(env, plan).read_tensor(value, at));
+    out = std::move(plan.tensors.front());
+    return {};
+}
 
 }  // namespace tmoe

@@ -22,6 +22,20 @@ export interface NativeGguf {
   close(): void
 }
 
+/** A tensor in the layout of its role in memory. */
+export interface WeightInfo {
+  name: string
+  /** The file's type; vectors are floats in memory, routers 32-bit integers. */
+  type: DType
+  columns: number
+  /** 1 of a vector. */
+  rows: number
+  experts: number
+  bytes: number
+  /** Rows that a piece's first row is a multiple of. */
+  groupRows: number
+}
+
 /** One matrix of an expert inside its blob. */
 export interface ExpertPart {
   type: DType

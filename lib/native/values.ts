@@ -23,6 +23,7 @@ export interface Counters {
 
 /** A flag that native work looks at between small pieces of it (well under a millisecond apart). */
 export interface NativeCancel {
+  readonly cancelled: boolean
   cancel(): void
 }
 
