@@ -41,7 +41,18 @@ await warm.generate({ model: warm.listModels()[0].id, prompt: 'a', maxTokens: 2 
 await warm.dispose()
 const before = await settled()
 
-const engine = await createEngine({ threads, maxBatchTokens, memory: settings.memory })
+/** The most that a model's experts could take since the last look: a budget may grow and shrink again between two. */
+const limitMost = new Map()
+const engine = await createEngine({
+  threads,
+  maxBatchTokens,
+  memory: settings.memory,
+  onEvent: ({ event, fields }) => {
+    if (event !== 'expert_budget_changed') return
+    const { model, budget, previous } = fields
+    limitMost.set(model, Math.max(limitMost.get(model) ?? 0, budget, previous))
+  }
+})
 const models = []
 for (const request of settings.models) {
   const { id, descriptor } = await engine.loadModel(request)
@@ -90,8 +101,10 @@ function allowed() {
   work.guestMost = work.guestBytes
   for (const { id } of models) {
     const { memory, experts } = budgets.get(id)
-    sum += memory - (experts.budget - engine.modelStats(id).experts.limitBytes)
+    const limit = Math.max(engine.modelStats(id).experts.limitBytes, limitMost.get(id) ?? 0)
+    sum += memory - (experts.budget - limit)
   }
+  limitMost.clear()
   return sum * settings.claim
 }
 

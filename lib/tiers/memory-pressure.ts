@@ -39,8 +39,11 @@ const stallHigh = 10
 const stallLow = 1
 /** Between two reductions because of stalls: what the first did shows in an average of ten seconds only slowly. */
 const stallPauseMs = 5000
-/** Room and no stalls for so long before anything is given back. */
+/** Room and no stalls for so long before anything is given back, and then between one step and the next. */
 const calmMs = 10_000
+const growMs = 1000
+/** What a step gives back at most, as a share of the reserve: a neighbour that grows meanwhile must find the rest of it. */
+const growShare = 0.25
 /** Free beyond the reserve that counts as room, as a share of the reserve: without it the budget would swing. */
 const roomShare = 0.5
 
@@ -67,7 +70,7 @@ export class PressureController {
 
   /** The next budget, or undefined where it stays. */
   observe(sample: MemorySample): PressureDecision | undefined {
-    const { reserve, asked } = this.#limits
+    const { reserve, asked, slot } = this.#limits
     const { at, available, stall, resident } = sample
     const room = reserve * (1 + roomShare)
     if (available < room || stall > stallLow) this.#calmSince = undefined
@@ -81,8 +84,9 @@ export class PressureController {
       return this.#move(used * 0.875, 'stall')
     }
     if (this.#budget < asked && this.#calmSince !== undefined && at - this.#calmSince >= calmMs) {
-      this.#calmSince = at
-      return this.#move(this.#budget + (available - room) / 2, 'calm')
+      this.#calmSince = at - calmMs + growMs
+      const step = Math.min((available - room) / 2, Math.max(slot, reserve * growShare))
+      return this.#move(this.#budget + step, 'calm')
     }
     return undefined
   }

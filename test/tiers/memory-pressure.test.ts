@@ -53,20 +53,30 @@ t.test('stalls take an eighth, and wait for what that did', async (t) => {
   ])
 })
 
-t.test('after ten calm seconds half of the room is given back, up to what was asked for', async (t) => {
+t.test(
+  'after ten calm seconds a quarter of the reserve is given back every second, up to what was asked for',
+  async (t) => {
+    const controller = new PressureController(limits)
+    run(controller, [{ available: 0 }])
+    t.equal(controller.budget, 600)
+    const calm = run(controller, new Array(60).fill({ available: 1000, resident: 600 }), 1000)
+    t.same(calm, [
+      { at: 11_000, budget: 700, reason: 'calm' },
+      { at: 12_000, budget: 800, reason: 'calm' },
+      { at: 13_000, budget: 900, reason: 'calm' },
+      { at: 14_000, budget: 1000, reason: 'calm' },
+      { at: 15_000, budget: 1005, reason: 'calm' }
+    ])
+  }
+)
+
+t.test('of little room half is given back, and of a slot that is larger than a step one', async (t) => {
   const controller = new PressureController(limits)
   run(controller, [{ available: 0 }])
-  t.equal(controller.budget, 600)
-  const calm = run(controller, new Array(100).fill({ available: 1000, resident: 600 }), 1000)
-  t.same(calm, [
-    { at: 11_000, budget: 800, reason: 'calm' },
-    { at: 21_000, budget: 1000, reason: 'calm' }
-  ])
-  t.same(run(controller, new Array(41).fill({ available: 1000 }), 30_000).at(-1), {
-    at: 31_000,
-    budget: 1005,
-    reason: 'calm'
-  })
+  t.match(run(controller, new Array(41).fill({ available: 700, resident: 600 }), 1000), [{ budget: 650 }])
+  const large = new PressureController({ ...limits, slot: 300, reserve: 400 })
+  run(large, [{ available: 0 }])
+  t.match(run(large, new Array(41).fill({ available: 2000, resident: 600 }), 1000), [{ budget: 900 }])
 })
 
 t.test(
