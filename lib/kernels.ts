@@ -17,6 +17,10 @@ import { unreadable, validationError } from './validation.js'
 export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
 export type { DType, Isa, KvType } from './native.js'
+export type { Carry, ExpertRank, RankGroupOptions, RankTokens } from './ranks/group.js'
+export { RankGroup } from './ranks/group.js'
+export type { Segment, SegmentArrays, SegmentHeader } from './ranks/segment.js'
+export { type ExpertShare, expertShares } from './ranks/share.js'
 
 /** Every kernel as a promise. Work runs in order, off the JavaScript thread; arrays must not be changed until it has settled. */
 export type AsyncKernels = {

@@ -89,6 +89,19 @@ export const experts = {
       'Enable more tiers; details has the layer, how many experts are enabled and how many a token uses.',
     native: true
   },
+  DISPATCH_SEGMENT_CORRUPTED: {
+    ...request,
+    meaning: 'Rows that one EP rank sent to another did not arrive as they were sent.',
+    category: 'runtime',
+    retry: 'immediate',
+    logLevel: 'error',
+    httpStatus: 500,
+    exitCode: 1,
+    engineCode: 'TransportError',
+    suggestedAction:
+      'Compute the layer again; details has the two ranks and the field. If it comes again, look at what carries the segments.',
+    native: false
+  },
   RUNTIME_MEMORY_CORRUPTION: {
     ...request,
     meaning:

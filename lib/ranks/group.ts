@@ -1,0 +1,207 @@
+/**
+ * Expert parallelism in one process: every rank has a backend, tokens of its own and a share of the experts. An exchange computes one
+ * Mixture-of-Experts layer: each rank packs its tokens' rows by the rank that owns their experts, the segments change hands, each rank
+ * computes the rows that it got, the results go back, and each rank combines its own.
+ *
+ * The result has the bits that one rank with all experts gives: rows keep the order (expert, source rank, slot), no row's arithmetic
+ * depends on the others, and combine sums in expert-id order. When segments arrive changes nothing.
+ */
+import type { AsyncKernels, Matrix } from '../kernels.js'
+import { validationError } from '../validation.js'
+import { checkResults, checkSegment, type Segment, type SegmentHeader, seal } from './segment.js'
+import { type ExpertShare, expertShares } from './share.js'
+
+export interface ExpertRank {
+  /** Any backend; ranks may share one. */
+  backend: Pick<AsyncKernels, 'dispatch' | 'expertMatmul' | 'combine' | 'allToAllPack' | 'allToAllUnpack'>
+  /** The experts of its share alone (`expertShares`), packed by its backend. A rank whose share is empty has none. */
+  matrices?: { gate: Matrix; up: Matrix; down: Matrix }
+}
+
+/** How a segment gets to its destination. In one process it is handed over. */
+export type Carry = (segment: Segment) => Segment | Promise<Segment>
+
+export interface RankGroupOptions {
+  experts: number
+  /** Experts of each token. */
+  k: number
+  ranks: readonly ExpertRank[]
+  carry?: Carry
+}
+
+/** Tokens of one rank. Outputs that are left out are allocated. */
+export interface RankTokens {
+  /** [tokens][width] f32. */
+  x: Float32Array
+  /** [tokens][k], from `route`. */
+  ids: Int32Array
+  weights: Float32Array
+  /** out [tokens][width] f32. */
+  out?: Float32Array
+  /** Add to `out` instead of replacing it. */
+  add?: boolean
+}
+
+/** What a rank keeps of its tokens while their rows are away. */
+interface Departure {
+  /** [tokens · k] row of each slot, from dispatch. */
+  rows: Uint32Array
+  /** One for each rank. */
+  segments: Segment[]
+}
+
+/** Waits for all, so that nothing works on the caller's arrays afterwards; then throws the failure of the lowest rank, if there is one. */
+async function everyRank<T>(work: Promise<T>[]): Promise<T[]> {
+  const ended = await Promise.allSettled(work)
+  return ended.map((one) => {
+    if (one.status === 'rejected') throw one.reason
+    return one.value
+  })
+}
+
+/** Rows of several segments, one after another. */
+function joined<A extends Float32Array | Int32Array>(Type: { new (length: number): A }, parts: readonly A[]): A {
+  const out = new Type(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    out.set(part, at)
+    at += part.length
+  }
+  return out
+}
+
+export class RankGroup {
+  readonly shares: readonly ExpertShare[]
+  readonly #options: RankGroupOptions
+  readonly #carry: Carry
+  #exchanges = 0
+
+  /** Throws VALIDATION_ERROR {path, found, allowed}. */
+  constructor(options: RankGroupOptions) {
+    this.#options = options
+    this.#carry = options.carry ?? ((segment) => segment)
+    this.shares = expertShares(options.experts, options.ranks.length)
+    for (const [rank, { count }] of this.shares.entries()) {
+      if (count > 0 && !options.ranks[rank]!.matrices)
+        throw validationError('ranks', `ranks[${rank}].matrices`, undefined, `the matrices of ${count} experts`)
+    }
+  }
+
+  /**
+   * One layer for the tokens of every rank: [rank] → [tokens][width]. Throws what the kernels throw, and DISPATCH_SEGMENT_CORRUPTED
+   * where a segment does not arrive as it was sent; after a failure the next exchange starts afresh.
+   */
+  async exchange(tokens: readonly RankTokens[]): Promise<Float32Array[]> {
+    const { ranks } = this.#options
+    if (tokens.length !== ranks.length)
+      throw validationError('exchange', 'tokens.length', tokens.length, `one for each of the ${ranks.length} ranks`)
+    const exchange = this.#exchanges++
+    const width = this.#width(tokens)
+    const departures = await everyRank(tokens.map((own, rank) => this.#pack(rank, own, exchange, width)))
+    const answers = await everyRank(ranks.map((_, rank) => this.#answer(rank, departures)))
+    return everyRank(tokens.map((own, rank) => this.#combine(rank, own, width, departures[rank]!, answers)))
+  }
+
+  /** Floats of a row: that of the matrices, which all ranks share. */
+  #width(tokens: readonly RankTokens[]): number {
+    const width = this.#options.ranks.find(({ matrices }) => matrices)!.matrices!.gate.columns
+    for (const [rank, { x, ids }] of tokens.entries()) {
+      const wanted = (ids.length / this.#options.k) * width
+      if (x.length !== wanted) throw validationError('exchange', `tokens[${rank}].x.length`, x.length, String(wanted))
+    }
+    return width
+  }
+
+  /** Rows of a rank's tokens by the rank that owns their experts. */
+  async #pack(rank: number, own: RankTokens, exchange: number, width: number): Promise<Departure> {
+    const { ranks, experts, k } = this.#options
+    const { backend } = ranks[rank]!
+    const { offsets, slots, rows } = await backend.dispatch({ ids: own.ids, k, experts })
+    const common = { offsets, slots, ranks: ranks.length }
+    const packed = await backend.allToAllPack({ ...common, x: own.x, width, k })
+    // a weight is a row of one float of a slot
+    const weights = (await backend.allToAllPack({ ...common, x: own.weights, width: 1, k: 1 })).out
+    const ids = new Int32Array(slots.length)
+    for (let expert = 0; expert < experts; expert++) ids.fill(expert, offsets[expert], offsets[expert + 1])
+    let first = 0
+    const segments = Array.from(packed.rankRows, (count, destination) => {
+      const last = first + count
+      const segment = seal(
+        { kind: 'states', exchange, source: rank, destination, k, width },
+        {
+          slots: slots.subarray(first, last),
+          experts: ids.subarray(first, last),
+          weights: weights.subarray(first, last),
+          rows: packed.out.subarray(first * width, last * width)
+        }
+      )
+      first = last
+      return segment
+    })
+    return { rows, segments }
+  }
+
+  /** A segment as it arrives. */
+  async #arrival(sent: Segment, expected: SegmentHeader): Promise<Segment> {
+    const segment = await this.#carry(sent)
+    checkSegment(segment, expected)
+    return segment
+  }
+
+  /** Computes the rows that all ranks sent to this one; the results, one segment for each of them. */
+  async #answer(rank: number, departures: readonly Departure[]): Promise<Segment[]> {
+    const arrived = await everyRank(departures.map(({ segments }) => this.#arrival(segments[rank]!, segments[rank]!)))
+    const values = await this.#compute(rank, arrived)
+    let at = 0
+    return arrived.map((segment) => {
+      const rows = values.subarray(at, at + segment.rows.length)
+      at += segment.rows.length
+      const { exchange, source, k, width, slots, experts, weights } = segment
+      const header = { kind: 'results', exchange, source: rank, destination: source, k, width } as const
+      return seal(header, { slots, experts, weights, rows })
+    })
+  }
+
+  /** Each row through its expert, in the order in which the rows arrived. */
+  async #compute(rank: number, arrived: readonly Segment[]): Promise<Float32Array> {
+    const { ranks, experts } = this.#options
+    const { backend, matrices } = ranks[rank]!
+    const x = joined(
+      Float32Array,
+      arrived.map(({ rows }) => rows)
+    )
+    if (!matrices || x.length === 0) return x
+    // every row is a token of its own with one expert
+    const ids = joined(
+      Int32Array,
+      arrived.map((segment) => segment.experts)
+    )
+    const { offsets, slots } = await backend.dispatch({ ids, k: 1, experts })
+    const { first, count } = this.shares[rank]!
+    const own = offsets.subarray(first, first + count + 1)
+    const packed = await backend.expertMatmul({ x, k: 1, offsets: own, slots, ...matrices })
+    return backend.allToAllUnpack({ packed, width: matrices.gate.columns, k: 1, offsets: own, slots })
+  }
+
+  async #combine(
+    rank: number,
+    own: RankTokens,
+    width: number,
+    { rows, segments }: Departure,
+    answers: readonly Segment[][]
+  ): Promise<Float32Array> {
+    const { ranks, experts, k } = this.#options
+    const results = await everyRank(
+      answers.map(async (answer, source) => {
+        const sent = segments[source]!
+        const back = await this.#arrival(answer[rank]!, { ...sent, kind: 'results', source, destination: rank })
+        checkResults(back, sent)
+        return back.rows
+      })
+    )
+    // experts rise with ranks, so that results of rank after rank are in the order of the dispatched rows
+    const values = joined(Float32Array, results)
+    const { x: _, ...rest } = own
+    return ranks[rank]!.backend.combine({ ...rest, values, rows, k, experts, width })
+  }
+}
