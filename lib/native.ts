@@ -8,11 +8,13 @@ import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
 import { createError, createNativeError } from './errors/index.js'
 import type { Plan, PlanTensor } from './model/plan.js'
+import type { NativeExpertReader } from './native/device-experts.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
 import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile, WeightInfo } from './native/files.js'
 import type { NativeModel } from './native/model.js'
 import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel, NativeReservation } from './native/values.js'
 
+export type * from './native/device-experts.js'
 export type * from './native/experts.js'
 export type * from './native/files.js'
 export type * from './native/model.js'
@@ -131,6 +133,8 @@ export interface NativeAddon {
     cancel: NativeCancel
   ): Promise<ExpertsFile>
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
+  /** Opens the experts of a plan for a device: those of the file, or of a checkpoint's blobs. The errors of loadModel that concern experts. */
+  openExperts(file: NativeGguf, plan: Plan, options: { experts: ExpertOptions }): Promise<NativeExpertReader>
   /** Has the system grant memory that nobody uses yet. RESOURCE_MEMORY_EXHAUSTED {required, available}. */
   reserveMemory(bytes: number): NativeReservation
   createCancel(): NativeCancel

@@ -1,10 +1,9 @@
 // How a model shares its memory between experts and the KV cache: opening the store, and moving the border between the two.
 #include <algorithm>
 
+#include "core/expert_tensors.h"
 #include "core/model.h"
 #include "core/prefetcher.h"
-#include "core/store/direct_file.h"
-#include "core/tensor_loader.h"
 
 namespace tmoe {
 
@@ -24,35 +23,10 @@ Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every exp
 Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options) {
     const ExpertBlobs& blobs = options.blobs;
     const bool has_blobs = !blobs.places.empty();
-    if (routed_.empty()) return Status(StatusCode::VALIDATION_ERROR, "a model without experts needs no budget for them");
-    if (has_blobs && (blobs.types.size() != routed_.size() || blobs.places.size() != routed_.size())) {
-        return Status(StatusCode::VALIDATION_ERROR, format("the checkpoint has blobs for %zu layers, the model has %zu with experts", blobs.places.size(), routed_.size()));
-    }
     StoreOptions store;
-    std::vector<GgufExperts> tensors;
-    for (size_t layer = 0; layer < routed_.size(); layer++) {
-        const PlanOp* op = routed_[layer].experts;
-        if (!op) return Status(StatusCode::VALIDATION_ERROR, "a layer routes but has no experts");
-        const uint32_t parts[] = {op->gate, op->up, op->down};
-        for (size_t part = 0; part < 3; part++) {
-            Weight& w = weights_[parts[part]];
-            const PlanTensor& tensor = plan_.tensors[parts[part]];
-            if (!has_blobs) {
-                TMOE_RETURN_IF_ERROR(describe_tensor(*file, tensor, w));
-                continue;
-            }
-            w.role = tensor.role;
-            w.type = part == 0 ? blobs.types[layer].gate : part == 1 ? blobs.types[layer].up : blobs.types[layer].down;
-            w.columns = tensor.shape[0];
-            w.rows = tensor.shape[1];
-            w.experts = tensor.shape[2];
-            if (w.columns % dtype_info(w.type).block != 0) return Status(StatusCode::VALIDATION_ERROR, "the rows of '" + tensor.name + "' are not whole blocks of its type");
-        }
-        const Weight &gate = weights_[op->gate], &up = weights_[op->up], &down = weights_[op->down];
-        store.layouts.push_back(expert_layout(gate.type, up.type, down.type, gate.columns, gate.rows));
-        slot_bytes_ = std::max(slot_bytes_, store.layouts.back().bytes);
-        if (!has_blobs) tensors.push_back({file->find(plan_.tensors[op->gate].file_name()), file->find(plan_.tensors[op->up].file_name()), file->find(plan_.tensors[op->down].file_name())});
-    }
+    std::shared_ptr<ExpertSource> source;
+    TMOE_RETURN_IF_ERROR(open_experts(plan_, std::move(file), blobs, weights_, store.layouts, source));
+    for (const ExpertLayout& layout : store.layouts) slot_bytes_ = std::max(slot_bytes_, layout.bytes);
     const uint64_t total = uint64_t{slot_bytes_} * routed_.size() * routing_.experts;
     store.experts = routing_.experts;
     store.budget_bytes = std::min(options.budget_bytes, total) / slot_bytes_ * slot_bytes_;
@@ -72,10 +46,6 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
         const BlobPlace& place = blobs.places[i / routing_.experts][i % routing_.experts];
         if (place.file < blobs.files.size()) first_versions_[i] = {0, blobs.files[place.file], place.offset, place.crc32c};
     }
-    std::shared_ptr<ExpertSource> source;
-    const Status opened = has_blobs ? open_blob_source(blobs.files, blobs.places, store.layouts, source)
-                                    : open_gguf_source(std::move(file), std::move(tensors), store.layouts, source);
-    if (!opened.ok()) return opened;
     TMOE_RETURN_IF_ERROR(ExpertStore::create(std::move(store), std::move(source), store_));
     prefetcher_.reset(new (std::nothrow) Prefetcher(options.prefetch, routing_));
     if (!prefetcher_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the prefetcher");
@@ -142,23 +112,7 @@ Status Model::lose_expert(uint32_t layer, uint32_t expert, const std::string& pa
 }
 
 Status Model::adopt_experts(const std::vector<std::string>& files, const std::vector<AdoptedExpert>& experts) {
-    if (!store_) return no_store();
-    std::vector<std::shared_ptr<DirectFile>> opened(files.size());
-    for (size_t i = 0; i < files.size(); i++) TMOE_RETURN_IF_ERROR(DirectFile::open(files[i], opened[i]));
-    for (const auto& [layer, expert, place] : experts) {
-        if (layer >= routing_.layers || expert >= routing_.experts || place.file >= opened.size() || place.offset % kBlobAlignment != 0) {
-            return Status(StatusCode::VALIDATION_ERROR, format("expert %u of layer %u cannot be in file %u at byte %llu", expert, layer, place.file, static_cast<unsigned long long>(place.offset)));
-        }
-        const DirectFile& file = *opened[place.file];
-        if (place.offset <= file.bytes() && store_->layout(layer).bytes <= file.bytes() - place.offset) continue;
-        return Status(StatusCode::MODEL_CORRUPTED, file.path() + format(": the file is too short for expert %u of layer %u", expert, layer))
-            .with("file", file.path())
-            .with("layer", layer)
-            .with("expert", expert)
-            .with("offset", static_cast<double>(place.offset));
-    }
-    for (const auto& [layer, expert, place] : experts) store_->adopt(layer, expert, opened[place.file], place.offset);
-    return {};
+    return store_ ? tmoe::adopt_experts(*store_, routing_, files, experts) : no_store();
 }
 
 Status Model::read_ahead(const uint8_t* wanted) {

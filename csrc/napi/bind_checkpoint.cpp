@@ -122,12 +122,7 @@ Status layout_of_expert(Call& call, napi_value& result) {
     napi_env env = call.env;
     ExpertLayout layout;
     TMOE_RETURN_IF_ERROR(read_layout(env, call.args[0], layout));
-    if (napi_create_object(env, &result) != napi_ok) return exception_pending();
-    define(env, result, "id", js_text(env, kExpertLayoutId));
-    define(env, result, "gate", part_object(env, layout.gate));
-    define(env, result, "up", part_object(env, layout.up));
-    define(env, result, "down", part_object(env, layout.down));
-    define(env, result, "bytes", js_number(env, static_cast<double>(layout.bytes)));
+    result = layout_object(env, layout);
     return {};
 }
 
@@ -346,6 +341,17 @@ Status measure_file(Call& call, napi_value& result) {
 }
 
 }  // namespace
+
+napi_value layout_object(napi_env env, const ExpertLayout& layout) {
+    napi_value out = nullptr;
+    if (napi_create_object(env, &out) != napi_ok) return nullptr;
+    define(env, out, "id", js_text(env, kExpertLayoutId));
+    define(env, out, "gate", part_object(env, layout.gate));
+    define(env, out, "up", part_object(env, layout.up));
+    define(env, out, "down", part_object(env, layout.down));
+    define(env, out, "bytes", js_number(env, static_cast<double>(layout.bytes)));
+    return out;
+}
 
 napi_status bind_checkpoint(Environment& environment, napi_value exports) {
     const struct {

@@ -80,7 +80,7 @@ Status model_stats(Call& call, napi_value& result) {
 Status model_trace(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
-    return expert_trace(call.env, *handle->model, result);
+    return expert_trace(call.env, handle->model->trace(), result);
 }
 
 // What is done to a model between its steps, on the backend's thread.
@@ -163,30 +163,13 @@ template <Status (Model::*kTell)(uint32_t, uint32_t, const std::string&)> Status
     return ((*handle->model).*kTell)(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), path);
 }
 
-// One entry per expert, [layers][experts]: the index of its file, or kInArchive where nothing changes.
 Status adopt_experts(Call& call, napi_value& result) {
-    napi_env env = call.env;
     ModelHandle* handle = nullptr;
-    napi_value files = nullptr, index = nullptr, offset = nullptr;
     std::vector<std::string> paths;
-    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
-    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "places"));
-    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "files", files));
-    TMOE_RETURN_IF_ERROR(read_texts(env, files, "places.files", paths));
-    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "fileIndex", index));
-    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "offset", offset));
-    if (!handle->model) return model_disposed();  // by a getter of the places
-    const RoutingShape shape = handle->model->routing();
-    ArrayView indices, offsets;
-    TMOE_RETURN_IF_ERROR(read_typed_array(env, index, "places.fileIndex", napi_uint32_array, shape.mask_size(), indices));
-    TMOE_RETURN_IF_ERROR(read_typed_array(env, offset, "places.offset", napi_float64_array, shape.mask_size(), offsets));
     std::vector<AdoptedExpert> experts;
-    for (size_t i = 0; i < shape.mask_size(); i++) {
-        const double at = offsets.as<double>()[i];
-        if (indices.as<uint32_t>()[i] == kInArchive) continue;
-        if (!(at >= 0 && at <= 9007199254740991.0)) return invalid_argument(env, "places.offset", "bytes from a file's begin", offset);
-        experts.push_back({static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts), {indices.as<uint32_t>()[i], static_cast<uint64_t>(at), 0}});
-    }
+    TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    TMOE_RETURN_IF_ERROR(read_adopted(call.env, call.args[0], handle->model->routing(), paths, experts));
+    if (!handle->model) return model_disposed();  // by a getter of the places
     auto work = [paths = std::move(paths), experts = std::move(experts)](Model& model) { return model.adopt_experts(paths, experts); };
     return start_work(call, *handle, std::move(work), result);
 }

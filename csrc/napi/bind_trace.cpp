@@ -86,26 +86,14 @@ Status SimulateTask::read(Call& call) {
     return {};
 }
 
-napi_value counts_object(napi_env env, const CacheCounts& counts) {
-    napi_value out = nullptr;
-    if (napi_create_object(env, &out) != napi_ok) return nullptr;
-    define(env, out, "uses", js_number(env, static_cast<double>(counts.uses)));
-    define(env, out, "hits", js_number(env, static_cast<double>(counts.hits)));
-    define(env, out, "misses", js_number(env, static_cast<double>(counts.misses)));
-    define(env, out, "evictions", js_number(env, static_cast<double>(counts.evictions)));
-    define(env, out, "prefetches", js_number(env, static_cast<double>(counts.prefetches)));
-    define(env, out, "waves", js_number(env, static_cast<double>(counts.waves)));
-    return out;
-}
-
 Status SimulateTask::result(Environment& environment, napi_value, napi_value& value) {
     napi_env env = environment.env;
     napi_value layers = nullptr, buffer = nullptr, decisions = nullptr;
     void* data = nullptr;
-    value = counts_object(env, out_.counts);
+    value = cache_counts_object(env, out_.counts);
     if (!value || napi_create_array_with_length(env, out_.layers.size(), &layers) != napi_ok) return exception_pending();
     for (size_t l = 0; l < out_.layers.size(); l++) {
-        napi_value counts = counts_object(env, out_.layers[l]);
+        napi_value counts = cache_counts_object(env, out_.layers[l]);
         if (!counts || napi_set_element(env, layers, static_cast<uint32_t>(l), counts) != napi_ok) return exception_pending();
     }
     define(env, value, "layers", layers);
@@ -125,6 +113,18 @@ Status simulate_cache(Call& call, napi_value& result) {
 }
 
 }  // namespace
+
+napi_value cache_counts_object(napi_env env, const CacheCounts& counts) {
+    napi_value out = nullptr;
+    if (napi_create_object(env, &out) != napi_ok) return nullptr;
+    define(env, out, "uses", js_number(env, static_cast<double>(counts.uses)));
+    define(env, out, "hits", js_number(env, static_cast<double>(counts.hits)));
+    define(env, out, "misses", js_number(env, static_cast<double>(counts.misses)));
+    define(env, out, "evictions", js_number(env, static_cast<double>(counts.evictions)));
+    define(env, out, "prefetches", js_number(env, static_cast<double>(counts.prefetches)));
+    define(env, out, "waves", js_number(env, static_cast<double>(counts.waves)));
+    return out;
+}
 
 napi_status bind_trace(Environment& environment, napi_value exports) {
     return export_function(environment.env, exports, "simulateCache", promising<simulate_cache>);

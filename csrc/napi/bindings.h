@@ -17,6 +17,8 @@ napi_status bind_checkpoint(Environment& environment, napi_value exports);
 napi_status bind_backend(Environment& environment, napi_value exports);
 /** The classes of models and sequences. */
 napi_status bind_model(Environment& environment, napi_value exports);
+/** openExperts, and the classes of what it opens. */
+napi_status bind_experts(Environment& environment, napi_value exports);
 /** simulateCache. */
 napi_status bind_trace(Environment& environment, napi_value exports);
 
@@ -40,6 +42,12 @@ Status model_step(Call& call, napi_value& result);
 
 /** The JavaScript object of a loaded model. */
 Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, napi_value& out);
+
+/** `ExpertLayout` of lib/native.ts; null when no JavaScript can run any more. */
+napi_value layout_object(napi_env env, const ExpertLayout& layout);
+
+/** `CacheCounts` of lib/native.ts; null when no JavaScript can run any more. */
+napi_value cache_counts_object(napi_env env, const CacheCounts& counts);
 
 /** A callback that sends a loader's progress to JavaScript; empty where `wanted` is false. The ticket must outlive it. */
 std::function<void(const LoadProgress&)> progress_sender(const Ticket& ticket, bool wanted);

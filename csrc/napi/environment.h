@@ -9,8 +9,8 @@
 namespace tmoe {
 
 /** Classes of wrapped objects; each has a type tag and a constructor per environment. */
-enum class ClassId : uint32_t { Gguf, Cancel, Backend, Model, Sequence, Reservation };
-inline constexpr size_t kClasses = 6;
+enum class ClassId : uint32_t { Gguf, Cancel, Backend, Model, Sequence, Reservation, ExpertReader, ExpertSlots };
+inline constexpr size_t kClasses = 8;
 const char* class_name(ClassId id);
 
 class Handle;

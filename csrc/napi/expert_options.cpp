@@ -127,11 +127,29 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
     return is_undefined(env, blobs) ? Status() : read_blobs(env, blobs, plan, out.blobs);
 }
 
-Status expert_stats(napi_env env, const Model& model, napi_value& out) {
-    const ExpertStore* store = model.store();
-    if (!store) return {};
-    const StoreCounts counts = store->counts();
-    const RoutingShape& shape = model.routing();
+// One entry per expert, [layers][experts]: the index of its file, or kInArchive where nothing changes.
+Status read_adopted(napi_env env, napi_value places, RoutingShape shape, std::vector<std::string>& paths, std::vector<AdoptedExpert>& experts) {
+    napi_value files = nullptr, index = nullptr, offset = nullptr;
+    TMOE_RETURN_IF_ERROR(require_object(env, places, "places"));
+    TMOE_RETURN_IF_ERROR(read_property(env, places, "files", files));
+    TMOE_RETURN_IF_ERROR(read_texts(env, files, "places.files", paths));
+    TMOE_RETURN_IF_ERROR(read_property(env, places, "fileIndex", index));
+    TMOE_RETURN_IF_ERROR(read_property(env, places, "offset", offset));
+    ArrayView indices, offsets;
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, index, "places.fileIndex", napi_uint32_array, shape.mask_size(), indices));
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, offset, "places.offset", napi_float64_array, shape.mask_size(), offsets));
+    for (size_t i = 0; i < shape.mask_size(); i++) {
+        const double at = offsets.as<double>()[i];
+        if (indices.as<uint32_t>()[i] == kInArchive) continue;
+        if (!(at >= 0 && at <= 9007199254740991.0)) return invalid_argument(env, "places.offset", "bytes from a file's begin", offset);
+        experts.push_back({static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts), {indices.as<uint32_t>()[i], static_cast<uint64_t>(at), 0}});
+    }
+    return {};
+}
+
+Status read_policy(napi_env env, napi_value options, CachePolicy& out) { return read_choice(env, options, "options", "policy", kPolicies, out); }
+
+Status store_counts(napi_env env, const StoreCounts& counts, napi_value& out) {
     const std::pair<const char*, uint64_t> numbers[] = {
         {"uses", counts.cache.uses},
         {"hits", counts.cache.hits},
@@ -147,13 +165,22 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
         {"readErrors", counts.read_errors},
         {"residentBytes", counts.resident_bytes},
         {"budgetBytes", counts.budget_bytes},
-        {"limitBytes", model.expert_limit()},
-        {"pressureEvents", model.pressure_events()},
     };
     if (napi_create_object(env, &out) != napi_ok) return exception_pending();
     for (const auto& [name, value] : numbers) define(env, out, name, js_number(env, static_cast<double>(value)));
     define(env, out, "waitMs", js_number(env, static_cast<double>(counts.wait_nanoseconds) / 1e6));
     define(env, out, "bookkeepingMs", js_number(env, static_cast<double>(counts.bookkeeping_nanoseconds) / 1e6));
+    return {};
+}
+
+Status expert_stats(napi_env env, const Model& model, napi_value& out) {
+    const ExpertStore* store = model.store();
+    if (!store) return {};
+    const StoreCounts counts = store->counts();
+    const RoutingShape& shape = model.routing();
+    TMOE_RETURN_IF_ERROR(store_counts(env, counts, out));
+    define(env, out, "limitBytes", js_number(env, static_cast<double>(model.expert_limit())));
+    define(env, out, "pressureEvents", js_number(env, static_cast<double>(model.pressure_events())));
 
     napi_value buffer = nullptr, residency = nullptr, layers = nullptr;
     void* data = nullptr;
@@ -181,8 +208,7 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
     return {};
 }
 
-Status expert_trace(napi_env env, const Model& model, napi_value& out) {
-    const TraceLog* trace = model.trace();
+Status expert_trace(napi_env env, const TraceLog* trace, napi_value& out) {
     if (!trace) return {};
     const std::vector<uint32_t> words = trace->words();
     const CacheOptions& cache = trace->cache;

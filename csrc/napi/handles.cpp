@@ -33,7 +33,8 @@ napi_value construct(napi_env env, napi_callback_info info) {
 }  // namespace
 
 const char* class_name(ClassId id) {
-    static const char* const names[kClasses] = {"NativeGguf", "NativeCancel", "NativeBackend", "NativeModel", "NativeSequence", "NativeReservation"};
+    static const char* const names[kClasses] = {"NativeGguf", "NativeCancel", "NativeBackend", "NativeModel", "NativeSequence",
+                                                "NativeReservation", "NativeExpertReader", "NativeExpertSlots"};
     return names[static_cast<uint32_t>(id)];
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/gguf.h"
 #include "core/model.h"
+#include "core/store/hot_experts.h"
 #include "napi/handles.h"
 #include "napi/kernel_calls.h"
 
@@ -84,6 +85,50 @@ struct SequenceHandle : Handle {
     std::weak_ptr<Model> model;           ///< whose layout the cache has; weights go when the model is disposed, whatever sequences remain
     std::shared_ptr<Sequence> sequence;   ///< null once disposed
     size_t steps = 0;                     ///< under way with this sequence in them
+};
+
+/** Experts in host memory, on a queue of their own; what it has lent to JavaScript goes before the store moves on. */
+struct ExpertReaderHandle : Handle {
+    static constexpr ClassId kClass = ClassId::ExpertReader;
+    ExpertReaderHandle(napi_env env, std::shared_ptr<ExpertStore> opened, RoutingShape layers, std::shared_ptr<JobQueue> runs_on)
+        : Handle(env, kClass, true), store(std::move(opened)), shape(layers), queue(std::move(runs_on)), env_(env) {
+        report(static_cast<int64_t>(store->counts().budget_bytes));
+    }
+    /** Another call begins: the blobs that JavaScript reads in place are empty from now on. */
+    void take_back() {
+        calls++;
+        for (napi_ref lent : lent_) {
+            napi_value buffer = nullptr;
+            if (napi_get_reference_value(env_, lent, &buffer) == napi_ok && buffer) napi_detach_arraybuffer(env_, buffer);
+            napi_delete_reference(env_, lent);
+        }
+        lent_.clear();
+    }
+    /** A blob as a buffer of JavaScript's over the store's memory, until `take_back`. */
+    Status lend(const uint8_t* blob, size_t bytes, napi_value& out);
+    void dispose() {
+        take_back();
+        store.reset();
+        queue.reset();
+        retire();
+    }
+
+    std::shared_ptr<ExpertStore> store;   ///< null once disposed
+    RoutingShape shape;
+    std::shared_ptr<JobQueue> queue;
+    uint64_t calls = 0;
+    uint32_t layer = 0;                   ///< being read
+
+  private:
+    napi_env env_;
+    std::vector<napi_ref> lent_;
+};
+
+/** Decisions alone: nothing to close. */
+struct ExpertSlotsHandle : Handle {
+    static constexpr ClassId kClass = ClassId::ExpertSlots;
+    ExpertSlotsHandle(napi_env env, std::unique_ptr<HotExperts> made) : Handle(env, kClass, false), experts(std::move(made)) {}
+    std::unique_ptr<HotExperts> experts;
 };
 
 }  // namespace tmoe

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/store/cache_control.h"
 #include "core/store/residents.h"
 #include "core/store/versioned_source.h"
-#include "core/store/wave_schedule.h"
 
 namespace tmoe {
 
@@ -24,8 +24,8 @@ class Store final : public ExpertStore {
     Status start(std::shared_ptr<ExpertSource> source);
 
     const ExpertLayout& layout(uint32_t layer) const override { return options_.layouts[layer]; }
-    bool holds(uint32_t layer, uint32_t expert) const override { return cache_->slot_of(entry_of(layer, expert)) >= 0; }
-    bool holds_all() const override { return cache_->used() == residents_.entries(); }
+    bool holds(uint32_t layer, uint32_t expert) const override { return cache().slot_of(entry_of(layer, expert)) >= 0; }
+    bool holds_all() const override { return cache().used() == residents_.entries(); }
 
     void begin_step(const StepShape& shape) override;
     Status begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) override;
@@ -75,15 +75,16 @@ class Store final : public ExpertStore {
         uint64_t waited_ = 0;
     };
 
-    uint32_t entry_of(uint32_t layer, uint32_t expert) const { return static_cast<uint32_t>(layer * options_.experts + expert); }
+    const ExpertCache& cache() const { return control_.cache(); }
+    uint32_t entry_of(uint32_t layer, uint32_t expert) const { return control_.entry_of(layer, expert); }
     size_t slots_for(uint64_t bytes) const { return std::min<size_t>(residents_.capacity(), bytes / residents_.slot_bytes()); }
     Status check_budget(uint64_t bytes, size_t pinned) const;
-    Status check_local(uint32_t layer) const;
+    void enter_all(Residents::Reason reason);
     /** Nothing of it is in memory or on the way there, and there is no file to read. */
     bool out_of_reach(uint32_t entry) const {
         const Residency state = residents_.state(entry);
         if (state == Residency::Resident || state == Residency::Loading) return false;
-        return !source_->local(static_cast<uint32_t>(entry / options_.experts), static_cast<uint32_t>(entry % options_.experts));
+        return !source_->local(control_.layer_of(entry), control_.expert_of(entry));
     }
 
     void add_part(size_t index);
@@ -94,14 +95,10 @@ class Store final : public ExpertStore {
     StoreOptions options_;
     std::shared_ptr<VersionedSource> source_;
     Residents residents_;
-    std::unique_ptr<ExpertCache> cache_;
-    std::unique_ptr<WaveSchedule> schedule_;
-    size_t pinned_ = 0;
-    std::vector<uint32_t> wanted_, ahead_;
+    CacheControl control_;
+    std::vector<uint32_t> wanted_, ahead_, missing_;
+    std::vector<WaveItem> admitted_;
     std::vector<uint32_t> step_wanted_;   ///< entries of the step's layers so far, where there is an archive
-    uint32_t computed_ = 0;   ///< parts of the layer
-    uint32_t layer_ = 0;
-    bool in_layer_ = false;
     uint32_t scrubbed_ = 0;                           ///< the entry that `scrub` looks at next
     Progress parts_[2];
 
@@ -125,9 +122,7 @@ Status Store::start(std::shared_ptr<ExpertSource> source) {
     cache.slots = slots_for(options_.budget_bytes);
     cache.policy = options_.policy;
     cache.seed = options_.seed;
-    TMOE_RETURN_IF_ERROR(ExpertCache::create(cache, cache_));
-    schedule_ = std::make_unique<WaveSchedule>(*cache_);
-    if (options_.trace) options_.trace->cache = cache;
+    TMOE_RETURN_IF_ERROR(control_.start(cache, options_.trace));
     budget_ = options_.budget_bytes;
     publish();
     return {};
@@ -145,40 +140,15 @@ Status Store::check_budget(uint64_t bytes, size_t pinned) const {
         .with("slotBytes", static_cast<double>(slot));
 }
 
-/** Experts that are in the archive are told before anything is decided: the step is to be taken again when they have come. */
-Status Store::check_local(uint32_t layer) const {
-    std::string missing;
-    size_t count = 0;
-    double first = 0;
-    for (uint32_t entry : wanted_) {
-        if (!out_of_reach(entry)) continue;
-        const auto expert = static_cast<uint32_t>(entry % options_.experts);
-        if (count++ == 0) first = expert;
-        missing += (missing.empty() ? "" : ",") + std::to_string(expert);
-    }
-    if (count == 0) return {};
-    std::string wanted;
-    for (uint32_t entry : step_wanted_) wanted += (wanted.empty() ? "" : ",") + std::to_string(entry);
-    return Status(StatusCode::EXPERT_UNAVAILABLE, format("%zu experts of layer %u are in no local file: %s", count, layer, missing.c_str()))
-        .with("layer", layer)
-        .with("expert", first)
-        .with("experts", missing)
-        .with("wanted", wanted)
-        .with("archived", 1);
-}
-
 void Store::begin_step(const StepShape& shape) {
-    if (in_layer_) end_layer();
-    if (options_.trace) options_.trace->step(shape);
-    cache_->begin_step();
+    end_layer();
+    control_.begin_step(shape);
     step_wanted_.clear();
 }
 
 Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) {
-    if (in_layer_) end_layer();
+    end_layer();
     Bookkeeping bookkeeping(*this);
-    layer_ = layer;
-    in_layer_ = true;
     wanted_.clear();
     for (uint32_t expert : experts) {
         if (layer >= options_.layouts.size() || expert >= options_.experts) {
@@ -186,42 +156,42 @@ Status Store::begin_layer(uint32_t layer, const std::vector<uint32_t>& experts) 
         }
         wanted_.push_back(entry_of(layer, expert));
     }
-    if (source_->archives()) step_wanted_.insert(step_wanted_.end(), wanted_.begin(), wanted_.end());
-    TMOE_RETURN_IF_ERROR(check_local(layer));
-    computed_ = 0;
-    if (options_.trace) options_.trace->record(TraceKind::Layer, layer, wanted_);
-    schedule_->begin(layer, wanted_);
-    for (size_t i = 0; i < schedule_->parts(); i++) add_part(i);
+    if (source_->archives()) {  // what is in an archive is told before anything is decided: the step is to be taken again when it has come
+        step_wanted_.insert(step_wanted_.end(), wanted_.begin(), wanted_.end());
+        missing_.clear();
+        std::copy_if(wanted_.begin(), wanted_.end(), std::back_inserter(missing_), [this](uint32_t entry) { return out_of_reach(entry); });
+        TMOE_RETURN_IF_ERROR(archived_experts(layer, missing_, options_.experts, step_wanted_));
+    }
+    control_.begin_layer(layer, wanted_);
+    for (size_t i = 0; i < control_.parts(); i++) add_part(i);
     residents_.submit();
     return {};
 }
 
 /** What a new part of the schedule asks for: slots change hands, reads are asked for. */
 void Store::add_part(size_t index) {
-    const std::vector<WaveItem>& part = schedule_->part(index);
+    const std::vector<WaveItem>& part = control_.part(index);
     parts_[index].handed.assign(part.size(), 0);
     parts_[index].left = part.size();
     for (const WaveItem& item : part) {
         if (item.evicted != kNoEntry) residents_.leave(item.evicted);
     }
     for (const WaveItem& item : part) {
-        if (item.admitted) residents_.enter(item.entry, item.slot, cache_->slots(), Residents::Reason::Demand);
+        if (item.admitted) residents_.enter(item.entry, item.slot, cache().slots(), Residents::Reason::Demand);
         else residents_.demand(item.entry);
     }
 }
 
 /** The entry's bytes did not come: its slot is free, and a later demand tries again. */
 void Store::abandon(uint32_t entry) {
-    schedule_->forget(entry);
     residents_.abandon(entry);
-    cache_->drop(entry);
-    if (options_.trace) options_.trace->record(TraceKind::Drop, entry);
+    control_.drop(entry);
 }
 
 /** Hands out what has arrived. False with the status of one that could not be read. */
 bool Store::gather(std::vector<ReadyExpert>& ready, Status& status) {
-    for (size_t p = 0; p < schedule_->parts(); p++) {
-        const std::vector<WaveItem>& part = schedule_->part(p);
+    for (size_t p = 0; p < control_.parts(); p++) {
+        const std::vector<WaveItem>& part = control_.part(p);
         Progress& progress = parts_[p];
         for (size_t i = 0; i < part.size() && progress.left > 0; i++) {
             if (progress.handed[i]) continue;
@@ -246,17 +216,15 @@ Status Store::next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* can
     const size_t before = ready.size();
     for (;;) {
         // What was handed out before has been computed: its slots pass on, oldest part first.
-        while (schedule_->left() > 0 && schedule_->parts() > 0 && parts_[0].left == 0) {
-            const size_t others = schedule_->parts() - 1;
-            schedule_->advance();
-            computed_++;
+        while (control_.left() > 0 && control_.parts() > 0 && parts_[0].left == 0) {
+            const bool added = control_.advance();
             std::swap(parts_[0], parts_[1]);
-            if (schedule_->parts() > others) add_part(others);
+            if (added) add_part(control_.parts() - 1);
             residents_.submit();
         }
-        if (schedule_->parts() == 0 && schedule_->left() > 0) {
+        if (control_.parts() == 0 && control_.left() > 0) {
             return Status(StatusCode::RESOURCE_BUDGET_TOO_SMALL, "every slot for experts is pinned")
-                .with("required", static_cast<double>(pinned_ + 1) * static_cast<double>(residents_.slot_bytes()))
+                .with("required", static_cast<double>(control_.pinned() + 1) * static_cast<double>(residents_.slot_bytes()))
                 .with("available", static_cast<double>(budget_))
                 .with("slotBytes", static_cast<double>(residents_.slot_bytes()));
         }
@@ -265,7 +233,7 @@ Status Store::next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* can
         if (!gather(ready, status)) return status;
         if (ready.size() > before) return {};
         size_t waiting = 0;
-        for (size_t p = 0; p < schedule_->parts(); p++) waiting += parts_[p].left;
+        for (size_t p = 0; p < control_.parts(); p++) waiting += parts_[p].left;
         if (waiting == 0) return {};
         if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "the step was cancelled");
         bookkeeping.wait([&] { residents_.wait(seen, kCancelPoll); });
@@ -273,19 +241,18 @@ Status Store::next(std::vector<ReadyExpert>& ready, const std::atomic<bool>* can
 }
 
 void Store::end_layer() {
-    if (!in_layer_) return;
+    if (!control_.in_layer()) return;
     Bookkeeping bookkeeping(*this);
-    in_layer_ = false;
     // After an error or a cancellation: what failed or has not begun loses its slot, what is being read ends by itself.
-    for (size_t p = 0; p < schedule_->parts(); p++) {
+    for (size_t p = 0; p < control_.parts(); p++) {
         if (parts_[p].left == 0) continue;
-        const std::vector<WaveItem> part = schedule_->part(p);
+        const std::vector<WaveItem> part = control_.part(p);
         for (size_t i = 0; i < part.size(); i++) {
             const uint32_t entry = part[i].entry;
             if (!parts_[p].handed[i] && residents_.give_up(entry)) abandon(entry);
         }
     }
-    schedule_->abort();
+    control_.end_layer();
     publish();
 }
 
@@ -296,41 +263,26 @@ void Store::prefetch(uint32_t layer, const std::vector<uint32_t>& experts) {
         if (layer >= options_.layouts.size() || expert >= options_.experts || out_of_reach(entry_of(layer, expert))) continue;
         ahead_.push_back(entry_of(layer, expert));
     }
-    if (options_.trace) options_.trace->record(TraceKind::Prefetch, in_layer_ ? computed_ : kTraceAfterLayer, ahead_);
-    for (uint32_t entry : ahead_) {
-        WaveItem item;
-        if (!cache_->prefetch(entry, item)) continue;
+    enter_all(Residents::Reason::Prefetch);
+}
+
+/** Those of `ahead_` that the cache gives a slot are read. */
+void Store::enter_all(Residents::Reason reason) {
+    admitted_.clear();
+    control_.prefetch(ahead_, admitted_);
+    for (const WaveItem& item : admitted_) {
         if (item.evicted != kNoEntry) residents_.leave(item.evicted);
-        residents_.enter(entry, item.slot, cache_->slots(), Residents::Reason::Prefetch);
+        residents_.enter(item.entry, item.slot, cache().slots(), reason);
     }
     residents_.submit();
 }
 
 Status Store::preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) {
-    if (in_layer_) end_layer();
+    end_layer();
     if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "reading the experts was cancelled");
-    size_t room = cache_->slots();
-    std::vector<uint32_t> order;  // pinned experts first; then as many of every layer
-    for (uint32_t entry = 0; entry < residents_.entries(); entry++) {
-        if (cache_->slot_of(entry) >= 0) room--;
-        else if (cache_->pinned(entry) && !out_of_reach(entry)) order.push_back(entry);
-    }
-    for (uint32_t expert = 0; expert < options_.experts; expert++) {
-        for (uint32_t layer = 0; layer < options_.layouts.size(); layer++) {
-            const uint32_t entry = entry_of(layer, expert);
-            if (cache_->slot_of(entry) < 0 && !cache_->pinned(entry) && !out_of_reach(entry)) order.push_back(entry);
-        }
-    }
-    order.resize(std::min(room, order.size()));
-    std::sort(order.begin(), order.end());  // as the file has them
-    if (options_.trace) options_.trace->record(TraceKind::Prefetch, kTraceAfterLayer, order);
-    for (uint32_t entry : order) {
-        WaveItem item;
-        if (!cache_->prefetch(entry, item)) continue;
-        if (item.evicted != kNoEntry) residents_.leave(item.evicted);
-        residents_.enter(entry, item.slot, cache_->slots(), Residents::Reason::Preload);
-    }
-    residents_.submit();
+    const std::vector<uint32_t> order = control_.fill_order([this](uint32_t entry) { return !out_of_reach(entry); });
+    ahead_ = order;
+    enter_all(Residents::Reason::Preload);
     Status status;
     for (size_t done = 0; done < order.size() && status.ok(); done++) {
         const uint32_t entry = order[done];
@@ -351,7 +303,7 @@ Status Store::preload(const std::function<void(size_t, size_t)>& progress, const
 }
 
 Status Store::scrub() {
-    if (in_layer_) end_layer();
+    end_layer();
     const auto entries = static_cast<uint32_t>(residents_.entries());
     for (uint32_t looked = 0, checked = 0; looked < entries && checked < options_.scrub; looked++) {
         const uint32_t entry = scrubbed_;
@@ -360,7 +312,7 @@ Status Store::scrub() {
         checked++;
         if (residents_.is_sound(entry)) continue;
         abandon(entry);
-        const auto layer = static_cast<uint32_t>(entry / options_.experts), expert = static_cast<uint32_t>(entry % options_.experts);
+        const uint32_t layer = control_.layer_of(entry), expert = control_.expert_of(entry);
         return Status(StatusCode::RUNTIME_MEMORY_CORRUPTION, format("the bytes of expert %u of layer %u have changed in memory", expert, layer))
             .with("layer", layer)
             .with("expert", expert);
@@ -370,36 +322,30 @@ Status Store::scrub() {
 
 Status Store::pin(uint32_t layer, uint32_t expert, bool pinned) {
     const uint32_t entry = entry_of(layer, expert);
-    if (cache_->pinned(entry) == pinned) return {};
-    if (pinned) TMOE_RETURN_IF_ERROR(check_budget(budget_, pinned_ + 1));
-    cache_->pin(entry, pinned);
-    if (options_.trace) options_.trace->record(TraceKind::Pin, entry, pinned);
-    pinned ? pinned_++ : pinned_--;
+    if (pinned && !cache().pinned(entry)) TMOE_RETURN_IF_ERROR(check_budget(budget_, control_.pinned() + 1));
+    control_.pin(entry, pinned);
     return {};
 }
 
 void Store::demote(uint32_t layer, uint32_t expert, bool demoted) {
-    const uint32_t entry = entry_of(layer, expert);
-    cache_->demote(entry, demoted);
-    if (options_.trace) options_.trace->record(TraceKind::Demote, entry, demoted);
+    control_.demote(entry_of(layer, expert), demoted);
 }
 
 void Store::replace(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset, uint32_t crc32c) {
-    if (in_layer_) end_layer();
+    end_layer();
     const uint32_t entry = entry_of(layer, expert);
-    if (cache_->slot_of(entry) >= 0) abandon(entry);
+    if (cache().slot_of(entry) >= 0) abandon(entry);
     source_->replace(layer, expert, std::move(file), offset, crc32c);
 }
 
 Status Store::set_budget(uint64_t bytes) {
-    if (in_layer_) end_layer();
-    TMOE_RETURN_IF_ERROR(check_budget(bytes, pinned_));
+    end_layer();
+    TMOE_RETURN_IF_ERROR(check_budget(bytes, control_.pinned()));
     TMOE_RETURN_IF_ERROR(residents_.reserve(slots_for(bytes)));
     std::vector<uint32_t> evicted;
-    cache_->resize(slots_for(bytes), evicted);
-    if (options_.trace) options_.trace->record(TraceKind::Resize, static_cast<uint32_t>(slots_for(bytes)));
+    control_.resize(slots_for(bytes), evicted);
     for (uint32_t entry : evicted) residents_.leave(entry);
-    residents_.shrink(cache_->slots());
+    residents_.shrink(cache().slots());
     budget_ = bytes;
     publish();
     return {};
@@ -407,8 +353,8 @@ Status Store::set_budget(uint64_t bytes) {
 
 void Store::publish() {
     std::lock_guard<std::mutex> lock(counts_mutex_);
-    counts_ = cache_->counts();
-    layer_counts_ = cache_->layer_counts();
+    counts_ = cache().counts();
+    layer_counts_ = cache().layer_counts();
 }
 
 std::vector<CacheCounts> Store::layer_counts() const {

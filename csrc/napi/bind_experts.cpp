@@ -1,0 +1,561 @@
+// Experts for a device's memory: a reader of their bytes (host memory and files), and the decisions on who has a slot of the device.
+#include <algorithm>
+#include <cstring>
+
+#include "core/expert_tensors.h"
+#include "napi/bindings.h"
+#include "napi/expert_options.h"
+#include "napi/read_plan.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr int64_t kMostBytes = int64_t{1} << 52;
+constexpr uint32_t kItemWords = 4;   // entry, slot, 1 where it was admitted, the entry that lost the slot
+
+Status reader_disposed() { return Status(StatusCode::MODEL_NOT_LOADED, "the reader of experts was disposed"); }
+
+Status unwrap_reader(Call& call, ExpertReaderHandle*& out) {
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
+    return out->store ? Status() : reader_disposed();
+}
+
+Status words_array(napi_env env, const uint32_t* words, size_t count, napi_value& out) {
+    napi_value buffer = nullptr;
+    void* data = nullptr;
+    if (napi_create_arraybuffer(env, count * sizeof(uint32_t), &data, &buffer) != napi_ok) return exception_pending();
+    if (count > 0) memcpy(data, words, count * sizeof(uint32_t));
+    return napi_create_typedarray(env, napi_uint32_array, count, buffer, 0, &out) == napi_ok ? Status() : exception_pending();
+}
+
+Status read_ids(Call& call, size_t argument, const char* name, std::vector<uint32_t>& out) {
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[argument], name, napi_uint32_array, 0, view));
+    out.assign(view.as<uint32_t>(), view.as<uint32_t>() + view.length);
+    return {};
+}
+
+Status read_layer(Call& call, const RoutingShape& shape, uint32_t& out) {
+    int64_t layer = 0;
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "layer", 0, static_cast<int64_t>(shape.layers) - 1, layer));
+    out = static_cast<uint32_t>(layer);
+    return {};
+}
+
+// ---- the reader ----
+
+class OpenTask : public Task {
+  public:
+    OpenTask(std::shared_ptr<GgufFile> file, Plan plan, ExpertOptions options) : file_(std::move(file)), plan_(std::move(plan)), options_(std::move(options)) {}
+
+    Status run(const Ticket&) override {
+        TMOE_RETURN_IF_ERROR(validate(plan_));
+        StoreOptions store;
+        std::shared_ptr<ExpertSource> source;
+        std::vector<Weight> weights(plan_.tensors.size());
+        TMOE_RETURN_IF_ERROR(open_experts(plan_, file_, options_.blobs, weights, store.layouts, source));
+        for (const PlanOp& op : plan_.ops) {
+            if (op.kind == OpKind::Route) shape_ = {store.layouts.size(), static_cast<size_t>(plan_.tensors[op.weight].shape[1]), op.k};
+        }
+        store.experts = shape_.experts;
+        store.budget_bytes = options_.budget_bytes;
+        store.io_threads = options_.io_threads;
+        store.policy = options_.policy;
+        store.seed = options_.seed;
+        store.scrub = options_.scrub;
+        queue_ = std::make_shared<JobQueue>();
+        TMOE_RETURN_IF_ERROR(queue_->start());
+        return ExpertStore::create(std::move(store), std::move(source), store_);
+    }
+    void release() override { file_.reset(); }
+    Status result(Environment& environment, napi_value, napi_value& value) override {
+        napi_env env = environment.env;
+        napi_value layouts = nullptr;
+        size_t slot_bytes = 0;
+        if (napi_create_array_with_length(env, shape_.layers, &layouts) != napi_ok) return exception_pending();
+        for (uint32_t layer = 0; layer < shape_.layers; layer++) {
+            const ExpertLayout& layout = store_->layout(layer);
+            slot_bytes = std::max(slot_bytes, layout.bytes);
+            if (napi_set_element(env, layouts, layer, layout_object(env, layout)) != napi_ok) return exception_pending();
+        }
+        TMOE_RETURN_IF_ERROR(wrap(environment, std::make_unique<ExpertReaderHandle>(env, std::move(store_), shape_, std::move(queue_)), value));
+        define(env, value, "layouts", layouts);
+        define(env, value, "experts", js_number(env, static_cast<double>(shape_.experts)));
+        define(env, value, "slotBytes", js_number(env, static_cast<double>(slot_bytes)));
+        return {};
+    }
+
+  private:
+    std::shared_ptr<GgufFile> file_;
+    Plan plan_;
+    ExpertOptions options_;
+    RoutingShape shape_;
+    std::shared_ptr<JobQueue> queue_;
+    std::shared_ptr<ExpertStore> store_;
+};
+
+Status open_reader(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    GgufHandle* file = nullptr;
+    Plan plan;
+    ExpertOptions options;
+    napi_value experts = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[0], "file", file));
+    TMOE_RETURN_IF_ERROR(read_plan(env, call.args[1], plan));
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[2], "options"));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "experts", experts));
+    TMOE_RETURN_IF_ERROR(read_expert_options(env, experts, plan, options));
+    if (!file->file) return Status(StatusCode::VALIDATION_ERROR, "file: the file was closed").with("argument", "file");
+    return start(call.environment, std::make_shared<OpenTask>(file->file, std::move(plan), std::move(options)), {}, result);
+}
+
+/** Something done with the store on its queue. */
+class StoreTask : public Task {
+  public:
+    StoreTask(ExpertReaderHandle& handle, std::function<Status(ExpertStore&)> work) : store_(handle.store), work_(std::move(work)) {}
+    Status run(const Ticket&) override { return work_(*store_); }
+    void release() override { store_.reset(); }
+    Status result(Environment&, napi_value, napi_value&) override { return {}; }
+
+  private:
+    std::shared_ptr<ExpertStore> store_;
+    std::function<Status(ExpertStore&)> work_;
+};
+
+Status start_work(Call& call, ExpertReaderHandle& handle, std::function<Status(ExpertStore&)> work, napi_value& result) {
+    handle.take_back();
+    const std::shared_ptr<JobQueue> queue = handle.queue;
+    return start(call.environment, std::make_shared<StoreTask>(handle, std::move(work)), {}, *queue, result);
+}
+
+/** Experts of a layer, as they arrive. */
+class ReadTask : public Task {
+  public:
+    ReadTask(const ExpertReaderHandle& handle, CancelFlag cancel) : store_(handle.store), cancel_(std::move(cancel)), call_(handle.calls), layer_(handle.layer) {}
+    /** The first call for a layer; without it, the next one. */
+    void begin(std::vector<uint32_t> experts, const StepShape* step) {
+        begins_ = true;
+        experts_ = std::move(experts);
+        steps_ = step != nullptr;
+        if (step) step_ = *step;
+    }
+    Status run(const Ticket&) override {
+        if (steps_) store_->begin_step(step_);
+        Status status = begins_ ? store_->begin_layer(layer_, experts_) : Status();
+        if (status.ok()) status = store_->next(ready_, cancel_.get());
+        if (!status.ok() || ready_.empty()) store_->end_layer();
+        return status;
+    }
+    Status result(Environment& environment, napi_value kept, napi_value& value) override;
+
+  private:
+    std::shared_ptr<ExpertStore> store_;
+    CancelFlag cancel_;
+    uint64_t call_;
+    uint32_t layer_;
+    bool begins_ = false, steps_ = false;
+    std::vector<uint32_t> experts_;
+    StepShape step_;
+    std::vector<ReadyExpert> ready_;
+};
+
+Status ReadTask::result(Environment& environment, napi_value kept, napi_value& value) {
+    napi_env env = environment.env;
+    napi_value self = nullptr, ids = nullptr, blobs = nullptr;
+    ExpertReaderHandle* handle = nullptr;
+    if (ready_.empty()) return {};
+    if (napi_get_element(env, kept, 0, &self) != napi_ok) return exception_pending();
+    TMOE_RETURN_IF_ERROR(unwrap(environment, self, "this", handle));
+    if (!handle->store) return reader_disposed();
+    // A later call may have given the memory of these away already.
+    if (handle->calls != call_) return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "experts were asked for while others were being read");
+    std::vector<uint32_t> experts;
+    for (const ReadyExpert& ready : ready_) experts.push_back(ready.expert);
+    if (napi_create_object(env, &value) != napi_ok || napi_create_array_with_length(env, ready_.size(), &blobs) != napi_ok) return exception_pending();
+    TMOE_RETURN_IF_ERROR(words_array(env, experts.data(), experts.size(), ids));
+    for (uint32_t i = 0; i < ready_.size(); i++) {
+        napi_value blob = nullptr;
+        TMOE_RETURN_IF_ERROR(handle->lend(ready_[i].blob, store_->layout(layer_).bytes, blob));
+        if (napi_set_element(env, blobs, i, blob) != napi_ok) return exception_pending();
+    }
+    define(env, value, "experts", ids);
+    define(env, value, "blobs", blobs);
+    return {};
+}
+
+Status start_read(Call& call, ExpertReaderHandle& handle, std::shared_ptr<ReadTask> task, napi_value& result) {
+    const std::shared_ptr<JobQueue> queue = handle.queue;
+    return start(call.environment, std::move(task), {{call.self}, nullptr}, *queue, result);
+}
+
+Status unwrap_cancel(Call& call, size_t argument, CancelFlag& out) {
+    CancelHandle* cancel = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[argument], "cancel", cancel));
+    out = cancel->flag;
+    return {};
+}
+
+Status read_step(napi_env env, napi_value value, StepShape& out) {
+    const struct {
+        const char* name;
+        uint32_t& to;
+    } fields[] = {{"sequences", out.sequences}, {"rows", out.rows}, {"prefillRows", out.prefill_rows}};
+    TMOE_RETURN_IF_ERROR(require_object(env, value, "step"));
+    for (const auto& [name, to] : fields) {
+        int64_t count = 0;
+        TMOE_RETURN_IF_ERROR(read_integer(env, value, "step", name, 0, UINT32_MAX, count));
+        to = static_cast<uint32_t>(count);
+    }
+    return {};
+}
+
+/** begin(layer, experts, cancel, step?) */
+Status begin_read(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    CancelFlag cancel;
+    uint32_t layer = 0;
+    StepShape step;
+    std::vector<uint32_t> experts;
+    const bool steps = !is_undefined(call.env, call.args[3]);
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(read_layer(call, handle->shape, layer));
+    TMOE_RETURN_IF_ERROR(unwrap_cancel(call, 2, cancel));
+    if (steps) TMOE_RETURN_IF_ERROR(read_step(call.env, call.args[3], step));
+    TMOE_RETURN_IF_ERROR(read_ids(call, 1, "experts", experts));
+    if (!std::is_sorted(experts.begin(), experts.end(), std::less_equal<>())) return invalid_argument(call.env, "experts", "ascending ids, each once", call.args[1]);
+    if (!handle->store) return reader_disposed();  // by a getter of the step
+    handle->take_back();
+    handle->layer = layer;
+    auto task = std::make_shared<ReadTask>(*handle, std::move(cancel));
+    task->begin(std::move(experts), steps ? &step : nullptr);
+    return start_read(call, *handle, std::move(task), result);
+}
+
+/** next(cancel) */
+Status next_read(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    CancelFlag cancel;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(unwrap_cancel(call, 0, cancel));
+    handle->take_back();
+    return start_read(call, *handle, std::make_shared<ReadTask>(*handle, std::move(cancel)), result);
+}
+
+/** prefetch(layer, experts): asks for reads; the promise says that it has. */
+Status prefetch_read(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    uint32_t layer = 0;
+    std::vector<uint32_t> experts;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(read_layer(call, handle->shape, layer));
+    TMOE_RETURN_IF_ERROR(read_ids(call, 1, "experts", experts));
+    return start_work(call, *handle, [layer, experts = std::move(experts)](ExpertStore& store) {
+        store.prefetch(layer, experts);
+        return Status();
+    }, result);
+}
+
+Status set_reader_budget(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    int64_t bytes = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "bytes", 0, kMostBytes, bytes));
+    return start_work(call, *handle, [bytes](ExpertStore& store) { return store.set_budget(static_cast<uint64_t>(bytes)); }, result);
+}
+
+/** scrub(): between two steps. */
+Status scrub_reader(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    return start_work(call, *handle, [](ExpertStore& store) { return store.scrub(); }, result);
+}
+
+Status adopt_into_reader(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    std::vector<std::string> paths;
+    std::vector<AdoptedExpert> experts;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    const RoutingShape shape = handle->shape;
+    TMOE_RETURN_IF_ERROR(read_adopted(call.env, call.args[0], shape, paths, experts));
+    if (!handle->store) return reader_disposed();  // by a getter of the places
+    auto work = [shape, paths = std::move(paths), experts = std::move(experts)](ExpertStore& store) { return adopt_experts(store, shape, paths, experts); };
+    return start_work(call, *handle, std::move(work), result);
+}
+
+// Of an expert's file: that it has come, or that it has gone.
+template <void (ExpertStore::*kTell)(uint32_t, uint32_t, const std::string&)> Status tell_of_file(Call& call, napi_value&) {
+    ExpertReaderHandle* handle = nullptr;
+    uint32_t layer = 0;
+    int64_t expert = 0;
+    std::string path;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(read_layer(call, handle->shape, layer));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "expert", 0, static_cast<int64_t>(handle->shape.experts) - 1, expert));
+    TMOE_RETURN_IF_ERROR(read_text(call.env, call.args[2], "path", path));
+    ((*handle->store).*kTell)(layer, static_cast<uint32_t>(expert), path);
+    return {};
+}
+
+Status reader_stats(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    return store_counts(call.env, handle->store->counts(), result);
+}
+
+/** Residency and Model::kLocalBit of every expert, [layers][experts]. */
+Status reader_residency(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    const RoutingShape shape = handle->shape;
+    napi_value buffer = nullptr;
+    void* data = nullptr;
+    if (napi_create_arraybuffer(call.env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
+    for (size_t i = 0; i < shape.mask_size(); i++) {
+        const auto layer = static_cast<uint32_t>(i / shape.experts), expert = static_cast<uint32_t>(i % shape.experts);
+        const ExpertStore& store = *handle->store;
+        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(static_cast<uint8_t>(store.residency(layer, expert)) | (store.local(layer, expert) ? Model::kLocalBit : 0));
+    }
+    return napi_create_typedarray(call.env, napi_uint8_array, shape.mask_size(), buffer, 0, &result) == napi_ok ? Status() : exception_pending();
+}
+
+/** Ends the reads, off the JavaScript thread. */
+Status dispose_reader(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(start_work(call, *handle, [](ExpertStore& store) {
+        store.close();
+        return Status();
+    }, result));
+    handle->dispose();
+    return {};
+}
+
+// ---- the slots ----
+
+Status items_array(napi_env env, const std::vector<WaveItem>& items, napi_value& out) {
+    std::vector<uint32_t> words;
+    words.reserve(items.size() * kItemWords);
+    for (const WaveItem& item : items) words.insert(words.end(), {item.entry, item.slot, item.admitted ? 1u : 0u, item.evicted});
+    return words_array(env, words.data(), words.size(), out);
+}
+
+/** createSlots({ slots, policy, seed, traceWords }) */
+Status create_slots(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ExpertReaderHandle* handle = nullptr;
+    int64_t slots = 0, seed = 0, words = 0;
+    HotOptions options;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "slots", 0, kMaxCacheEntries, slots));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "seed", 0, UINT32_MAX, seed));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "traceWords", 0, INT32_MAX, words));
+    TMOE_RETURN_IF_ERROR(read_policy(env, call.args[0], options.policy));
+    if (!handle->store) return reader_disposed();  // by a getter of the options
+    options.layers = handle->shape.layers;
+    options.experts = handle->shape.experts;
+    options.slots = static_cast<size_t>(slots);
+    options.seed = static_cast<uint32_t>(seed);
+    for (uint32_t layer = 0; layer < options.layers; layer++) options.slot_bytes = std::max(options.slot_bytes, handle->store->layout(layer).bytes);
+    if (words > 0) options.trace = std::make_shared<TraceLog>(static_cast<size_t>(words));
+    std::unique_ptr<HotExperts> experts;
+    TMOE_RETURN_IF_ERROR(HotExperts::create(std::move(options), handle->store, experts));
+    return wrap(call.environment, std::make_unique<ExpertSlotsHandle>(env, std::move(experts)), result);
+}
+
+Status unwrap_slots(Call& call, HotExperts*& out) {
+    ExpertSlotsHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
+    out = handle->experts.get();
+    return {};
+}
+
+RoutingShape shape_of(const HotExperts& hot) { return {hot.options().layers, hot.options().experts, 0}; }
+
+Status slots_begin_step(Call& call, napi_value&) {
+    HotExperts* hot = nullptr;
+    StepShape step;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_step(call.env, call.args[0], step));
+    hot->begin_step(step);
+    return {};
+}
+
+/** beginLayer(layer, ids): the parts that hold slots now. */
+Status slots_begin_layer(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    uint32_t layer = 0;
+    ArrayView ids;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_layer(call, shape_of(*hot), layer));
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[1], "ids", napi_int32_array, 0, ids));
+    TMOE_RETURN_IF_ERROR(hot->begin_layer(layer, ids.as<int32_t>(), ids.length));
+    const CacheControl& control = hot->control();
+    if (napi_create_array_with_length(call.env, control.parts(), &result) != napi_ok) return exception_pending();
+    for (uint32_t i = 0; i < control.parts(); i++) {
+        napi_value part = nullptr;
+        TMOE_RETURN_IF_ERROR(items_array(call.env, control.part(i), part));
+        if (napi_set_element(call.env, result, i, part) != napi_ok) return exception_pending();
+    }
+    return {};
+}
+
+/** advance(): the part that was added, or undefined. */
+Status slots_advance(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    bool added = false;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(hot->advance(added));
+    return added ? items_array(call.env, hot->control().part(hot->control().parts() - 1), result) : Status();
+}
+
+Status slots_end_layer(Call& call, napi_value&) {
+    HotExperts* hot = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    hot->end_layer();
+    return {};
+}
+
+/** drop(entries) */
+Status slots_drop(Call& call, napi_value&) {
+    HotExperts* hot = nullptr;
+    std::vector<uint32_t> entries;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_ids(call, 0, "entries", entries));
+    for (uint32_t entry : entries) {
+        if (entry >= shape_of(*hot).mask_size()) return invalid_argument(call.env, "entries", "layer * experts + expert", call.args[0]);
+    }
+    for (uint32_t entry : entries) hot->drop(entry);
+    return {};
+}
+
+Status slots_prefetch(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    uint32_t layer = 0;
+    std::vector<uint32_t> experts;
+    std::vector<WaveItem> admitted;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_layer(call, shape_of(*hot), layer));
+    TMOE_RETURN_IF_ERROR(read_ids(call, 1, "experts", experts));
+    hot->prefetch(layer, experts, admitted);
+    return items_array(call.env, admitted, result);
+}
+
+Status slots_fill(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    std::vector<WaveItem> admitted;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    hot->fill(admitted);
+    return items_array(call.env, admitted, result);
+}
+
+Status slots_place(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    ArrayView view;
+    std::vector<WaveItem> admitted;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "placement", napi_uint8_array, shape_of(*hot).mask_size(), view));
+    const uint8_t* placement = view.as<uint8_t>();
+    for (size_t i = 0; i < shape_of(*hot).mask_size(); i++) {
+        if (placement[i] > static_cast<uint8_t>(Placement::Demoted)) return invalid_argument(call.env, "placement", "numbers from 0 to 2", call.args[0]);
+    }
+    TMOE_RETURN_IF_ERROR(hot->place(placement, admitted));
+    return items_array(call.env, admitted, result);
+}
+
+Status slots_resize(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    int64_t slots = 0;
+    std::vector<uint32_t> evicted;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "slots", 0, kMaxCacheEntries, slots));
+    TMOE_RETURN_IF_ERROR(hot->resize(static_cast<size_t>(slots), evicted));
+    return words_array(call.env, evicted.data(), evicted.size(), result);
+}
+
+/** table(): each entry's slot, or 2^32 - 1. */
+Status slots_table(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    std::vector<uint32_t> table(shape_of(*hot).mask_size());
+    for (uint32_t entry = 0; entry < table.size(); entry++) {
+        const int64_t slot = hot->control().cache().slot_of(entry);
+        table[entry] = slot < 0 ? kNoEntry : static_cast<uint32_t>(slot);
+    }
+    return words_array(call.env, table.data(), table.size(), result);
+}
+
+/** counts(): all, and per layer; slots and those in use. */
+Status slots_counts(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    HotExperts* hot = nullptr;
+    napi_value layers = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    const ExpertCache& cache = hot->control().cache();
+    result = cache_counts_object(env, cache.counts());
+    if (!result || napi_create_array_with_length(env, cache.layer_counts().size(), &layers) != napi_ok) return exception_pending();
+    for (uint32_t i = 0; i < cache.layer_counts().size(); i++) {
+        napi_value counts = cache_counts_object(env, cache.layer_counts()[i]);
+        if (!counts || napi_set_element(env, layers, i, counts) != napi_ok) return exception_pending();
+    }
+    define(env, result, "layers", layers);
+    define(env, result, "slots", js_number(env, static_cast<double>(cache.slots())));
+    define(env, result, "used", js_number(env, static_cast<double>(cache.used())));
+    return {};
+}
+
+Status slots_trace(Call& call, napi_value& result) {
+    HotExperts* hot = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
+    return expert_trace(call.env, hot->options().trace.get(), result);
+}
+
+}  // namespace
+
+Status ExpertReaderHandle::lend(const uint8_t* blob, size_t bytes, napi_value& out) {
+    // The buffer keeps the store: what JavaScript still holds when the handle is collected stays readable.
+    auto* keep = new (std::nothrow) std::shared_ptr<ExpertStore>(store);
+    if (!keep) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "no memory to lend an expert");
+    const auto forget = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<ExpertStore>*>(hint); };
+    if (napi_create_external_arraybuffer(env_, const_cast<uint8_t*>(blob), bytes, forget, keep, &out) != napi_ok) {
+        delete keep;
+        return exception_pending();
+    }
+    napi_ref lent = nullptr;
+    if (napi_create_reference(env_, out, 1, &lent) != napi_ok) return exception_pending();
+    lent_.push_back(lent);
+    return {};
+}
+
+napi_status bind_experts(Environment& environment, napi_value exports) {
+    const Member reader[] = {{"begin", promising<begin_read>, nullptr},
+                             {"next", promising<next_read>, nullptr},
+                             {"prefetch", promising<prefetch_read>, nullptr},
+                             {"setBudget", promising<set_reader_budget>, nullptr},
+                             {"scrub", promising<scrub_reader>, nullptr},
+                             {"adoptExperts", promising<adopt_into_reader>, nullptr},
+                             {"bringExpert", throwing<tell_of_file<&ExpertStore::bring>>, nullptr},
+                             {"loseExpert", throwing<tell_of_file<&ExpertStore::lose>>, nullptr},
+                             {"stats", throwing<reader_stats>, nullptr},
+                             {"residency", throwing<reader_residency>, nullptr},
+                             {"createSlots", throwing<create_slots>, nullptr},
+                             {"dispose", promising<dispose_reader>, nullptr}};
+    const Member slots[] = {{"beginStep", throwing<slots_begin_step>, nullptr},
+                            {"beginLayer", throwing<slots_begin_layer>, nullptr},
+                            {"advance", throwing<slots_advance>, nullptr},
+                            {"endLayer", throwing<slots_end_layer>, nullptr},
+                            {"drop", throwing<slots_drop>, nullptr},
+                            {"prefetch", throwing<slots_prefetch>, nullptr},
+                            {"fill", throwing<slots_fill>, nullptr},
+                            {"place", throwing<slots_place>, nullptr},
+                            {"resize", throwing<slots_resize>, nullptr},
+                            {"table", throwing<slots_table>, nullptr},
+                            {"counts", throwing<slots_counts>, nullptr},
+                            {"trace", throwing<slots_trace>, nullptr}};
+    napi_status status = define_class(environment, ClassId::ExpertReader, reader, sizeof reader / sizeof reader[0]);
+    if (status == napi_ok) status = define_class(environment, ClassId::ExpertSlots, slots, sizeof slots / sizeof slots[0]);
+    return status == napi_ok ? export_function(environment.env, exports, "openExperts", promising<open_reader>) : status;
+}
+
+}  // namespace tmoe
