@@ -29,7 +29,7 @@ bool quantise_block(const float* x, Block& out) {
     return true;
 }
 
-/** The dot product of one row with quantised activations: exact integers per block, one fma per block. */
+/** The dot product of one row with quantised activations: exact integers per block, one fma per block; Q4_K has a second for its minimums. */
 float dot_blocks(const RawMatrix& w, const uint8_t* row, const std::vector<Block>& a) {
     float acc = 0;
     for (size_t b = 0; b < a.size(); b++) {
@@ -44,6 +44,22 @@ float dot_blocks(const RawMatrix& w, const uint8_t* row, const std::vector<Block
             const uint8_t* block = row + b * 18;
             scale = f16_to_f32(load_u16(block));
             for (int i = 0; i < 16; i++) sum += ((block[2 + i] & 15) - 8) * q[i] + ((block[2 + i] >> 4) - 8) * q[16 + i];
+        } else if (w.type == DType::MXFP4) {
+            const uint8_t* block = row + b * 17;
+            scale = e8m0_half(block[0]);
+            for (int i = 0; i < 16; i++) sum += kE2M1[block[1 + i] & 15] * q[i] + kE2M1[block[1 + i] >> 4] * q[16 + i];
+        } else if (w.type == DType::Q4_K) {
+            const uint8_t* block = row + b / 8 * 144;
+            const SubScale sub = q4_k_scale(block + 4, b % 8);
+            scale = f16_to_f32(load_u16(block));
+            int total = 0;
+            for (size_t i = 0; i < 32; i++) {
+                sum += sub.scale * ((block[16 + 32 * (b % 8 / 2) + i] >> (b % 2 * 4)) & 15) * q[i];
+                total += q[i];
+            }
+            acc = std::fma(scale * a[b].scale, static_cast<float>(sum), acc);
+            scale = f16_to_f32(load_u16(block + 2));
+            sum = -sub.minimum * total;
         } else {
             const uint8_t* block = row + b / 8 * 210;
             scale = f16_to_f32(load_u16(block + 208));

@@ -75,6 +75,11 @@ struct Vec : LaneFolds<Vec> {
     static inline W load_bytes(const uint8_t* p) { return iload(reinterpret_cast<const int32_t*>(p)); }
     static inline W low_nibbles(W a) { return iand(a, {_mm256_set1_epi8(15), _mm256_set1_epi8(15)}); }
     static inline W high_nibbles(W a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+    /** table[n] for each nibble n, one a byte. */
+    static inline W look_up(const uint8_t (&table)[16], W nibbles) {
+        const __m256i values = _mm256_broadcastsi128_si256(half(table));
+        return {_mm256_shuffle_epi8(values, nibbles.lo), _mm256_shuffle_epi8(values, nibbles.hi)};
+    }
     template <int f> static inline __m256i join_half(__m256i low, __m256i a) {
         const __m256i moved = f < 2 ? _mm256_slli_epi16(a, f < 2 ? 4 - 2 * f : 0) : _mm256_srli_epi16(a, f < 2 ? 0 : 2 * f - 4);
         return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(0x30)));

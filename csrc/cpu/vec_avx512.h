@@ -59,6 +59,10 @@ struct Vec {
     static inline W load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
     static inline W low_nibbles(W a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
     static inline W high_nibbles(W a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+    /** table[n] for each nibble n, one a byte. */
+    static inline W look_up(const uint8_t (&table)[16], W nibbles) {
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), nibbles);
+    }
     /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
     template <int f> static inline W join_high_bits(W low, W a) {
         const W moved = f < 2 ? _mm512_slli_epi16(a, 4 - 2 * f) : _mm512_srli_epi16(a, 2 * f - 4);

@@ -122,6 +122,10 @@ struct Vec : LaneFolds<Vec> {
     static inline W high_nibbles(W a) {
         return make<W>([&](int i) { return vshrq_n_u8(a.v[i], 4); });
     }
+    /** table[n] for each nibble n, one a byte. */
+    static inline W look_up(const uint8_t (&table)[16], W nibbles) {
+        return make<W>([&](int i) { return vqtbl1q_u8(vld1q_u8(table), nibbles.v[i]); });
+    }
     /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
     template <int f> static inline W join_high_bits(W low, W a) {
         return make<W>([&](int i) {

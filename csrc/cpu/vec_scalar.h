@@ -140,6 +140,10 @@ struct Vec : LaneFolds<Vec> {
     static inline W high_nibbles(const W& a) {
         return each_byte([&](int i) { return a.v[i] >> 4; });
     }
+    /** table[n] for each nibble n, one a byte. */
+    static inline W look_up(const uint8_t (&table)[16], const W& nibbles) {
+        return each_byte([&](int i) { return table[nibbles.v[i]]; });
+    }
     /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
     template <int f> static inline W join_high_bits(const W& low, const W& a) {
         return each_byte([&](int i) { return low.v[i] | (((a.v[i] >> (2 * f)) & 3) << 4); });

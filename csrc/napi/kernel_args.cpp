@@ -1,6 +1,7 @@
 #include "napi/kernel_args.h"
 
 #include <cstring>
+#include <iterator>
 
 #include "napi/errors.h"
 
@@ -46,20 +47,20 @@ bool KernelArgs::flag(const char* name) {
 }
 
 DType KernelArgs::dtype(const char* name) {
-    return kDTypes[choice(name, {kDTypes[0].name, kDTypes[1].name, kDTypes[2].name, kDTypes[3].name, kDTypes[4].name, kDTypes[5].name})].type;
+    const char* names[std::size(kDTypes)];
+    for (size_t i = 0; i < std::size(kDTypes); i++) names[i] = kDTypes[i].name;
+    return kDTypes[choose(name, names, std::size(kDTypes))].type;
 }
 
-size_t KernelArgs::choice(const char* name, std::initializer_list<const char*> names) {
+size_t KernelArgs::choose(const char* name, const char* const* names, size_t count) {
     napi_value value = next();
     std::string text, allowed;
     if (status_.ok()) status_ = read_text(env_, value, name, text);
     if (!status_.ok()) return 0;
-    size_t index = 0;
-    for (const char* candidate : names) {
-        if (text == candidate) return index;
-        index++;
+    for (size_t i = 0; i < count; i++) {
+        if (text == names[i]) return i;
+        allowed += (i == 0 ? "" : ", ") + std::string(names[i]);
     }
-    for (const char* candidate : names) allowed += (allowed.empty() ? "" : ", ") + std::string(candidate);
     status_ = Status(StatusCode::VALIDATION_ERROR, std::string(name) + ": expected one of " + allowed + ", got " + text)
                   .with("argument", name)
                   .with("expected", allowed)

@@ -29,7 +29,7 @@ class KernelArgs {
     bool flag(const char* name);
     DType dtype(const char* name);
     /** Index of the text among `names`. */
-    size_t choice(const char* name, std::initializer_list<const char*> names);
+    size_t choice(const char* name, std::initializer_list<const char*> names) { return choose(name, names.begin(), names.size()); }
     /** `length` in whole parts of `each`: the number of parts. */
     size_t parts(const char* name, size_t length, size_t each);
 
@@ -77,6 +77,7 @@ class KernelArgs {
 
   private:
     napi_value next();
+    size_t choose(const char* name, const char* const* names, size_t count);
     bool next_is_undefined();
     ArrayView view(const char* name, napi_typedarray_type type, size_t least);
     template <class T> T* array(const char* name, napi_typedarray_type type, size_t least) { return view(name, type, least).as<T>(); }

@@ -23,6 +23,26 @@ void decode_q4_0(const uint8_t* from, float* to) {
     }
 }
 
+void decode_q4_k(const uint8_t* from, float* to) {
+    const float d = f16_to_f32(load_u16(from)), dmin = f16_to_f32(load_u16(from + 2));
+    for (size_t block = 0; block < 8; block++) {
+        const SubScale sub = q4_k_scale(from + 4, block);
+        const float scale = d * sub.scale, minimum = dmin * sub.minimum;  // exact, as is the product with a nibble: 11 + 6 + 4 bits
+        for (size_t i = 0; i < 32; i++) {
+            const int nibble = (from[16 + 32 * (block / 2) + i] >> (block % 2 * 4)) & 15;
+            to[32 * block + i] = scale * static_cast<float>(nibble) - minimum;
+        }
+    }
+}
+
+void decode_mxfp4(const uint8_t* from, float* to) {
+    const float scale = e8m0_half(from[0]);
+    for (int i = 0; i < 16; i++) {
+        to[i] = scale * kE2M1[from[1 + i] & 15];
+        to[i + 16] = scale * kE2M1[from[1 + i] >> 4];
+    }
+}
+
 void decode_q6_k(const uint8_t* from, float* to) {
     const float d = f16_to_f32(load_u16(from + 208));
     for (int half = 0; half < 2; half++) {
@@ -94,6 +114,12 @@ void decode_row(DType type, const uint8_t* from, float* to, size_t columns) {
         case DType::Q4_0:
             for (size_t b = 0; b < blocks; b++) decode_q4_0(from + b * info.bytes, to + b * info.block);
             break;
+        case DType::Q4_K:
+            for (size_t b = 0; b < blocks; b++) decode_q4_k(from + b * info.bytes, to + b * info.block);
+            break;
+        case DType::MXFP4:
+            for (size_t b = 0; b < blocks; b++) decode_mxfp4(from + b * info.bytes, to + b * info.block);
+            break;
         case DType::Q6_K:
             for (size_t b = 0; b < blocks; b++) decode_q6_k(from + b * info.bytes, to + b * info.block);
             break;
@@ -121,7 +147,9 @@ bool encode_row(DType type, const float* from, uint8_t* to, size_t columns) {
             for (size_t b = 0; b < blocks; b++)
                 if (!encode_q4_0(from + b * info.block, to + b * info.bytes)) return false;
             return true;
+        case DType::Q4_K:
         case DType::Q6_K:
+        case DType::MXFP4:
             return false;
     }
     return false;

@@ -3,11 +3,16 @@
 // F16, BF16: one little-endian 16-bit number a weight.
 // Q8_0, 32 weights in 34 bytes: f16 d; int8 q[32].                       weight i = d · q[i]
 // Q4_0, 32 weights in 18 bytes: f16 d; uint8 q[16].                      weight i = d · (low nibble of q[i] − 8), weight i + 16 = the high one
+// Q4_K, 256 weights in 144 bytes: f16 d; f16 dmin; uint8 scales[12]; uint8 q[128].
+//   Eight blocks of 32 weights with a scale and a minimum of 6 bits each (q4_k_scale). Block b, i = 0..31: the low nibble of
+//   q[32 · (b / 2) + i], for odd b the high one.                         weight = d · scale · nibble − dmin · minimum
+// MXFP4, 32 weights in 17 bytes: uint8 e; uint8 q[16].                   weight i = 2^(e − 128) · kE2M1[low nibble of q[i]], weight i + 16 = the high one
+//   As ggml has it, e = 255 is a scale like any other (in the OCP format it is NaN).
 // Q6_K, 256 weights in 210 bytes: uint8 low[128]; uint8 high[64]; int8 scale[16]; f16 d.
 //   Per half of 128 weights (64 bytes of low, 32 of high, 8 scales), l = 0..31 and quarter p = 0..3:
 //   q = 4 bits of low[l + 32·(p & 1)] (the high nibble where p >= 2) | 2 bits (2p, 2p + 1) of high[l] << 4
 //   weight 32·p + l = d · scale[2·p + l / 16] · (q − 32)
-// Source: the block structs of ggml (ggml-common.h) as the GGUF specification refers to them.
+// Source: the block structs of ggml (ggml-common.h) as the GGUF specification refers to them; OCP Microscaling Formats 1.0 for E2M1 and E8M0.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -73,11 +78,28 @@ inline void store_u16(uint8_t* to, uint16_t value) {
     to[1] = static_cast<uint8_t>(value >> 8);
 }
 
+/** Twice the value of each E2M1 code (sign, two bits of exponent, one of mantissa), so that it is an integer. */
+inline constexpr int8_t kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+/** 2^(e − 128), exact: half of an E8M0 scale, because kE2M1 is doubled. */
+inline float e8m0_half(uint8_t e) { return bits_float(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
+
+struct SubScale {
+    uint8_t scale, minimum;
+};
+
+/** Of block 0 to 7 of a Q4_K block's 12 bytes `scales`: six bits of a byte for blocks 0 to 3, four and two of different bytes for the others. */
+inline SubScale q4_k_scale(const uint8_t* scales, size_t block) {
+    if (block < 4) return {static_cast<uint8_t>(scales[block] & 63), static_cast<uint8_t>(scales[4 + block] & 63)};
+    const uint8_t low = scales[4 + block], high_scale = scales[block - 4] >> 6, high_minimum = scales[block] >> 6;
+    return {static_cast<uint8_t>((low & 15) | (high_scale << 4)), static_cast<uint8_t>((low >> 4) | (high_minimum << 4))};
+}
+
 /** Decodes `columns` weights (a multiple of the type's block) at `from` to floats. The pointers need no alignment and do not overlap. */
 void decode_row(DType type, const uint8_t* from, float* to, size_t columns);
 
-/** True for the types that encode_row can write: all but Q6_K. */
-inline bool can_encode(DType type) { return type != DType::Q6_K; }
+/** True for the types that encode_row can write: all but Q4_K, Q6_K and MXFP4. */
+inline bool can_encode(DType type) { return type != DType::Q4_K && type != DType::Q6_K && type != DType::MXFP4; }
 
 /**
  * Encodes `columns` floats (a multiple of the type's block) into the file's layout.

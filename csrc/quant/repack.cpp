@@ -130,6 +130,61 @@ void pack_q4_0(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
     }
 }
 
+/** A block of 16 rows, the last of them zero where there are fewer: `first` and `stride` as pack_words takes them. */
+template <size_t bytes> class BlockRows {
+  public:
+    BlockRows(const uint8_t* from, size_t rows, size_t blocks) : from_(from), rows_(rows), blocks_(blocks) {
+        if (rows < kRows) memset(filled_, 0, sizeof filled_);
+    }
+    size_t stride() const { return rows_ == kRows ? blocks_ * bytes : bytes; }
+    const uint8_t* first(size_t block) {
+        if (rows_ == kRows) return from_ + block * bytes;
+        for (size_t row = 0; row < rows_; row++) memcpy(filled_ + row * bytes, from_ + (row * blocks_ + block) * bytes, bytes);
+        return filled_;
+    }
+
+  private:
+    const uint8_t* from_;
+    size_t rows_, blocks_;
+    uint8_t filled_[kRows * bytes];
+};
+
+void pack_mxfp4(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    BlockRows<17> source(from, rows, blocks);
+    const size_t stride = source.stride();
+    for (size_t block = 0; block < blocks; block++, to += 272) {
+        const uint8_t* first = source.first(block);
+        pack_words(first + 1, stride, 0, to);
+        for (size_t row = 0; row < kRows; row++) to[256 + row] = first[row * stride];
+    }
+}
+
+void pack_q4_k(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    BlockRows<144> source(from, rows, blocks);
+    const size_t stride = source.stride();
+    for (size_t block = 0; block < blocks; block++, to += 2304) {
+        const uint8_t* first = source.first(block);
+        for (size_t pair = 0; pair < 4; pair++) {  // the file has two blocks of 32 in the low and high nibbles of 32 bytes
+            uint32_t left[64], right[64], even[64], odd[64];
+            pack_words(first + 16 + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(left));
+            pack_words(first + 32 + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(right));
+            for (size_t i = 0; i < 64; i++) {
+                even[i] = (left[i] & 0x0f0f0f0fu) | ((right[i] & 0x0f0f0f0fu) << 4);
+                odd[i] = ((left[i] >> 4) & 0x0f0f0f0fu) | (right[i] & 0xf0f0f0f0u);
+            }
+            memcpy(to + 512 * pair, even, sizeof even);
+            memcpy(to + 512 * pair + 256, odd, sizeof odd);
+        }
+        uint32_t head[64];  // d and dmin as one word a row, then the words of scales
+        pack_words(first, stride, 0, reinterpret_cast<uint8_t*>(head));
+        for (size_t row = 0; row < kRows; row++) {
+            memcpy(to + 2048 + 2 * row, first + row * stride, 2);
+            memcpy(to + 2080 + 2 * row, first + row * stride + 2, 2);
+        }
+        memcpy(to + 2112, head + 16, 192);
+    }
+}
+
 void pack_q6_k_block(const uint8_t* source, size_t row, uint8_t* to) {
     uint8_t q[256];
     for (size_t half = 0; half < 2; half++) {
@@ -182,6 +237,8 @@ void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, ui
     switch (type) {
         case DType::Q8_0: return pack_q8_0(from, rows, columns / info.block, to);
         case DType::Q4_0: return pack_q4_0(from, rows, columns / info.block, to);
+        case DType::Q4_K: return pack_q4_k(from, rows, columns / info.block, to);
+        case DType::MXFP4: return pack_mxfp4(from, rows, columns / info.block, to);
         case DType::Q6_K: return pack_q6_k(from, rows, columns / info.block, to);
         default: return pack_plain(from, rows, columns, info.bytes, to);
     }

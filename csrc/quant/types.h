@@ -6,7 +6,7 @@
 
 namespace tmoe {
 
-enum class DType : uint32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q6_K = 14, BF16 = 30 };
+enum class DType : uint32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, BF16 = 30, MXFP4 = 39 };
 
 struct DTypeInfo {
     DType type;
@@ -16,8 +16,8 @@ struct DTypeInfo {
 };
 
 inline constexpr DTypeInfo kDTypes[] = {
-    {DType::F32, "F32", 1, 4},    {DType::F16, "F16", 1, 2},     {DType::BF16, "BF16", 1, 2},
-    {DType::Q8_0, "Q8_0", 32, 34}, {DType::Q4_0, "Q4_0", 32, 18}, {DType::Q6_K, "Q6_K", 256, 210},
+    {DType::F32, "F32", 1, 4},       {DType::F16, "F16", 1, 2},       {DType::BF16, "BF16", 1, 2},       {DType::Q8_0, "Q8_0", 32, 34},
+    {DType::Q4_0, "Q4_0", 32, 18},   {DType::Q4_K, "Q4_K", 256, 144}, {DType::Q6_K, "Q6_K", 256, 210},   {DType::MXFP4, "MXFP4", 32, 17},
 };
 
 /** The entry of a type id, or null for a type that is not supported. */

@@ -16,7 +16,9 @@ const blocks: Record<DType, Block> = {
   BF16: { block: 1, bytes: 2 },
   Q8_0: { block: 32, bytes: 34 },
   Q4_0: { block: 32, bytes: 18 },
-  Q6_K: { block: 256, bytes: 210 }
+  Q4_K: { block: 256, bytes: 144 },
+  Q6_K: { block: 256, bytes: 210 },
+  MXFP4: { block: 32, bytes: 17 }
 }
 
 /** Weight types that the kernels read. */

@@ -3,7 +3,7 @@ import { createError } from '../errors/index.js'
 import type { DType, GgufTensorInfo } from '../native.js'
 import type { Plan, PlanTensor, TensorRole } from './plan.js'
 
-export const SUPPORTED_TYPES: readonly DType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q6_K']
+export const SUPPORTED_TYPES: readonly DType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_K', 'Q6_K', 'MXFP4']
 const FLOAT_TYPES: readonly DType[] = ['F32', 'F16', 'BF16']
 
 /** Vectors and routers are kept exact, so a file that has them quantised is not one that any converter writes. */

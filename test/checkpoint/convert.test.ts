@@ -15,7 +15,7 @@ import {
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type ConvertModelRequest, convertModel, type Manifest, verifyCheckpoint } from 'tiered-moe'
-import { type DType, openBackend } from 'tiered-moe/kernels'
+import { type DType, dtypes, openBackend } from 'tiered-moe/kernels'
 import { lockTarget } from '../../lib/checkpoint/target.js'
 import { readGgufHeader, TENSOR_TYPES, type TensorTypeName } from '../fixtures/gguf.js'
 import { moeModel } from '../fixtures/moe-model.js'
@@ -74,9 +74,9 @@ t.test('every weight type and architecture: the same weights, and a manifest tha
   const folder = t.testdir({})
   const before = addon.counters()
   const architectures = ['olmoe', 'qwen3moe', 'llama'] as const
-  for (const [i, type] of (['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q6_K'] as const).entries()) {
+  for (const [i, type] of dtypes.entries()) {
     const architecture = architectures[i % 3]!
-    const wide = type === 'Q6_K' ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
+    const wide = type === 'Q6_K' || type === 'Q4_K' ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
     const from = smallModel(join(folder, `${type}.gguf`), { type, architecture, tied: i % 2 === 1, ...wide })
     const to = join(folder, type)
     const { manifest, written, kept, bytes } = await convertModel({ from, to })
@@ -311,16 +311,16 @@ t.test('what is refused costs no byte', async (t) => {
   t.ok(tensors.length && metadata.length)
   const unsupported = smallModel(join(folder, 'mamba.gguf'), { metadata: { 'general.architecture': 'mamba' } })
   await t.rejects(convertModel({ from: unsupported, to: join(folder, 'to') }), { code: 'ARCHITECTURE_UNSUPPORTED' })
-  const q4k = smallModel(join(folder, 'q4_k.gguf'), {
+  const q5k = smallModel(join(folder, 'q5_k.gguf'), {
     embedding: 256,
     editTensor: (tensor) =>
       tensor.name === 'blk.1.ffn_up_exps.weight'
-        ? { ...tensor, typeId: 12, data: new Uint8Array((tensor.shape.reduce((a, b) => a * b, 1) / 256) * 144) }
+        ? { ...tensor, typeId: 13, data: new Uint8Array((tensor.shape.reduce((a, b) => a * b, 1) / 256) * 176) }
         : tensor
   })
-  await t.rejects(convertModel({ from: q4k, to: join(folder, 'to') }), {
+  await t.rejects(convertModel({ from: q5k, to: join(folder, 'to') }), {
     code: 'TENSOR_TYPE_UNSUPPORTED',
-    details: { tensor: 'blk.1.ffn_up_exps.weight', type: 'Q4_K' }
+    details: { tensor: 'blk.1.ffn_up_exps.weight', type: 'Q5_K' }
   })
   t.notOk(existsSync(join(folder, 'to')))
   const cancelled = convertModel({ from, to: join(folder, 'to') }, { signal: AbortSignal.abort(new Error('mine')) })

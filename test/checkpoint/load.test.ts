@@ -3,6 +3,7 @@ import { rmSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine, type PhaseEvent, type TierConfig } from 'tiered-moe'
+import { dtypes } from 'tiered-moe/kernels'
 import { embedded } from '../fixtures/package.js'
 import { edit, flip, manifestOf, smallModel } from './checkpoints.js'
 
@@ -36,8 +37,8 @@ const half: TierConfig[] = [
 
 t.test('the same logits as from the file, whole and under the least budget', async (t) => {
   const architectures = ['olmoe', 'qwen3moe', 'llama'] as const
-  for (const [i, type] of (['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q6_K'] as const).entries()) {
-    const wide = type === 'Q6_K' ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
+  for (const [i, type] of dtypes.entries()) {
+    const wide = type === 'Q6_K' || type === 'Q4_K' ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
     const options = { type, architecture: architectures[i % 3]!, tied: i % 2 === 0, experts: 6, ...wide }
     const from = smallModel(join(folder, `${type}.gguf`), options)
     const to = join(folder, type)

@@ -77,19 +77,21 @@ t.test('an average that the type cannot hold is refused', async (t) => {
   await t.rejects(engine.swapExperts(model, [change]), { code: 'VALIDATION_ERROR' }, 'the sum of the weights')
 })
 
-t.test('weights of a type that is only read cannot be computed', async (t) => {
-  t.testdir()
-  const options = { type: 'Q6_K', embedding: 256, feedForward: 256, headDim: 64 } as const
-  const engine = await startEngine(t)
-  await engine.loadModel({ model: writeGrafted(gguf(t, 'a'), 1, [], options), id: model })
-  const error = { code: 'TENSOR_TYPE_UNSUPPORTED', details: { type: 'Q6_K' } }
-  await t.rejects(engine.swapExperts(model, [{ action: 'reinitialise', layer: 0, expert: 0, seed: 1 }]), error)
-  await t.rejects(engine.swapExperts(model, [{ action: 'merge', layer: 0, experts: [0, 1] }]), error)
-  const from = writeGrafted(gguf(t, 'b'), 2, [], options)
-  await engine.swapExperts(model, [{ action: 'replace', layer: 0, expert: 0, from }])
-  const expected = await answersOf(t, writeGrafted(gguf(t, 'one'), 1, [{ layer: 0, expert: 0, seed: 2 }], options))
-  t.same(await answers(engine, model), expected)
-})
+for (const type of ['Q4_K', 'Q6_K', 'MXFP4'] as const) {
+  t.test(`${type}: weights of a type that is only read cannot be computed`, async (t) => {
+    t.testdir()
+    const options = { type, embedding: 256, feedForward: 256, headDim: 64 } as const
+    const engine = await startEngine(t)
+    await engine.loadModel({ model: writeGrafted(gguf(t, 'a'), 1, [], options), id: model })
+    const error = { code: 'TENSOR_TYPE_UNSUPPORTED', details: { type } }
+    await t.rejects(engine.swapExperts(model, [{ action: 'reinitialise', layer: 0, expert: 0, seed: 1 }]), error)
+    await t.rejects(engine.swapExperts(model, [{ action: 'merge', layer: 0, experts: [0, 1] }]), error)
+    const from = writeGrafted(gguf(t, 'b'), 2, [], options)
+    await engine.swapExperts(model, [{ action: 'replace', layer: 0, expert: 0, from }])
+    const expected = await answersOf(t, writeGrafted(gguf(t, 'one'), 1, [{ layer: 0, expert: 0, seed: 2 }], options))
+    t.same(await answers(engine, model), expected)
+  })
+}
 
 t.test('an expert begins anew: uniform, by its seed', async (t) => {
   t.testdir()

@@ -27,7 +27,27 @@ const floats = (next, n, scale = 1) =>
 const even = (next, n, scale = 1) =>
   Float32Array.from({ length: n }, () => (((next() >>> 11) - 2 ** 20) / 2 ** 20) * scale)
 
-const blocks = { F32: [1, 4], F16: [1, 2], BF16: [1, 2], Q8_0: [32, 34], Q4_0: [32, 18], Q6_K: [256, 210] }
+const blocks = {
+  F32: [1, 4],
+  F16: [1, 2],
+  BF16: [1, 2],
+  Q8_0: [32, 34],
+  Q4_0: [32, 18],
+  Q4_K: [256, 144],
+  Q6_K: [256, 210],
+  MXFP4: [32, 17]
+}
+/** Where a block's f16 scales lie, each with the exponent that makes weights about 2^-6; MXFP4 has a byte instead. */
+const scales = {
+  Q8_0: [[0, 7]],
+  Q4_0: [[0, 11]],
+  Q4_K: [
+    [0, 5],
+    [2, 5]
+  ],
+  Q6_K: [[208, 3]],
+  MXFP4: []
+}
 export const types = Object.keys(blocks)
 
 /** Blocks of random codes with scales near `2^-6`; of every eighth block all codes are -128. */
@@ -44,8 +64,9 @@ function weights(next, type, rows, columns, experts = 1) {
     else {
       const special = (next() & 7) === 0
       for (let j = 0; j < bytes; j++) data[at + j] = special ? 0x80 : next() >>> 24
-      const [place, exponent] = type === 'Q6_K' ? [208, 3] : type === 'Q4_0' ? [0, 11] : [0, 7]
-      view.setUint16(at + place, (next() & 0x83ff) | (exponent << 10), true)
+      for (const [place, exponent] of scales[type])
+        view.setUint16(at + place, (next() & 0x83ff) | (exponent << 10), true)
+      if (type === 'MXFP4') data[at] = special ? next() & 1 : 118 + (next() & 3)
     }
   }
   return { type, rows, columns, data }
@@ -145,7 +166,7 @@ function attention(next, kvType, tokens, start) {
   return { q, k, v, cache, start, heads, kvHeads, headDim, valueDim, kvType }
 }
 
-const blockColumns = (type) => (type === 'Q6_K' ? 256 : blocks[type][0] > 1 ? 64 : 19)
+const blockColumns = (type) => (blocks[type][0] === 1 ? 19 : Math.max(64, blocks[type][0]))
 
 /** Every kernel's cases: name → a function that makes the request anew. */
 const makers = {
@@ -169,7 +190,7 @@ const makers = {
     ...Object.fromEntries(
       types.map((type) => {
         const width = blockColumns(type)
-        return [type, (next) => experts(next, type, 2, width, type === 'Q6_K' ? 256 : width === 19 ? 23 : 32)]
+        return [type, (next) => experts(next, type, 2, width, width === 19 ? 23 : width === 64 ? 32 : width)]
       })
     ),
     'Q4_0, larger': (next) => experts(next, 'Q4_0', 17, 256, 160)
@@ -236,7 +257,7 @@ const makers = {
   },
   quantize: Object.fromEntries(
     types
-      .filter((type) => type !== 'Q6_K')
+      .filter((type) => !['Q4_K', 'Q6_K', 'MXFP4'].includes(type))
       .map((type) => [type, (next) => ({ type, x: floats(next, 2 * blockColumns(type)), columns: blockColumns(type) })])
   ),
   dequantize: Object.fromEntries(

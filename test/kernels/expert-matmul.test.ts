@@ -33,7 +33,12 @@ const sizesOf: Record<DType, readonly (readonly [width: number, hidden: number])
     [32, 64],
     [64, 160]
   ],
-  Q6_K: [[256, 256]]
+  Q4_K: [[256, 256]],
+  Q6_K: [[256, 256]],
+  MXFP4: [
+    [32, 64],
+    [64, 160]
+  ]
 }
 const moeShapes = [
   { experts: 1, k: 1 },
@@ -107,6 +112,8 @@ t.test('matrices of different types in one layer', async (test) => {
     ['Q4_0', 'Q4_0', 'Q6_K'],
     ['Q6_K', 'Q8_0', 'F16'],
     ['F32', 'Q8_0', 'BF16'],
+    ['Q4_K', 'Q4_K', 'Q6_K'],
+    ['MXFP4', 'MXFP4', 'Q8_0'],
     ['BF16', 'F32', 'Q4_0']
   ] as const
   for (const types of mixes) {

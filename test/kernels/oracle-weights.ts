@@ -13,11 +13,28 @@ export function nearestEven(x: number): number {
 
 const awayFromZero = (x: number) => Math.sign(x) * Math.floor(Math.abs(x) + 0.5)
 
-/** What one block of codes means: `scale` applies to all, `sub` (Q6_K) to 16 weights each. */
+/** What one block of codes means: `scale` applies to all, `sub` (K-quants) to 16 weights each; Q4_K takes `dmin · minimum` off 32 weights each. */
 interface Block {
   scale: number
   sub: number[]
   codes: number[]
+  dmin?: number
+  minimums?: number[]
+}
+
+/** The 6-bit numbers of a Q4_K block: of scale j (0 to 7), then of minimum j; the last four of each have their two high bits elsewhere. */
+function sixBits(view: DataView, minimum: boolean, j: number): number {
+  const byte = (i: number) => view.getUint8(4 + i)
+  if (j < 4) return byte(minimum ? 4 + j : j) % 64
+  const nibble = minimum ? Math.floor(byte(4 + j) / 16) : byte(4 + j) % 16
+  return nibble + 16 * Math.floor(byte(minimum ? j : j - 4) / 64)
+}
+
+/** Sign, two bits of exponent, one of mantissa; the code of −0 counts as 0, as an integer does. */
+function e2m1(code: number): number {
+  const [exponent, mantissa] = [(code >> 1) & 3, code & 1]
+  const magnitude = exponent === 0 ? mantissa / 2 : (1 + mantissa / 2) * 2 ** (exponent - 1)
+  return code > 8 ? -magnitude : magnitude
 }
 
 function blockAt(type: DType, data: Uint8Array, at: number): Block {
@@ -32,6 +49,27 @@ function blockAt(type: DType, data: Uint8Array, at: number): Block {
       scale: fromF16(view.getUint16(0, true)),
       sub: [1, 1],
       codes: Array.from({ length: 32 }, (_, i) => nibble(i) - 8)
+    }
+  }
+  if (type === 'MXFP4') {
+    const nibble = (i: number) => (i < 16 ? view.getUint8(1 + i) & 15 : view.getUint8(1 + i - 16) >> 4)
+    return {
+      scale: 2 ** (view.getUint8(0) - 127),
+      sub: [1, 1],
+      codes: Array.from({ length: 32 }, (_, i) => e2m1(nibble(i)))
+    }
+  }
+  if (type === 'Q4_K') {
+    const eight = (minimum: boolean) => Array.from({ length: 8 }, (_, j) => sixBits(view, minimum, j))
+    return {
+      scale: fromF16(view.getUint16(0, true)),
+      sub: eight(false).flatMap((scale) => [scale, scale]),
+      codes: Array.from(
+        { length: 256 },
+        (_, i) => (view.getUint8(16 + 32 * (i >> 6) + (i & 31)) >> (i & 32 ? 4 : 0)) & 15
+      ),
+      dmin: fromF16(view.getUint16(2, true)),
+      minimums: eight(true)
     }
   }
   const codes = Array.from({ length: 256 }, (_, i) => {
@@ -50,7 +88,7 @@ function blockAt(type: DType, data: Uint8Array, at: number): Block {
   }
 }
 
-/** The weights of one row as floats; exact but for one rounding in Q6_K. */
+/** The weights of one row as floats; exact but for one rounding in Q4_K and Q6_K. */
 export function decodeRow({ type, columns, data }: Matrix, row: number): Float32Array {
   const [block, bytes] = blockShape[type]
   const out = new Float32Array(columns)
@@ -62,8 +100,11 @@ export function decodeRow({ type, columns, data }: Matrix, row: number): Float32
     else if (type === 'F16') out[c] = fromF16(view.getUint16(at, true))
     else if (type === 'BF16') out[c] = new Float32Array(Uint32Array.of(view.getUint16(at, true) << 16).buffer)[0]!
     else {
-      const { scale, sub, codes } = blockAt(type, data, at)
-      for (let i = 0; i < block; i++) out[c + i] = scale * sub[i >> 4]! * codes[i]!
+      const { scale, sub, codes, dmin = 0, minimums = [] } = blockAt(type, data, at)
+      for (let i = 0; i < block; i++) {
+        const product = scale * sub[i >> 4]! * codes[i]!
+        out[c + i] = minimums.length > 0 ? product - dmin * minimums[i >> 5]! : product
+      }
     }
   }
   return out
@@ -134,6 +175,11 @@ export function dotRow(matrix: Matrix, row: number, x: ArrayLike<number>): Recko
     out.scale += Math.abs(term)
     out.terms++
   }
+  /** A product of scales below 2^-126 is rounded to a multiple of 2^-149, half of which the sum multiplies: 2^-24 of 2^-126. */
+  const addBlock = (scales: number, sum: number) => {
+    add(scales * sum)
+    if (Math.abs(scales) < 2 ** -126) out.scale += Math.abs(sum) * 2 ** -126
+  }
   if (block === 1) {
     const weights = decodeRow(matrix, row)
     for (let c = 0; c < columns; c++) add(weights[c]! * x[c]!)
@@ -141,12 +187,14 @@ export function dotRow(matrix: Matrix, row: number, x: ArrayLike<number>): Recko
   }
   const activations = quantiseActivations(x)
   for (let c = 0; c < columns; c += block) {
-    const { scale, sub, codes } = blockAt(type, data, ((row * columns + c) / block) * bytes)
+    const { scale, sub, codes, dmin = 0, minimums } = blockAt(type, data, ((row * columns + c) / block) * bytes)
     for (let part = 0; part < block; part += 32) {
       const a = activations[(c + part) / 32]!
       let sum = 0
       for (let i = 0; i < 32; i++) sum += sub[(part + i) >> 4]! * codes[part + i]! * a.codes[i]!
-      add(scale * a.scale * sum)
+      addBlock(scale * a.scale, sum)
+      const total = a.codes.reduce((total, code) => total + code, 0)
+      if (minimums) addBlock(dmin * a.scale, -minimums[part / 32]! * total)
     }
   }
   return out

@@ -8,7 +8,9 @@ export const columnsOf: Record<DType, readonly number[]> = {
   BF16: [1, 5, 16, 31, 96],
   Q8_0: [32, 64, 96, 288],
   Q4_0: [32, 64, 160, 256],
-  Q6_K: [256, 512, 768]
+  Q4_K: [256, 512, 768],
+  Q6_K: [256, 512, 768],
+  MXFP4: [32, 64, 160, 256]
 }
 
 /** Tokens in a call: none, one, and around the tiles of the kernels. */

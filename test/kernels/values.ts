@@ -41,7 +41,9 @@ export const blockShape: Record<DType, readonly [weights: number, bytes: number]
   BF16: [1, 2],
   Q8_0: [32, 34],
   Q4_0: [32, 18],
-  Q6_K: [256, 210]
+  Q4_K: [256, 144],
+  Q6_K: [256, 210],
+  MXFP4: [32, 17]
 }
 export const isQuantised = (type: DType): boolean => blockShape[type][0] > 1
 
@@ -75,6 +77,14 @@ function fillBlock(type: DType, block: Uint8Array, next: Random, deviation: numb
   } else if (type === 'Q4_0') {
     fillCodes(block.subarray(2), next)
     view.setUint16(0, scaleBits(next, deviation / 4.6), true)
+  } else if (type === 'MXFP4') {
+    fillCodes(block.subarray(1), next)
+    view.setUint8(0, next() < 0.1 ? whole(next, 0, 2) : Math.round(Math.log2(deviation / 6)) + 128 + whole(next, -1, 1))
+  } else if (type === 'Q4_K') {
+    fillCodes(block.subarray(4, 16), next)
+    fillCodes(block.subarray(16), next)
+    view.setUint16(0, scaleBits(next, deviation / (4.6 * 37)), true)
+    view.setUint16(2, scaleBits(next, deviation / 37), true)
   } else {
     fillCodes(block.subarray(0, 192), next)
     fillCodes(block.subarray(192, 208), next)

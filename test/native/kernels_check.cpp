@@ -91,8 +91,7 @@ void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash
 }
 
 void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
-    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
-        const size_t block = dtype_info(type).block;
+    for (const auto& [type, name, block, bytes] : kDTypes) {
         for (size_t rows : {1, 16, 17, 50}) {
             for (size_t blocks : {1, 2, 9}) {
                 const size_t columns = block == 1 ? blocks * 13 : blocks * block;
@@ -108,7 +107,11 @@ void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
                         continue;
                     }
                     for (size_t i = 0; i < row_bytes(type, columns); i++) row[i] = static_cast<uint8_t>(source.next());
-                    for (size_t b = 0; b < columns / 256; b++) store_u16(row + b * 210 + 208, f32_to_f16(source.number() / 300));
+                    for (size_t b = 0; b < columns / block; b++, row += bytes) {
+                        if (type == DType::MXFP4) row[0] = static_cast<uint8_t>(source.next() % 8 == 0 ? source.next() % 3 : 110 + source.next() % 20);
+                        if (type == DType::Q4_K || type == DType::Q6_K) store_u16(row + (type == DType::Q4_K ? 0 : 208), f32_to_f16(source.number() / 300));
+                        if (type == DType::Q4_K) store_u16(row + 2, f32_to_f16(source.number() / 300));
+                    }
                 }
                 for (size_t g = 0; g < groups; g++) {
                     const size_t left = rows - g * kLanes;
@@ -201,8 +204,7 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
 /** Packed groups of every type, which must be those of the naive packing. */
 uint64_t hash_packing() {
     Hash hash;
-    for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q6_K}) {
-        const size_t block = dtype_info(type).block;
+    for (const auto& [type, name, block, bytes] : kDTypes) {
         for (size_t rows : {1, 7, 15, 16}) {
             for (size_t blocks : {1, 2, 3, 7, 8, 9, 40}) {
                 const size_t columns = blocks * block;
@@ -210,7 +212,7 @@ uint64_t hash_packing() {
                 std::vector<uint8_t> file(rows * row_bytes(type, columns)), packed(packed_group_bytes(type, columns), 0xa5);
                 for (uint8_t& byte : file) byte = static_cast<uint8_t>(source.next());
                 pack_group(type, file.data(), rows, columns, packed.data());
-                if (packed != naive_group(type, file.data(), rows, columns)) fail((std::string("packing of ") + dtype_info(type).name + " differs from the naive one").c_str());
+                if (packed != naive_group(type, file.data(), rows, columns)) fail((std::string("packing of ") + name + " differs from the naive one").c_str());
                 hash.add(packed);
             }
         }

@@ -15,6 +15,9 @@ inline unsigned q6_k_weight(const uint8_t* block, size_t c) {
     return (part < 2 ? nibbles & 15u : nibbles >> 4) | ((high >> (2 * part)) & 3u) << 4;
 }
 
+/** Weight `c` of a Q4_K block, 0 to 15: 64 weights in the low and then the high nibbles of 32 bytes. */
+inline unsigned q4_k_weight(const uint8_t* block, size_t c) { return c % 64 < 32 ? block[16 + c / 64 * 32 + c % 32] & 15u : block[16 + c / 64 * 32 + c % 32] >> 4; }
+
 /** The packed group of `rows` rows. */
 inline std::vector<uint8_t> naive_group(DType type, const uint8_t* from, size_t rows, size_t columns) {
     std::vector<uint8_t> out(packed_group_bytes(type, columns), 0);
@@ -32,9 +35,16 @@ inline std::vector<uint8_t> naive_group(DType type, const uint8_t* from, size_t 
             if (type == DType::Q8_0 || type == DType::Q4_0) {
                 memcpy(to + 16 * (info.bytes - 2) + 2 * row, file, 2);
             }
-            if (type == DType::Q4_0) {
-                const unsigned nibble = at < 16 ? file[2 + at] & 15u : file[2 + at - 16] >> 4;
+            if (type == DType::Q4_0 || type == DType::MXFP4) {
+                const uint8_t* codes = file + info.bytes - 16;
+                const unsigned nibble = at < 16 ? codes[at] & 15u : codes[at - 16] >> 4;
                 to[64 * (group % 4) + byte] |= static_cast<uint8_t>(nibble << (at < 16 ? 0 : 4));
+                if (type == DType::MXFP4) to[256 + row] = file[0];
+            } else if (type == DType::Q4_K) {
+                to[256 * (at / 32) + 64 * (group % 4) + byte] |= static_cast<uint8_t>(q4_k_weight(file, at) << (group < 4 ? 0 : 4));
+                memcpy(to + 2048 + 2 * row, file, 2);
+                memcpy(to + 2080 + 2 * row, file + 2, 2);
+                for (size_t word = 0; word < 3; word++) memcpy(to + 2112 + 64 * word + 4 * row, file + 4 + 4 * word, 4);
             } else if (type == DType::Q6_K) {
                 uint8_t* part = to + 416 * (at / 32);
                 const unsigned weight = q6_k_weight(file, at);
