@@ -4,6 +4,13 @@
     {
       "target_name": "tiered_moe",
       "sources": ["<!@(node scripts/sources.cjs)"],
+      "actions": [{
+        "action_name": "embed_shaders",
+        "inputs": ["scripts/embed-shaders.cjs", "<!@(node scripts/embed-shaders.cjs --list)"],
+        "outputs": ["<(INTERMEDIATE_DIR)/embedded_shaders.cpp"],
+        "action": ["node", "scripts/embed-shaders.cjs", "<@(_outputs)"],
+        "process_outputs_as_sources": 1
+      }],
       "include_dirs": ["csrc", "<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"],
       "cflags!": ["-O2"],

@@ -5,17 +5,24 @@
  *     const { ids, weights } = await backend.route({ states, router, routerExponent, experts: 64, k: 8, positions })
  *
  * Every backend has the asynchronous form; the CPU backend also has `sync` (on the calling thread) and `naive` (the reference that a
- * reader can check by eye, on weights in the file's layout). All forms give the same bits on every instruction set.
+ * reader can check by eye, on weights in the file's layout). All forms give the same bits on every instruction set. `webgpu` runs the same
+ * requests on a GPU, and arrays can stay in its memory from call to call: `const backend = await openBackend('webgpu')`.
  */
-import { createError, isEngineError } from './errors/index.js'
-import { prepare, preparePack, prepareRouter } from './kernels/calls.js'
-import type { KernelName, KernelTable, Matrix } from './kernels/requests.js'
+import { createError } from './errors/index.js'
+import { prepare } from './kernels/calls.js'
+import type { Packing } from './kernels/packing.js'
+import { packing, reading } from './kernels/packing.js'
+import type { KernelName, KernelTable } from './kernels/requests.js'
+import type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
+import { openWebgpu } from './kernels/webgpu.js'
 import type { Isa, NativeBackend } from './native.js'
 import { native } from './native.js'
-import { unreadable, validationError } from './validation.js'
+import { validationError } from './validation.js'
 
+export type { DeviceArray, Element, HostArrays, OnDevice } from './kernels/device-arrays.js'
 export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
+export type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
 export type { DType, Isa, KvType } from './native.js'
 export type { Carry, ExpertRank, RankGroupOptions, RankTokens } from './ranks/group.js'
 export { RankGroup } from './ranks/group.js'
@@ -38,7 +45,7 @@ export interface BackendOptions {
   isa?: Isa | 'auto'
 }
 
-export interface KernelBackend extends AsyncKernels {
+export interface KernelBackend extends AsyncKernels, Packing {
   readonly name: 'cpu'
   readonly isa: Isa
   readonly threads: number
@@ -46,10 +53,6 @@ export interface KernelBackend extends AsyncKernels {
   readonly naive: SyncKernels
   /** The instruction set that each kernel resolved to. */
   kernels(): Record<string, Isa>
-  /** Repacks a matrix, or several experts' one after another, from the file's layout into the kernels'. */
-  pack(matrix: Matrix, experts?: number): Matrix
-  /** Router weights [experts][width] f32, finite, as 24-bit integers with one exponent: w ≈ q · 2^(exponent - 23). */
-  packRouter(weights: Float32Array): { router: Int32Array; routerExponent: number }
   /** Ends the threads once the work under way is done; later calls throw. */
   dispose(): void
 }
@@ -57,15 +60,6 @@ export interface KernelBackend extends AsyncKernels {
 const names = Object.keys(prepare) as KernelName[]
 
 type Call = (op: KernelName, args: readonly unknown[]) => unknown
-
-/** What `read` makes of a request. VALIDATION_ERROR where reading it fails: a getter that throws, a bigint where a number belongs. */
-function reading<Result>(subject: string, read: () => Result): Result {
-  try {
-    return read()
-  } catch (error) {
-    throw isEngineError(error) ? error : unreadable(subject, error)
-  }
-}
 
 /** A table of kernels around one way to call them. */
 function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown) => unknown) => unknown): unknown {
@@ -83,16 +77,24 @@ function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown
 }
 
 /**
- * Opens a backend. Throws BACKEND_UNAVAILABLE for a name other than `cpu`, ISA_UNSUPPORTED, VALIDATION_ERROR,
- * RESOURCE_MEMORY_EXHAUSTED (no thread could be started).
+ * Opens a backend. Throws BACKEND_UNAVAILABLE for a name that it does not know, ISA_UNSUPPORTED, VALIDATION_ERROR, RESOURCE_MEMORY_EXHAUSTED
+ * (no thread could be started). `webgpu` is a promise: see `openWebgpu` for what it rejects with.
  */
-export function openBackend(name: 'cpu', options: BackendOptions = {}): KernelBackend {
-  if (name !== 'cpu') {
-    throw createError('BACKEND_UNAVAILABLE', `backend '${String(name)}' is not in this version`, {
-      backend: String(name),
-      available: ['cpu']
-    })
-  }
+export function openBackend(name: 'cpu', options?: BackendOptions): KernelBackend
+export function openBackend(name: 'webgpu', options?: WebgpuOptions): Promise<WebgpuBackend>
+export function openBackend(
+  name: 'cpu' | 'webgpu',
+  options: BackendOptions | WebgpuOptions = {}
+): KernelBackend | Promise<WebgpuBackend> {
+  if (name === 'webgpu') return openWebgpu(options as WebgpuOptions)
+  if (name === 'cpu') return openCpu(options as BackendOptions)
+  throw createError('BACKEND_UNAVAILABLE', `backend '${String(name)}' is not in this version`, {
+    backend: String(name),
+    available: ['cpu', 'webgpu']
+  })
+}
+
+function openCpu(options: BackendOptions): KernelBackend {
   if (typeof options !== 'object' || options === null)
     throw validationError('openBackend', 'options', options, 'an object')
   const { threads = 1, isa = 'auto' } = options
@@ -104,25 +106,13 @@ export function openBackend(name: 'cpu', options: BackendOptions = {}): KernelBa
 
   return {
     ...(run(later, (op, args) => handle.callAsync(op, args, false)) as AsyncKernels),
-    name,
+    name: 'cpu',
     isa: handle.isa,
     threads: handle.threads,
     sync: run(now, (op, args) => handle.call(op, args, false)) as SyncKernels,
     naive: run(now, (op, args) => handle.call(op, args, true)) as SyncKernels,
     kernels: () => handle.kernels(),
-    pack: (matrix, experts = 1) => {
-      if (typeof matrix !== 'object' || matrix === null) throw validationError('pack', 'matrix', matrix, 'an object')
-      const { args, out } = reading('pack', () =>
-        preparePack(matrix.type, matrix.rows, matrix.columns, experts, matrix.data)
-      )
-      handle.call('pack', args, false)
-      return { ...matrix, data: out }
-    },
-    packRouter: (weights) => {
-      const { args, router } = reading('packRouter', () => prepareRouter(weights))
-      const routerExponent = handle.call('packRouter', args, false) as number
-      return { router, routerExponent }
-    },
+    ...packing(handle),
     dispose: () => handle.dispose()
   }
 }

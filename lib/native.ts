@@ -150,6 +150,13 @@ export interface NativeAddon {
       mix?: Float64Array
     }
   ): Promise<CacheSimulation>
+  /**
+   * The WGSL of shaders/<name>.wgsl with its pieces, specialised (csrc/shaders/specialise.h). Numbers are integers. VALIDATION_ERROR {shader,
+   * line} for an unknown shader, a define that is missing, an #if that is not closed.
+   */
+  shader(name: string, defines: Readonly<Record<string, number | string | boolean>>): string
+  /** Every file of shaders/, pieces too. */
+  shaderNames(): string[]
   /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */
   tryLockFile(descriptor: number): boolean
 }

@@ -16,7 +16,7 @@ const gyp = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js')
 /** node-gyp always builds into ./build: another folder needs a source tree of its own, made of links. */
 function linkedTree(folder) {
   mkdirSync(folder, { recursive: true })
-  for (const name of ['binding.gyp', 'package.json', 'csrc', 'scripts', 'node_modules']) {
+  for (const name of ['binding.gyp', 'package.json', 'csrc', 'shaders', 'scripts', 'node_modules']) {
     rmSync(join(folder, name), { force: true })
     symlinkSync(join(root, name), join(folder, name))
   }

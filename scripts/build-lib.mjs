@@ -23,9 +23,12 @@ for (const format of ['esm', 'cjs']) {
   )
   if (status !== 0) process.exit(status ?? 1)
 }
-// "#addon" is looked up in the nearest package.json, and may not point outside of that folder.
-writeFileSync(join(next, 'cjs', 'package.json'), '{ "type": "commonjs", "imports": { "#addon": "./addon.cjs" } }\n')
-writeFileSync(join(next, 'cjs', 'addon.cjs'), "module.exports = require('../../addon.cjs')\n")
+// "#addon" and "#webgpu" are looked up in the nearest package.json, and may not point outside of that folder.
+const imports = { '#addon': './addon.cjs', '#webgpu': './webgpu.cjs' }
+writeFileSync(join(next, 'cjs', 'package.json'), `${JSON.stringify({ type: 'commonjs', imports })}\n`)
+for (const path of Object.values(imports)) {
+  writeFileSync(join(next, 'cjs', path), `module.exports = require('../../${path.slice(2)}')\n`)
+}
 const cli = join(next, 'esm', 'cli', 'main.js')
 if (existsSync(cli)) chmodSync(cli, 0o755)
 rmSync(join(root, 'dist'), { recursive: true, force: true })

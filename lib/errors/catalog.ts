@@ -4,6 +4,7 @@
  */
 import { engine } from './catalog/engine.js'
 import { experts } from './catalog/experts.js'
+import { gpu } from './catalog/gpu.js'
 import { model } from './catalog/model.js'
 import { requests } from './catalog/requests.js'
 import { storage } from './catalog/storage.js'
@@ -19,6 +20,6 @@ export type {
 } from './catalog/entry.js'
 export { engineCodes } from './catalog/entry.js'
 
-export const catalog = { ...engine, ...model, ...experts, ...requests, ...storage }
+export const catalog = { ...engine, ...model, ...experts, ...gpu, ...requests, ...storage }
 
 export type ErrorCode = keyof typeof catalog

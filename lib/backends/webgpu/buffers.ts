@@ -1,0 +1,114 @@
+/** GPU memory: every buffer of a device is made and ended here, and counted. */
+import { limitExceeded, memoryExhausted, validationFailed } from './failures.js'
+import { usage } from './flags.js'
+import type { DeviceLimits } from './launches/launch.js'
+
+const storage = usage.storage | usage.copySrc | usage.copyDst
+
+/** Sizes are multiples of this, so that copies and writes of whole words always fit. */
+const granule = 16
+
+/** Sizes that pooled buffers have: four to each power of two, so that at most a fifth is not used. */
+function sizeClass(bytes: number): number {
+  const step = Math.max(256, 2 ** Math.floor(Math.log2(Math.max(1, bytes)) - 2))
+  return Math.max(1, Math.ceil(bytes / step)) * step
+}
+
+const poolKey = (flags: number, size: number): string => `${flags}:${size}`
+
+export class GpuMemory {
+  /** Bytes of all buffers, and the most that they were. */
+  usedBytes = 0
+  peakBytes = 0
+  /** The budget; undefined: what the driver gives. */
+  readonly limitBytes: number | undefined
+  readonly #device: GPUDevice
+  readonly #name: string
+  readonly #limits: DeviceLimits
+  readonly #buffers = new Set<GPUBuffer>()
+  /** Buffers that were given back, by usage and size. */
+  readonly #pool = new Map<string, GPUBuffer[]>()
+
+  constructor(device: GPUDevice, name: string, limits: DeviceLimits, limitBytes?: number) {
+    this.#device = device
+    this.#name = name
+    this.#limits = limits
+    this.limitBytes = limitBytes
+  }
+
+  /**
+   * A new buffer of at least `bytes`, filled with zeros. Throws GPU_LIMIT_EXCEEDED (larger than any buffer may be), GPU_VRAM_EXHAUSTED (over
+   * the budget, or the driver has no more). `what` names it in failures.
+   */
+  async allocate(bytes: number, what: string, flags: number = storage): Promise<GPUBuffer> {
+    const { buffer, made } = this.#make(bytes, what, flags)
+    await made
+    return buffer
+  }
+
+  /** Ends a buffer; its memory goes when the work that uses it is done. */
+  free(buffer: GPUBuffer): void {
+    if (!this.#buffers.delete(buffer)) return
+    this.usedBytes -= buffer.size
+    buffer.destroy()
+  }
+
+  /**
+   * A buffer of at least `bytes` for one use, from those that were given back where one fits: what is in it is anything. `made` rejects where
+   * there is no memory for it.
+   */
+  take(bytes: number, flags: number): { buffer: GPUBuffer; made: Promise<void> } {
+    const size = sizeClass(bytes)
+    const free = this.#pool.get(poolKey(flags, size))?.pop()
+    return free ? { buffer: free, made: Promise.resolve() } : this.#make(size, 'one call', flags)
+  }
+
+  /** Gives it back, unmapped. */
+  give(buffer: GPUBuffer): void {
+    if (!this.#buffers.has(buffer)) return
+    const key = poolKey(buffer.usage, buffer.size)
+    const free = this.#pool.get(key)
+    if (free) free.push(buffer)
+    else this.#pool.set(key, [buffer])
+  }
+
+  /** Ends the buffers that were given back. */
+  trim(): void {
+    for (const buffers of this.#pool.values()) for (const buffer of buffers) this.free(buffer)
+    this.#pool.clear()
+  }
+
+  /** Ends every buffer. */
+  dispose(): void {
+    for (const buffer of this.#buffers) this.free(buffer)
+    this.#pool.clear()
+  }
+
+  #make(bytes: number, what: string, flags: number): { buffer: GPUBuffer; made: Promise<void> } {
+    const size = Math.max(granule, Math.ceil(bytes / granule) * granule)
+    const most = this.#limits.maxBufferSize
+    if (size > most) throw limitExceeded(this.#name, 'maxBufferSize', size, most)
+    const limit = this.limitBytes ?? null
+    if (limit !== null && this.usedBytes + size > limit) this.trim()
+    if (limit !== null && this.usedBytes + size > limit) {
+      const available = Math.max(0, limit - this.usedBytes)
+      throw memoryExhausted(this.#name, what, { required: size, available, used: this.usedBytes, limit })
+    }
+    this.#device.pushErrorScope('out-of-memory')
+    this.#device.pushErrorScope('validation')
+    const buffer = this.#device.createBuffer({ size, usage: flags, label: what })
+    const invalid = this.#device.popErrorScope()
+    const exhausted = this.#device.popErrorScope()
+    this.#buffers.add(buffer)
+    this.usedBytes += size
+    this.peakBytes = Math.max(this.peakBytes, this.usedBytes)
+    const made = Promise.all([invalid, exhausted]).then(([wrong, none]) => {
+      if (!wrong && !none) return
+      this.free(buffer)
+      if (none)
+        throw memoryExhausted(this.#name, what, { required: size, available: null, used: this.usedBytes, limit }, none)
+      if (wrong) throw validationFailed(this.#name, `a buffer of ${size} bytes for ${what}`, wrong)
+    })
+    return { buffer, made }
+  }
+}

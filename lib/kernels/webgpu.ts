@@ -1,0 +1,86 @@
+/** `openBackend('webgpu')`: the kernels on a GPU, from Node. */
+import { z } from 'zod'
+import type { GpuKernels } from '../backends/webgpu/backend.js'
+import { GpuCalls } from '../backends/webgpu/backend.js'
+import { GpuDevice } from '../backends/webgpu/device.js'
+import { nodeGpu } from '../backends/webgpu/node-provider.js'
+import { native } from '../native.js'
+import { byteSize, isByteSize, validated } from '../validation.js'
+import type { DeviceArray, Element, ElementOf, HostArrays } from './device-arrays.js'
+import type { Packing } from './packing.js'
+import { packing } from './packing.js'
+
+/** Features that a shader uses where the adapter has them. */
+const features = ['subgroups', 'f16', 'dot4', 'timestamps'] as const
+
+export interface WebgpuOptions {
+  /** Budget of all GPU buffers, in bytes or as `2GiB`. Default: what the driver gives. */
+  memory?: number | string
+  /** How long submitted work may take, in milliseconds. Default 30,000. */
+  timeoutMs?: number
+  /** Features to do without, as on an adapter that lacks them. */
+  without?: (typeof features)[number][]
+}
+
+const optionsSchema = z.strictObject({
+  memory: z.custom<number | string>(isByteSize).optional().describe('a number of bytes or a text such as 2GiB'),
+  timeoutMs: z
+    .number()
+    .positive()
+    .max(2 ** 31 - 1)
+    .optional()
+    .describe('a number of milliseconds above 0'),
+  without: z
+    .array(z.enum(features))
+    .optional()
+    .describe(`an array of ${features.join(', ')}`)
+})
+
+export interface WebgpuBackend extends GpuKernels, Packing {
+  readonly name: 'webgpu'
+  /** The adapter, as its driver names it. */
+  readonly device: string
+  /** Bytes of all GPU buffers now, the most so far, and the budget. */
+  readonly memory: { readonly usedBytes: number; readonly peakBytes: number; readonly limitBytes: number | undefined }
+  /** Submits so far. */
+  readonly submits: number
+  /** A copy of a typed array in GPU memory. */
+  upload<A extends HostArrays[Element]>(array: A): Promise<DeviceArray<ElementOf<A>>>
+  /** A new array of zeros in GPU memory. */
+  allocate<E extends Element>(element: E, length: number): Promise<DeviceArray<E>>
+  /** Ends the device; later calls throw GPU_DEVICE_LOST. */
+  dispose(): void
+}
+
+/**
+ * Rejects with BACKEND_UNAVAILABLE (the package `webgpu` is not installed), GPU_ADAPTER_UNAVAILABLE, GPU_LIMIT_EXCEEDED, VALIDATION_ERROR.
+ * Calls reject with GPU_VRAM_EXHAUSTED, GPU_SHADER_INVALID, GPU_VALIDATION_FAILED, GPU_DEVICE_LOST and GPU_SUBMIT_TIMEOUT besides the CPU's.
+ */
+export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend> {
+  const { memory, timeoutMs, without } = validated(optionsSchema, options, 'openBackend')
+  const device = await GpuDevice.open({
+    provider: nodeGpu,
+    shaders: (shader, defines) => native().shader(shader, defines),
+    ...(memory === undefined ? {} : { memoryBytes: byteSize(memory) }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+    ...(without === undefined ? {} : { without })
+  })
+  const calls = new GpuCalls(device)
+  const packer = native().createBackend({ threads: 1, isa: 'auto' })
+  return {
+    ...calls.table(),
+    ...packing(packer),
+    name: 'webgpu',
+    device: device.name,
+    memory: device.memory,
+    get submits() {
+      return device.submits
+    },
+    upload: (array) => calls.upload(array),
+    allocate: (element, length) => calls.allocate(element, length),
+    dispose: () => {
+      device.dispose()
+      packer.dispose()
+    }
+  }
+}
