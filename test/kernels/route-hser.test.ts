@@ -1,91 +1,17 @@
 /** The hierarchical form of route: tiers, then groups, then experts; the same bits on every instruction set, and the oracle's choices. */
 import t, { type Test } from 'tap'
-import type { HserRouting, RouteRequest } from 'tiered-moe/kernels'
+import type { RouteRequest } from 'tiered-moe/kernels'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { routeTokenHser } from './oracle-hser.js'
 import { tieHash } from './oracle-moe.js'
+import { type HserShape, hserCases, hserRequest } from './route-cases.js'
 import { checkRoutes } from './routes.js'
-import { type Flavour, flavours, floats, stream, whole } from './values.js'
 
 const forms = new Forms(t)
 
-/** Experts of each group of each tier, and how many are chosen at each level. */
-interface Shape {
-  tiers: number[][]
-  k: [tier: number, group: number, expert: number]
-}
-
-const shapes: Shape[] = [
-  { tiers: [[1]], k: [1, 1, 1] },
-  { tiers: [[5]], k: [1, 1, 3] },
-  { tiers: [[3], [4], [5]], k: [2, 1, 2] },
-  {
-    tiers: [
-      [2, 3],
-      [4, 2, 2],
-      [7, 6]
-    ],
-    k: [1, 2, 2]
-  },
-  {
-    tiers: [
-      [1, 1, 1],
-      [1, 1, 1]
-    ],
-    k: [2, 3, 1]
-  },
-  {
-    tiers: [
-      [17, 16],
-      [15, 33],
-      [8, 9]
-    ],
-    k: [3, 2, 8]
-  },
-  { tiers: [[20, 20, 20, 20]], k: [1, 4, 5] }
-]
-
-const offsets = (sizes: number[]) => {
-  let at = 0
-  return Uint32Array.from([0, ...sizes.map((size) => (at += size))])
-}
-
-/** The topology of a shape with random routers. */
-function routing({ tiers, k }: Shape, width: number, next: () => number, flavour: Flavour = 'normal'): HserRouting {
-  const groups = tiers.flat().length
-  const tier = forms.backend.packRouter(floats(tiers.length * width, next, flavour, 0.4))
-  const group = forms.backend.packRouter(floats(groups * width, next, flavour, 0.2))
-  return {
-    tierGroups: offsets(tiers.map((own) => own.length)),
-    groupExperts: offsets(tiers.flat()),
-    tierRouter: tier.router,
-    tierRouterExponent: tier.routerExponent,
-    groupRouter: group.router,
-    groupRouterExponent: group.routerExponent,
-    kTier: k[0],
-    kGroup: k[1],
-    kExpert: k[2]
-  }
-}
-
-function makeRequest(shape: Shape, width: number, label: string, more: Partial<RouteRequest> = {}): RouteRequest {
-  const next = stream(label)
-  const tokens = 4
-  const experts = shape.tiers.flat().reduce((a, b) => a + b, 0)
-  return {
-    states: floats(tokens * width, next),
-    ...forms.backend.packRouter(floats(experts * width, next, 'normal', 0.3)),
-    experts,
-    k: shape.k[0] * shape.k[1] * shape.k[2],
-    positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
-    form: 'hser',
-    hser: routing(shape, width, next),
-    seed: Uint32Array.of(9, 8, 7, 6),
-    layer: 3,
-    ...more
-  }
-}
+const makeRequest = (shape: HserShape, width: number, label: string, more: Partial<RouteRequest> = {}) =>
+  hserRequest(forms.backend, shape, width, label, more)
 
 const place = (memory: Memory, request: RouteRequest): RouteRequest => {
   const tokens = request.positions.length
@@ -111,29 +37,11 @@ const check = (test: Test, label: string, request: RouteRequest) =>
   checkRoutes(test, forms, label, request, { place, oracle: routeTokenHser })
 
 t.test('grid of shapes, widths and flavours', async (test) => {
-  for (const [i, shape] of shapes.entries()) {
-    for (const width of [1, 3, 16, 31, 100]) {
-      for (const flavour of flavours) {
-        const label = `shape ${i}, width ${width}, ${flavour}`
-        const next = stream(label)
-        const tokens = whole(next, 0, 3)
-        await check(
-          test,
-          label,
-          makeRequest(shape, width, label, {
-            states: floats(tokens * width, next, flavour),
-            positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
-            hser: routing(shape, width, next, flavour === 'zero' ? 'normal' : flavour),
-            normalise: next() < 0.5
-          })
-        )
-      }
-    }
-  }
+  for (const { label, request } of hserCases(forms.backend)) await check(test, label, request)
 })
 
 t.test('one tier of one group is the flat form', async (test) => {
-  const shape: Shape = { tiers: [[12]], k: [1, 1, 4] }
+  const shape: HserShape = { tiers: [[12]], k: [1, 1, 4] }
   for (const normalise of [false, true]) {
     const request = makeRequest(shape, 24, 'flat', { normalise })
     const { hser: _, form: __, ...flat } = request
@@ -145,7 +53,7 @@ t.test('one tier of one group is the flat form', async (test) => {
 })
 
 t.test('ties are broken at every level by the hash of the row in the stack of all routers', async (test) => {
-  const shape: Shape = {
+  const shape: HserShape = {
     tiers: [
       [3, 3, 3],
       [3, 3, 3],
@@ -169,7 +77,7 @@ t.test('ties are broken at every level by the hash of the row in the stack of al
 })
 
 t.test('a mask of tiers, and of single experts', async (test) => {
-  const shape: Shape = {
+  const shape: HserShape = {
     tiers: [
       [4, 4],
       [4, 4],
@@ -202,7 +110,7 @@ t.test('a mask of tiers, and of single experts', async (test) => {
 })
 
 t.test('too few enabled at a level', async () => {
-  const shape: Shape = {
+  const shape: HserShape = {
     tiers: [
       [4, 4, 4],
       [4, 4],
@@ -224,7 +132,7 @@ t.test('too few enabled at a level', async () => {
 })
 
 t.test('topologies, bounds and routers that do not fit', async () => {
-  const shape: Shape = {
+  const shape: HserShape = {
     tiers: [
       [4, 4],
       [4, 4]

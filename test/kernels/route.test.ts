@@ -3,9 +3,9 @@ import type { RouteRequest } from 'tiered-moe/kernels'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { integers, routeToken } from './oracle-moe.js'
+import { flatCases } from './route-cases.js'
 import { checkRoutes } from './routes.js'
-import { expertShapes } from './shapes.js'
-import { flavours, floats, stream, whole } from './values.js'
+import { flavours, floats, stream } from './values.js'
 
 const forms = new Forms(t)
 
@@ -29,27 +29,7 @@ const check = (test: Test, label: string, request: RouteRequest) =>
   checkRoutes(test, forms, label, request, { place, oracle: routeToken })
 
 t.test('grid of shapes, flavours and forms of the softmax', async (test) => {
-  for (const { experts, k } of expertShapes) {
-    for (const width of [1, 3, 16, 31, 100]) {
-      for (const flavour of flavours) {
-        const label = `${experts} experts, k ${k}, width ${width}, ${flavour}`
-        const next = stream(label)
-        const tokens = whole(next, 0, 4)
-        const request: RouteRequest = {
-          states: floats(tokens * width, next, flavour),
-          ...forms.backend.packRouter(floats(experts * width, next, flavour === 'zero' ? 'normal' : flavour, 0.3)),
-          experts,
-          k,
-          positions: Uint32Array.from({ length: tokens }, () => whole(next, 0, 2 ** 32 - 1)),
-          form: next() < 0.5 ? 'softmax_topk' : 'topk_softmax',
-          normalise: next() < 0.5,
-          layer: whole(next, 0, 60),
-          seed: Uint32Array.from({ length: 4 }, () => whole(next, 0, 2 ** 32 - 1))
-        }
-        await check(test, label, request)
-      }
-    }
-  }
+  for (const { label, request } of flatCases(forms.backend)) await check(test, label, request)
 })
 
 t.test('the integers of a router', async (test) => {

@@ -2,10 +2,11 @@
 import type { EngineError } from '../../../errors/index.js'
 import { createError } from '../../../errors/index.js'
 import type { DeviceArray, Element, HostArrays } from '../../../kernels/device-arrays.js'
-import { arrayTypes, elementOf, GpuArray } from '../device-array.js'
+import { arrayTypes, elementOf, GpuArray, hostArray } from '../device-array.js'
+import type { KernelCall } from './call.js'
 
 /** VALIDATION_ERROR {argument, expected, actual}. */
-const refused = (argument: string, expected: string, actual: string): EngineError =>
+export const refused = (argument: string, expected: string, actual: string): EngineError =>
   createError('VALIDATION_ERROR', `${argument}: expected ${expected}, got ${actual}`, { argument, expected, actual })
 
 function describe(value: unknown): string {
@@ -76,3 +77,16 @@ export function overlap(a: ArrayBufferView | DeviceArray, b: ArrayBufferView | D
 
 export const liesOver = (name: string): EngineError =>
   createError('VALIDATION_ERROR', `${name}: it lies over another array of the call`, { argument: name })
+
+/** A small array that the host looks at: itself, or a copy where it is on the device. */
+export async function hostArgument<E extends Element>(
+  call: KernelCall,
+  name: string,
+  value: unknown,
+  element: E,
+  least: number
+): Promise<HostArrays[E]> {
+  const array = arrayArgument(name, value, element, least)
+  if (!(array instanceof GpuArray)) return array
+  return hostArray(element, await call.read(await call.input(name, array, element)), array.length)
+}

@@ -34,7 +34,7 @@ export class KernelCall {
   /** Done with the launches' own submit, in order. */
   readonly #afterwards: ((commands: Commands) => void)[] = []
   readonly #results: Promise<() => void>[] = []
-  #status: { binding: GPUBufferBinding; check: (words: Uint32Array) => void } | undefined
+  #status: { binding: GPUBufferBinding; check: (words: Uint32Array) => void | Promise<void> } | undefined
 
   constructor(op: KernelName, device: GpuDevice) {
     this.op = op
@@ -106,7 +106,7 @@ export class KernelCall {
    * value that is not finite, RUNTIME_NAN_DETECTED {token}.
    */
   async status(
-    check: (words: Uint32Array) => void = (words) => this.checkFinite(words[0]!)
+    check: (words: Uint32Array) => void | Promise<void> = (words) => this.checkFinite(words[0]!)
   ): Promise<GPUBufferBinding> {
     const binding = await this.scratch(statusWords * 4)
     this.device.write(binding.buffer, 0, new Uint32Array(statusWords).fill(unset))
@@ -159,7 +159,7 @@ export class KernelCall {
 
   async #settle(status: Promise<ArrayBuffer> | undefined): Promise<void> {
     const fill = await Promise.all(this.#results)
-    if (status) this.#status?.check(new Uint32Array(await status))
+    if (status) await this.#status?.check(new Uint32Array(await status))
     else if (fill.length === 0) await this.device.finished()
     for (const write of fill) write()
   }

@@ -1,0 +1,98 @@
+import { maskWords, routeLaunches, routerRangeLaunch } from '../launches/route.js'
+import { maskBits } from '../masks.js'
+import {
+  arrayArgument,
+  choiceArgument,
+  flagArgument,
+  hostArgument,
+  integerArgument,
+  numberArgument,
+  partsOf,
+  refused
+} from './arguments.js'
+import type { GpuKernel, KernelCall } from './call.js'
+import { checkEnabled, readHser } from './route-hser.js'
+
+const forms = ['softmax_topk', 'topk_softmax', 'hser'] as const
+
+/** Router matrices one after another, as one buffer. */
+async function stacked(call: KernelCall, routers: readonly { name: string; value: unknown; count: number }[]) {
+  const parts = await Promise.all(routers.map(({ name, value, count }) => call.input(name, value, 'i32', count)))
+  if (parts.length === 1) return parts[0]!
+  const whole = await call.scratch(routers.reduce((sum, { count }) => sum + count * 4, 0))
+  call.device.submit((commands) => {
+    let offset = 0
+    for (const [i, part] of parts.entries()) {
+      const size = routers[i]!.count * 4
+      commands.copy({ ...part, size }, { buffer: whole.buffer, offset, size })
+      offset += size
+    }
+  })
+  return whole
+}
+
+export const route: GpuKernel<'route'> = async (call, r) => {
+  const experts = integerArgument('experts', r.experts, 1, 4096)
+  const width = partsOf('router', arrayArgument('router', r.router, 'i32', 0).length, experts)
+  if (width < 1 || width > 65536) throw refused('router', 'a width from 1 to 65536', String(width))
+  const k = integerArgument('k', r.k, 1, experts)
+  const form = choiceArgument('form', r.form ?? 'softmax_topk', forms)
+  const normalise = flagArgument('normalise', r.normalise ?? false)
+  const layer = integerArgument('layer', r.layer ?? 0, 0, 0xffffffff)
+  const exponent = numberArgument('routerExponent', r.routerExponent, -200, 200)
+  const seed = await hostArgument(call, 'seed', r.seed ?? new Uint32Array(4), 'u32', 4)
+  const tokens = arrayArgument('positions', r.positions, 'u32', 0).length
+  const enabled = r.enabled && (await hostArgument(call, 'enabled', r.enabled, 'u8', experts)).subarray(0, experts)
+  const upper = form === 'hser' ? await readHser(call, r.hser, width, experts, k) : undefined
+  checkEnabled(experts, k, enabled, upper)
+
+  const routers = [{ name: 'router', value: r.router, count: experts * width }, ...(upper?.routers ?? [])]
+  const numbers = routers.reduce((sum, { count }) => sum + count, 0)
+  const states = await call.input('states', r.states, 'f32', tokens * width)
+  const positions = await call.input('positions', r.positions, 'u32')
+  const router = await stacked(call, routers)
+  const masks = await call.input('mask bits', enabled ? maskBits(enabled, experts) : new Uint32Array(1), 'u32')
+  const maskOf = await call.input('masks', new Uint32Array(tokens).fill(enabled ? 0 : 0xffffffff), 'u32')
+  const ids = await call.output('ids', r.ids, 'i32', tokens * k, { alone: true })
+  const weights = await call.output('weights', r.weights, 'f32', tokens * k, { alone: true })
+  const rows = numbers / width
+  const scores = r.scores && (await call.output('scores', r.scores, 'i64', tokens * rows, { alone: true }))
+  const exact = scores && !upper ? scores.binding : await call.scratch(tokens * rows * 8)
+  const exponents = await call.scratch(tokens * 4)
+  const status = await call.status((words) => {
+    if (words[1] !== 0xffffffff) throw refused('router', 'integers of 24 bits, from packRouter', `more at ${words[1]}`)
+    call.checkFinite(words[0]!)
+  })
+
+  const shape = {
+    tokens,
+    width,
+    experts,
+    k,
+    form,
+    normalise,
+    layer,
+    seed,
+    exponent,
+    mask: { stride: maskWords(experts), offset: 0 },
+    ...(upper && { hser: { ...upper.shape, scores: scores !== undefined } })
+  }
+  const { scores: scoring, choose } = routeLaunches(shape, call.facts)
+  await call.run(routerRangeLaunch(numbers, call.facts), [router, status])
+  await call.run(scoring, [states, router, exact, exponents, status])
+  await call.run(choose, [
+    exact,
+    exponents,
+    positions,
+    masks,
+    maskOf,
+    ids.binding,
+    weights.binding,
+    status,
+    ...(upper ? [await call.input('topology', upper.topology, 'u32')] : []),
+    ...(upper && scores ? [scores.binding] : [])
+  ])
+  return scores
+    ? { ids: ids.array, weights: weights.array, scores: scores.array }
+    : { ids: ids.array, weights: weights.array }
+}
