@@ -1,49 +1,71 @@
-// rms_norm: out = x / √(mean(x²) + epsilon) · weight, one row per workgroup (csrc/cpu/rms_norm.h).
-// Bindings: 0 params · 1 x [rows][width] f32 · 2 weight [width] f32 · 3 out [rows][width] f32 · 4 status.
-// Defines: none. Dispatch: one workgroup a row, folded over x and y.
-// Numerical notes: lane = index mod 16, one fma chain per lane, then the tree 8-4-2-1; √ and ÷ are the device's (WGSL: 2.5 ulp).
-// A row without a finite sum of squares is reported in status[0] and its output means nothing.
+// rms_norm: each run of n floats divided by its root mean square, times the weight; n is a row's width or, per head, a part of it.
+//
+// Bindings   1 x [rows][width] f32   2 weight [n] f32   3 out, as x   4 status
+//            IN_PLACE: 1 x is read and written   2 weight   3 status
+// Defines    IN_PLACE
+// Dispatch   one workgroup of 64 for each run, folded over y (launches/launch.ts, grid)
+// Numerics   squares: lane = index mod 64, one fma chain each; then lanes l, l + 16, l + 32, l + 48 in order and the tree 8-4-2-1.
+//            status takes the row where the sum of squares is not finite.
 
 struct Params {
-    rows: u32,
-    width: u32,
+    runs: u32,
+    n: u32,
+    runs_in_row: u32,
     epsilon: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+#if IN_PLACE
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>;
+#else
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(0) @binding(4) var<storage, read_write> status: array<atomic<u32>>;
+#endif
 
-var<workgroup> lanes: array<f32, 16>;
+#include "math.wgsl"
 
-@compute @workgroup_size(16)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let row = group.x + group.y * groups.x;
-    if (row >= params.rows) {
+var<workgroup> squares: array<f32, 64>;
+
+fn element(at: u32) -> f32 {
+#if IN_PLACE
+    return out[at];
+#else
+    return x[at];
+#endif
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let run = group.x + group.y * groups.x;
+    if (run >= params.runs) {
         return;
     }
-    let first = row * params.width;
+    let first = run * params.n;
     var sum = 0.0;
-    for (var i = lane; i < params.width; i += 16u) {
-        let value = x[first + i];
+    for (var i = lane; i < params.n; i += 64u) {
+        let value = element(first + i);
         sum = fma(value, value, sum);
     }
-    lanes[lane] = sum;
+    squares[lane] = sum;
     workgroupBarrier();
-    for (var span = 8u; span > 0u; span /= 2u) {
-        if (lane < span) {
-            lanes[lane] += lanes[lane + span];
-        }
-        workgroupBarrier();
+    if (lane < 16u) {
+        squares[lane] = squares[lane] + squares[lane + 16u] + squares[lane + 32u] + squares[lane + 48u];
     }
-    let total = lanes[0];
-    if (lane == 0u && (bitcast<u32>(total) & 0x7f800000u) == 0x7f800000u) {
-        atomicMin(&status[0], row);
+    workgroupBarrier();
+    var lanes: array<f32, 8>;
+    for (var i = 0u; i < 8u; i++) {
+        lanes[i] = squares[i] + squares[i + 8u];
     }
-    let scale = 1.0 / sqrt(total / f32(params.width) + params.epsilon);
-    for (var i = lane; i < params.width; i += 16u) {
-        out[first + i] = x[first + i] * scale * weight[i];
+    let total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+    if (lane == 0u && !is_finite(total)) {
+        atomicMin(&status[0], run / params.runs_in_row);
+    }
+    let scale = 1.0 / sqrt(total / f32(params.n) + params.epsilon);
+    for (var i = lane; i < params.n; i += 64u) {
+        out[first + i] = element(first + i) * scale * weight[i];
     }
 }

@@ -19,6 +19,12 @@ export const tolerances = {
   rope: { fixed: 6, perTerm: 0 },
   /** Scores, exp of them, weighted sum, division: an error of a score is a relative error of its weight. */
   attention: { fixed: 32, perTerm: 1 },
+  /** On a GPU: fma may round twice and division and square root may be off by 2.5 ulp. */
+  rmsNormGpu: { fixed: 16, perTerm: 1 },
+  /** On a GPU: sines from polynomials in f32, two products that may be rounded apart. */
+  ropeGpu: { fixed: 10, perTerm: 0 },
+  /** On a GPU: fma may round twice, exp's last product too; sums in strands and chunks have fewer roundings than one chain. */
+  attentionGpu: { fixed: 64, perTerm: 2 },
   /** One fma per column. */
   matmulFloat: { fixed: 1, perTerm: 1 },
   /** One product of scales and one fma per block of 32, integer sums exact: terms are blocks. */

@@ -81,7 +81,7 @@ export class KernelCall {
       return { binding, array }
     }
     const binding = await this.scratch(bytes)
-    if (keeps) writeArray(this.device, binding.buffer, array)
+    if (keeps) writeArray(this.device, binding.buffer, (array as Float32Array).subarray(0, length))
     if (bytes > 0) {
       this.#afterwards.push((commands) => {
         const read = commands.read({ buffer: binding.buffer, size: Math.ceil(bytes / 4) * 4 })

@@ -1,14 +1,23 @@
 /** The kernels that this backend has; each is a file of its name. */
 import type { KernelName } from '../../../kernels/requests.js'
 import { allToAllPack, allToAllUnpack } from './all-to-all.js'
+import { attention } from './attention.js'
 import type { GpuKernel } from './call.js'
 import { combine } from './combine.js'
 import { dispatch } from './dispatch.js'
 import { rmsNorm } from './rms-norm.js'
+import { rope } from './rope.js'
 import { route } from './route.js'
 
-export const gpuKernels = { allToAllPack, allToAllUnpack, combine, dispatch, rmsNorm, route } satisfies {
-  [Name in KernelName]?: GpuKernel<Name>
-}
+export const gpuKernels = {
+  allToAllPack,
+  allToAllUnpack,
+  attention,
+  combine,
+  dispatch,
+  rmsNorm,
+  rope,
+  route
+} satisfies { [Name in KernelName]?: GpuKernel<Name> }
 
 export type GpuKernelName = keyof typeof gpuKernels

@@ -1,13 +1,24 @@
+/** Launch of rms_norm (shaders/rms_norm). */
 import type { DeviceFacts, Launch } from './launch.js'
 import { bits, grid, words } from './launch.js'
 
 export interface RmsNormShape {
   rows: number
   width: number
+  /** Floats that are normalised together; default the whole row. */
+  n?: number
   epsilon: number
+  /** `x` is overwritten: one binding instead of two. */
+  inPlace?: boolean
 }
 
-/** Buffers: x, weight, out, status. */
-export function rmsNormLaunch({ rows, width, epsilon }: RmsNormShape, facts: DeviceFacts): Launch {
-  return { shader: 'rms_norm', defines: {}, workgroups: grid(rows, facts), params: words(rows, width, bits(epsilon)) }
+export function rmsNormLaunch(shape: RmsNormShape, facts: DeviceFacts): Launch {
+  const { rows, width, n = width, epsilon, inPlace = false } = shape
+  const runs = (rows * width) / n
+  return {
+    shader: 'rms_norm',
+    defines: { IN_PLACE: inPlace },
+    workgroups: grid(runs, facts),
+    params: words(runs, n, width / n, bits(epsilon))
+  }
 }

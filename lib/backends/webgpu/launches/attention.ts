@@ -1,0 +1,91 @@
+/** Launches of attention: keys and values into the cache, then softmax attention over it (shaders/kv_write, attention, attention_merge). */
+import type { KvType } from '../../../native.js'
+import type { DeviceFacts, Launch } from './launch.js'
+import { bits, grid, words } from './launch.js'
+
+export interface AttentionShape {
+  /** Rows of the step: tokens of one sequence lie side by side. */
+  rows: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  valueDim: number
+  scale: number
+  kvType: KvType
+  /** Most positions that any row may see. */
+  positions: number
+  /** Some sequence has more than one row: rows share what they read. */
+  together: boolean
+}
+
+export interface AttentionPart {
+  /** Writes `out`, or partial sums where there is a `merge`. */
+  attend: Launch
+  merge?: Launch
+}
+
+export interface AttentionLaunches {
+  append: Launch
+  /** In this order; each on some of the rows. All use the same memory for partial sums. */
+  parts: AttentionPart[]
+  /** Bytes of partial sums; 0 = attention writes its result at once. */
+  scratchBytes: number
+}
+
+/** Positions that a workgroup has scores of. */
+const chunk = 256
+/** Queries that share a workgroup. */
+const queries = 4
+/** Beyond so many bytes of partial sums the rows are done in parts. */
+const scratchLimit = 16 * 2 ** 20
+
+export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): AttentionLaunches {
+  const { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together } = shape
+  const f16 = kvType === 'f16'
+  const rowWords = kvHeads * (headDim + (f16 ? Math.ceil(valueDim / 2) : valueDim))
+  const append: Launch = {
+    shader: 'kv_write',
+    defines: { F16: f16 },
+    workgroups: grid(Math.ceil((rows * rowWords) / 64), facts),
+    params: words(rows, kvHeads, headDim, valueDim)
+  }
+
+  const group = heads / kvHeads
+  const blockHeads = group === 1 ? 1 : group === 2 ? 2 : queries
+  const blockRows = together ? queries / blockHeads : 1
+  const chunks = Math.max(1, Math.ceil(positions / chunk))
+  const rowBytes = chunks > 1 ? heads * chunks * (valueDim + 2) * 4 : 0
+  const most = Math.min(scratchLimit, facts.limits.maxStorageBufferBindingSize)
+  const partRows = Math.min(
+    rows,
+    rowBytes > 0 ? Math.max(1, Math.floor(most / rowBytes / blockRows)) * blockRows : rows
+  )
+
+  const parts: AttentionPart[] = []
+  for (let first = 0; first < rows; first += partRows) {
+    const end = Math.min(rows, first + partRows)
+    const attend: Launch = {
+      shader: 'attention',
+      defines: {
+        F16: f16,
+        QUADS: valueDim % 4 === 0,
+        QUERIES: blockHeads * blockRows,
+        DIM: Math.ceil(headDim / 64) * 64
+      },
+      workgroups: [kvHeads * Math.ceil(group / blockHeads), Math.ceil((end - first) / blockRows), chunks],
+      params: words(first, end, heads, kvHeads, headDim, valueDim, blockRows, blockHeads, chunks, bits(scale))
+    }
+    if (chunks === 1) {
+      parts.push({ attend })
+      continue
+    }
+    const merge: Launch = {
+      shader: 'attention_merge',
+      defines: {},
+      workgroups: grid((end - first) * heads, facts),
+      params: words(first, end, heads, valueDim, chunks)
+    }
+    parts.push({ attend, merge })
+  }
+  return { append, parts, scratchBytes: partRows * rowBytes }
+}

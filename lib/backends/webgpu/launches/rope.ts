@@ -1,0 +1,44 @@
+/** Launches of rope: the table of a step's positions, and the rotation (shaders/rope_table, rope). */
+import type { DeviceFacts, Launch } from './launch.js'
+import { grid, words } from './launch.js'
+
+export interface RopeShape {
+  rows: number
+  heads: number
+  headDim: number
+  rotaryDim: number
+  pairs: 'neox' | 'interleaved'
+}
+
+export function ropeLaunch({ rows, heads, headDim, rotaryDim, pairs }: RopeShape, facts: DeviceFacts): Launch {
+  const half = rotaryDim / 2
+  const count = rows * heads * half
+  return {
+    shader: 'rope',
+    defines: {},
+    workgroups: grid(Math.ceil(count / 64), facts),
+    params: words(count, heads, headDim, half, pairs === 'interleaved' ? 1 : 0)
+  }
+}
+
+/** Of one (base, rotaryDim): what `rope_table` reads, rotaryDim / 2 fractions of a turn for each position, (low, high) words of 64 bits. */
+export function ropeFrequencies(base: number, rotaryDim: number): Uint32Array {
+  const out = new Uint32Array(rotaryDim)
+  for (let i = 0; i < rotaryDim / 2; i++) {
+    const scaled = (base ** ((-2 * i) / rotaryDim) / (2 * Math.PI)) * 2 ** 32
+    out[2 * i + 1] = Math.floor(scaled)
+    out[2 * i] = Math.floor((scaled % 1) * 2 ** 32)
+  }
+  return out
+}
+
+/** The table of a step's positions, [rows][rotaryDim / 2] of (cos, sin). */
+export function ropeTableLaunch(shape: Pick<RopeShape, 'rows' | 'rotaryDim'>, facts: DeviceFacts): Launch {
+  const half = shape.rotaryDim / 2
+  return {
+    shader: 'rope_table',
+    defines: {},
+    workgroups: grid(Math.ceil((shape.rows * half) / 64), facts),
+    params: words(shape.rows, half)
+  }
+}

@@ -1,0 +1,217 @@
+import t from 'tap'
+import type { AttentionRequest, KvType } from 'tiered-moe/kernels'
+import { kvCacheBytes, openBackend } from 'tiered-moe/kernels'
+import { firstFar } from '../kernels/close.js'
+import { firstDifference } from '../kernels/memory.js'
+import { attentionOracle } from '../kernels/oracle-dense.js'
+import { tolerances } from '../kernels/tolerance.js'
+import { type Flavour, floats, stream } from '../kernels/values.js'
+import { openGpu } from './adapter.js'
+
+const gpu = await openGpu(t)
+const cpu = openBackend('cpu')
+t.teardown(() => cpu.dispose())
+
+interface Shape {
+  heads: number
+  kvHeads: number
+  headDim: number
+  valueDim?: number
+}
+/** A sequence of so many positions, then so many at once; between them every variant of the shader. */
+const grid: { shape: Shape; kvType: KvType; calls: [first: number, second: number][] }[] = [
+  // odd values: single elements, words that two positions share
+  {
+    shape: { heads: 1, kvHeads: 1, headDim: 1 },
+    kvType: 'f16',
+    calls: [
+      [0, 1],
+      [15, 2]
+    ]
+  },
+  {
+    shape: { heads: 3, kvHeads: 1, headDim: 17, valueDim: 5 },
+    kvType: 'f16',
+    calls: [
+      [17, 9],
+      [64, 1]
+    ]
+  },
+  {
+    shape: { heads: 9, kvHeads: 1, headDim: 32, valueDim: 48 },
+    kvType: 'f16',
+    calls: [
+      [3, 0],
+      [65, 70]
+    ]
+  },
+  {
+    shape: { heads: 4, kvHeads: 4, headDim: 64 },
+    kvType: 'f16',
+    calls: [
+      [63, 1],
+      [200, 57],
+      [300, 5]
+    ]
+  },
+  {
+    shape: { heads: 8, kvHeads: 2, headDim: 24, valueDim: 300 },
+    kvType: 'f32',
+    calls: [
+      [17, 9],
+      [255, 3]
+    ]
+  },
+  {
+    shape: { heads: 3, kvHeads: 1, headDim: 17, valueDim: 5 },
+    kvType: 'f32',
+    calls: [
+      [1, 1],
+      [65, 4]
+    ]
+  }
+]
+
+/** A whole sequence of keys and values, which calls write and read in parts. */
+function sequence(shape: Shape, positions: number, flavour: Flavour, label: string) {
+  const next = stream(label)
+  const { heads, kvHeads, headDim, valueDim = headDim } = shape
+  return {
+    q: floats(positions * heads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
+    k: floats(positions * kvHeads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
+    // f16 holds no more than 65504
+    v: floats(positions * kvHeads * valueDim, next, flavour, flavour === 'heavy' ? 0.05 : 1)
+  }
+}
+type Sequence = ReturnType<typeof sequence>
+
+const emptyCache = (shape: Shape, positions: number, kvType: KvType) =>
+  new Uint8Array(kvCacheBytes({ positions, ...shape, kvType }))
+
+/** The call for tokens `start` to `end` of a sequence. */
+function call(all: Sequence, shape: Shape, kvType: KvType, cache: Uint8Array, start: number, end: number) {
+  const { heads, kvHeads, headDim, valueDim = headDim } = shape
+  const part = (x: Float32Array, each: number) => x.slice(start * each, end * each)
+  return {
+    ...shape,
+    kvType,
+    start,
+    q: part(all.q, heads * headDim),
+    k: part(all.k, kvHeads * headDim),
+    v: part(all.v, kvHeads * valueDim),
+    cache
+  } satisfies AttentionRequest
+}
+
+if (gpu) {
+  t.test('grid: one call, then another on what it left in the cache', async (test) => {
+    for (const { shape, kvType, calls } of grid) {
+      for (const [first, second] of calls) {
+        const label = `${JSON.stringify(shape)}, ${kvType}, ${first} + ${second}`
+        const flavour: Flavour = first === 3 ? 'zero' : first === 15 ? 'tiny' : first === 17 ? 'heavy' : 'normal'
+        const all = sequence(shape, first + second, flavour, label)
+        const cache = emptyCache(shape, first + second, kvType)
+        const cpuCache = cache.slice()
+        for (const [start, end] of [
+          [0, first],
+          [first, first + second]
+        ] as const) {
+          const request = call(all, shape, kvType, cache, start, end)
+          const result = await gpu.attention(request)
+          const oracle = attentionOracle(request, all.k, all.v)
+          test.equal(firstFar(result, oracle, tolerances.attentionGpu), undefined, `${label}, from ${start}`)
+          cpu.sync.attention(call(all, shape, kvType, cpuCache, start, end))
+          test.equal(firstDifference('cache', cache, cpuCache), undefined, `${label}, from ${start}: the CPU's cache`)
+        }
+      }
+    }
+  })
+
+  t.test('a prompt whole, in chunks or token by token: the same bits', async (test) => {
+    const shape = { heads: 4, kvHeads: 4, headDim: 64 }
+    const positions = 261
+    const all = sequence(shape, positions, 'normal', 'chunks')
+    const tail = 258 * 4 * 64
+    const whole = await gpu.attention(call(all, shape, 'f16', emptyCache(shape, positions, 'f16'), 0, positions))
+    const cache = emptyCache(shape, positions, 'f16')
+    await gpu.attention(call(all, shape, 'f16', cache, 0, 200))
+    const middle = await gpu.attention(call(all, shape, 'f16', cache, 200, 258))
+    test.same(middle, whole.slice(200 * 4 * 64, tail), '58 after 200')
+    const last: number[] = []
+    for (let at = 258; at < positions; at++)
+      last.push(...(await gpu.attention(call(all, shape, 'f16', cache, at, at + 1))))
+    test.same(Float32Array.from(last), whole.slice(tail), 'one by one')
+  })
+
+  t.test('a cache that stays on the device; what a call has no business with stays', async (test) => {
+    const shape = { heads: 4, kvHeads: 4, headDim: 64 }
+    const all = sequence(shape, 3, 'normal', 'room')
+    const small = emptyCache(shape, 3, 'f16')
+    const result = await gpu.attention(call(all, shape, 'f16', small, 0, 3))
+    const large = new Uint8Array(small.length * 2 + 8).fill(0x7b)
+    large.fill(0, 0, small.length)
+    const cache = await gpu.upload(large)
+    const kept = await gpu.attention({ ...call(all, shape, 'f16', small, 0, 3), cache })
+    test.same(kept, result)
+    const bytes = await cache.read()
+    test.same(bytes.slice(0, small.length), small)
+    test.ok(bytes.subarray(small.length).every((byte) => byte === 0x7b))
+    cache.dispose()
+  })
+
+  t.test('scores far apart: exact max first, so nothing overflows', async (test) => {
+    const shape = { heads: 3, kvHeads: 1, headDim: 17, valueDim: 5 }
+    const all = sequence(shape, 40, 'normal', 'far')
+    for (const x of [all.q, all.k]) for (let i = 0; i < x.length; i++) x[i]! *= 1e15
+    for (const scale of [1, -1, 1e-30, 0]) {
+      const result = await gpu.attention({ ...call(all, shape, 'f32', emptyCache(shape, 40, 'f32'), 0, 40), scale })
+      test.ok(
+        result.every((x) => Number.isFinite(x)),
+        `scale ${scale}: finite`
+      )
+    }
+  })
+
+  t.test('what is not finite', async (test) => {
+    const shape = { heads: 3, kvHeads: 1, headDim: 17, valueDim: 5 }
+    const cases = [
+      { array: 'q', kvType: 'f32', value: Number.NaN },
+      { array: 'k', kvType: 'f32', value: Number.POSITIVE_INFINITY },
+      { array: 'v', kvType: 'f16', value: 70_000 }
+    ] as const
+    for (const { array, kvType, value } of cases) {
+      const all = sequence(shape, 4, 'normal', 'bad')
+      all[array].fill(value, all[array].length / 2, all[array].length / 2 + 1)
+      const refused = gpu.attention(call(all, shape, kvType, emptyCache(shape, 4, kvType), 0, 4))
+      await test.rejects(refused, { code: 'RUNTIME_NAN_DETECTED', details: { token: 2 } }, `${array}: ${value}`)
+    }
+  })
+
+  t.test('numbers that do not fit', async (test) => {
+    const good = {
+      q: new Float32Array(2 * 4 * 8),
+      k: new Float32Array(2 * 2 * 8),
+      v: new Float32Array(2 * 2 * 8),
+      cache: new Uint8Array(kvCacheBytes({ positions: 64, kvHeads: 2, headDim: 8 })),
+      start: 0,
+      heads: 4,
+      kvHeads: 2,
+      headDim: 8
+    }
+    const bad: Record<string, Partial<AttentionRequest>> = {
+      'a short k': { k: good.k.subarray(1) },
+      'a short v': { v: good.v.subarray(1) },
+      'half a token': { q: good.q.subarray(1) },
+      'a short cache': { cache: good.cache.subarray(4) },
+      'start past the cache': { start: 63 },
+      'a huge start': { start: 2 ** 40 },
+      'heads that KV heads do not divide': { kvHeads: 3 },
+      'no heads': { heads: 0 },
+      'no KV heads': { kvHeads: 0 },
+      'f32 in a cache for f16': { kvType: 'f32' },
+      'a scale that is no number': { scale: Number.NaN }
+    }
+    for (const [name, part] of Object.entries(bad))
+      await test.rejects(gpu.attention({ ...good, ...part }), { code: 'VALIDATION_ERROR' }, name)
+  })
+}
