@@ -56,6 +56,7 @@ class KernelArgs {
     const uint32_t* indices(const char* name, size_t least) {
         return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
     }
+    const uint32_t* optional_indices(const char* name, size_t least) { return next_is_undefined() ? nullptr : indices(name, least); }
     const uint8_t* optional_mask(const char* name, size_t least) {
         return next_is_undefined() ? nullptr : static_cast<const uint8_t*>(copied(name, napi_uint8_array, least));
     }

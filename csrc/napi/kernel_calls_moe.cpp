@@ -1,5 +1,6 @@
 // Kernel calls of routing and experts: route, dispatch, expertMatmul, combine, the packing of an all-to-all, and weights for them.
 #include <cmath>
+#include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/route_hser.h"
@@ -91,7 +92,26 @@ std::shared_ptr<HserRouting> read_hser(KernelArgs& in, size_t width) {
     return out;
 }
 
-// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, hser… of that form, ids, weights, scores?]
+/** [enabled?, maskOf?] of a route: one mask for all tokens, or the mask that each token names, null = all enabled. */
+std::shared_ptr<std::vector<const uint8_t*>> read_masks(KernelArgs& in, RouteArgs& a) {
+    const size_t experts = a.router.experts;
+    a.enabled = in.optional_mask("enabled", experts);
+    const size_t masks = a.enabled && experts > 0 ? in.last_length() / experts : 0;
+    const uint32_t* mask_of = in.optional_indices("maskOf", a.tokens);
+    if (!mask_of) return nullptr;
+    auto out = std::make_shared<std::vector<const uint8_t*>>();
+    for (size_t token = 0; token < a.tokens; token++) {
+        const uint32_t mask = mask_of[token];
+        if (mask != UINT32_MAX && mask >= masks) {
+            in.refuse(format("maskOf: token %zu names mask %u of %zu", token, mask, masks));
+            break;
+        }
+        out->push_back(mask == UINT32_MAX ? nullptr : a.enabled + mask * experts);
+    }
+    return out;
+}
+
+// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, maskOf?, hser… of that form, ids, weights, scores?]
 KernelWork read_route(KernelArgs& in, bool naive) {
     RouteArgs a = {};
     a.states = in.floats("states", 0);
@@ -111,7 +131,8 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     if (seed) memcpy(a.seed, seed, sizeof a.seed);
     a.positions = in.indices("positions", 0);
     a.tokens = in.last_length();
-    a.enabled = in.optional_mask("enabled", a.router.experts);
+    const std::shared_ptr<std::vector<const uint8_t*>> masks = read_masks(in, a);
+    a.masks = masks ? masks->data() : nullptr;
     const std::shared_ptr<HserRouting> hser = a.form == RouteForm::Hser ? read_hser(in, a.router.width) : nullptr;
     a.hser = hser.get();
     const size_t rows = route_rows(a);
@@ -123,6 +144,7 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
                 const size_t width = a.router.width;
                 a.hser = hser.get();
+                a.masks = masks ? masks->data() : nullptr;
                 TMOE_RETURN_IF_ERROR(check_finite("route", a.states, a.tokens, width));
                 TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(a.tokens, width, sizeof(int32_t))));
                 TMOE_RETURN_IF_ERROR(scratch.second.reserve(product(a.tokens, rows, sizeof(float))));

@@ -67,6 +67,7 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
         seed,
         r.positions,
         r.enabled,
+        r.maskOf,
         ...(form === 'hser' ? hserArgs(r.hser) : []),
         ids,
         weights,

@@ -62,6 +62,11 @@ export interface RouteRequest {
   positions: Uint32Array
   /** [experts], 0 = not to be chosen (a TierSet's mask). A group without an enabled expert is disabled, a tier without such a group too. */
   enabled?: Uint8Array
+  /**
+   * [tokens]: `enabled` is then several masks, [masks][experts], and each token names its own; 0xffffffff = all enabled. Tokens of requests
+   * with different TierSets go through one call so.
+   */
+  maskOf?: Uint32Array
   /** out [tokens][k], best first; `hser`: by rank of tier, then of group, then of expert. */
   ids?: Int32Array
   /** out [tokens][k] f32. */

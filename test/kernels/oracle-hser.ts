@@ -1,6 +1,6 @@
 /** Oracle of the hierarchical route: three flat choices, each by search, with BigInt scores and weights in doubles. */
 import type { RouteRequest } from 'tiered-moe/kernels'
-import { integers, type RouteOracle, softmax, tieHash } from './oracle-moe.js'
+import { integers, maskOf, type RouteOracle, softmax, tieHash } from './oracle-moe.js'
 
 /** What a router says where it was not asked. */
 const unasked = -(2n ** 63n)
@@ -11,7 +11,8 @@ interface Chosen {
 }
 
 export function routeTokenHser(request: RouteRequest, token: number): RouteOracle {
-  const { router, routerExponent, experts, layer = 0, positions, enabled } = request
+  const { router, routerExponent, experts, layer = 0, positions } = request
+  const enabled = maskOf(request, token)
   const hser = request.hser!
   const width = router.length / experts
   const groups = hser.groupExperts.length - 1

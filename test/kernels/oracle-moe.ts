@@ -40,9 +40,16 @@ export interface RouteOracle {
   weights: number[]
 }
 
+/** The mask of a token: `enabled`, or the one that it names. */
+export function maskOf({ enabled, maskOf: named, experts }: RouteRequest, token: number): Uint8Array | undefined {
+  const mask = named?.[token] ?? 0
+  return mask === 0xffffffff ? undefined : enabled?.subarray(mask * experts, (mask + 1) * experts)
+}
+
 /** One token's route. `router` are the integers that packRouter made. */
 export function routeToken(request: RouteRequest, token: number): RouteOracle {
-  const { router, routerExponent, experts, k, layer = 0, positions, enabled, form = 'softmax_topk' } = request
+  const { router, routerExponent, experts, k, layer = 0, positions, form = 'softmax_topk' } = request
+  const enabled = maskOf(request, token)
   const width = router.length / experts
   const { q, exponent } = integers(request.states.subarray(token * width, (token + 1) * width))
   const seed = request.seed ?? [0, 0, 0, 0]

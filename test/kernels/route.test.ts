@@ -19,6 +19,7 @@ const place = (memory: Memory, request: RouteRequest): RouteRequest => {
     positions: memory.input('positions', request.positions),
     ...(request.seed && { seed: memory.input('seed', request.seed) }),
     ...(request.enabled && { enabled: memory.input('enabled', request.enabled) }),
+    ...(request.maskOf && { maskOf: memory.input('maskOf', request.maskOf) }),
     ids: memory.ints('ids', tokens * request.k),
     weights: memory.floats('weights', tokens * request.k),
     scores: memory.longs('scores', tokens * request.experts)
@@ -76,6 +77,34 @@ t.test('a mask leaves only enabled experts, and their softmax', async (test) => 
       forms.naive('route', form, { request: () => none })
     ]
     test.same(masked.result.weights, plain.result.weights, 'a mask that enables all changes nothing')
+  }
+})
+
+t.test('each token its own mask', async (test) => {
+  const [experts, tokens] = [20, 7]
+  for (const form of ['softmax_topk', 'topk_softmax'] as const) {
+    const next = stream(`masks ${form}`)
+    const request: RouteRequest = {
+      states: floats(tokens * 40, next),
+      ...forms.backend.packRouter(floats(experts * 40, next)),
+      experts,
+      k: 3,
+      positions: Uint32Array.from({ length: tokens }, (_, i) => i),
+      form,
+      enabled: Uint8Array.from({ length: 2 * experts }, (_, i) => (i % 3 === Math.floor(i / experts) ? 1 : 0)),
+      maskOf: Uint32Array.of(0, 1, 1, 0xffffffff, 0, 0xffffffff, 1)
+    }
+    await check(test, `masks, ${form}`, request)
+    for (const mask of [2, 2 ** 31])
+      await forms.sameError(
+        'route',
+        `mask ${mask}`,
+        { request: (memory) => place(memory, { ...request, maskOf: new Uint32Array(tokens).fill(mask) }) },
+        'VALIDATION_ERROR'
+      )
+    const empty = { ...request, enabled: new Uint8Array(2 * experts) }
+    const own = { request: (memory: Memory) => place(memory, empty) }
+    await forms.sameError('route', 'a mask of nothing', own, 'VALIDATION_ERROR', { enabled: 0 })
   }
 })
 

@@ -105,6 +105,36 @@ if (gpu) {
     }
   })
 
+  t.test('each token its own mask', async (test) => {
+    const flat = {
+      experts: 40,
+      k: 3,
+      form: 'topk_softmax' as const,
+      ...gpu.packRouter(floats(40 * 24, stream('flat')))
+    }
+    const upper = hserRequest(gpu, hserShapes[5]!, 24, 'masks')
+    for (const shape of [flat, { ...upper, k: 8, hser: { ...upper.hser!, kTier: 2, kGroup: 1, kExpert: 4 } }]) {
+      const next = stream(`masks ${shape.form}`)
+      const { experts } = shape
+      const masks = Array.from({ length: 3 }, (_, mask) =>
+        Array.from({ length: experts }, (_, e) => (e % 4 === mask ? 0 : 1))
+      )
+      const request: RouteRequest = {
+        ...shape,
+        states: floats(9 * 24, next),
+        positions: Uint32Array.from({ length: 9 }, (_, i) => i),
+        enabled: Uint8Array.from(masks.flat()),
+        maskOf: Uint32Array.of(2, 0, 1, 0xffffffff, 0, 0, 2, 1, 0xffffffff)
+      }
+      await same(test, `${shape.form}`, request)
+      await same(test, `${shape.form}, ties`, { ...request, states: new Float32Array(9 * 24) })
+      const refused = (more: object) => test.rejects(gpu.route({ ...request, ...more }), { code: 'VALIDATION_ERROR' })
+      await refused({ maskOf: new Uint32Array(9).fill(3) })
+      await refused({ maskOf: new Uint32Array(8) })
+      await refused({ enabled: new Uint8Array(experts) })
+    }
+  })
+
   t.test('values at the ends of the float range', async (test) => {
     for (const size of [3e38, 2 ** -140, 2 ** 60]) {
       const next = stream(`size ${size}`)

@@ -1,3 +1,4 @@
+import type { OnDevice } from '../../../kernels/device-arrays.js'
 import { maskWords, routeLaunches, routerRangeLaunch } from '../launches/route.js'
 import { maskBits } from '../masks.js'
 import {
@@ -31,6 +32,24 @@ async function stacked(call: KernelCall, routers: readonly { name: string; value
   return whole
 }
 
+const allEnabled = 0xffffffff
+
+/** Masks [masks][experts], and which one each token has. */
+async function readMasks(
+  call: KernelCall,
+  r: { enabled?: OnDevice<Uint8Array>; maskOf?: OnDevice<Uint32Array> },
+  experts: number,
+  tokens: number
+) {
+  const enabled = r.enabled ? await hostArgument(call, 'enabled', r.enabled, 'u8', experts) : new Uint8Array(0)
+  const masks = enabled.subarray(0, r.maskOf ? enabled.length - (enabled.length % experts) : experts)
+  if (!r.maskOf) return { masks, maskOf: new Uint32Array(tokens).fill(r.enabled ? 0 : allEnabled) }
+  const maskOf = (await hostArgument(call, 'maskOf', r.maskOf, 'u32', tokens)).subarray(0, tokens)
+  const wrong = maskOf.find((mask) => mask !== allEnabled && mask >= masks.length / experts)
+  if (wrong !== undefined) throw refused('maskOf', `numbers of ${masks.length / experts} masks`, String(wrong))
+  return { masks, maskOf }
+}
+
 export const route: GpuKernel<'route'> = async (call, r) => {
   const experts = integerArgument('experts', r.experts, 1, 4096)
   const width = partsOf('router', arrayArgument('router', r.router, 'i32', 0).length, experts)
@@ -42,17 +61,24 @@ export const route: GpuKernel<'route'> = async (call, r) => {
   const exponent = numberArgument('routerExponent', r.routerExponent, -200, 200)
   const seed = await hostArgument(call, 'seed', r.seed ?? new Uint32Array(4), 'u32', 4)
   const tokens = arrayArgument('positions', r.positions, 'u32', 0).length
-  const enabled = r.enabled && (await hostArgument(call, 'enabled', r.enabled, 'u8', experts)).subarray(0, experts)
+  const { masks, maskOf } = await readMasks(call, r, experts, tokens)
   const upper = form === 'hser' ? await readHser(call, r.hser, width, experts, k) : undefined
-  checkEnabled(experts, k, enabled, upper)
+  // as on the CPU: without `maskOf` the mask is looked at even where there are no tokens
+  for (const mask of new Set(r.maskOf ? maskOf : [masks.length > 0 ? 0 : allEnabled]))
+    checkEnabled(
+      experts,
+      k,
+      mask === allEnabled ? undefined : masks.subarray(mask * experts, (mask + 1) * experts),
+      upper
+    )
 
   const routers = [{ name: 'router', value: r.router, count: experts * width }, ...(upper?.routers ?? [])]
   const numbers = routers.reduce((sum, { count }) => sum + count, 0)
   const states = await call.input('states', r.states, 'f32', tokens * width)
   const positions = await call.input('positions', r.positions, 'u32')
   const router = await stacked(call, routers)
-  const masks = await call.input('mask bits', enabled ? maskBits(enabled, experts) : new Uint32Array(1), 'u32')
-  const maskOf = await call.input('masks', new Uint32Array(tokens).fill(enabled ? 0 : 0xffffffff), 'u32')
+  const bits = await call.input('bits of enabled', maskBits(masks, experts), 'u32')
+  const named = await call.input('mask of each token', maskOf, 'u32')
   const ids = await call.output('ids', r.ids, 'i32', tokens * k, { alone: true })
   const weights = await call.output('weights', r.weights, 'f32', tokens * k, { alone: true })
   const rows = numbers / width
@@ -84,8 +110,8 @@ export const route: GpuKernel<'route'> = async (call, r) => {
     exact,
     exponents,
     positions,
-    masks,
-    maskOf,
+    bits,
+    named,
     ids.binding,
     weights.binding,
     status,
