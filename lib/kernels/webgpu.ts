@@ -4,11 +4,15 @@ import type { GpuKernels } from '../backends/webgpu/backend.js'
 import { GpuCalls } from '../backends/webgpu/backend.js'
 import { GpuDevice } from '../backends/webgpu/device.js'
 import { nodeGpu } from '../backends/webgpu/node-provider.js'
+import { drawsOnDevice } from '../backends/webgpu/sampling.js'
+import type { NativeBackend } from '../native.js'
 import { native } from '../native.js'
 import { byteSize, isByteSize, validated } from '../validation.js'
-import type { DeviceArray, Element, ElementOf, HostArrays } from './device-arrays.js'
+import { prepare } from './calls.js'
+import type { DeviceArray, Element, ElementOf, GpuKernelMethod, HostArrays, OnDevice } from './device-arrays.js'
 import type { Packing } from './packing.js'
 import { packing } from './packing.js'
+import type { SampleRequest } from './requests.js'
 
 /** Features that a shader uses where the adapter has them. */
 const features = ['subgroups', 'f16', 'dot4', 'timestamps'] as const
@@ -67,8 +71,10 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend>
   })
   const calls = new GpuCalls(device)
   const packer = native().createBackend({ threads: 1, isa: 'auto' })
+  const kernels = calls.table()
   return {
-    ...calls.table(),
+    ...kernels,
+    sample: drawing(kernels.sample, packer),
     ...packing(packer),
     name: 'webgpu',
     device: device.name,
@@ -84,3 +90,19 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend>
     }
   }
 }
+
+/** The GPU's sampler, and the CPU's on logits that are read back where it has to sort more candidates than the GPU does. */
+function drawing(onDevice: GpuKernelMethod<'sample'>, host: NativeBackend): GpuKernelMethod<'sample'> {
+  const sample = async (request: OnDevice<SampleRequest>) => {
+    const { logits, temperature = 0, topK = 0 } = request ?? {}
+    if (!logits || drawsOnDevice({ temperature, topK }, logits.length)) return onDevice(request)
+    const arrays = await Promise.all([logits, request.recent, request.banned].map(onHost))
+    const [read, recent, banned] = arrays as [Float32Array, Int32Array | undefined, Int32Array | undefined]
+    const { args, result } = prepare.sample({ ...request, logits: read, recent, banned } as SampleRequest)
+    return result(await host.callAsync('sample', args, false))
+  }
+  return sample as GpuKernelMethod<'sample'>
+}
+
+const onHost = (array: HostArrays[Element] | DeviceArray | undefined) =>
+  array && 'read' in array ? array.read() : array

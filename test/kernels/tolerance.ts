@@ -1,3 +1,5 @@
+import type { KernelName } from 'tiered-moe/kernels'
+
 /**
  * How far a kernel may be from the oracle in doubles. Tolerance is data: |got − oracle| ≤ (fixed + perTerm · terms) · 2^-24 · scale +
  * terms · 2^-149, where `scale` is the sum of the magnitudes that were added and `terms` their number, both from the oracle.
@@ -38,6 +40,24 @@ export const tolerances = {
   expertQuantised: { fixed: 2 ** 24 / 2000, perTerm: 1 },
   logProbability: { fixed: 64, perTerm: 1 }
 } satisfies Record<string, Tolerance>
+
+/** On a GPU, of golden cases: how far a float may be from the CPU's, in units of 2^-24 of the output's largest. Integers and bytes are equal. */
+export const goldenUnits = {
+  route: 32,
+  dispatch: 0,
+  expertMatmul: 2 ** 24 / 2000,
+  combine: 4,
+  allToAllPack: 0,
+  allToAllUnpack: 0,
+  rmsNorm: 16,
+  rope: 8,
+  attention: 64,
+  embed: 2,
+  logits: 64,
+  sample: 64,
+  quantize: 0,
+  dequantize: 2
+} satisfies Record<KernelName, number>
 
 export const bound = (tolerance: Tolerance, scale: number, terms: number): number =>
   (tolerance.fixed + tolerance.perTerm * terms) * 2 ** -24 * scale + (terms + 1) * 2 ** -149

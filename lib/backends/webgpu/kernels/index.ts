@@ -8,6 +8,7 @@ import { dispatch } from './dispatch.js'
 import { rmsNorm } from './rms-norm.js'
 import { rope } from './rope.js'
 import { route } from './route.js'
+import { sample } from './sample.js'
 
 export const gpuKernels = {
   allToAllPack,
@@ -17,7 +18,8 @@ export const gpuKernels = {
   dispatch,
   rmsNorm,
   rope,
-  route
+  route,
+  sample
 } satisfies { [Name in KernelName]?: GpuKernel<Name> }
 
 export type GpuKernelName = keyof typeof gpuKernels

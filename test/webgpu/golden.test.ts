@@ -1,0 +1,93 @@
+/**
+ * The golden cases of every kernel that the GPU has: integers and bytes are those of test/golden/*.json, floats within `goldenUnits` of the
+ * tolerance table. The naive twin on the CPU, which golden.test.ts holds to the frozen bits, says what is expected.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import type { KernelName, Matrix } from 'tiered-moe/kernels'
+import { openBackend } from 'tiered-moe/kernels'
+import { root } from '../fixtures/package.js'
+import { goldenUnits } from '../kernels/tolerance.js'
+import { openGpu } from './adapter.js'
+
+type Request = Record<string, unknown>
+type Call = (request: Request) => unknown
+interface Cases {
+  request(kernel: KernelName, name: string): Request
+  changed: Partial<Record<KernelName, (request: Request) => object>>
+  packedFields: Partial<Record<KernelName, Record<string, number>>>
+}
+interface Frozen {
+  freeze(result: unknown): object
+}
+interface GoldenFile {
+  kernel: KernelName
+  cases: Record<string, { output: object }>
+}
+
+const folder = join(root, 'test/golden')
+const load = (name: string) => import(pathToFileURL(join(folder, name)).href)
+const { request, changed, packedFields } = (await load('cases.mjs')) as Cases
+const { freeze } = (await load('frozen.mjs')) as Frozen
+const files = readdirSync(folder)
+  .filter((name) => name.endsWith('.json'))
+  .map((name) => JSON.parse(readFileSync(join(folder, name), 'utf8')) as GoldenFile)
+
+/** The numbers of a result by name. */
+function numbersOf(result: unknown, name = 'out'): [string, ArrayLike<number | bigint>][] {
+  if (ArrayBuffer.isView(result)) return [[name, result as unknown as ArrayLike<number | bigint>]]
+  if (typeof result === 'number') return [[name, name === 'token' ? Int32Array.of(result) : Float32Array.of(result)]]
+  return Object.entries(result as object).flatMap(([key, value]) => numbersOf(value, key))
+}
+
+/** The first place where a result is further off than so many units of 2^-24 of the largest number around it. */
+function firstOff(got: unknown, expected: unknown, units: number): string | undefined {
+  const [own, theirs] = [new Map(numbersOf(got)), numbersOf(expected)]
+  if (own.size !== theirs.length) return `outputs ${[...own.keys()].join(', ')}`
+  for (const [name, numbers] of theirs) {
+    const found = own.get(name)
+    if (found?.length !== numbers.length) return `${name}: ${found?.length} numbers, expected ${numbers.length}`
+    const float = numbers instanceof Float32Array
+    const largest = float ? numbers.reduce((most, x) => Math.max(most, Math.abs(x)), 0) : 0
+    for (let i = 0; i < numbers.length; i++) {
+      if (found[i] === numbers[i]) continue
+      const near = float && Math.abs(Number(found[i]) - Number(numbers[i])) <= units * 2 ** -24 * largest
+      if (!near) return `${name}[${i}] = ${found[i]}, expected ${numbers[i]}, the largest is ${largest}`
+    }
+  }
+  return undefined
+}
+
+const gpu = await openGpu(t)
+
+if (gpu) {
+  const cpu = openBackend('cpu')
+  t.teardown(() => cpu.dispose())
+
+  for (const { kernel, cases } of files) {
+    const method = (gpu as unknown as Partial<Record<KernelName, Call>>)[kernel]
+    if (!method) continue
+    t.test(kernel, async (test) => {
+      const units = goldenUnits[kernel]
+      for (const [name, { output }] of Object.entries(cases)) {
+        const plain = request(kernel, name)
+        const result = (cpu.naive[kernel] as unknown as Call)(plain)
+        const also = changed[kernel] ?? (() => ({}))
+        test.same(
+          { ...freeze(result), ...freeze(also(plain)) },
+          output,
+          `${name}: what is expected is the frozen result`
+        )
+
+        const own = request(kernel, name)
+        for (const [field, experts] of Object.entries(packedFields[kernel] ?? {}))
+          own[field] = gpu.pack(own[field] as Matrix, experts)
+        const got = await method(own)
+        test.equal(firstOff(got, result, units), undefined, name)
+        test.equal(firstOff(also(own), also(plain), 0), undefined, `${name}: what it changes`)
+      }
+    })
+  }
+}

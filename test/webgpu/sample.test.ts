@@ -1,0 +1,108 @@
+import t from 'tap'
+import type { SampleRequest } from 'tiered-moe/kernels'
+import { openBackend } from 'tiered-moe/kernels'
+import { sampleOracle } from '../kernels/oracle-dense.js'
+import { softmax } from '../kernels/oracle-moe.js'
+import { bound, tolerances } from '../kernels/tolerance.js'
+import { floats, type Random, stream, whole } from '../kernels/values.js'
+import { openGpu } from './adapter.js'
+
+const gpu = await openGpu(t)
+
+/** What one setting is, drawn with the others. */
+function settings(next: Random, vocab: number): Omit<SampleRequest, 'logits'> {
+  const pick = <T>(values: readonly T[]) => values[whole(next, 0, values.length - 1)]!
+  const some = (n: number) => Int32Array.from({ length: n }, () => whole(next, 0, vocab - 1))
+  return {
+    position: pick([0, 1, 77, 2 ** 20]),
+    seed: pick([0, 1, 12345, 2 ** 53 - 1]),
+    temperature: pick([0, 0.1, 0.7, 1, 1.5, 100]),
+    topK: pick([0, 1, 5, 40, 256, vocab]),
+    topP: pick([1, 1, 0.95, 0.5, 0]),
+    minP: pick([0, 0, 0.05, 0.5, 1]),
+    repetitionPenalty: pick([1, 1, 1.1, 0.5, 3]),
+    recent: some(whole(next, 0, 6)),
+    banned: some(whole(next, 0, Math.min(3, vocab - 1))),
+    topLogprobs: pick([-1, 0, 1, 5, 20])
+  }
+}
+
+if (gpu) {
+  t.test('grid of vocabularies and settings', async (test) => {
+    let close = 0
+    let drawn = 0
+    for (const vocab of [1, 2, 17, 100, 255, 256, 257, 1000, 5000]) {
+      for (let i = 0; i < 16; i++) {
+        const label = `vocab ${vocab}, ${i}`
+        const next = stream(label)
+        const logits = floats(vocab, next, i % 8 === 7 ? 'zero' : 'normal', 3)
+        const held = logits.slice()
+        const own = settings(next, vocab)
+        const result = await gpu.sample({ ...own, logits })
+        test.same(logits, held, `${label}: the logits are as they were`)
+        const oracle = sampleOracle(logits, own)
+        drawn++
+        if (oracle.close) close++
+        else test.equal(result.token, oracle.token, `${label}: the oracle's token for ${JSON.stringify(own)}`)
+        const p = softmax(Array.from(logits))
+        const near = (got: number, id: number) =>
+          Math.abs(got - Math.log(p[id]!)) <= bound(tolerances.logProbability, 1, vocab)
+        test.equal(result.logprob === undefined, own.topLogprobs === -1, `${label}: log probabilities as asked`)
+        if (result.logprob === undefined || !result.top) continue
+        test.ok(near(result.logprob, result.token), `${label}: log probability of the token`)
+        const order = p.map((_, id) => id).sort((a, b) => logits[b]! - logits[a]! || a - b)
+        test.same([...result.top.ids], order.slice(0, own.topLogprobs), `${label}: the most likely`)
+        for (const [j, id] of result.top.ids.entries())
+          test.ok(near(result.top.logprobs[j]!, id), `${label}: log probability of ${id}`)
+      }
+    }
+    test.ok(close < drawn / 10, `${close} of ${drawn} too close to call`)
+  })
+
+  t.test('ties at the last candidate: the smaller ids', async (test) => {
+    const logits = new Float32Array(3000).fill(1)
+    logits[2999] = 2
+    logits[7] = -1
+    const { top } = await gpu.sample({ logits, position: 0, topLogprobs: 20 })
+    test.same(top?.ids, Int32Array.of(2999, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
+  })
+
+  t.test('more candidates than the GPU sorts: the CPU draws, from logits on the device too', async (test) => {
+    const cpu = openBackend('cpu')
+    const logits = floats(1000, stream('many'), 'normal', 3)
+    const request = { position: 5, seed: 9, temperature: 0.9, topP: 0.9, recent: Int32Array.of(3), topLogprobs: 2 }
+    const expected = await cpu.sample({ ...request, logits })
+    cpu.dispose()
+    test.same(await gpu.sample({ ...request, logits }), expected)
+    const onDevice = await gpu.upload(logits)
+    test.same(await gpu.sample({ ...request, logits: onDevice }), expected)
+    const few = await gpu.sample({ ...request, logits: onDevice, topK: 50 })
+    test.same(few.token, (await gpu.sample({ ...request, logits, topK: 50 })).token)
+    test.same(await onDevice.read(), logits, 'the logits are as they were')
+    onDevice.dispose()
+  })
+
+  t.test('refused', async (test) => {
+    const logits = new Float32Array(40)
+    for (const [topK, temperature] of [
+      [40, 1],
+      [0, 0]
+    ] as const) {
+      const bad = logits.slice()
+      bad[33] = Number.NEGATIVE_INFINITY
+      bad[12] = Number.NaN
+      await test.rejects(gpu.sample({ logits: bad, position: 1, topK, temperature }), {
+        code: 'RUNTIME_NAN_DETECTED',
+        details: { token: 12 }
+      })
+      const banned = Int32Array.from(logits.keys())
+      await test.rejects(gpu.sample({ logits, position: 1, topK, temperature, banned }), { code: 'VALIDATION_ERROR' })
+    }
+    for (const part of [{ temperature: -1 }, { topP: 2 }, { topK: 1.5 }, { position: -1 }, { topLogprobs: 21 }])
+      await test.rejects(
+        gpu.sample({ logits, position: 1, ...part }),
+        { code: 'VALIDATION_ERROR' },
+        JSON.stringify(part)
+      )
+  })
+}
