@@ -97,11 +97,11 @@ for (const tokens of counts) {
   const ofCount = results.filter((result) => result.tokens === tokens)
   // The peer's better float type counts.
   const ratio = Math.min(...ofCount.map((result) => result.ratio.median))
-  console.log(`${tokens} tokens: ${show(ratio)} times as fast as the peer's better type (expected: at least ${goal})`)
-  if (ratio < goal) failures.push(`${tokens} tokens: ${show(ratio)} is below ${goal}`)
+  console.log(`tokens ${tokens}: ${show(ratio)} times as fast as the peer's better type (expected: at least ${goal})`)
+  if (ratio < goal) failures.push(`tokens ${tokens}: ${show(ratio)} is below ${goal}`)
   for (const { peer, agreement } of ofCount) {
     const away = agreement.tokens - agreement.agreeing
-    if (away > agreement.tokens / nearTies) failures.push(`${peer}, ${tokens} tokens: ${away} differ`)
+    if (away > agreement.tokens / nearTies) failures.push(`${peer}, tokens ${tokens}: ${away} differ`)
   }
 }
 const model = options.full || options.model ? await measureModel({ runs, failures }) : undefined
