@@ -5,11 +5,11 @@
 //              [row - first_row][head][chunk][value_dim] sums, then [row][head][chunk] of (largest score, sum of weights)
 //            6 status: the lowest row with a query or a score that is not finite
 // Defines    F16: the cache has f16, two a word (else f32)   QUADS: value_dim is a multiple of 4
-//            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim
-// Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of 64. A block is block_rows × block_heads
+//            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim   LANES: 32 or 64
+// Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of LANES. A block is block_rows × block_heads
 //            queries of one KV head. Workgroups past a row's last position end at once.
 // Numerics   scores: a lane is four neighbouring positions, d in order. Each chunk has its exact maximum first; weights are summed by
-//            position mod 64, these by the same mod 8, and these in order; values: lanes are dimensions, positions in order (in as many strands as the lanes allow, added in
+//            position mod LANES, these by the same mod 8, and these in order; values: lanes are dimensions, positions in order (in as many strands as the lanes allow, added in
 //            order). A result depends on the row's position alone: not on the batch, on chunks of the prompt or on how rows are tiled.
 
 struct Params {
@@ -37,7 +37,7 @@ struct Params {
 
 const PAGE = 64u;
 const CHUNK = 256u;
-const LANES = 64u;
+const LANES = u32($LANES);
 const QUERIES = u32($QUERIES);
 const HIDDEN = -3.4e38;
 
@@ -154,14 +154,14 @@ fn page_start(block: Block, position: u32) -> u32 {
     return (pages[block.page_entry + position / PAGE] * params.kv_heads + block.kv_head) * PAGE * (params.head_dim + params.value_dim);
 }
 
-/** Scores of this lane's four positions into `weights`. Returns the largest of each query. */
+/** Scores of this lane's positions, four neighbours at a time, into `weights`. Returns the largest of each query. */
 fn score(block: Block, lane: u32, counts: Counts) -> Each {
-    let first = 4u * lane;
-    var a = Each(0.0);
-    var b = Each(0.0);
-    var c = Each(0.0);
-    var d = Each(0.0);
-    if (first < block.count) {
+    var most = Each(HIDDEN);
+    for (var first = 4u * lane; first < block.count; first += 4u * LANES) {
+        var a = Each(0.0);
+        var b = Each(0.0);
+        var c = Each(0.0);
+        var d = Each(0.0);
         let slot = first % PAGE;
         var at = page_start(block, block.start + first) + slot / 16u * params.head_dim * 16u + slot % 16u;
         for (var i = 0u; i < params.head_dim; i++) {
@@ -173,17 +173,18 @@ fn score(block: Block, lane: u32, counts: Counts) -> Each {
             d = fma(Each(keys.w), element, d);
             at += 16u;
         }
+        let hidden = Each(HIDDEN);
+        a = select(hidden, a * params.scale, Counts(first) < counts);
+        b = select(hidden, b * params.scale, Counts(first + 1u) < counts);
+        c = select(hidden, c * params.scale, Counts(first + 2u) < counts);
+        d = select(hidden, d * params.scale, Counts(first + 3u) < counts);
+        weights[first] = a;
+        weights[first + 1u] = b;
+        weights[first + 2u] = c;
+        weights[first + 3u] = d;
+        most = max(most, max(max(a, b), max(c, d)));
     }
-    let hidden = Each(HIDDEN);
-    a = select(hidden, a * params.scale, Counts(first) < counts);
-    b = select(hidden, b * params.scale, Counts(first + 1u) < counts);
-    c = select(hidden, c * params.scale, Counts(first + 2u) < counts);
-    d = select(hidden, d * params.scale, Counts(first + 3u) < counts);
-    weights[first] = a;
-    weights[first + 1u] = b;
-    weights[first + 2u] = c;
-    weights[first + 3u] = d;
-    return max(max(a, b), max(c, d));
+    return most;
 }
 
 /** The largest of all lanes. (Loops that start at `lane` are not unrolled: that is most of some drivers' time to compile.) */

@@ -4,8 +4,8 @@
 //            3 rows [rows] of (absolute position, first entry of the row's sequence in `pages`)
 //            4 pages: page numbers, one for each 64 positions of a sequence   5 cache: pages of one layer, read and written
 //            6 status: the lowest row with a key or value that is not finite as the KV type holds it
-// Defines    F16: elements are f16, two a word (else f32)
-// Dispatch   one invocation for each word of a row, workgroups of 64, folded over y (launches/launch.ts, grid)
+// Defines    F16: elements are f16, two a word (else f32)   PAIRS: value_dim is even
+// Dispatch   [words of a row / 64, rows, rows folded over z], workgroups of 64
 // Numerics   the CPU's bytes. A page is what csrc/cpu/attention_simd.h says: per KV head keys in blocks of 16 positions
 //            [head_dim][16], then values [position][value_dim]. Where an f16 shares its word with a neighbour's, the row of the
 //            earlier position writes both; a neighbour that is not in this step keeps its half.
@@ -79,40 +79,43 @@ fn write_pair(row: u32, slot: u32, head: u32, value: bool, at: u32, low: vec2<u3
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let item = (group.x + group.y * groups.x) * 64u + lane;
+    let row = group.y + group.z * groups.y;
+    let item = group.x * 64u + lane;
 #if F16
     let value_items = (params.value_dim + 1u) / 2u;    // words that a row has a part of
 #else
     let value_items = params.value_dim;
 #endif
     let head_items = params.head_dim + value_items;
-    let row_items = params.kv_heads * head_items;
-    let row = item / row_items;
-    if (row >= params.rows) {
+    let head = item / head_items;
+    if (row >= params.rows || head >= params.kv_heads) {
         return;
     }
-    let head = item % row_items / head_items;
-    let index = item % head_items;
+    let index = item - head * head_items;
     let slot = rows[row].x % PAGE;
-    let head_elements = PAGE * (params.head_dim + params.value_dim);
-    let first = (pages[rows[row].y + rows[row].x / PAGE] * params.kv_heads + head) * head_elements;
+    let first = (pages[rows[row].y + rows[row].x / PAGE] * params.kv_heads + head) * PAGE * (params.head_dim + params.value_dim);
+    let values = first + PAGE * params.head_dim;
     let is_value = index >= params.head_dim;
-#if F16
-    if (is_value) {
-        let word = slot * params.value_dim / 2u + index - params.head_dim;
-        let low = vec2(2u * word / params.value_dim, 2u * word % params.value_dim);
-        let high = vec2((2u * word + 1u) / params.value_dim, (2u * word + 1u) % params.value_dim);
-        write_pair(row, slot, head, true, (first + PAGE * params.head_dim) / 2u + word, low, high);
-    } else {
-        let at = (first + (slot / 16u * params.head_dim + index) * 16u + slot % 16u) / 2u;
-        write_pair(row, slot, head, false, at, vec2(slot & ~1u, index), vec2(slot | 1u, index));
-    }
+    let element = select(index, index - params.head_dim, is_value);
+    let key = first + (slot / 16u * params.head_dim + element) * 16u + slot % 16u;
+#if !F16
+    cache[select(key, values + slot * params.value_dim + element, is_value)] = fresh(row, head, is_value, element);
 #else
+    var at = key / 2u;
+    var low = vec2(slot & ~1u, element);
+    var high = vec2(slot | 1u, element);
     if (is_value) {
-        let i = index - params.head_dim;
-        cache[first + PAGE * params.head_dim + slot * params.value_dim + i] = fresh(row, head, true, i);
-    } else {
-        cache[first + (slot / 16u * params.head_dim + index) * 16u + slot % 16u] = fresh(row, head, false, index);
+#if PAIRS
+        let word = slot * (params.value_dim / 2u) + element;
+        low = vec2(slot, 2u * element);
+        high = vec2(slot, 2u * element + 1u);
+#else
+        let word = slot * params.value_dim / 2u + element;
+        low = vec2(2u * word / params.value_dim, 2u * word % params.value_dim);
+        high = vec2((2u * word + 1u) / params.value_dim, (2u * word + 1u) % params.value_dim);
+#endif
+        at = values / 2u + word;
     }
+    write_pair(row, slot, head, is_value, at, low, high);
 #endif
 }

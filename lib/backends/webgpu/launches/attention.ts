@@ -39,14 +39,18 @@ const queries = 4
 /** Beyond so many bytes of partial sums the rows are done in parts. */
 const scratchLimit = 16 * 2 ** 20
 
+/** Invocations of a workgroup: few where a subgroup is narrow, because waiting for all of them costs more than they save. */
+const lanesOf = ({ subgroupMax }: DeviceFacts): number => (subgroupMax > 0 && subgroupMax <= 8 ? 32 : 64)
+
 export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): AttentionLaunches {
   const { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together } = shape
   const f16 = kvType === 'f16'
   const rowWords = kvHeads * (headDim + (f16 ? Math.ceil(valueDim / 2) : valueDim))
+  const [y, z] = grid(rows, facts)
   const append: Launch = {
     shader: 'kv_write',
-    defines: { F16: f16 },
-    workgroups: grid(Math.ceil((rows * rowWords) / 64), facts),
+    defines: { F16: f16, PAIRS: valueDim % 2 === 0 },
+    workgroups: [Math.ceil(rowWords / 64), y, z],
     params: words(rows, kvHeads, headDim, valueDim)
   }
 
@@ -70,7 +74,8 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
         F16: f16,
         QUADS: valueDim % 4 === 0,
         QUERIES: blockHeads * blockRows,
-        DIM: Math.ceil(headDim / 64) * 64
+        DIM: Math.ceil(headDim / 64) * 64,
+        LANES: lanesOf(facts)
       },
       workgroups: [kvHeads * Math.ceil(group / blockHeads), Math.ceil((end - first) / blockRows), chunks],
       params: words(first, end, heads, kvHeads, headDim, valueDim, blockRows, blockHeads, chunks, bits(scale))
