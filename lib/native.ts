@@ -176,6 +176,29 @@ export function native(): NativeAddon {
   return candidate
 }
 
+let cudaInstance: NativeAddon | undefined
+
+/**
+ * The addon that runs models on CUDA, loaded at the first call. Throws CUDA_DEVICE_FAILED {tried, install} where it is not there. Its handles
+ * are its own: a file that it opened is read by it alone.
+ */
+export function cudaNative(): NativeAddon {
+  if (cudaInstance) return cudaInstance
+  const { addon, tried } = loaded.cuda()
+  if (!addon) {
+    const install = `@tiered-moe/${loaded.platform}-cuda`
+    throw createError(
+      'CUDA_DEVICE_FAILED',
+      `the addon tiered_moe_cuda.node is not there: install ${install}, or build it in a checkout with 'npm run build:cuda' (CUDA 12.8 or newer), and the NVIDIA driver`,
+      { install, tried }
+    )
+  }
+  const candidate = addon as NativeAddon
+  candidate.initialize(createNativeError)
+  cudaInstance = candidate
+  return candidate
+}
+
 /** The folder of this package, where models/ lies. */
 export function packageRoot(): string {
   return loaded.root

@@ -56,22 +56,20 @@ size_t keep(const SamplingParams& params, const std::vector<float>& p) {
 
 Status check_logits(const float* logits, size_t vocab, uint64_t position) {
     for (size_t i = 0; i < vocab; i++) {
-        if (std::isfinite(logits[i])) continue;
-        const std::string where = format("logit %zu of position %llu is not finite", i, static_cast<unsigned long long>(position));
-        return Status(StatusCode::RUNTIME_NAN_DETECTED, where).with("token", static_cast<double>(i));
+        if (!std::isfinite(logits[i])) return logit_not_finite(i, position);
     }
     return {};
+}
+
+Status logit_not_finite(size_t index, uint64_t position) {
+    return Status(StatusCode::RUNTIME_NAN_DETECTED, format("logit %zu of position %llu is not finite", index, static_cast<unsigned long long>(position)))
+        .with("token", static_cast<double>(index));
 }
 
 Status every_token_banned() { return Status(StatusCode::VALIDATION_ERROR, "every token of the vocabulary is banned"); }
 
 float log_probability(float logit, float best_logit, float best_probability) {
     return static_cast<float>(static_cast<double>(logit) - best_logit + log_of(best_probability));
-}
-
-float penalised(float logit, float penalty) {
-    const float x = logit > 0 ? logit / penalty : logit * penalty;
-    return std::fmin(std::fmax(x, -3.402823466e38f), 3.402823466e38f);
 }
 
 float uniform_at(uint64_t seed, uint64_t position) {

@@ -1,8 +1,10 @@
 // Sampling of one token from logits: counter-based, so that (seed, position) alone decides the draw.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
+#include "core/host_device.h"
 #include "cpu/kernels.h"
 
 namespace tmoe {
@@ -42,10 +44,14 @@ Status sample_ref(const float* logits, size_t vocab, const SamplingParams& param
 
 /** Pieces of both forms. */
 Status check_logits(const float* logits, size_t vocab, uint64_t position);
+Status logit_not_finite(size_t index, uint64_t position);
 Status every_token_banned();
 /** ln of a token's probability, given its logit and the largest one's logit and probability; finite also where the probability underflows. */
 float log_probability(float logit, float best_logit, float best_probability);
 /** A logit after the repetition penalty, kept finite. */
-float penalised(float logit, float penalty);
+TMOE_HOST_DEVICE inline float penalised(float logit, float penalty) {
+    const float x = logit > 0 ? logit / penalty : logit * penalty;
+    return fminf(fmaxf(x, -3.402823466e38f), 3.402823466e38f);
+}
 
 }  // namespace tmoe

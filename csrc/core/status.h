@@ -32,6 +32,8 @@ namespace tmoe {
     X(RUNTIME_NAN_DETECTED)       \
     X(RUNTIME_MEMORY_CORRUPTION)  \
     X(RUNTIME_INVARIANT_VIOLATED) \
+    X(CUDA_DEVICE_FAILED)         \
+    X(GPU_VRAM_EXHAUSTED)         \
     X(CANCELLED)
 
 enum class StatusCode : int32_t {

@@ -93,8 +93,7 @@ Status combine(const Context& context, const CombineArgs& a) {
     return {};
 }
 
-Status all_to_all_pack(const AllToAllArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_all_to_all("allToAllPack", a));
+void count_rank_rows(const AllToAllArgs& a) {
     const size_t share = a.experts / a.ranks, more = a.experts % a.ranks;
     size_t expert = 0;
     for (size_t rank = 0; rank < a.ranks; rank++) {
@@ -102,6 +101,11 @@ Status all_to_all_pack(const AllToAllArgs& a) {
         a.rank_rows[rank] = a.offsets[end] - a.offsets[expert];
         expert = end;
     }
+}
+
+Status all_to_all_pack(const AllToAllArgs& a) {
+    TMOE_RETURN_IF_ERROR(check_all_to_all("allToAllPack", a));
+    count_rank_rows(a);
     for (size_t row = 0; row < a.rows; row++) {
         memcpy(a.to + row * a.width, a.from + a.slots[row] / a.k * a.width, a.width * sizeof(float));
     }

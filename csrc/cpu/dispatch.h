@@ -51,5 +51,7 @@ Status all_to_all_unpack_ref(const AllToAllArgs& args);
 Status check_dispatch_ids(const char* op, const int32_t* ids, size_t tokens, size_t k, size_t experts);
 Status check_combine(const CombineArgs& args);
 Status check_all_to_all(const char* op, const AllToAllArgs& args);
+/** Fills in `rank_rows`. */
+void count_rank_rows(const AllToAllArgs& args);
 
 }  // namespace tmoe

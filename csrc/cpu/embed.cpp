@@ -6,9 +6,7 @@
 
 namespace tmoe {
 
-namespace {
-
-Status check_ids(const EmbedArgs& a) {
+Status check_embed(const EmbedArgs& a) {
     for (size_t i = 0; i < a.count; i++) {
         if (a.ids[i] >= 0 && static_cast<size_t>(a.ids[i]) < a.table.rows) continue;
         return Status(StatusCode::VALIDATION_ERROR, format("token id %d is outside the vocabulary of %zu", a.ids[i], a.table.rows))
@@ -16,6 +14,8 @@ Status check_ids(const EmbedArgs& a) {
     }
     return {};
 }
+
+namespace {
 
 void look_up(const EmbedArgs& a, size_t i) {
     const size_t bytes = row_bytes(a.table.type, a.table.columns);
@@ -25,13 +25,13 @@ void look_up(const EmbedArgs& a, size_t i) {
 }  // namespace
 
 Status embed(const Context& context, const EmbedArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_ids(a));
+    TMOE_RETURN_IF_ERROR(check_embed(a));
     const bool done = context.pool.for_each(a.count, context.cancel, [&](size_t i, size_t) { look_up(a, i); });
     return done ? Status() : Status(StatusCode::CANCELLED, "embed was cancelled");
 }
 
 Status embed_ref(const EmbedArgs& a) {
-    TMOE_RETURN_IF_ERROR(check_ids(a));
+    TMOE_RETURN_IF_ERROR(check_embed(a));
     for (size_t i = 0; i < a.count; i++) look_up(a, i);
     return {};
 }

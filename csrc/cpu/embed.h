@@ -13,5 +13,7 @@ struct EmbedArgs {
 /** VALIDATION_ERROR {token: the id} for an id outside the table; CANCELLED. */
 Status embed(const Context& context, const EmbedArgs& args);
 Status embed_ref(const EmbedArgs& args);
+/** The check of both. */
+Status check_embed(const EmbedArgs& args);
 
 }  // namespace tmoe

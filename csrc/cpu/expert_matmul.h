@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "core/memory.h"
 #include "cpu/kernels.h"
 
@@ -51,7 +52,7 @@ struct ExpertStack {
     MatrixView shape;                        ///< of one expert; `packed` is the first, where they stand one after another
     size_t stride;                           ///< bytes from one expert to the next; inside blobs: from a blob's begin to the matrix
     const uint8_t* const* blobs = nullptr;   ///< [experts], of those that are computed; null where they stand one after another
-    MatrixView at(size_t expert) const {
+    TMOE_HOST_DEVICE MatrixView at(size_t expert) const {
         MatrixView view = shape;
         view.packed = blobs ? blobs[expert] + stride : shape.packed + expert * stride;
         return view;

@@ -18,23 +18,24 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/host_device.h"
 #include "quant/types.h"
 
 namespace tmoe {
 
-inline uint32_t float_bits(float value) {
+TMOE_HOST_DEVICE inline uint32_t float_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
-inline float bits_float(uint32_t bits) {
+TMOE_HOST_DEVICE inline float bits_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
 /** Exact. NaN keeps its sign and payload, made quiet. */
-inline float f16_to_f32(uint16_t half) {
+TMOE_HOST_DEVICE inline float f16_to_f32(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
     const uint32_t exponent = (half >> 10) & 0x1fu, fraction = half & 0x3ffu;
     if (exponent == 0x1f) return bits_float(sign | 0x7f800000u | (fraction ? 0x400000u : 0u) | (fraction << 13));
@@ -44,7 +45,7 @@ inline float f16_to_f32(uint16_t half) {
 }
 
 /** Round to nearest even; overflow is infinity, NaN stays a (quiet) NaN. */
-inline uint16_t f32_to_f16(float value) {
+TMOE_HOST_DEVICE inline uint16_t f32_to_f16(float value) {
     const uint32_t bits = float_bits(value);
     const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
@@ -61,19 +62,19 @@ inline uint16_t f32_to_f16(float value) {
 }
 
 /** Exact. */
-inline float bf16_to_f32(uint16_t value) { return bits_float(static_cast<uint32_t>(value) << 16); }
+TMOE_HOST_DEVICE inline float bf16_to_f32(uint16_t value) { return bits_float(static_cast<uint32_t>(value) << 16); }
 
 /** Round to nearest even; NaN stays a (quiet) NaN. */
-inline uint16_t f32_to_bf16(float value) {
+TMOE_HOST_DEVICE inline uint16_t f32_to_bf16(float value) {
     const uint32_t bits = float_bits(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-inline uint16_t load_u16(const uint8_t* from) {
+TMOE_HOST_DEVICE inline uint16_t load_u16(const uint8_t* from) {
     return static_cast<uint16_t>(from[0] | (static_cast<uint16_t>(from[1]) << 8));
 }
-inline void store_u16(uint8_t* to, uint16_t value) {
+TMOE_HOST_DEVICE inline void store_u16(uint8_t* to, uint16_t value) {
     to[0] = static_cast<uint8_t>(value);
     to[1] = static_cast<uint8_t>(value >> 8);
 }
@@ -82,14 +83,14 @@ inline void store_u16(uint8_t* to, uint16_t value) {
 inline constexpr int8_t kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /** 2^(e − 128), exact: half of an E8M0 scale, because kE2M1 is doubled. */
-inline float e8m0_half(uint8_t e) { return bits_float(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
+TMOE_HOST_DEVICE inline float e8m0_half(uint8_t e) { return bits_float(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
 
 struct SubScale {
     uint8_t scale, minimum;
 };
 
 /** Of block 0 to 7 of a Q4_K block's 12 bytes `scales`: six bits of a byte for blocks 0 to 3, four and two of different bytes for the others. */
-inline SubScale q4_k_scale(const uint8_t* scales, size_t block) {
+TMOE_HOST_DEVICE inline SubScale q4_k_scale(const uint8_t* scales, size_t block) {
     if (block < 4) return {static_cast<uint8_t>(scales[block] & 63), static_cast<uint8_t>(scales[4 + block] & 63)};
     const uint8_t low = scales[4 + block], high_scale = scales[block - 4] >> 6, high_minimum = scales[block] >> 6;
     return {static_cast<uint8_t>((low & 15) | (high_scale << 4)), static_cast<uint8_t>((low >> 4) | (high_minimum << 4))};

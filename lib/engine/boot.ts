@@ -6,7 +6,7 @@ import { checkCall } from '../generation/options.js'
 import type { Journal } from '../journal/index.js'
 import { Lifecycle, transitions } from '../lifecycle.js'
 import type { NativeAddon, NativeBackend } from '../native.js'
-import { native, packageVersion } from '../native.js'
+import { cudaNative, native, packageVersion } from '../native.js'
 import { AuditLog } from '../telemetry/audit-log.js'
 import { Telemetry } from '../telemetry/telemetry.js'
 import { validated } from '../validation.js'
@@ -23,7 +23,7 @@ import { checkStaging, MemoryReserve } from './reserve.js'
 import { routingSeed } from './routing-seed.js'
 import { checkTimeouts } from './timeouts.js'
 
-/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
+/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, CUDA_DEVICE_FAILED, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
 export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
   // Nobody to tell is known before the options have been read.
   const early: PhaseEvent[] = []
@@ -48,7 +48,7 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
   const models = new Models()
   let held: Resources | undefined
   try {
-    const addon = native()
+    const addon = options.backend === 'cuda' ? cudaNative() : native()
     // Assigned inside the step: one that is cancelled after it has to give back what it made.
     await phases.run('resources', async () => {
       held = await resources(options, addon)
@@ -117,10 +117,10 @@ async function resources(options: CheckedOptions, addon: NativeAddon): Promise<R
 function configuration(given: EngineOptions): CheckedOptions {
   const options = validated(engineSchema, given, 'createEngine')
   checkTimeouts(options.timeouts)
-  if (options.backend === 'cpu') return options
+  if (options.backend !== 'webgpu') return options
   throw createError('BACKEND_UNAVAILABLE', `the backend ${options.backend} is not part of this version`, {
     backend: options.backend,
-    available: ['cpu']
+    available: ['cpu', 'cuda']
   })
 }
 

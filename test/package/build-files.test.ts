@@ -21,13 +21,24 @@ interface Target {
 // binding.gyp is JSON with comments and trailing commas allowed; ours has neither.
 const target = (JSON.parse(read('binding.gyp')) as { targets: Target[] }).targets[0] as Target
 
+const listOf = (path: string) => read(path).split('\n').filter(Boolean)
+const filesOf = (folder: string, pattern: RegExp) =>
+  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .map((path) => path.replaceAll('\\', '/'))
+    .filter((path) => pattern.test(path))
+
+t.test('the CUDA build has a list of its own, which names every file', async (t) => {
+  t.same(listOf('csrc/cuda/sources.txt').sort(), filesOf('csrc/cuda', /\.(cu|cpp)$/).sort())
+  t.match(read('csrc/cuda/kernels.cmake'), /sources\.txt/)
+})
+
 t.test('sources come from one list, which names every file', async (t) => {
-  const listed = read('csrc/sources.txt').split('\n').filter(Boolean)
+  const listed = listOf('csrc/sources.txt')
   t.same(target.sources, ['<!@(node scripts/sources.cjs)'], 'binding.gyp reads the list')
   t.match(read('CMakeLists.txt'), /file\(STRINGS csrc\/sources\.txt/, 'CMakeLists.txt reads the list')
-  const present = readdirSync(join(root, 'csrc'), { recursive: true, encoding: 'utf8' })
-    .filter((path) => path.endsWith('.cpp'))
-    .map((path) => `csrc/${path.replaceAll('\\', '/')}`)
+  const present = filesOf('csrc', /\.cpp$/)
+    .filter((path) => !path.startsWith('cuda/'))
+    .map((path) => `csrc/${path}`)
   t.same([...listed].sort(), present.sort(), 'every .cpp is listed once')
 })
 

@@ -14,6 +14,14 @@ export const gpu = {
       "Install the GPU's Vulkan driver (Mesa's lavapipe runs without a GPU), or choose backend 'cpu'; nothing falls back by itself.",
     native: false
   },
+  CUDA_DEVICE_FAILED: {
+    ...device,
+    meaning: 'CUDA is not there (no addon for it, no driver, no device), or a device failed.',
+    retry: 'never',
+    suggestedAction:
+      "Install what the message names; after a failure of the device itself, start the process again. Or choose backend 'cpu': nothing falls back by itself.",
+    native: true
+  },
   GPU_LIMIT_EXCEEDED: {
     ...operators,
     meaning: 'More was asked for than a limit of the adapter allows.',
@@ -30,7 +38,7 @@ export const gpu = {
     httpStatus: 503,
     suggestedAction:
       'Free memory, or take one of details.alternatives: a smaller weight type, context or number of experts on the GPU.',
-    native: false
+    native: true
   },
   GPU_VALIDATION_FAILED: {
     ...request,

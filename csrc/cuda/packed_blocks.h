@@ -1,0 +1,158 @@
+// Blocks of 32 columns of the kernels' layout (quant/repack.h) as matmul reads them: int8 words, and what turns a block's integer dot
+// into the terms p · s of its fma chain.
+//
+// `pair` gives a row's columns 4g … 4g + 3 and 16 + 4g … 16 + 4g + 3: what one lane of mma.sync holds, and four of them make a whole block.
+// Values come with the offset that their type stores them with; `terms` is given the dots of both halves started at `first_start` and
+// `second_start` (of one half: where kHalves is false the whole dot is the first), so that the offset cancels.
+#pragma once
+#include "cuda/device.h"
+
+namespace tmoe {
+namespace cuda {
+
+struct Term {
+    float p, s;   ///< acc = fma(p, s, acc)
+};
+
+__device__ inline uint32_t word_at(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
+__device__ inline float half_at(const uint8_t* at) { return half_to_float(*reinterpret_cast<const uint16_t*>(at)); }
+
+/** The sums of an activation block: -8 Σq over 32, -32 Σq over each 16 (ActivationView). */
+struct BlockSums {
+    int32_t all, first, second;
+};
+
+struct PackedQ4_0 {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    struct Row {
+        float scale;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 288; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        const uint32_t word = word_at(at + 64 * g + 4 * row);
+        low = word & 0x0f0f0f0fu;
+        high = (word >> 4) & 0x0f0f0f0fu;
+    }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 256 + 2 * row)}; }
+    static __device__ int first_start(const BlockSums& sums) { return sums.all; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
+};
+
+struct PackedQ8_0 {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    struct Row {
+        float scale;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 544; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        low = word_at(at + 64 * g + 4 * row) ^ 0x80808080u;  // stored as q + 128
+        high = word_at(at + 256 + 64 * g + 4 * row) ^ 0x80808080u;
+    }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 512 + 2 * row)}; }
+    static __device__ int first_start(const BlockSums&) { return 0; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
+};
+
+struct PackedQ6_K {
+    static constexpr bool kHalves = true;
+    static constexpr unsigned kTerms = 1;
+    struct Row {
+        float scale;
+        int first, second;   ///< sub-scales
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b / 8 * 3360 + b % 8 * 416; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        const uint32_t word = word_at(at + 64 * g + 4 * row);
+        low = (word & 0x0f0f0f0fu) | (((word_at(at + 256 + 4 * row) >> (2 * g)) & 0x03030303u) << 4);
+        high = ((word >> 4) & 0x0f0f0f0fu) | (((word_at(at + 320 + 4 * row) >> (2 * g)) & 0x03030303u) << 4);
+    }
+    static __device__ Row row(const uint8_t* group, size_t b, const uint8_t* at, unsigned row) {
+        return {half_at(group + b / 8 * 3360 + 3328 + 2 * row), static_cast<int8_t>(at[384 + row]), static_cast<int8_t>(at[400 + row])};
+    }
+    static __device__ int first_start(const BlockSums& sums) { return sums.first; }
+    static __device__ int second_start(const BlockSums& sums) { return sums.second; }
+    static __device__ void terms(const Row& row, int first, int second, float scale, const BlockSums&, Term* out) {
+        out[0] = {row.scale * scale, static_cast<float>(first * row.first + second * row.second)};
+    }
+};
+
+struct PackedMXFP4 {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    struct Row {
+        float scale;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 272; }
+    /** Four codes to 12 + their doubled values: magnitudes 0, 1, 2, 3, 4, 6, 8, 12, then the sign. No byte carries into the next. */
+    static __device__ uint32_t values(uint32_t codes) {
+        const uint32_t c = codes & 0x07070707u, high = (c >> 2) & 0x01010101u, both = (c >> 1) & high;
+        const uint32_t magnitude = c + (c & (high * 3)) + ((c & both) << 1), sign = ((codes >> 3) & 0x01010101u) * 255;
+        return 0x0c0c0c0cu + (magnitude & ~sign) - (magnitude & sign);
+    }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        const uint32_t word = word_at(at + 64 * g + 4 * row);
+        low = values(word & 0x0f0f0f0fu);
+        high = values((word >> 4) & 0x0f0f0f0fu);
+    }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {e8m0_half(at[256 + row])}; }
+    static __device__ int first_start(const BlockSums& sums) { return sums.all / 2 * 3; }  // -8 Σq to -12 Σq
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
+};
+
+struct PackedQ4_K {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 2;   // the second is that of the minimums
+    struct Row {
+        float d, dmin;
+        int scale, minimum;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b / 8 * 2304 + b % 8 * 256; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+    static __device__ Row row(const uint8_t* group, size_t b, const uint8_t*, unsigned row) {
+        const uint8_t* tail = group + b / 8 * 2304 + 2048;
+        const uint32_t first = word_at(tail + 64 + 4 * row), second = word_at(tail + 128 + 4 * row), rest = word_at(tail + 192 + 4 * row);
+        const bool early = b % 8 < 4;
+        const uint32_t scales = early ? first & 0x3f3f3f3fu : (rest & 0x0f0f0f0fu) | ((first >> 2) & 0x30303030u);
+        const uint32_t minimums = early ? second & 0x3f3f3f3fu : ((rest >> 4) & 0x0f0f0f0fu) | ((second >> 2) & 0x30303030u);
+        const unsigned shift = b % 4 * 8;
+        return {half_at(tail + 2 * row), half_at(tail + 32 + 2 * row), static_cast<int>((scales >> shift) & 63), static_cast<int>((minimums >> shift) & 63)};
+    }
+    static __device__ int first_start(const BlockSums&) { return 0; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums& sums, Term* out) {
+        out[0] = {row.d * scale, static_cast<float>(row.scale * first)};
+        out[1] = {row.dmin * scale, static_cast<float>(row.minimum * (sums.all / 8))};  // -Σq minimums
+    }
+};
+
+/** Weights that are not quantised: one fma per column. */
+struct PackedF32 {
+    static __device__ float value(const uint8_t* group, size_t column, unsigned row) { return reinterpret_cast<const float*>(group)[column * 16 + row]; }
+};
+struct PackedF16 {
+    static __device__ float value(const uint8_t* group, size_t column, unsigned row) { return half_to_float(reinterpret_cast<const uint16_t*>(group)[column * 16 + row]); }
+};
+struct PackedBF16 {
+    static __device__ float value(const uint8_t* group, size_t column, unsigned row) { return bf16_to_f32(reinterpret_cast<const uint16_t*>(group)[column * 16 + row]); }
+};
+
+/** Bytes of one packed group of 16 rows. */
+__device__ inline size_t group_bytes(DType type, size_t columns) {
+    switch (type) {
+        case DType::Q4_0: return columns / 32 * 288;
+        case DType::Q8_0: return columns / 32 * 544;
+        case DType::Q6_K: return columns / 256 * 3360;
+        case DType::Q4_K: return columns / 256 * 2304;
+        case DType::MXFP4: return columns / 32 * 272;
+        case DType::F32: return columns * 64;
+        default: return columns * 32;
+    }
+}
+
+}  // namespace cuda
+}  // namespace tmoe

@@ -1,0 +1,53 @@
+// The self-test of csrc/cuda.
+//   npm run test:cuda                   compiled by nvcc for every architecture, run on this machine's GPU
+//   npm run test:cuda -- --emulated     compiled for the host under the emulation and the sanitizers, run here
+// Without nvcc the first says that it is skipped; without a GPU it compiles only. Builds stay in build-cuda-test and build-cuda-emulated.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const emulated = process.argv.includes('--emulated')
+const build = join(root, emulated ? 'build-cuda-emulated' : 'build-cuda-test')
+const cases = join(build, 'cases.bin')
+const nvcc = ['nvcc', '/usr/local/cuda/bin/nvcc'].find(
+  (path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0
+)
+
+function run(command, ...args) {
+  const { status, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
+  if (status !== 0) {
+    console.error(`${command} ${args.join(' ')}: ${signal ?? `exit code ${status}`}`)
+    process.exit(1)
+  }
+}
+
+/** Whether the driver lists a GPU. */
+const gpus = () => spawnSync('nvidia-smi', ['-L'], { encoding: 'utf8' }).stdout?.trim() ?? ''
+
+if (!emulated && !nvcc) {
+  console.log('skipped: nvcc was not found, so the CUDA kernels were neither compiled nor run')
+  process.exit(0)
+}
+// The compiler may be a wrapper too: `ccache g++`.
+const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ').reverse()
+const launcher = before.length > 0 ? [`-DCMAKE_CXX_COMPILER_LAUNCHER=${before.reverse().join(';')}`] : []
+const options = emulated
+  ? ['-DTMOE_CUDA_EMULATED=ON', '-DTMOE_SANITIZE=address,undefined']
+  : [`-DCMAKE_CUDA_COMPILER=${nvcc}`]
+run('cmake', '-S', 'csrc/cuda', '-B', build, `-DCMAKE_CXX_COMPILER=${compiler}`, ...launcher, ...options)
+run('cmake', '--build', build, '--parallel', String(availableParallelism()))
+if (!existsSync(join(root, 'dist'))) run('npm', 'run', 'build:lib')
+run(process.execPath, 'scripts/cuda-cases.mjs', cases)
+if (emulated) {
+  process.env.ASAN_OPTIONS = 'detect_stack_use_after_return=0:detect_leaks=1'
+  run(join(build, 'cuda_self_test'), cases)
+  console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
+} else if (gpus() === '') {
+  console.log('compiled by nvcc without a warning; not run: no GPU is here')
+} else {
+  console.log(gpus())
+  run(join(build, 'cuda_self_test'), cases)
+}
