@@ -152,9 +152,13 @@ export interface NativeAddon {
   ): Promise<CacheSimulation>
   /**
    * The WGSL of shaders/<name>.wgsl with its pieces, specialised (csrc/shaders/specialise.h). Numbers are integers. VALIDATION_ERROR {shader,
-   * line} for an unknown shader, a define that is missing, an #if that is not closed.
+   * line} for an unknown shader, a define that is missing, an #if that is not closed. `files` (up to 4 KiB each) come before the embedded ones.
    */
-  shader(name: string, defines: Readonly<Record<string, number | string | boolean>>): string
+  shader(
+    name: string,
+    defines: Readonly<Record<string, number | string | boolean>>,
+    files?: Readonly<Record<string, string>>
+  ): string
   /** Every file of shaders/, pieces too. */
   shaderNames(): string[]
   /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */

@@ -31,7 +31,7 @@ class Specialiser {
 
     Status file(const std::string& name, const std::string& from, size_t from_line) {
         const ShaderFile* found = nullptr;
-        for (size_t i = 0; i < table_.count; i++)
+        for (size_t i = 0; i < table_.count && !found; i++)
             if (name == table_.files[i].name) found = &table_.files[i];
         if (!found) return failed(from, from_line, "there is no shader '" + name + "'");
         if (!seen_.insert(name).second) return {};

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { GpuKernels } from '../backends/webgpu/backend.js'
 import { GpuCalls } from '../backends/webgpu/backend.js'
 import { GpuDevice } from '../backends/webgpu/device.js'
-import { nodeGpu } from '../backends/webgpu/node-provider.js'
+import { onNode } from '../backends/webgpu/node-provider.js'
 import { drawsOnDevice } from '../backends/webgpu/sampling.js'
 import type { NativeBackend } from '../native.js'
 import { native } from '../native.js'
@@ -18,7 +18,7 @@ import type { SampleRequest } from './requests.js'
 const features = ['subgroups', 'f16', 'dot4', 'timestamps'] as const
 
 export interface WebgpuOptions {
-  /** Budget of all GPU buffers, in bytes or as `2GiB`. Default: what the driver gives. */
+  /** Budget of all GPU buffers, in bytes or as `2GiB`. Default: what the driver gives; of a GPU in software what the machine has available. */
   memory?: number | string
   /** How long submitted work may take, in milliseconds. Default 30,000. */
   timeoutMs?: number
@@ -63,8 +63,7 @@ export interface WebgpuBackend extends GpuKernels, Packing {
 export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend> {
   const { memory, timeoutMs, without } = validated(optionsSchema, options, 'openBackend')
   const device = await GpuDevice.open({
-    provider: nodeGpu,
-    shaders: (shader, defines) => native().shader(shader, defines),
+    ...onNode,
     ...(memory === undefined ? {} : { memoryBytes: byteSize(memory) }),
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(without === undefined ? {} : { without })

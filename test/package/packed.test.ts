@@ -72,7 +72,8 @@ t.test('contents', async (t) => {
       const { id } = await engine.loadModel({})
       const { text } = await engine.generate({ model: id, prompt: 'ROMEO:', maxTokens: 8, temperature: 0 })
       await engine.dispose()
-      console.log(JSON.stringify([id, text, typeof openBackend]))`
+      const webgpu = await openBackend('webgpu').catch((error) => error.code)
+      console.log(JSON.stringify([id, text, typeof openBackend, webgpu]))`
     writeFileSync(
       join(user, 'user.mjs'),
       `import { createEngine } from 'tiered-moe'\nimport { openBackend } from 'tiered-moe/kernels'\n${program}`
@@ -83,11 +84,12 @@ t.test('contents', async (t) => {
     )
     const env = { ...process.env, TIERED_MOE_ADDON: addon, NODE_OPTIONS: '' }
     const run = (file: string) => execFileSync(process.execPath, [file], { cwd: user, encoding: 'utf8', env }).trim()
-    const [id, text, kernels] = JSON.parse(run('user.mjs')) as [string, string, string]
+    const [id, text, kernels, webgpu] = JSON.parse(run('user.mjs')) as [string, string, string, string]
     t.ok(id)
     t.ok(text.length > 0)
     t.equal(kernels, 'function')
-    t.equal(run('user.cjs'), JSON.stringify([id, text, kernels]), 'CommonJS gives the same')
+    t.equal(webgpu, 'BACKEND_UNAVAILABLE', 'the package webgpu is not installed')
+    t.equal(run('user.cjs'), JSON.stringify([id, text, kernels, webgpu]), 'CommonJS gives the same')
     const command = join(installed, 'dist', 'esm', 'cli', 'main.js')
     t.match(
       execFileSync(process.execPath, [command, '--version'], { cwd: user, encoding: 'utf8', env }),

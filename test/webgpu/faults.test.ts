@@ -1,96 +1,150 @@
 /** What goes wrong on a GPU is an error with a code of its own, and the process goes on. Every fault is injected for real. */
 import { spawnSync } from 'node:child_process'
 import t from 'tap'
+import type { WebgpuBackend } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
 import type { GpuDeviceOptions } from '../../lib/backends/webgpu/device.js'
 import { GpuDevice } from '../../lib/backends/webgpu/device.js'
 import type { Launch } from '../../lib/backends/webgpu/launches/launch.js'
 import { words } from '../../lib/backends/webgpu/launches/launch.js'
-import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
+import { onNode } from '../../lib/backends/webgpu/node-provider.js'
+import { native } from '../../lib/native.js'
 import { openGpu } from './adapter.js'
 
-/** A shader that runs `params.x` rounds. */
-const rounds = (body = 'x[0] = sum;') => `
+/** A shader of this test's own, behind the same preprocessor: `params.rounds` rounds, then `$BODY`. */
+const rounds = `$HEAD
   struct Params { rounds: u32 }
   @group(0) @binding(0) var<uniform> params: Params;
   @group(0) @binding(1) var<storage, read_write> x: array<u32>;
   @compute @workgroup_size(1) fn main() {
     var sum = 1u;
     for (var i = 0u; i < params.rounds; i++) { sum = sum * 1664525u + x[1]; }
-    ${body}
+    $BODY
   }`
-const launch = (count: number, shader = 'rounds'): Launch => ({
-  shader,
-  defines: {},
-  workgroups: [1, 1, 1],
+type Parts = { head?: string; body?: string; x?: number }
+const launch = (count: number, { head = '', body = 'x[0]=sum;', x = 1 }: Parts = {}): Launch => ({
+  shader: 'rounds',
+  // A key has its parts apart by blanks.
+  defines: { HEAD: head.replaceAll(' ', '\t'), BODY: body },
+  workgroups: [x, 1, 1],
   params: words(count)
 })
-const shaders: Record<string, string> = {
-  rounds: rounds(),
-  broken: rounds('x[0] = nothing_of_this_name;'),
-  'too-large': `var<workgroup> much: array<u32, 4000000>;\n${rounds('much[0] = sum; x[0] = much[0];')}`
-}
-
-const adapter = await openGpu(t)
 const open = (options: Partial<GpuDeviceOptions> = {}) =>
-  GpuDevice.open({ provider: nodeGpu, shaders: (shader) => shaders[shader] ?? '', ...options })
+  GpuDevice.open({ ...onNode, shaders: (shader, defines) => native().shader(shader, defines, { rounds }), ...options })
 
-/** The device still computes: 5 rounds on zeros give 1664525^5. */
-async function works(device: GpuDevice): Promise<boolean> {
+/** Runs `count` rounds on a buffer of its own and gives the sum. */
+async function run(device: GpuDevice, count: number, parts?: Parts): Promise<number> {
   const buffer = await device.memory.allocate(16, 'a test')
-  const bound = await device.bind(launch(5), [{ buffer }])
+  const bound = await device.bind(launch(count, parts), [{ buffer }])
   device.submit((commands) => commands.run(bound))
   const [sum] = new Uint32Array(await device.read({ buffer, size: 4 }))
   bound.dispose()
   device.memory.free(buffer)
-  let expected = 1
-  for (let i = 0; i < 5; i++) expected = Math.imul(expected, 1664525)
-  return sum === expected >>> 0
+  return sum!
+}
+/** 5 rounds on zeros give 1664525^5. */
+const works = async (device: GpuDevice) =>
+  (await run(device, 5)) === [0, 1, 2, 3, 4].reduce((n) => Math.imul(n, 1664525), 1) >>> 0
+
+/** A program in a process of its own: what it prints, line by line, and how it ended. */
+function program(text: string, env: Record<string, string> = {}, limit = 'unlimited') {
+  const { stdout, stderr, status, signal } = spawnSync(
+    'bash',
+    [
+      '-c',
+      `ulimit -v ${limit}; exec "$0" --max-old-space-size=200 --input-type=module -e "$1"`,
+      process.execPath,
+      text
+    ],
+    { env: { ...process.env, NODE_OPTIONS: '', ...env }, encoding: 'utf8' }
+  )
+  return { lines: stdout.trim().split('\n'), ended: signal ?? status, stderr }
 }
 
-if (adapter) {
-  t.test('no adapter', async (test) => {
-    const program = `
-      const { openBackend } = await import('tiered-moe/kernels')
-      await openBackend('webgpu').then(() => console.log('opened'), (error) => console.log(error.code))
-      const cpu = openBackend('cpu')
-      console.log((await cpu.rmsNorm({ x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 }))[0])`
+const adapter = await openGpu(t)
+if (adapter) faults(adapter)
+
+function faults(gpu: WebgpuBackend): void {
+  const one = { x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 }
+
+  t.test('no adapter: the driver is made unavailable', async (test) => {
     const none = '/nowhere/icd.json'
-    const env = { ...process.env, VK_ICD_FILENAMES: none, VK_DRIVER_FILES: none, NODE_OPTIONS: '' }
-    const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', program], { env, encoding: 'utf8' })
-    test.same(stdout.trim().split('\n'), ['GPU_ADAPTER_UNAVAILABLE', '1'], 'and the CPU backend works')
+    const { lines, ended } = program(
+      `const { openBackend } = await import('tiered-moe/kernels')
+       const code = await openBackend('webgpu').then(() => 'opened', (error) => error.code)
+       const cpu = await openBackend('cpu').rmsNorm({ x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 })
+       console.log(code, cpu[0])`,
+      { VK_ICD_FILENAMES: none, VK_DRIVER_FILES: none }
+    )
+    test.same([lines.at(-1), ended], ['GPU_ADAPTER_UNAVAILABLE 1', 0], 'and the CPU backend works')
   })
 
-  t.test('a limit asked for that the adapter does not have', async (test) => {
+  t.test('limits', async (test) => {
     const required = 2 ** 40
-    await test.rejects(open({ limits: { maxBufferSize: required } }), {
+    for (const limit of ['maxBufferSize', 'maxComputeInvocationsPerWorkgroup'] as const) {
+      await test.rejects(open({ limits: { [limit]: required } }), {
+        code: 'GPU_LIMIT_EXCEEDED',
+        details: { limit, required }
+      })
+    }
+    await test.rejects(gpu.allocate('f32', 2 ** 38), {
       code: 'GPU_LIMIT_EXCEEDED',
-      details: { limit: 'maxBufferSize', required }
+      details: { limit: 'maxBufferSize' }
     })
+    test.same(await gpu.rmsNorm(one), [1])
   })
 
-  t.test('a buffer over the limit, and one over the budget', async (test) => {
-    const device = await open({ memoryBytes: 1024 })
-    test.teardown(() => device.dispose())
-    await test.rejects(device.memory.allocate(2 ** 50, 'a test'), { code: 'GPU_LIMIT_EXCEEDED' })
-    const held = await device.memory.allocate(512, 'a test')
-    await test.rejects(device.memory.allocate(1024, 'weights'), {
+  t.test('a byte budget', async (test) => {
+    const small = await openBackend('webgpu', { memory: '64KiB' })
+    test.teardown(() => small.dispose())
+    const held = await small.allocate('u8', 60_000)
+    const x = new Float32Array(4096)
+    const refusal = {
       code: 'GPU_VRAM_EXHAUSTED',
-      details: { required: 1024, available: 512, device: device.name, alternatives: [], resourceInfo: { limit: 1024 } }
-    })
-    device.memory.free(held)
-    test.ok(await works(device))
+      details: {
+        device: small.device,
+        required: 16384,
+        available: 5536,
+        alternatives: [],
+        resourceInfo: { limit: 65536 }
+      }
+    }
+    await test.rejects(small.upload(x), refusal, 'a device array')
+    await test.rejects(small.rmsNorm({ x, weight: x, epsilon: 1 }), { code: 'GPU_VRAM_EXHAUSTED' }, 'a call')
+    held.dispose()
+    test.same(await small.rmsNorm(one), [1], 'what was held is free again')
   })
 
-  t.test('a shader that does not compile', async (test) => {
-    const device = await open()
+  t.test('a system that grants no more memory', { skip: process.platform !== 'linux' }, async (test) => {
+    const { lines, ended, stderr } = program(
+      `const { openBackend } = await import('tiered-moe/kernels')
+       const gpu = await openBackend('webgpu')
+       const held = []
+       try { for (;;) held.push(await gpu.allocate('f32', 2 ** 25)) } catch (error) { console.log(error.code) }
+       for (const array of held) array.dispose()
+       console.log((await gpu.rmsNorm({ x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 }))[0])`,
+      {},
+      '6000000'
+    )
+    test.same([lines, ended], [['GPU_VRAM_EXHAUSTED', '1'], 0], stderr)
+  })
+
+  t.test('shaders that do not compile', async (test) => {
+    const device = await open({ without: ['f16'] })
     test.teardown(() => device.dispose())
-    const buffer = await device.memory.allocate(16, 'a test')
-    await test.rejects(device.bind(launch(1, 'broken'), [{ buffer }]), {
-      code: 'GPU_SHADER_INVALID',
-      details: { shader: 'broken', compiler: [/nothing_of_this_name/] }
-    })
-    await test.rejects(device.bind(launch(1, 'too-large'), [{ buffer }]), { code: 'GPU_SHADER_INVALID' })
+    const refused = async (parts: Parts, compiler: RegExp) =>
+      test.rejects(run(device, 1, parts), {
+        code: 'GPU_SHADER_INVALID',
+        details: { shader: 'rounds', compiler: [compiler] }
+      })
+    await refused({ body: 'x[0]=nothing;' }, /nothing/)
+    await refused({ head: 'enable f16;' }, /f16/)
+    await refused(
+      { head: 'var<workgroup> much: array<u32, 4000000>;', body: 'much[0]=sum;x[0]=much[0];' },
+      /workgroup/i
+    )
+    await test.rejects(device.bind({ ...launch(1), shader: 'unheard_of' }, []), { code: 'VALIDATION_ERROR' })
+    await test.rejects(device.warmUp([launch(1), launch(1, { body: 'x=1;' })]), { code: 'GPU_SHADER_INVALID' })
     test.ok(await works(device))
   })
 
@@ -98,29 +152,92 @@ if (adapter) {
     const device = await open()
     test.teardown(() => device.dispose())
     const buffer = await device.memory.allocate(16, 'a test')
-    await test.rejects(device.bind(launch(1), []), { code: 'GPU_VALIDATION_FAILED' })
-    const beyond = { buffer, offset: 0, size: 4096 }
-    await test.rejects(device.read(beyond), { code: 'GPU_VALIDATION_FAILED' })
-    test.ok(await works(device))
+    await test.rejects(device.bind(launch(1), []), { code: 'GPU_VALIDATION_FAILED' }, 'a buffer is missing')
+    await test.rejects(
+      device.read({ buffer, offset: 0, size: 4096 }),
+      { code: 'GPU_VALIDATION_FAILED' },
+      'past the end'
+    )
+    await test.rejects(run(device, 1, { x: 2 ** 20 }), { code: 'GPU_VALIDATION_FAILED' }, 'too many workgroups')
+    const bound = await device.bind(launch(1), [{ buffer }])
+    device.memory.free(buffer)
+    device.submit((commands) => commands.run(bound))
+    await test.rejects(device.finished(), { code: 'GPU_VALIDATION_FAILED' }, 'a buffer that was freed')
+    await device.finished()
+    test.ok(await works(device), 'the device goes on')
+  })
+
+  t.test('values and arrays that cannot be', async (test) => {
+    const nan = { ...one, x: Float32Array.of(Number.NaN) }
+    await test.rejects(gpu.rmsNorm(nan), { code: 'RUNTIME_NAN_DETECTED', details: { token: 0 } })
+    const other = await openBackend('webgpu')
+    const theirs = await other.upload(one.x)
+    await test.rejects(gpu.rmsNorm({ ...one, x: theirs }), { code: 'VALIDATION_ERROR', details: { argument: 'x' } })
+    other.dispose()
+    await test.rejects(theirs.read(), { code: 'GPU_DEVICE_LOST', details: { reason: 'disposed' } })
+    await test.rejects(other.rmsNorm(one), { code: 'GPU_DEVICE_LOST' }, 'a backend that was disposed')
+    test.same(await gpu.rmsNorm(one), [1], 'another one is not touched')
   })
 
   t.test('a device that is lost', async (test) => {
-    const device = await open()
-    device.device.destroy()
-    await test.rejects(works(device), { code: 'GPU_DEVICE_LOST', details: { reason: 'destroyed' } })
-    test.throws(() => device.check(), { code: 'GPU_DEVICE_LOST' })
+    const idle = await open()
+    idle.device.destroy()
+    await test.rejects(works(idle), { code: 'GPU_DEVICE_LOST', details: { reason: 'destroyed' } }, 'between two calls')
+    test.throws(() => idle.check(), { code: 'GPU_DEVICE_LOST' })
+
+    const busy = await open()
+    const buffer = await busy.memory.allocate(16, 'a test')
+    const bound = await busy.bind(launch(2 ** 20), [{ buffer }])
+    busy.submit((commands) => commands.run(bound))
+    const waits = [busy.finished(), busy.read({ buffer, size: 4 }), busy.bind(launch(3), [{ buffer }])]
+    busy.device.destroy()
+    for (const wait of await Promise.allSettled(waits.slice(1))) {
+      test.match(wait, { status: 'rejected', reason: { code: 'GPU_DEVICE_LOST' } }, 'with calls under way')
+    }
+    await waits[0]?.catch(() => {})
     const again = await open()
-    test.ok(await works(again), 'another device of the same adapter works')
+    test.ok(await works(again), 'the adapter gives another device')
     again.dispose()
   })
 
-  t.test('a submit that takes too long', async (test) => {
-    const device = await open({ timeoutMs: 200 })
-    const buffer = await device.memory.allocate(16, 'a test')
-    const bound = await device.bind(launch(2 ** 30), [{ buffer }])
-    device.submit((commands) => commands.run(bound))
-    await test.rejects(device.finished(), { code: 'GPU_SUBMIT_TIMEOUT', details: { timeoutMs: 200 } })
-    test.throws(() => device.check(), { code: 'GPU_SUBMIT_TIMEOUT' })
+  t.test('a submit that does not end', async (test) => {
+    // Some 10 s of rounds; the process is left before, as nothing can stop a GPU.
+    const { lines, ended, stderr } = program(`
+      const { GpuDevice } = await import(${JSON.stringify(new URL('../../dist/esm/backends/webgpu/device.js', import.meta.url))})
+      const { onNode } = await import(${JSON.stringify(new URL('../../dist/esm/backends/webgpu/node-provider.js', import.meta.url))})
+      const { openBackend } = await import('tiered-moe/kernels')
+      const other = await openBackend('webgpu')
+      const code = ${JSON.stringify(rounds.replace('$HEAD', '').replace('$BODY', 'x[0] = sum;'))}
+      const hung = await GpuDevice.open({ ...onNode, shaders: () => code, timeoutMs: 300 })
+      const buffer = await hung.memory.allocate(16, 'a test')
+      const bound = await hung.bind({ shader: 'rounds', defines: {}, workgroups: [1, 1, 1], params: Uint32Array.of(450_000_000, 0, 0, 0) }, [{ buffer }])
+      let ticks = 0
+      setInterval(() => ticks++, 10)
+      hung.submit((commands) => commands.run(bound))
+      const waits = [hung.finished(), hung.read({ buffer, size: 4 })]
+      for (const { reason } of await Promise.allSettled(waits)) console.log(reason.code, reason.details.timeoutMs)
+      try { hung.check() } catch (error) { console.log(error.code) }
+      await hung.bind({ shader: 'rounds', defines: {}, workgroups: [1, 1, 1], params: new Uint32Array(4) }, [{ buffer }]).catch((error) => console.log(error.code))
+      hung.dispose()
+      console.log((await other.rmsNorm({ x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 }))[0])
+      console.log(ticks > 5)
+      process.exit(0)`)
+    const timeout = 'GPU_SUBMIT_TIMEOUT'
+    test.same(lines, [`${timeout} 300`, `${timeout} 300`, timeout, timeout, '1', 'true'], stderr)
+    test.equal(ended, 0)
+  })
+
+  t.test('a script ends by itself', async (test) => {
+    for (const last of ['gpu.dispose()', '', 'const later = gpu.rmsNorm(one)']) {
+      const { lines, ended } = program(
+        `const { openBackend } = await import('tiered-moe/kernels')
+         const gpu = await openBackend('webgpu')
+         const one = { x: Float32Array.of(2), weight: Float32Array.of(1), epsilon: 0 }
+         console.log((await gpu.rmsNorm(one))[0])
+         ${last}`
+      )
+      test.same([lines, ended], [['1'], 0], last || 'without dispose')
+    }
   })
 
   t.test('options', async (test) => {

@@ -16,6 +16,30 @@ function sizeClass(bytes: number): number {
 
 const poolKey = (flags: number, size: number): string => `${flags}:${size}`
 
+/** The memory of the machine, of which a GPU in software takes its own. */
+export interface HostMemory {
+  /** Bytes that may be taken now. */
+  available(): number
+  /** Whether the system would give so many bytes more. */
+  grants(bytes: number): boolean
+}
+
+export interface GpuMemoryOptions {
+  device: GPUDevice
+  name: string
+  limits: DeviceLimits
+  /** What WebGPU answers, or why the device cannot. */
+  guard: <T>(work: Promise<T>) => Promise<T>
+  /** Given where GPU memory is the host's: lavapipe does not say that there is none left, it ends the process. */
+  host: HostMemory | undefined
+  limitBytes: number | undefined
+}
+
+/** Smaller buffers are not asked for beforehand. */
+const largeBuffer = 2 ** 20
+/** What a GPU in software needs of the host besides its buffers, to compile and to run. */
+const hostReserve = 2 ** 29
+
 export class GpuMemory {
   /** Bytes of all buffers, and the most that they were. */
   usedBytes = 0
@@ -25,14 +49,18 @@ export class GpuMemory {
   readonly #device: GPUDevice
   readonly #name: string
   readonly #limits: DeviceLimits
+  readonly #guard: GpuMemoryOptions['guard']
+  readonly #host: HostMemory | undefined
   readonly #buffers = new Set<GPUBuffer>()
   /** Buffers that were given back, by usage and size. */
   readonly #pool = new Map<string, GPUBuffer[]>()
 
-  constructor(device: GPUDevice, name: string, limits: DeviceLimits, limitBytes?: number) {
+  constructor({ device, name, limits, guard, host, limitBytes }: GpuMemoryOptions) {
     this.#device = device
     this.#name = name
     this.#limits = limits
+    this.#guard = guard
+    this.#host = host
     this.limitBytes = limitBytes
   }
 
@@ -94,6 +122,9 @@ export class GpuMemory {
       const available = Math.max(0, limit - this.usedBytes)
       throw memoryExhausted(this.#name, what, { required: size, available, used: this.usedBytes, limit })
     }
+    if (size >= largeBuffer && this.#host?.grants(size + hostReserve) === false) {
+      throw memoryExhausted(this.#name, what, { required: size, available: null, used: this.usedBytes, limit })
+    }
     this.#device.pushErrorScope('out-of-memory')
     this.#device.pushErrorScope('validation')
     const buffer = this.#device.createBuffer({ size, usage: flags, label: what })
@@ -102,7 +133,7 @@ export class GpuMemory {
     this.#buffers.add(buffer)
     this.usedBytes += size
     this.peakBytes = Math.max(this.peakBytes, this.usedBytes)
-    const made = Promise.all([invalid, exhausted]).then(([wrong, none]) => {
+    const made = this.#guard(Promise.all([invalid, exhausted])).then(([wrong, none]) => {
       if (!wrong && !none) return
       this.free(buffer)
       if (none)

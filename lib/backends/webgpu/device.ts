@@ -1,6 +1,10 @@
 /** One GPU device: its memory, its compiled shaders, and the way in which work is submitted and waited for. */
 import type { EngineError } from '../../errors/index.js'
+import { isEngineError } from '../../errors/index.js'
+import type { HostMemory } from './buffers.js'
 import { GpuMemory } from './buffers.js'
+import type { BoundLaunch, Commands, StagedRead } from './commands.js'
+import { encodeCommands } from './commands.js'
 import { deviceLost, memoryExhausted, submitTimeout, validationFailed } from './failures.js'
 import { mapRead, usage } from './flags.js'
 import type { DeviceFacts, Launch, LimitName } from './launches/launch.js'
@@ -9,11 +13,15 @@ import { openDevice } from './open-device.js'
 import type { ShaderSource } from './pipelines.js'
 import { Pipelines } from './pipelines.js'
 
+export type { BoundLaunch, Commands } from './commands.js'
+
 export interface GpuDeviceOptions {
   provider: GpuProvider
   shaders: ShaderSource
-  /** Budget of all buffers. Default: what the driver gives. */
+  /** Budget of all buffers. Default: what the driver gives; of a GPU in software what the machine has available. */
   memoryBytes?: number
+  /** The machine's memory, asked where the GPU is one in software. */
+  hostMemory?: HostMemory
   /** How long submitted work may take. Default 30 s. */
   timeoutMs?: number
   /** Limits that must be there. */
@@ -22,29 +30,8 @@ export interface GpuDeviceOptions {
   without?: readonly OptionalFeature[]
 }
 
-/** A launch with its buffers, made once and run as often as wanted. */
-export interface BoundLaunch {
-  readonly key: string
-  readonly pipeline: GPUComputePipeline
-  readonly group: GPUBindGroup
-  readonly workgroups: readonly [number, number, number]
-  /** Frees its params; the buffers are the caller's. */
-  dispose(): void
-}
-
-/** What goes into one submit, in order: each sees what those before it wrote. */
-export interface Commands {
-  run(bound: BoundLaunch): void
-  /** Offsets and sizes in multiples of 4. */
-  copy(from: GPUBufferBinding, to: GPUBufferBinding): void
-  /** Fills with zeros. */
-  clear(what: GPUBufferBinding): void
-  /** The bytes as they are then, once the submit is done. Rejects with what failed. */
-  read(from: GPUBufferBinding): Promise<ArrayBuffer>
-  readonly encoder: GPUCommandEncoder
-}
-
-const sizeOf = ({ buffer, offset = 0, size }: GPUBufferBinding): number => size ?? buffer.size - offset
+/** What WebGPU refused of a submit, if anything. */
+type Refusal = Promise<EngineError | undefined>
 
 export class GpuDevice {
   readonly device: GPUDevice
@@ -58,11 +45,12 @@ export class GpuDevice {
   submits = 0
   /** Why the device cannot go on. */
   #failure: EngineError | undefined
-  /** What was refused of work that nobody has waited for yet. */
-  #refusal: EngineError | undefined
+  /** What WebGPU said outside of any submit, and of submits that nothing was read of, until somebody waits. */
+  #uncaptured: EngineError | undefined
+  #unread: Refusal[] = []
   #disposed = false
-  #fail: (failure: EngineError) => void = () => {}
-  readonly #failed: Promise<never>
+  /** Who waits for the device now: told when it fails. */
+  readonly #waiting = new Set<(failure: EngineError) => void>()
 
   private constructor(opened: OpenedDevice, options: GpuDeviceOptions) {
     const { device, info, name, facts } = opened
@@ -70,19 +58,20 @@ export class GpuDevice {
     this.info = info
     this.name = name
     this.facts = facts
-    this.memory = new GpuMemory(device, name, facts.limits, options.memoryBytes)
+    const host = info.isFallbackAdapter ? options.hostMemory : undefined
+    this.memory = new GpuMemory({
+      device,
+      name,
+      limits: facts.limits,
+      guard: (work) => this.#orFailure(work),
+      host,
+      limitBytes: options.memoryBytes ?? host?.available()
+    })
     this.pipelines = new Pipelines(device, name, options.shaders)
     this.timeoutMs = options.timeoutMs ?? 30_000
-    this.#failed = new Promise((_, reject) => {
-      this.#fail = (failure) => {
-        this.#failure ??= failure
-        reject(this.#failure)
-      }
-    })
-    this.#failed.catch(() => {})
     device.lost.then((lost) => this.#fail(deviceLost(name, lost)))
     device.onuncapturederror = ({ error }) => {
-      this.#refusal ??= this.#refused('a command', error)
+      this.#uncaptured ??= this.#refused('a command', error)
     }
   }
 
@@ -128,7 +117,7 @@ export class GpuDevice {
       layout,
       entries: resources.map((resource, binding) => ({ binding, resource }))
     })
-    const wrong = await this.device.popErrorScope()
+    const wrong = await this.#orFailure(this.device.popErrorScope())
     const dispose = () => this.memory.free(params)
     if (wrong) {
       dispose()
@@ -142,59 +131,35 @@ export class GpuDevice {
     this.device.queue.writeBuffer(to, offset, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
   }
 
-  /** Encodes and submits; does not wait. What WebGPU refuses of it is thrown by the next `finished` or `read`. */
+  /** Encodes and submits; does not wait. What WebGPU refuses of it is thrown by its reads, or else by the next `finished`. */
   submit(encode: (commands: Commands) => void): void {
     this.check()
     this.device.pushErrorScope('validation')
-    const encoder = this.device.createCommandEncoder()
-    const afterwards: (() => void)[] = []
-    let pass: GPUComputePassEncoder | undefined
-    const outside = () => {
-      pass?.end()
-      pass = undefined
-      return encoder
+    let reads: StagedRead[] = []
+    let refused: Refusal
+    try {
+      const encoder = this.device.createCommandEncoder()
+      reads = encodeCommands(encoder, this.memory, encode)
+      this.device.queue.submit([encoder.finish()])
+      this.submits++
+    } finally {
+      refused = this.device.popErrorScope().then(
+        (wrong) => (wrong ? validationFailed(this.name, 'a submit', wrong) : undefined),
+        // The device is lost: `check` says so.
+        () => undefined
+      )
     }
-    const commands: Commands = {
-      get encoder() {
-        return outside()
-      },
-      run: ({ pipeline, group, workgroups: [x, y, z] }) => {
-        if (x * y * z === 0) return
-        pass ??= encoder.beginComputePass()
-        pass.setPipeline(pipeline)
-        pass.setBindGroup(0, group)
-        pass.dispatchWorkgroups(x, y, z)
-      },
-      copy: (from, to) => {
-        outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, sizeOf(from))
-      },
-      clear: (what) => outside().clearBuffer(what.buffer, what.offset ?? 0, sizeOf(what)),
-      read: (from) => {
-        const bytes = sizeOf(from)
-        const staging = this.memory.take(bytes, usage.mapRead | usage.copyDst)
-        outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, staging.buffer, 0, bytes)
-        return new Promise((resolve, reject) => {
-          afterwards.push(() => this.#map(staging, bytes).then(resolve, reject))
-        })
-      }
-    }
-    encode(commands)
-    outside()
-    this.device.queue.submit([encoder.finish()])
-    this.submits++
-    this.device.popErrorScope().then(
-      (wrong) => {
-        if (wrong) this.#refusal ??= validationFailed(this.name, 'a submit', wrong)
-      },
-      // The device is lost: `check` says so.
-      () => {}
-    )
-    for (const next of afterwards) next()
+    this.#unread.push(refused)
+    if (reads.length === 0) return
+    const refusals = this.#unread.splice(0)
+    for (const read of reads) this.#map(read, refusals).then(read.resolve, read.reject)
   }
 
   /** All submitted work is done. Throws GPU_SUBMIT_TIMEOUT, GPU_DEVICE_LOST, and what was refused since the last wait. */
   async finished(): Promise<void> {
+    const refusals = this.#unread.splice(0)
     await this.#watched(this.device.queue.onSubmittedWorkDone())
+    await this.#throwRefusal(refusals)
   }
 
   /** The bytes of a buffer after all that was submitted. Throws as `finished`. */
@@ -206,53 +171,63 @@ export class GpuDevice {
     return bytes as Promise<ArrayBuffer>
   }
 
-  /** Ends the device and all its buffers. Waits for nothing. */
+  /** Ends the device and all its buffers. Waits for nothing: what is under way rejects with GPU_DEVICE_LOST. */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
-    this.#failure ??= deviceLost(this.name, { reason: 'disposed', message: 'the backend was disposed' })
+    this.#fail(deviceLost(this.name, { reason: 'disposed', message: 'the backend was disposed' }))
     this.memory.dispose()
-    this.device.destroy()
+    // Dawn's `destroy` waits for work under way, on the JavaScript thread.
+    const destroy = () => this.device.destroy()
+    this.device.queue.onSubmittedWorkDone().then(destroy, destroy)
   }
 
-  async #map(staging: { buffer: GPUBuffer; made: Promise<void> }, bytes: number): Promise<ArrayBuffer> {
-    await staging.made
+  async #map({ staging, bytes }: StagedRead, refusals: readonly Refusal[]): Promise<ArrayBuffer> {
+    await this.#orFailure(staging.made)
     await this.#watched(staging.buffer.mapAsync(mapRead, 0, staging.buffer.size))
     const copy = staging.buffer.getMappedRange(0, Math.ceil(bytes / 8) * 8).slice(0, bytes)
     staging.buffer.unmap()
     this.memory.give(staging.buffer)
+    await this.#throwRefusal(refusals)
     return copy
+  }
+
+  async #throwRefusal(refusals: readonly Refusal[]): Promise<void> {
+    const settled = await Promise.all(refusals)
+    const refusal = settled.find((error) => error !== undefined) ?? this.#uncaptured
+    this.#uncaptured = undefined
+    if (refusal) throw refusal
+  }
+
+  #fail(failure: EngineError): void {
+    this.#failure ??= failure
+    for (const tell of this.#waiting) tell(this.#failure)
+    this.#waiting.clear()
   }
 
   /** Waits for the GPU as long as it may take. */
   async #watched<T>(work: Promise<T>): Promise<T> {
-    this.check()
-    let timer: ReturnType<typeof setTimeout> | undefined
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        this.#fail(submitTimeout(this.name, this.timeoutMs))
-        reject(this.#failure)
-      }, this.timeoutMs)
-    })
+    const timer = setTimeout(() => this.#fail(submitTimeout(this.name, this.timeoutMs)), this.timeoutMs)
     try {
-      const result = await this.#orFailure(Promise.race([work, late]))
-      const refusal = this.#refusal
-      this.#refusal = undefined
-      if (refusal) throw refusal
-      return result
+      return await this.#orFailure(work)
     } finally {
       clearTimeout(timer)
     }
   }
 
-  /** Where the device failed meanwhile, that is the reason, whatever the work says. */
-  async #orFailure<T>(work: Promise<T>): Promise<T> {
-    try {
-      return await Promise.race([work, this.#failed])
-    } catch (error) {
-      this.check()
-      throw error
-    }
+  /** Where the device fails meanwhile, that is the reason, whatever the work says. */
+  #orFailure<T>(work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure) return reject(this.#failure)
+      this.#waiting.add(reject)
+      work
+        .finally(() => this.#waiting.delete(reject))
+        .then(resolve, (error) => {
+          if (isEngineError(error)) return reject(error)
+          // WebGPU ends what waits for a device before it says that the device is lost.
+          setTimeout(() => reject(this.#failure ?? validationFailed(this.name, 'waiting for the device', error)))
+        })
+    })
   }
 
   #refused(operation: string, error: GPUError): EngineError {

@@ -19,7 +19,7 @@ export const memoryExhausted = (
   cause?: unknown
 ): EngineError => {
   const { required, available, used, limit } = memory
-  const free = available === null ? 'the driver has no more' : `${available} are free`
+  const free = available === null ? 'no more is granted' : `${available} are free`
   return createError(
     'GPU_VRAM_EXHAUSTED',
     `${device}: ${required} bytes of GPU memory are needed for ${what}, ${free} (${used} are in use)`,

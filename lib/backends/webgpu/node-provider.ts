@@ -1,6 +1,8 @@
-/** WebGPU under Node: the optional package `webgpu` (Dawn). The only file of this folder that a browser does not need. */
+/** What a device needs under Node: the optional package `webgpu` (Dawn) and the addon. The only file of this folder that a browser does not need. */
 import loaded from '#webgpu'
-import { createError } from '../../errors/index.js'
+import { createError, isEngineError } from '../../errors/index.js'
+import { native } from '../../native.js'
+import type { GpuDeviceOptions } from './device.js'
 
 /** Throws BACKEND_UNAVAILABLE where the package is not installed or has no binary for this machine. */
 export async function nodeGpu(): Promise<GPU> {
@@ -18,4 +20,21 @@ export async function nodeGpu(): Promise<GPU> {
       { cause }
     )
   }
+}
+
+function grants(bytes: number): boolean {
+  try {
+    native().reserveMemory(bytes).dispose()
+    return true
+  } catch (error) {
+    if (isEngineError(error) && error.code === 'RESOURCE_MEMORY_EXHAUSTED') return false
+    throw error
+  }
+}
+
+/** `GpuDevice.open({ ...onNode, … })` */
+export const onNode: Pick<GpuDeviceOptions, 'provider' | 'shaders' | 'hostMemory'> = {
+  provider: nodeGpu,
+  shaders: (shader, defines) => native().shader(shader, defines),
+  hostMemory: { available: () => native().availableMemory(), grants }
 }

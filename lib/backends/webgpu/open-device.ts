@@ -47,10 +47,16 @@ export async function openDevice(
   const features = (Object.keys(featureNames) as (keyof typeof featureNames)[]).filter(
     (feature) => wanted(feature) && adapter.features.has(featureNames[feature])
   )
-  const device = await adapter.requestDevice({
-    requiredFeatures: features.map((feature) => featureNames[feature]),
-    requiredLimits: offered
-  })
+  const device = await adapter
+    .requestDevice({ requiredFeatures: features.map((feature) => featureNames[feature]), requiredLimits: offered })
+    .catch((cause) => {
+      throw createError(
+        'GPU_ADAPTER_UNAVAILABLE',
+        `${name} gave no device: ${String(cause)}`,
+        { device: name },
+        { cause }
+      )
+    })
   const subgroups = features.includes('subgroups')
   const facts: DeviceFacts = {
     subgroups,
