@@ -3,6 +3,7 @@
 //
 // bindings   1 offsets [experts + 1], from dispatch · 2 rank_rows out [ranks] · 3 status: [2] lowest offset that does not follow from 0 up to `rows`
 // dispatch   one workgroup of 256 invocations
+// numbers    whole numbers only
 struct Params {
     rows: u32,
     experts: u32,

@@ -63,10 +63,15 @@ t.test('contents', async (t) => {
     const user = join(folder, 'user')
     const installed = join(user, 'node_modules', 'tiered-moe')
     mkdirSync(installed, { recursive: true })
+    // A package of its own: inside of ours `tiered-moe` would be the checkout.
+    writeFileSync(join(user, 'package.json'), '{ "name": "user" }')
     execFileSync('tar', ['-xzf', join(folder, packed.filename), '--strip-components=1', '-C', installed])
     for (const name of ['@huggingface', 'commander', 'yaml', 'zod']) {
       symlinkSync(join(root, 'node_modules', name), join(user, 'node_modules', name))
     }
+    // The folders above have the package, as a user need not.
+    mkdirSync(join(user, 'node_modules', 'webgpu'))
+    writeFileSync(join(user, 'node_modules', 'webgpu', 'package.json'), '{ "name": "webgpu", "main": "absent.js" }')
     const program = `
       const engine = await createEngine({ threads: 1 })
       const { id } = await engine.loadModel({})
