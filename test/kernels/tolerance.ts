@@ -2,14 +2,19 @@ import type { KernelName } from 'tiered-moe/kernels'
 
 /**
  * How far a kernel may be from the oracle in doubles. Tolerance is data: |got − oracle| ≤ (fixed + perTerm · terms) · 2^-24 · scale +
- * terms · 2^-149, where `scale` is the sum of the magnitudes that were added and `terms` their number, both from the oracle.
+ * terms · least, where `scale` is the sum of the magnitudes that were added and `terms` their number, both from the oracle.
  */
 export interface Tolerance {
   /** Roundings that each result suffers, in units of 2^-24 (half an ulp of 1). */
   fixed: number
   /** Roundings for each term of a sum: 1 where every term is rounded in. */
   perTerm: number
+  /** The smallest number that a term may be taken for zero below; default the smallest denormal, 2^-149. */
+  least?: number
 }
+
+/** A GPU may take denormals for zero before a product with a large number, and round a product before it is added. */
+const gpu = { least: 2 ** -100 }
 
 export const tolerances = {
   /** Elementwise work after an exact sum, softmax: exp by Taylor to r^7 (error below 2^-26), 16-lane sum, division. */
@@ -38,6 +43,13 @@ export const tolerances = {
    * largest, so that the bound is that of a few such steps and not of float roundings.
    */
   expertQuantised: { fixed: 2 ** 24 / 2000, perTerm: 1 },
+  matmulFloatGpu: { fixed: 1, perTerm: 2, ...gpu },
+  /** The product of scales, its product with the sum, the sum: each rounded. */
+  matmulQuantisedGpu: { fixed: 2, perTerm: 3, ...gpu },
+  /** WGSL's division in silu may be off by 2.5 ulp. */
+  expertFloatGpu: { fixed: 32, perTerm: 2, ...gpu },
+  /** Steps of the hidden row, as on the CPU. */
+  expertQuantisedGpu: { fixed: 2 ** 24 / 2000, perTerm: 2, ...gpu },
   logProbability: { fixed: 64, perTerm: 1 }
 } satisfies Record<string, Tolerance>
 
@@ -59,5 +71,5 @@ export const goldenUnits = {
   dequantize: 2
 } satisfies Record<KernelName, number>
 
-export const bound = (tolerance: Tolerance, scale: number, terms: number): number =>
-  (tolerance.fixed + tolerance.perTerm * terms) * 2 ** -24 * scale + (terms + 1) * 2 ** -149
+export const bound = ({ fixed, perTerm, least = 2 ** -149 }: Tolerance, scale: number, terms: number): number =>
+  (fixed + perTerm * terms) * 2 ** -24 * scale + (terms + 1) * least

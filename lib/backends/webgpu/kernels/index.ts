@@ -4,7 +4,11 @@ import { allToAllPack, allToAllUnpack } from './all-to-all.js'
 import { attention } from './attention.js'
 import type { GpuKernel } from './call.js'
 import { combine } from './combine.js'
+import { dequantize } from './dequantize.js'
 import { dispatch } from './dispatch.js'
+import { embed } from './embed.js'
+import { expertMatmul } from './expert-matmul.js'
+import { logits } from './logits.js'
 import { rmsNorm } from './rms-norm.js'
 import { rope } from './rope.js'
 import { route } from './route.js'
@@ -15,7 +19,11 @@ export const gpuKernels = {
   allToAllUnpack,
   attention,
   combine,
+  dequantize,
   dispatch,
+  embed,
+  expertMatmul,
+  logits,
   rmsNorm,
   rope,
   route,

@@ -1,0 +1,55 @@
+import { packedBytes } from '../../../kernels/layout.js'
+import type { DType } from '../../../native.js'
+import type { DeviceFacts, Launch } from './launch.js'
+import { words } from './launch.js'
+import { rowGroups, tileDefines, tileTokens } from './tile.js'
+
+export interface MatmulShape {
+  type: DType
+  rows: number
+  columns: number
+  tokens: number
+  /** out += W · a instead of out = W · a. */
+  add?: boolean
+  countLoads?: boolean
+}
+
+/** A launch and the part of the packed matrix, in bytes, that it binds as its weights. */
+export interface MatmulPart {
+  launch: Launch
+  weights: { offset: number; size: number }
+}
+
+/**
+ * out[token] (+)= W · a[token]. Buffers: weights (the part), activations (f32 [tokens][columns] for float types, else those of
+ * `quantiseLaunch`), out f32 [tokens][rows]; with countLoads a counter. More than one part where the matrix is larger than a binding may be:
+ * every part writes rows of its own.
+ */
+export function matmulLaunches(
+  { type, rows, columns, tokens, add = false, countLoads = false }: MatmulShape,
+  facts: DeviceFacts
+): MatmulPart[] {
+  const tile = tileTokens(tokens)
+  const defines = { ...tileDefines({ type, tokens: tile, matrices: 1, countLoads }, facts), ADD: add }
+  const most = mostRows(type, columns, facts)
+  const parts: MatmulPart[] = []
+  for (let first = 0; first < rows; first += most) {
+    const own = Math.min(most, rows - first)
+    parts.push({
+      launch: {
+        shader: 'matmul',
+        defines,
+        workgroups: [rowGroups(own, facts), Math.ceil(tokens / tile), 1],
+        params: words(own, columns, tokens, 0, rows, first)
+      },
+      weights: { offset: packedBytes(type, first, columns), size: packedBytes(type, own, columns) }
+    })
+  }
+  return parts
+}
+
+/** Rows of a packed matrix that one binding holds. Sixteen groups of 16 rows begin where a binding may. */
+function mostRows(type: DType, columns: number, { limits }: DeviceFacts): number {
+  const unit = 256
+  return Math.max(1, Math.floor(limits.maxStorageBufferBindingSize / packedBytes(type, unit, columns))) * unit
+}

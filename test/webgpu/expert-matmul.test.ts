@@ -1,0 +1,172 @@
+import t, { type Test } from 'tap'
+import type { DType, ExpertMatmulRequest, WebgpuBackend } from 'tiered-moe/kernels'
+import { dtypes, openBackend } from 'tiered-moe/kernels'
+import { firstFar } from '../kernels/close.js'
+import { dispatchOracle, expertRow } from '../kernels/oracle-moe.js'
+import { tolerances } from '../kernels/tolerance.js'
+import { choices, floats, isQuantised, type Skew, skews, stream, weights } from '../kernels/values.js'
+import { openGpu } from './adapter.js'
+
+const cpu = openBackend('cpu')
+t.teardown(() => cpu.dispose())
+const gpu = await openGpu(t)
+const plain = gpu && (await openGpu(t, { without: ['subgroups', 'f16', 'dot4'] }))
+
+interface Layer {
+  tokens: number
+  experts: number
+  k: number
+  skew: Skew
+  types: readonly [gate: DType, up: DType, down: DType]
+  width: number
+  hidden: number
+}
+
+/** A seeded layer with its request and what the oracle in doubles makes of it. */
+function layer({ tokens, experts, k, skew, types, width, hidden }: Layer) {
+  const label = `${types.join(' ')}, ${width} → ${hidden}, ${tokens} tokens, ${k} of ${experts}, ${skew}`
+  const next = stream(label)
+  const ids = choices(tokens, k, experts, skew, next)
+  const gate = weights(types[0], hidden, width, next, experts)
+  const up = weights(types[1], hidden, width, next, experts)
+  const down = weights(types[2], width, hidden, next, experts)
+  const x = floats(tokens * width, next, 'heavy', 0.5)
+  const { offsets, slots } = dispatchOracle(ids, experts)
+  const packed = { gate: cpu.pack(gate, experts), up: cpu.pack(up, experts), down: cpu.pack(down, experts) }
+  const request: ExpertMatmulRequest = { x, k, offsets, slots, ...packed }
+  const oracle = () =>
+    Array.from(slots).flatMap((slot, row) => {
+      const expert = offsets.findIndex((end, e) => e > 0 && end > row) - 1
+      const token = Math.floor(slot / k)
+      return expertRow(gate, up, down, expert, x.subarray(token * width, (token + 1) * width))
+    })
+  const tolerance = types.some(isQuantised) ? tolerances.expertQuantisedGpu : tolerances.expertFloatGpu
+  return { label, request, far: (result: Float32Array) => firstFar(result, oracle(), tolerance) }
+}
+
+async function near(test: Test, backend: WebgpuBackend, shape: Layer) {
+  const own = layer(shape)
+  test.equal(own.far(await backend.expertMatmul(own.request)), undefined, own.label)
+}
+
+/** Width and hidden width of a type: whole blocks for the quantised, odd for the others. */
+const sizesOf: Record<DType, readonly [width: number, hidden: number]> = {
+  F32: [17, 5],
+  F16: [31, 20],
+  BF16: [33, 48],
+  Q8_0: [96, 64],
+  Q4_0: [64, 160],
+  Q4_K: [256, 256],
+  Q6_K: [256, 256],
+  MXFP4: [64, 96]
+}
+
+if (gpu && plain) {
+  t.test('grid', async (test) => {
+    let turn = 0
+    for (const type of dtypes) {
+      const [width, hidden] = sizesOf[type]
+      const types = [type, type, type] as const
+      const skew = skews[turn++ % skews.length]!
+      await near(test, gpu, { tokens: 5, experts: 8, k: 2, skew, types, width, hidden })
+      await near(test, gpu, { tokens: 0, experts: 3, k: 2, skew, types, width, hidden })
+    }
+    for (const type of ['Q4_0', 'F16'] as const) {
+      const [width, hidden] = sizesOf[type]
+      await near(test, gpu, { tokens: 1, experts: 8, k: 3, skew: 'even', types: [type, type, type], width, hidden })
+    }
+    const types = ['Q4_0', 'Q4_0', 'Q4_0'] as const
+    for (const [tokens, skew] of [
+      [17, 'even'],
+      [13, 'one'],
+      [17, 'idle']
+    ] as const)
+      await near(test, gpu, { tokens, experts: 5, k: 2, skew, types, width: 64, hidden: 96 })
+  })
+
+  t.test('without subgroups, f16 and dot4', async (test) => {
+    for (const type of ['F16', 'Q4_0'] as const) {
+      const [width, hidden] = sizesOf[type]
+      await near(test, plain, { tokens: 3, experts: 4, k: 2, skew: 'even', types: [type, type, type], width, hidden })
+    }
+  })
+
+  t.test('matrices of different types in one layer', async (test) => {
+    const mixes = [
+      ['Q4_0', 'Q4_0', 'Q6_K'],
+      ['Q6_K', 'Q8_0', 'F16']
+    ] as const
+    for (const types of mixes)
+      await near(test, gpu, { tokens: 3, experts: 4, k: 2, skew: 'even', types, width: 256, hidden: 256 })
+  })
+
+  t.test('a row has the same bits alone and among others', async (test) => {
+    for (const type of ['F16', 'Q4_0'] as const) {
+      const shape = { experts: 2, k: 1, skew: 'one', types: [type, type, type], width: 64, hidden: 96 } as const
+      const { request } = layer({ ...shape, tokens: 20 })
+      const all = await gpu.expertMatmul(request)
+      const offsets = request.offsets[1] === 20 ? Uint32Array.of(0, 1, 1) : Uint32Array.of(0, 0, 1)
+      for (const token of [0, 13, 19]) {
+        const x = request.x.slice(token * 64, (token + 1) * 64)
+        const alone = await gpu.expertMatmul({ ...request, x, offsets, slots: new Uint32Array(1) })
+        test.same(alone, all.slice(token * 64, (token + 1) * 64), `${type}, token ${token}`)
+      }
+    }
+  })
+
+  t.test('arrays that stay on the device', async (test) => {
+    const shape = {
+      tokens: 3,
+      experts: 4,
+      k: 2,
+      skew: 'even',
+      types: ['Q8_0', 'Q8_0', 'Q8_0'],
+      width: 96,
+      hidden: 64
+    } as const
+    const { request } = layer(shape)
+    const upload = async (matrix: ExpertMatmulRequest['gate']) => ({ ...matrix, data: await gpu.upload(matrix.data) })
+    const out = await gpu.allocate('f32', 6 * 96)
+    const given = {
+      ...request,
+      x: await gpu.upload(request.x),
+      offsets: await gpu.upload(request.offsets),
+      slots: await gpu.upload(request.slots),
+      gate: await upload(request.gate),
+      up: await upload(request.up),
+      down: await upload(request.down),
+      out
+    }
+    test.equal(await gpu.expertMatmul(given), out)
+    test.same(await out.read(), await gpu.expertMatmul(request))
+  })
+
+  t.test('a value that is not finite meets quantised weights', async (test) => {
+    const types = ['Q4_0', 'Q4_0', 'Q4_0'] as const
+    const { request } = layer({ tokens: 4, experts: 3, k: 2, skew: 'even', types, width: 96, hidden: 64 })
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const x = request.x.slice()
+      x[2 * 96 + 95] = bad
+      const refused = gpu.expertMatmul({ ...request, x })
+      await test.rejects(refused, { code: 'RUNTIME_NAN_DETECTED', details: { token: 2 } })
+    }
+  })
+
+  t.test('offsets and slots that no dispatch gave', async (test) => {
+    const types = ['F16', 'F16', 'F16'] as const
+    const { request } = layer({ tokens: 2, experts: 2, k: 2, skew: 'even', types, width: 17, hidden: 5 })
+    const bad: Record<string, Partial<ExpertMatmulRequest>> = {
+      'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
+      'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
+      'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
+      'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
+      'a huge offset': { offsets: Uint32Array.of(0, 2 ** 32 - 1, 4) },
+      'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
+      'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) },
+      'a matrix of another size': { up: { ...request.up, rows: 4 } },
+      'too little data': { down: { ...request.down, data: request.down.data.slice(4) } }
+    }
+    for (const [name, part] of Object.entries(bad))
+      await test.rejects(gpu.expertMatmul({ ...request, ...part }), { code: 'VALIDATION_ERROR' }, name)
+  })
+}
