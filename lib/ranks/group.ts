@@ -6,7 +6,7 @@
  * The result has the bits that one rank with all experts gives: rows keep the order (expert, source rank, slot), no row's arithmetic
  * depends on the others, and combine sums in expert-id order. When segments arrive changes nothing.
  */
-import type { AsyncKernels, Matrix } from '../kernels.js'
+import type { AsyncKernels, ExpertMatmulRequest, Matrix, OnDevice } from '../kernels.js'
 import { validationError } from '../validation.js'
 import { checkResults, checkSegment, type Segment, type SegmentHeader, seal } from './segment.js'
 import { type ExpertShare, expertShares } from './share.js'
@@ -14,8 +14,11 @@ import { type ExpertShare, expertShares } from './share.js'
 export interface ExpertRank {
   /** Any backend; ranks may share one. */
   backend: Pick<AsyncKernels, 'dispatch' | 'expertMatmul' | 'combine' | 'allToAllPack' | 'allToAllUnpack'>
-  /** The experts of its share alone (`expertShares`), packed by its backend. A rank whose share is empty has none. */
-  matrices?: { gate: Matrix; up: Matrix; down: Matrix }
+  /**
+   * The experts of its share alone (`expertShares`), packed by its backend; on a GPU `data` may be a device array, which spares an upload
+   * for every exchange. A rank whose share is empty has none.
+   */
+  matrices?: { gate: OnDevice<Matrix>; up: OnDevice<Matrix>; down: OnDevice<Matrix> }
 }
 
 /** How a segment gets to its destination. In one process it is handed over. */
@@ -179,7 +182,9 @@ export class RankGroup {
     const { offsets, slots } = await backend.dispatch({ ids, k: 1, experts })
     const { first, count } = this.shares[rank]!
     const own = offsets.subarray(first, first + count + 1)
-    const packed = await backend.expertMatmul({ x, k: 1, offsets: own, slots, ...matrices })
+    // a backend that does not have the matrices' memory refuses them
+    const request = { x, k: 1, offsets: own, slots, ...matrices } as ExpertMatmulRequest
+    const packed = await backend.expertMatmul(request)
     return backend.allToAllUnpack({ packed, width: matrices.gate.columns, k: 1, offsets: own, slots })
   }
 
