@@ -1,9 +1,8 @@
-// Experts for a device's memory: a reader of their bytes (host memory and files), and the decisions on who has a slot of the device.
+// Experts for a device's memory: a reader of their bytes, out of host memory and files. Who has a slot of the device is in bind_expert_slots.cpp.
 #include <algorithm>
-#include <cstring>
 
 #include "core/expert_tensors.h"
-#include "napi/bindings.h"
+#include "napi/expert_args.h"
 #include "napi/expert_options.h"
 #include "napi/read_plan.h"
 
@@ -12,38 +11,6 @@ namespace tmoe {
 namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 52;
-constexpr uint32_t kItemWords = 4;   // entry, slot, 1 where it was admitted, the entry that lost the slot
-
-Status reader_disposed() { return Status(StatusCode::MODEL_NOT_LOADED, "the reader of experts was disposed"); }
-
-Status unwrap_reader(Call& call, ExpertReaderHandle*& out) {
-    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
-    return out->store ? Status() : reader_disposed();
-}
-
-Status words_array(napi_env env, const uint32_t* words, size_t count, napi_value& out) {
-    napi_value buffer = nullptr;
-    void* data = nullptr;
-    if (napi_create_arraybuffer(env, count * sizeof(uint32_t), &data, &buffer) != napi_ok) return exception_pending();
-    if (count > 0) memcpy(data, words, count * sizeof(uint32_t));
-    return napi_create_typedarray(env, napi_uint32_array, count, buffer, 0, &out) == napi_ok ? Status() : exception_pending();
-}
-
-Status read_ids(Call& call, size_t argument, const char* name, std::vector<uint32_t>& out) {
-    ArrayView view;
-    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[argument], name, napi_uint32_array, 0, view));
-    out.assign(view.as<uint32_t>(), view.as<uint32_t>() + view.length);
-    return {};
-}
-
-Status read_layer(Call& call, const RoutingShape& shape, uint32_t& out) {
-    int64_t layer = 0;
-    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "layer", 0, static_cast<int64_t>(shape.layers) - 1, layer));
-    out = static_cast<uint32_t>(layer);
-    return {};
-}
-
-// ---- the reader ----
 
 class OpenTask : public Task {
   public:
@@ -176,7 +143,7 @@ Status ReadTask::result(Environment& environment, napi_value kept, napi_value& v
     TMOE_RETURN_IF_ERROR(words_array(env, experts.data(), experts.size(), ids));
     for (uint32_t i = 0; i < ready_.size(); i++) {
         napi_value blob = nullptr;
-        TMOE_RETURN_IF_ERROR(handle->lend(ready_[i].blob, store_->layout(layer_).bytes, blob));
+        TMOE_RETURN_IF_ERROR(handle->lend(self, ready_[i].blob, store_->layout(layer_).bytes, blob));
         if (napi_set_element(env, blobs, i, blob) != napi_ok) return exception_pending();
     }
     define(env, value, "experts", ids);
@@ -193,20 +160,6 @@ Status unwrap_cancel(Call& call, size_t argument, CancelFlag& out) {
     CancelHandle* cancel = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[argument], "cancel", cancel));
     out = cancel->flag;
-    return {};
-}
-
-Status read_step(napi_env env, napi_value value, StepShape& out) {
-    const struct {
-        const char* name;
-        uint32_t& to;
-    } fields[] = {{"sequences", out.sequences}, {"rows", out.rows}, {"prefillRows", out.prefill_rows}};
-    TMOE_RETURN_IF_ERROR(require_object(env, value, "step"));
-    for (const auto& [name, to] : fields) {
-        int64_t count = 0;
-        TMOE_RETURN_IF_ERROR(read_integer(env, value, "step", name, 0, UINT32_MAX, count));
-        to = static_cast<uint32_t>(count);
-    }
     return {};
 }
 
@@ -331,198 +284,13 @@ Status dispose_reader(Call& call, napi_value& result) {
     return {};
 }
 
-// ---- the slots ----
-
-Status items_array(napi_env env, const std::vector<WaveItem>& items, napi_value& out) {
-    std::vector<uint32_t> words;
-    words.reserve(items.size() * kItemWords);
-    for (const WaveItem& item : items) words.insert(words.end(), {item.entry, item.slot, item.admitted ? 1u : 0u, item.evicted});
-    return words_array(env, words.data(), words.size(), out);
-}
-
-/** createSlots({ slots, policy, seed, traceWords }) */
-Status create_slots(Call& call, napi_value& result) {
-    napi_env env = call.env;
-    ExpertReaderHandle* handle = nullptr;
-    int64_t slots = 0, seed = 0, words = 0;
-    HotOptions options;
-    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
-    TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
-    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "slots", 0, kMaxCacheEntries, slots));
-    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "seed", 0, UINT32_MAX, seed));
-    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "traceWords", 0, INT32_MAX, words));
-    TMOE_RETURN_IF_ERROR(read_policy(env, call.args[0], options.policy));
-    if (!handle->store) return reader_disposed();  // by a getter of the options
-    options.layers = handle->shape.layers;
-    options.experts = handle->shape.experts;
-    options.slots = static_cast<size_t>(slots);
-    options.seed = static_cast<uint32_t>(seed);
-    for (uint32_t layer = 0; layer < options.layers; layer++) options.slot_bytes = std::max(options.slot_bytes, handle->store->layout(layer).bytes);
-    if (words > 0) options.trace = std::make_shared<TraceLog>(static_cast<size_t>(words));
-    std::unique_ptr<HotExperts> experts;
-    TMOE_RETURN_IF_ERROR(HotExperts::create(std::move(options), handle->store, experts));
-    return wrap(call.environment, std::make_unique<ExpertSlotsHandle>(env, std::move(experts)), result);
-}
-
-Status unwrap_slots(Call& call, HotExperts*& out) {
-    ExpertSlotsHandle* handle = nullptr;
-    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
-    out = handle->experts.get();
-    return {};
-}
-
-RoutingShape shape_of(const HotExperts& hot) { return {hot.options().layers, hot.options().experts, 0}; }
-
-Status slots_begin_step(Call& call, napi_value&) {
-    HotExperts* hot = nullptr;
-    StepShape step;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_step(call.env, call.args[0], step));
-    hot->begin_step(step);
-    return {};
-}
-
-/** beginLayer(layer, ids): the parts that hold slots now. */
-Status slots_begin_layer(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    uint32_t layer = 0;
-    ArrayView ids;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_layer(call, shape_of(*hot), layer));
-    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[1], "ids", napi_int32_array, 0, ids));
-    TMOE_RETURN_IF_ERROR(hot->begin_layer(layer, ids.as<int32_t>(), ids.length));
-    const CacheControl& control = hot->control();
-    if (napi_create_array_with_length(call.env, control.parts(), &result) != napi_ok) return exception_pending();
-    for (uint32_t i = 0; i < control.parts(); i++) {
-        napi_value part = nullptr;
-        TMOE_RETURN_IF_ERROR(items_array(call.env, control.part(i), part));
-        if (napi_set_element(call.env, result, i, part) != napi_ok) return exception_pending();
-    }
-    return {};
-}
-
-/** advance(): the part that was added, or undefined. */
-Status slots_advance(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    bool added = false;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(hot->advance(added));
-    return added ? items_array(call.env, hot->control().part(hot->control().parts() - 1), result) : Status();
-}
-
-Status slots_end_layer(Call& call, napi_value&) {
-    HotExperts* hot = nullptr;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    hot->end_layer();
-    return {};
-}
-
-/** drop(entries) */
-Status slots_drop(Call& call, napi_value&) {
-    HotExperts* hot = nullptr;
-    std::vector<uint32_t> entries;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_ids(call, 0, "entries", entries));
-    for (uint32_t entry : entries) {
-        if (entry >= shape_of(*hot).mask_size()) return invalid_argument(call.env, "entries", "layer * experts + expert", call.args[0]);
-    }
-    for (uint32_t entry : entries) hot->drop(entry);
-    return {};
-}
-
-Status slots_prefetch(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    uint32_t layer = 0;
-    std::vector<uint32_t> experts;
-    std::vector<WaveItem> admitted;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_layer(call, shape_of(*hot), layer));
-    TMOE_RETURN_IF_ERROR(read_ids(call, 1, "experts", experts));
-    hot->prefetch(layer, experts, admitted);
-    return items_array(call.env, admitted, result);
-}
-
-Status slots_fill(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    std::vector<WaveItem> admitted;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    hot->fill(admitted);
-    return items_array(call.env, admitted, result);
-}
-
-Status slots_place(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    ArrayView view;
-    std::vector<WaveItem> admitted;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "placement", napi_uint8_array, shape_of(*hot).mask_size(), view));
-    const uint8_t* placement = view.as<uint8_t>();
-    for (size_t i = 0; i < shape_of(*hot).mask_size(); i++) {
-        if (placement[i] > static_cast<uint8_t>(Placement::Demoted)) return invalid_argument(call.env, "placement", "numbers from 0 to 2", call.args[0]);
-    }
-    TMOE_RETURN_IF_ERROR(hot->place(placement, admitted));
-    return items_array(call.env, admitted, result);
-}
-
-Status slots_resize(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    int64_t slots = 0;
-    std::vector<uint32_t> evicted;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "slots", 0, kMaxCacheEntries, slots));
-    TMOE_RETURN_IF_ERROR(hot->resize(static_cast<size_t>(slots), evicted));
-    return words_array(call.env, evicted.data(), evicted.size(), result);
-}
-
-/** table(): each entry's slot, or 2^32 - 1. */
-Status slots_table(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    std::vector<uint32_t> table(shape_of(*hot).mask_size());
-    for (uint32_t entry = 0; entry < table.size(); entry++) {
-        const int64_t slot = hot->control().cache().slot_of(entry);
-        table[entry] = slot < 0 ? kNoEntry : static_cast<uint32_t>(slot);
-    }
-    return words_array(call.env, table.data(), table.size(), result);
-}
-
-/** counts(): all, and per layer; slots and those in use. */
-Status slots_counts(Call& call, napi_value& result) {
-    napi_env env = call.env;
-    HotExperts* hot = nullptr;
-    napi_value layers = nullptr;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    const ExpertCache& cache = hot->control().cache();
-    result = cache_counts_object(env, cache.counts());
-    if (!result || napi_create_array_with_length(env, cache.layer_counts().size(), &layers) != napi_ok) return exception_pending();
-    for (uint32_t i = 0; i < cache.layer_counts().size(); i++) {
-        napi_value counts = cache_counts_object(env, cache.layer_counts()[i]);
-        if (!counts || napi_set_element(env, layers, i, counts) != napi_ok) return exception_pending();
-    }
-    define(env, result, "layers", layers);
-    define(env, result, "slots", js_number(env, static_cast<double>(cache.slots())));
-    define(env, result, "used", js_number(env, static_cast<double>(cache.used())));
-    return {};
-}
-
-Status slots_trace(Call& call, napi_value& result) {
-    HotExperts* hot = nullptr;
-    TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    return expert_trace(call.env, hot->options().trace.get(), result);
-}
-
 }  // namespace
 
-Status ExpertReaderHandle::lend(const uint8_t* blob, size_t bytes, napi_value& out) {
-    // The buffer keeps the store: what JavaScript still holds when the handle is collected stays readable.
-    auto* keep = new (std::nothrow) std::shared_ptr<ExpertStore>(store);
-    if (!keep) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "no memory to lend an expert");
-    const auto forget = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<ExpertStore>*>(hint); };
-    if (napi_create_external_arraybuffer(env_, const_cast<uint8_t*>(blob), bytes, forget, keep, &out) != napi_ok) {
-        delete keep;
-        return exception_pending();
-    }
+Status ExpertReaderHandle::lend(napi_value self, const uint8_t* blob, size_t bytes, napi_value& out) {
+    const auto nothing = [](napi_env, void*, void*) {};
     napi_ref lent = nullptr;
+    if (napi_create_external_arraybuffer(env_, const_cast<uint8_t*>(blob), bytes, nothing, nullptr, &out) != napi_ok) return exception_pending();
+    define(env_, out, "reader", self);  // whoever holds the buffer holds the reader, and so the memory
     if (napi_create_reference(env_, out, 1, &lent) != napi_ok) return exception_pending();
     lent_.push_back(lent);
     return {};
@@ -541,20 +309,8 @@ napi_status bind_experts(Environment& environment, napi_value exports) {
                              {"residency", throwing<reader_residency>, nullptr},
                              {"createSlots", throwing<create_slots>, nullptr},
                              {"dispose", promising<dispose_reader>, nullptr}};
-    const Member slots[] = {{"beginStep", throwing<slots_begin_step>, nullptr},
-                            {"beginLayer", throwing<slots_begin_layer>, nullptr},
-                            {"advance", throwing<slots_advance>, nullptr},
-                            {"endLayer", throwing<slots_end_layer>, nullptr},
-                            {"drop", throwing<slots_drop>, nullptr},
-                            {"prefetch", throwing<slots_prefetch>, nullptr},
-                            {"fill", throwing<slots_fill>, nullptr},
-                            {"place", throwing<slots_place>, nullptr},
-                            {"resize", throwing<slots_resize>, nullptr},
-                            {"table", throwing<slots_table>, nullptr},
-                            {"counts", throwing<slots_counts>, nullptr},
-                            {"trace", throwing<slots_trace>, nullptr}};
     napi_status status = define_class(environment, ClassId::ExpertReader, reader, sizeof reader / sizeof reader[0]);
-    if (status == napi_ok) status = define_class(environment, ClassId::ExpertSlots, slots, sizeof slots / sizeof slots[0]);
+    if (status == napi_ok) status = define_slots(environment);
     return status == napi_ok ? export_function(environment.env, exports, "openExperts", promising<open_reader>) : status;
 }
 

@@ -149,6 +149,8 @@ Status read_adopted(napi_env env, napi_value places, RoutingShape shape, std::ve
 
 Status read_policy(napi_env env, napi_value options, CachePolicy& out) { return read_choice(env, options, "options", "policy", kPolicies, out); }
 
+Status read_prefetch(napi_env env, napi_value options, PrefetchMode& out) { return read_choice(env, options, "options", "prefetch", kPrefetch, out); }
+
 Status store_counts(napi_env env, const StoreCounts& counts, napi_value& out) {
     const std::pair<const char*, uint64_t> numbers[] = {
         {"uses", counts.cache.uses},

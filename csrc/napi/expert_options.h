@@ -14,6 +14,9 @@ Status read_adopted(napi_env env, napi_value places, RoutingShape shape, std::ve
 /** `policy` of an object: lru, lfu or adaptive. VALIDATION_ERROR. */
 Status read_policy(napi_env env, napi_value options, CachePolicy& out);
 
+/** `prefetch` of an object: off, on or auto. VALIDATION_ERROR. */
+Status read_prefetch(napi_env env, napi_value options, PrefetchMode& out);
+
 /** The counts of a store, as `ExpertStats` of lib/native.ts names them. */
 Status store_counts(napi_env env, const StoreCounts& counts, napi_value& out);
 

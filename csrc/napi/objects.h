@@ -105,7 +105,7 @@ struct ExpertReaderHandle : Handle {
         lent_.clear();
     }
     /** A blob as a buffer of JavaScript's over the store's memory, until `take_back`. */
-    Status lend(const uint8_t* blob, size_t bytes, napi_value& out);
+    Status lend(napi_value self, const uint8_t* blob, size_t bytes, napi_value& out);
     void dispose() {
         take_back();
         store.reset();

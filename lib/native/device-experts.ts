@@ -1,5 +1,5 @@
 /** Experts for a device's memory: where their bytes come from, and which of them have a slot there. */
-import type { AdoptedExperts, CacheCounts, CachePolicy, ExpertStats, NativeTrace } from './experts.js'
+import type { AdoptedExperts, CacheCounts, CachePolicy, HostCounts, NativeTrace, Prefetch } from './experts.js'
 import type { ExpertLayout } from './files.js'
 import type { NativeCancel } from './values.js'
 
@@ -16,9 +16,6 @@ export interface ReadExperts {
   experts: Uint32Array
   blobs: ArrayBuffer[]
 }
-
-/** Counts of the host's memory, as ExpertStats has them. */
-export type HostCounts = Omit<ExpertStats, 'limitBytes' | 'pressureEvents' | 'residency' | 'layers'>
 
 /** Experts in host memory under a budget, the others read from their files. One call at a time: each takes back what the one before lent. */
 export interface NativeExpertReader {
@@ -52,13 +49,29 @@ export interface NativeExpertReader {
   /** [layers][experts]: 0 absent, 1 being read, 2 in host memory, 3 unavailable; + 16 in a local file. */
   residency(): Uint8Array
   /** RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
-  createSlots(options: { slots: number; policy: CachePolicy; seed: number; traceWords: number }): NativeExpertSlots
+  createSlots(options: {
+    slots: number
+    policy: CachePolicy
+    /** Of experts that `foresee` names. */
+    prefetch: Prefetch
+    seed: number
+    traceWords: number
+  }): NativeExpertSlots
   /** Ends the reads; later calls throw MODEL_NOT_LOADED. */
   dispose(): Promise<void>
 }
 
 /** Four words each: entry (layer · experts + expert), slot, 1 where its bytes are to be written first, the entry that lost the slot or 2^32 - 1. */
 export type SlotItems = Uint32Array
+
+/** Of one layer; `asked`: experts that were given a slot because they were foretold. The others are those of LayerStats. */
+export interface SlotLayerCounts extends CacheCounts {
+  predictable: number
+  predicted: number
+  present: number
+  asked: number
+  prefetching: boolean
+}
 
 /** Who has a slot of the device: decisions alone, at once. The same demands give the same counts as a store of host memory, and as the simulator. */
 export interface NativeExpertSlots {
@@ -76,15 +89,21 @@ export interface NativeExpertSlots {
   drop(entries: Uint32Array): void
   /** Experts that will probably be wanted, most wanted first; what is to be written. */
   prefetch(layer: number, experts: Uint32Array): SlotItems
+  /** Whether a prediction of the layer's routes is of use in this step: where every second one of those that are absent is demanded then. */
+  foresees(layer: number): boolean
+  /** The routes that a layer will probably have; what is to be written. */
+  foresee(layer: number, ids: Int32Array): SlotItems
   /** Gives free slots to what can be read; what is to be written. */
   fill(): SlotItems
   /** [layers][experts]: 0 the policy's, 1 pinned, 2 demoted; what is to be written. RESOURCE_BUDGET_TOO_SMALL. */
   place(placement: Uint8Array): SlotItems
+  /** [layers][experts], as `place` was told. */
+  placement(): Uint8Array
   /** Entries that lost their slot. RESOURCE_BUDGET_TOO_SMALL. */
   resize(slots: number): Uint32Array
   /** [layers][experts]: the slot, or 2^32 - 1. */
   table(): Uint32Array
-  counts(): CacheCounts & { layers: CacheCounts[]; slots: number; used: number }
+  counts(): CacheCounts & { layers: SlotLayerCounts[]; slots: number; used: number }
   /** Undefined where nothing is recorded. */
   trace(): (NativeTrace & { policy: CachePolicy; seed: number; truncated: boolean }) | undefined
 }

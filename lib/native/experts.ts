@@ -31,6 +31,8 @@ export interface ExpertOptions {
   traceWords?: number
   /** Not there: the experts are in the GGUF file. */
   blobs?: ExpertBlobs
+  /** Of a backend with memory of its own: bytes of slots there. Not there: a slot for every expert. `budgetBytes` is the host's memory. */
+  gpuBudgetBytes?: number
 }
 
 /** The versions of one expert that requests may still use, by ascending epoch; the first is that of all epochs before the second's. */
@@ -84,7 +86,20 @@ export interface ExpertStats {
   /** [layers][experts]: 0 absent, 1 being read, 2 in memory, 3 unavailable. */
   residency: Uint8Array
   layers: LayerStats[]
+  /**
+   * Of a backend with memory of its own, whose slots the counts above are of: experts written to it, their bytes, and the counts of host
+   * memory, which is asked for what has no slot.
+   */
+  uploads?: number
+  uploadedBytes?: number
+  host?: HostCounts
 }
+
+/** Counts of experts in host memory, as ExpertStats has them. */
+export type HostCounts = Omit<
+  ExpertStats,
+  'limitBytes' | 'pressureEvents' | 'residency' | 'layers' | 'uploads' | 'uploadedBytes' | 'host'
+>
 
 /** What was asked of an expert cache (docs/traces.md). */
 export interface NativeTrace {
@@ -126,8 +141,13 @@ export interface AdoptedExperts {
 }
 
 export interface Whereabouts {
-  /** [layers][experts]: residency (0 absent, 1 being read, 2 in memory, 3 unavailable) + 4 pinned + 8 demoted + 16 in a local file. */
+  /**
+   * [layers][experts]: residency (0 absent, 1 being read, 2 in memory, 3 unavailable) + 4 pinned + 8 demoted + 16 in a local file + 32 in a
+   * slot of the backend's own memory.
+   */
   bits: Uint8Array
+  /** Whether the backend has memory of its own: hot is what has a slot there, whatever is pinned. */
+  ownMemory?: boolean
   /** Bytes in memory of one expert of each layer. */
   layerBytes: Float64Array
   /** Of experts in memory now, and what they may take. */

@@ -9,7 +9,7 @@ export type ExpertResidency = 'absent' | 'loading' | 'resident' | 'unavailable'
 const residencies: readonly ExpertResidency[] = ['absent', 'loading', 'resident', 'unavailable']
 
 /** Bits of Whereabouts. */
-const [residencyBits, pinnedBit, localBit] = [3, 4, 16] as const
+const [residencyBits, pinnedBit, localBit, ownMemoryBit] = [3, 4, 16, 32] as const
 
 /** Where an expert is: a placement, or `absent` where neither this machine nor an archive has it. */
 export type Where = Placement | 'absent'
@@ -97,7 +97,8 @@ export function viewPlacement({ model, tiers, whereabouts, expertBytes, archive 
     const resident = (now & residencyBits) === 2
     const local = (now & localBit) !== 0
     if (!resident && !local && !archive) return 'absent'
-    return placementNow({ resident, pinned: roomForAll || (now & pinnedBit) !== 0, local })
+    const stays = roomForAll || (now & pinnedBit) !== 0
+    return placementNow({ resident, pinned: whereabouts?.ownMemory ? (now & ownMemoryBit) !== 0 : stays, local })
   }
   const all = noCounts()
   const own = tiers.tiers.map(({ name, placement }) => ({ name, placement, experts: 0, bytes: 0, ...noCounts() }))

@@ -155,7 +155,7 @@ t.test('the decisions are the simulator’s', async (t) => {
       [16, 2],
       [40, 4]
     ] as const) {
-      const slots = reader.createSlots({ slots: count, policy, seed: 3, traceWords: 1e6 })
+      const slots = reader.createSlots({ slots: count, policy, prefetch: 'off', seed: 3, traceWords: 1e6 })
       for (const items of [slots.fill(), slots.place(new Uint8Array(layers * experts).fill(2, 0, 3))])
         t.ok(items.length <= 4 * Math.min(count, 16))
       const held = use(slots, 60, rows, count)
@@ -166,16 +166,61 @@ t.test('the decisions are the simulator’s', async (t) => {
       const simulated = await addon.simulateCache(trace, { slots: trace.slots, policy, seed: 3, decisions: false })
       const { slots: _, used: __, layers: perLayer, ...counts } = slots.counts()
       t.match(simulated, counts, `${policy}, ${count} slots`)
-      t.same(simulated.layers, perLayer)
+      t.match(perLayer, simulated.layers)
       t.ok(counts.uses > 100 && (count >= 16 || counts.evictions > 0))
     }
   }
   await reader.dispose()
 })
 
+t.test('what is foretold is brought ahead as long as it comes true', async (t) => {
+  const reader = await openFile()
+  const next = random(11)
+  /** Experts that are brought ahead in steps of which so many predictions are right. */
+  const play = (slots: NativeExpertSlots, steps: number, right: number) => {
+    let brought = 0
+    for (let step = 0; step < steps; step++) {
+      slots.beginStep({ sequences: 1, rows: 1, prefillRows: 0 })
+      for (let layer = 0; layer < layers; layer++) {
+        const ids = Int32Array.of(Math.floor(next() * experts), Math.floor(next() * experts))
+        const wrong = Int32Array.from(ids, (id) => (id + 3) % experts)
+        brought += slots.foresee(layer, next() < right ? ids : wrong).length / 4
+        slots.beginLayer(layer, ids)
+        while (slots.advance());
+        slots.endLayer()
+      }
+    }
+    return brought
+  }
+  const make = (prefetch: 'off' | 'on' | 'auto') =>
+    reader.createSlots({ slots: 8, policy: 'lru', prefetch, seed: 0, traceWords: 1e6 })
+  const [off, on, auto] = [make('off'), make('on'), make('auto')]
+  t.equal(play(off, 50, 1), 0)
+  t.notOk(off.foresees(0))
+  t.ok(play(on, 50, 0) > 20, 'whatever comes of it')
+  const good = play(auto, 100, 1)
+  t.ok(good > 40)
+  const [first] = auto.counts().layers
+  t.equal(first!.predicted, first!.predictable)
+  t.ok(first!.present > first!.predicted * 0.9, 'there when it is demanded')
+  t.ok(first!.asked > 20)
+  play(auto, 100, 0)
+  t.notOk(auto.counts().layers.some(({ prefetching }) => prefetching))
+  t.ok(play(auto, 100, 0) < good / 4, 'guesses that fail are given up')
+  play(auto, 300, 1)
+  t.ok(play(auto, 100, 1) > good / 2, 'and are tried again now and then')
+  for (const slots of [on, auto]) {
+    const trace = slots.trace()!
+    const simulated = await addon.simulateCache(trace, { slots: 8, policy: 'lru', seed: 0, decisions: false })
+    const { hits, misses, prefetches, evictions } = slots.counts()
+    t.match(simulated, { hits, misses, prefetches, evictions })
+  }
+  await reader.dispose()
+})
+
 t.test('budgets, pins and ids that cannot be', async (t) => {
   const reader = await openFile()
-  const make = (slots: number) => reader.createSlots({ slots, policy: 'lru', seed: 0, traceWords: 0 })
+  const make = (slots: number) => reader.createSlots({ slots, policy: 'lru', prefetch: 'off', seed: 0, traceWords: 0 })
   t.throws(() => make(1), { code: 'RESOURCE_BUDGET_TOO_SMALL', details: { required: 2 * reader.slotBytes } })
   const slots = make(4)
   t.equal(slots.trace(), undefined)

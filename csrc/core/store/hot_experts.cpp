@@ -9,6 +9,8 @@ namespace {
 
 constexpr uint8_t kPinned = 1, kDemoted = 2;   // as Placement of core/model.h
 constexpr size_t kLeastFree = 2;               // slots beside the pinned ones: one in use, one being filled
+constexpr uint64_t kTrial = 8;                 // a layer where bringing ahead does not pay is looked at every so many steps
+constexpr uint32_t kMostCounted = 128;         // guesses; then both counts are halved, so that they follow what changes
 
 }  // namespace
 
@@ -28,6 +30,9 @@ Status HotExperts::create(HotOptions options, const std::shared_ptr<const Expert
     TMOE_RETURN_IF_ERROR(made->control_.start(cache, o.trace));
     made->placement_.assign(entries, 0);
     made->marked_.assign(o.experts, 0);
+    made->odds_.resize(o.layers);
+    made->guesses_.resize(o.layers);
+    made->foresight_.resize(o.layers);
     out = std::move(made);
     return {};
 }
@@ -55,29 +60,38 @@ bool HotExperts::in_reach(uint32_t entry) const {
     return state == Residency::Resident || state == Residency::Loading;
 }
 
+bool HotExperts::distinct(const int32_t* ids, size_t count, std::vector<uint32_t>& out) {
+    std::fill(marked_.begin(), marked_.end(), uint8_t{0});
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= options_.experts) return false;
+        marked_[static_cast<size_t>(ids[i])] = 1;
+    }
+    out.clear();
+    for (uint32_t expert = 0; expert < options_.experts; expert++) {
+        if (marked_[expert]) out.push_back(expert);
+    }
+    return true;
+}
+
 void HotExperts::begin_step(const StepShape& shape) {
     control_.begin_step(shape);
     step_wanted_.clear();
+    step_++;
+    for (Guess& guess : guesses_) guess.made = false;  // of a step that did not end
 }
 
 Status HotExperts::begin_layer(uint32_t layer, const int32_t* ids, size_t count) {
     if (layer >= options_.layers) return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, format("there is no layer %u", layer));
-    std::fill(marked_.begin(), marked_.end(), uint8_t{0});
-    for (size_t i = 0; i < count; i++) {
-        if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= options_.experts) {
-            return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, format("there is no expert %d in layer %u", ids[i], layer));
-        }
-        marked_[static_cast<size_t>(ids[i])] = 1;
-    }
+    if (!distinct(ids, count, found_)) return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, format("a route of layer %u names an expert that there is not", layer));
     wanted_.clear();
     missing_.clear();
-    for (uint32_t expert = 0; expert < options_.experts; expert++) {
-        if (!marked_[expert]) continue;
+    for (uint32_t expert : found_) {
         wanted_.push_back(control_.entry_of(layer, expert));
         if (!in_reach(wanted_.back())) missing_.push_back(wanted_.back());
     }
     step_wanted_.insert(step_wanted_.end(), wanted_.begin(), wanted_.end());
     TMOE_RETURN_IF_ERROR(archived_experts(layer, missing_, options_.experts, step_wanted_));
+    learn(layer);
     control_.begin_layer(layer, wanted_);
     return check_progress();
 }
@@ -93,6 +107,46 @@ void HotExperts::prefetch(uint32_t layer, const std::vector<uint32_t>& experts, 
         if (layer < options_.layers && expert < options_.experts && in_reach(control_.entry_of(layer, expert))) entries.push_back(control_.entry_of(layer, expert));
     }
     control_.prefetch(entries, admitted);
+}
+
+bool HotExperts::foresees(uint32_t layer) const {
+    if (options_.ahead == HotOptions::Ahead::Off || layer >= options_.layers || control_.cache().used() == placement_.size()) return false;
+    return brings_ahead(layer) || step_ % kTrial == 0;
+}
+
+void HotExperts::foresee(uint32_t layer, const int32_t* ids, size_t count, std::vector<WaveItem>& admitted) {
+    if (!foresees(layer)) return;
+    Guess& guess = guesses_[layer];
+    if (!distinct(ids, count, guess.experts)) return;
+    guess.made = true;
+    guess.absent.clear();
+    for (uint32_t expert : guess.experts) {
+        if (control_.cache().slot_of(control_.entry_of(layer, expert)) < 0) guess.absent.push_back(expert);
+    }
+    if (!brings_ahead(layer)) return;
+    const size_t before = admitted.size();
+    prefetch(layer, guess.experts, admitted);
+    foresight_[layer].asked += admitted.size() - before;
+}
+
+/** What was foretold for the layer, now that `found_` is what it wants. */
+void HotExperts::learn(uint32_t layer) {
+    Guess& guess = guesses_[layer];
+    if (!guess.made) return;
+    guess.made = false;
+    Odds& odds = odds_[layer];
+    for (uint32_t expert : guess.absent) {
+        odds.used += std::binary_search(found_.begin(), found_.end(), expert);
+        if (++odds.of < kMostCounted) continue;
+        odds.used /= 2;
+        odds.of /= 2;
+    }
+    Foresight& counts = foresight_[layer];
+    counts.wanted += found_.size();
+    for (uint32_t expert : found_) {
+        counts.predicted += std::binary_search(guess.experts.begin(), guess.experts.end(), expert);
+        counts.present += control_.cache().slot_of(control_.entry_of(layer, expert)) >= 0;
+    }
 }
 
 void HotExperts::fill(std::vector<WaveItem>& admitted) {

@@ -16,6 +16,15 @@ struct HotOptions {
     CachePolicy policy = CachePolicy::Adaptive;
     uint32_t seed = 0;
     std::shared_ptr<TraceLog> trace;     ///< records what is asked of the cache; may be null
+    enum class Ahead : uint8_t { Off, On, Auto } ahead = Ahead::Off;   ///< whether foretold experts are brought before they are demanded
+};
+
+/** What came of the experts that were foretold for a layer. */
+struct Foresight {
+    uint64_t wanted = 0;      ///< demands that a prediction was made for
+    uint64_t predicted = 0;   ///< of these: in the prediction
+    uint64_t present = 0;     ///< of these: had a slot when demanded
+    uint64_t asked = 0;       ///< experts that were given a slot ahead
 };
 
 /** One thread at a time. Experts that have no slot are read from `below`, which may be used by another thread meanwhile. */
@@ -42,6 +51,16 @@ class HotExperts {
 
     /** Experts of a layer that will probably be wanted, most wanted first: appends those that were given slots. */
     void prefetch(uint32_t layer, const std::vector<uint32_t>& experts, std::vector<WaveItem>& admitted);
+    /**
+     * Whether a prediction for the layer is of use in this step. Auto: where at least every second absent expert that was foretold was then
+     * demanded, and now and then where it was not.
+     */
+    bool foresees(uint32_t layer) const;
+    /** The routes that the layer will probably have, ids[count], in any order: appends what was given a slot ahead of its demand. */
+    void foresee(uint32_t layer, const int32_t* ids, size_t count, std::vector<WaveItem>& admitted);
+    /** Whether experts are brought ahead for the layer now. */
+    bool brings_ahead(uint32_t layer) const { return options_.ahead == HotOptions::Ahead::On || (options_.ahead == HotOptions::Ahead::Auto && pays(layer)); }
+    const std::vector<Foresight>& foresight() const { return foresight_; }
     /** Fills free slots with what is in reach: appends what got one. */
     void fill(std::vector<WaveItem>& admitted);
     /**
@@ -55,6 +74,10 @@ class HotExperts {
 
   private:
     HotExperts(HotOptions options, const std::shared_ptr<const ExpertStore>& below) : options_(std::move(options)), below_(below) {}
+    /** Distinct experts of ids, ascending, into `out`; false for an id that is none. */
+    bool distinct(const int32_t* ids, size_t count, std::vector<uint32_t>& out);
+    bool pays(uint32_t layer) const { return odds_[layer].used * 2 >= odds_[layer].of; }
+    void learn(uint32_t layer);
     Status check_slots(size_t slots, size_t pinned) const;
     Status check_progress() const;
     bool in_reach(uint32_t entry) const;
@@ -64,7 +87,20 @@ class HotExperts {
     CacheControl control_;
     std::vector<uint8_t> placement_;
     std::vector<uint8_t> marked_;             ///< scratch: per expert of a layer
-    std::vector<uint32_t> wanted_, missing_, step_wanted_;
+    std::vector<uint32_t> wanted_, missing_, step_wanted_, found_;
+    /** How often a foretold expert that was absent was demanded, of late. */
+    struct Odds {
+        uint32_t used = 3, of = 4;
+    };
+    struct Guess {
+        bool made = false;
+        std::vector<uint32_t> experts;        ///< foretold
+        std::vector<uint32_t> absent;         ///< of these, those that had no slot
+    };
+    std::vector<Odds> odds_;                  ///< per layer
+    std::vector<Guess> guesses_;              ///< per layer, of this step
+    std::vector<Foresight> foresight_;        ///< per layer
+    uint64_t step_ = 0;
 };
 
 }  // namespace tmoe

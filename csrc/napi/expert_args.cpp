@@ -1,0 +1,50 @@
+#include "napi/expert_args.h"
+
+#include <cstring>
+
+namespace tmoe {
+
+Status words_array(napi_env env, const uint32_t* words, size_t count, napi_value& out) {
+    napi_value buffer = nullptr;
+    void* data = nullptr;
+    if (napi_create_arraybuffer(env, count * sizeof(uint32_t), &data, &buffer) != napi_ok) return exception_pending();
+    if (count > 0) memcpy(data, words, count * sizeof(uint32_t));
+    return napi_create_typedarray(env, napi_uint32_array, count, buffer, 0, &out) == napi_ok ? Status() : exception_pending();
+}
+
+Status read_ids(Call& call, size_t argument, const char* name, std::vector<uint32_t>& out) {
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[argument], name, napi_uint32_array, 0, view));
+    out.assign(view.as<uint32_t>(), view.as<uint32_t>() + view.length);
+    return {};
+}
+
+Status read_layer(Call& call, const RoutingShape& shape, uint32_t& out) {
+    int64_t layer = 0;
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "layer", 0, static_cast<int64_t>(shape.layers) - 1, layer));
+    out = static_cast<uint32_t>(layer);
+    return {};
+}
+
+Status read_step(napi_env env, napi_value value, StepShape& out) {
+    const struct {
+        const char* name;
+        uint32_t& to;
+    } fields[] = {{"sequences", out.sequences}, {"rows", out.rows}, {"prefillRows", out.prefill_rows}};
+    TMOE_RETURN_IF_ERROR(require_object(env, value, "step"));
+    for (const auto& [name, to] : fields) {
+        int64_t count = 0;
+        TMOE_RETURN_IF_ERROR(read_integer(env, value, "step", name, 0, UINT32_MAX, count));
+        to = static_cast<uint32_t>(count);
+    }
+    return {};
+}
+
+Status reader_disposed() { return Status(StatusCode::MODEL_NOT_LOADED, "the reader of experts was disposed"); }
+
+Status unwrap_reader(Call& call, ExpertReaderHandle*& out) {
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
+    return out->store ? Status() : reader_disposed();
+}
+
+}  // namespace tmoe

@@ -1,0 +1,301 @@
+/**
+ * A model's experts on the GPU. Hot ones have a slot there, warm ones are in host memory, cold ones in their files. Where every expert has a
+ * slot a step runs through; below that each layer's routes are read back, the addon decides (as it does for the CPU: same code, same
+ * counters), and what is missing is written before the layer is submitted.
+ */
+import type { Plan } from '../../../model/plan.js'
+import type {
+  AdoptedExperts,
+  ExpertLayout,
+  ExpertOptions,
+  ExpertStats,
+  ExpertStepShape,
+  HostCounts,
+  NativeAddon,
+  NativeCancel,
+  NativeExpertReader,
+  NativeExpertSlots,
+  NativeGguf,
+  Whereabouts
+} from '../../../native.js'
+import { validationError } from '../../../validation.js'
+import type { Commands, GpuDevice } from '../device.js'
+import { LayerLaunches } from './launches.js'
+import { expertOps, layerShapes, Scratch } from './scratch.js'
+import { Slabs, slotsPerSlab } from './slabs.js'
+import { SlotTable } from './slot-table.js'
+import { statsOf, whereaboutsOf } from './stats.js'
+import { runLayer } from './tiered.js'
+import { Transfer } from './transfer.js'
+
+/** What a step of so many rows binds for a routed layer, beside the plan's buffers. */
+export interface LayerSlices {
+  /** i32 [rows][k], f32 [rows][k] */
+  ids: GPUBufferBinding
+  weights: GPUBufferBinding
+  status: GPUBufferBinding
+}
+
+/** The experts of all layers for steps of so many rows. */
+export interface ExpertStep {
+  /** Every expert has a slot: the whole of a routed layer's experts, from the routes to the sum in the plan's buffer. */
+  encode(commands: Commands, layer: number): void
+  /**
+   * Not every one has: `ids` are the layer's routes as they were read back. Submits what cannot wait and resolves with what encodes the rest,
+   * for the caller's next submit. EXPERT_UNAVAILABLE {experts, wanted, archived}, EXPERT_CORRUPTED, CANCELLED, RESOURCE_BUDGET_TOO_SMALL; then
+   * the step is void.
+   */
+  run(
+    layer: number,
+    ids: Int32Array,
+    step: {
+      cancel: NativeCancel
+      /** Routes that the next routed layer will probably have, as far as `foresees` wants them: its experts are brought meanwhile. */
+      ahead?: Int32Array | undefined
+    }
+  ): Promise<(commands: Commands) => void>
+  dispose(): void
+}
+
+export interface LoadExpertsRequest {
+  device: GpuDevice
+  addon: NativeAddon
+  file: NativeGguf
+  plan: Plan
+  maxBatchTokens: number
+  /** The plan's buffers, by name. */
+  buffers: (name: string) => GPUBufferBinding
+  /** Host memory, the policy of both, and the bytes of slots (default: one for every expert). */
+  options: ExpertOptions
+  /** Most bytes of a slab. Default: what the device lets a shader bind. */
+  slabBytes?: number
+  cancel: NativeCancel
+  onProgress?: ((done: number, count: number, bytesDone: number, bytesTotal: number) => void) | undefined
+}
+
+/** What both forms of a step work with. */
+export interface ExpertParts {
+  device: GpuDevice
+  slots: NativeExpertSlots
+  slabs: Slabs
+  table: SlotTable
+  transfer: Transfer
+  scratch: Scratch
+  /** Per routed layer: a blob's layout, and the plan's buffers that it reads and adds to. */
+  layouts: readonly ExpertLayout[]
+  states: readonly { x: GPUBufferBinding; out: GPUBufferBinding }[]
+}
+
+export class Experts {
+  /** Every expert has a slot for good: nothing is decided, and nothing is kept in host memory. */
+  readonly resident: boolean
+  readonly #parts: ExpertParts
+  readonly #reader: NativeExpertReader
+  readonly #never: NativeCancel
+  readonly #scrubs: boolean
+  /** Since the step began. */
+  #scrubbed = true
+  /** Experts that are being brought ahead of their demand. */
+  #ahead: Promise<void> = Promise.resolve()
+
+  private constructor(
+    parts: ExpertParts,
+    made: { reader: NativeExpertReader; never: NativeCancel; resident: boolean; scrubs: boolean }
+  ) {
+    this.#parts = parts
+    this.#reader = made.reader
+    this.#never = made.never
+    this.#scrubs = made.scrubs
+    this.resident = made.resident
+  }
+
+  /**
+   * Opens the experts, makes their slots and fills them. Throws the errors of openExperts, GPU_LIMIT_EXCEEDED, GPU_VRAM_EXHAUSTED,
+   * RESOURCE_BUDGET_TOO_SMALL, EXPERT_CORRUPTED, EXPERT_UNAVAILABLE, CANCELLED; nothing is held then.
+   */
+  static async load(request: LoadExpertsRequest): Promise<Experts> {
+    const { device, addon, file, plan, maxBatchTokens, buffers, options, cancel, onProgress } = request
+    const held: { dispose(): unknown }[] = []
+    const keep = <Made extends { dispose(): unknown }>(made: Made): Made => {
+      held.push(made)
+      return made
+    }
+    try {
+      const reader = keep(await addon.openExperts(file, plan, { experts: options }))
+      const { layouts, experts, slotBytes } = reader
+      const count = layouts.length * experts
+      const { policy, prefetch, seed, traceWords = 0, gpuBudgetBytes = count * slotBytes } = options
+      const wanted = Math.min(count, Math.floor(gpuBudgetBytes / slotBytes))
+      const slots = reader.createSlots({ slots: wanted, policy, prefetch, seed, traceWords })
+      const { slabBytes = device.facts.limits.maxBufferSize } = request
+      const limits = { ...device.facts.limits, maxBufferSize: Math.min(slabBytes, device.facts.limits.maxBufferSize) }
+      const slabs = keep(new Slabs(device, slotBytes, slotsPerSlab(device.name, slotBytes, experts, limits)))
+      await slabs.resize(wanted)
+      const table = keep(await SlotTable.make(device, layouts.length, experts))
+      const ops = expertOps(plan)
+      const shapes = layerShapes(plan, (layer) => {
+        const { gate, up, down } = layouts[layer] as ExpertLayout
+        return { gate: gate.type, up: up.type, down: down.type }
+      })
+      const scratch = keep(await Scratch.make(device, shapes, maxBatchTokens))
+      const states = ops.map((op) => ({ x: buffers(op.in), out: buffers(op.out) }))
+      const transfer = new Transfer({ reader, slots, table, slabs })
+      const items = slots.fill()
+      table.apply(items)
+      await transfer.fill(items, cancel, (done) => onProgress?.(done, wanted, done * slotBytes, wanted * slotBytes))
+      for (const layer of layouts.keys()) table.show(layer)
+      const resident = table.held === count && traceWords === 0
+      if (resident) await reader.dispose()
+      const scrubs = (options.scrub ?? 0) > 0
+      const never = addon.createCancel()
+      return new Experts(
+        { device, slots, slabs, table, transfer, scratch, layouts, states },
+        { reader, never, resident, scrubs }
+      )
+    } catch (error) {
+      for (const made of held.reverse()) await made.dispose()
+      throw error
+    }
+  }
+
+  /** Of GPU memory. */
+  get bytes(): number {
+    return this.#parts.slabs.bytes + this.#parts.scratch.bytes
+  }
+
+  /** All launches for steps of so many rows. Throws as GpuDevice.bind. */
+  async prepare(rows: number, slices: (layer: number) => LayerSlices): Promise<ExpertStep> {
+    const parts = this.#parts
+    const layers = new LayerLaunches(parts, rows, slices)
+    if (this.resident) await layers.bindLayers()
+    return {
+      encode: (commands, layer) => layers.encode(commands, layer),
+      run: async (layer, ids, { cancel, ahead }) => {
+        await this.#ahead
+        if (!this.#scrubbed) await this.#reader.scrub()
+        this.#scrubbed = true
+        const encode = await runLayer(parts, layers, layer, ids, cancel)
+        if (!ahead) return encode
+        return (commands) => {
+          encode(commands)
+          // Once it is submitted: what is written now does not reach it.
+          this.#ahead = Promise.resolve().then(() => this.#foresee(layer + 1, ahead, cancel))
+        }
+      },
+      dispose: () => layers.dispose()
+    }
+  }
+
+  /** Whether routes that a layer will probably have are of use in this step. */
+  foresees(layer: number): boolean {
+    return !this.resident && layer < this.#parts.layouts.length && this.#parts.slots.foresees(layer)
+  }
+
+  /** A step begins: the unit of time of both caches. */
+  beginStep(step: ExpertStepShape): void {
+    if (this.resident) return
+    this.#parts.slots.beginStep(step)
+    this.#parts.transfer.beginStep(step)
+    this.#scrubbed = !this.#scrubs
+  }
+
+  /** Undefined where every expert has a slot for good. */
+  stats(): ExpertStats | undefined {
+    if (this.resident) return undefined
+    return statsOf(this.#parts, this.#reader)
+  }
+
+  /** Of host memory alone. */
+  hostStats(): HostCounts | undefined {
+    return this.resident ? undefined : this.#reader.stats()
+  }
+
+  trace(): ReturnType<NativeExpertSlots['trace']> {
+    return this.resident ? undefined : this.#parts.slots.trace()
+  }
+
+  whereabouts(): Whereabouts | undefined {
+    return this.resident ? undefined : whereaboutsOf(this.#parts, this.#reader)
+  }
+
+  // Between two steps:
+
+  /** Another budget of GPU memory. RESOURCE_BUDGET_TOO_SMALL, GPU_VRAM_EXHAUSTED; then nothing has changed. */
+  async setBudget(bytes: number): Promise<void> {
+    const { slabs, slots, table, layouts } = await this.#open()
+    const wanted = Math.min(layouts.length * table.experts, Math.floor(bytes / slabs.slotBytes))
+    if (wanted === slabs.slots) return
+    if (wanted > slabs.slots) await slabs.resize(wanted)
+    table.clear(slots.resize(wanted))
+    // What is left lies anywhere: slots beyond the new end lose what they have.
+    const beyond = table.beyond(wanted)
+    slots.drop(Uint32Array.from(beyond))
+    table.clear(beyond)
+    if (wanted < slabs.slots) await slabs.resize(wanted)
+  }
+
+  /** Another budget of host memory. RESOURCE_BUDGET_TOO_SMALL, RESOURCE_MEMORY_EXHAUSTED. */
+  async setHostBudget(bytes: number): Promise<void> {
+    await this.#open()
+    await this.#reader.setBudget(bytes)
+  }
+
+  /** [layers][experts]: 0 the policy's, 1 pinned, 2 demoted. RESOURCE_BUDGET_TOO_SMALL. */
+  async place(placement: Uint8Array): Promise<void> {
+    const { slots, table, transfer } = await this.#open()
+    const items = slots.place(placement)
+    table.apply(items)
+    await transfer.bringAhead(items, this.#never)
+  }
+
+  /** Gives slots to experts ahead of their use, as far as nothing better has them: [layers][experts], 0 = not this one. */
+  async readAhead(wanted: Uint8Array): Promise<void> {
+    const { slots, table, transfer, layouts } = await this.#open()
+    for (const layer of layouts.keys()) {
+      const row = wanted.subarray(layer * table.experts, (layer + 1) * table.experts)
+      const ids = [...row.keys()].filter((expert) => row[expert] !== 0)
+      if (ids.length === 0) continue
+      const items = slots.prefetch(layer, Uint32Array.from(ids))
+      table.apply(items)
+      await transfer.bringAhead(items, this.#never)
+    }
+  }
+
+  bring(layer: number, expert: number, path: string): void {
+    if (!this.resident) this.#reader.bringExpert(layer, expert, path)
+  }
+
+  lose(layer: number, expert: number, path: string): void {
+    if (!this.resident) this.#reader.loseExpert(layer, expert, path)
+  }
+
+  async adopt(places: AdoptedExperts): Promise<void> {
+    if (this.resident) return
+    await this.#ahead
+    await this.#reader.adoptExperts(places)
+  }
+
+  /** The parts, once nothing is being brought any more. */
+  async #open(): Promise<ExpertParts> {
+    const allowed = 'a model that was loaded with gpuMemory'
+    if (this.resident) throw validationError('setExpertBudget', 'this', 'webgpu', allowed)
+    await this.#ahead
+    return this.#parts
+  }
+
+  async #foresee(layer: number, ids: Int32Array, cancel: NativeCancel): Promise<void> {
+    const { slots, table, transfer } = this.#parts
+    const items = slots.foresee(layer, ids)
+    table.apply(items)
+    await transfer.bringAhead(items, cancel)
+  }
+
+  async dispose(): Promise<void> {
+    const { slabs, table, scratch } = this.#parts
+    await this.#ahead
+    scratch.dispose()
+    table.dispose()
+    slabs.dispose()
+    if (!this.resident) await this.#reader.dispose()
+  }
+}
