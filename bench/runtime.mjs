@@ -19,14 +19,23 @@ function budgetFor(opened, percent, threads) {
 }
 
 /**
- * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory.
+ * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory. `gpuPercent`: of its
+ * experts, that an addon for a device keeps there.
  * Everything in the result lives until its `dispose`.
  */
 export async function openModel(
   path,
-  { isa = 'auto', threads = 1, maxBatchTokens = 512, percent, policy = 'adaptive', prefetch = 'auto' } = {}
+  {
+    isa = 'auto',
+    threads = 1,
+    maxBatchTokens = 512,
+    percent,
+    gpuPercent,
+    policy = 'adaptive',
+    prefetch = 'auto',
+    addon = native()
+  } = {}
 ) {
-  const addon = native()
   const cancel = addon.createCancel()
   const opened = await openFile(addon, path, cancel)
   const { file, description, blobs } = opened
@@ -40,6 +49,7 @@ export async function openModel(
       prefetch,
       seed: 1,
       ioThreads: 4,
+      ...(gpuPercent && { gpuBudgetBytes: Math.max(2, Math.round((budget.count * gpuPercent) / 100)) * budget.slot }),
       ...(blobs && { blobs })
     }
     const options = { maxBatchTokens, ...(experts && { experts }) }

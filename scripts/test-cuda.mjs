@@ -1,4 +1,4 @@
-// The self-test of csrc/cuda.
+// The self-test of csrc/cuda, and (on a GPU) models on `backend: 'cuda'` beside the CPU.
 //   npm run test:cuda                   compiled by nvcc for every architecture, run on this machine's GPU
 //   npm run test:cuda -- --emulated     compiled for the host under the emulation and the sanitizers, run here
 // Without nvcc the first says that it is skipped; without a GPU it compiles only. Builds stay in build-cuda-test and build-cuda-emulated.
@@ -46,8 +46,16 @@ if (emulated) {
   run(join(build, 'cuda_self_test'), cases)
   console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
 } else if (gpus() === '') {
+  // What a machine without a driver gets: a typed error that says what to install.
+  const { status, stderr } = spawnSync(join(build, 'cuda_self_test'), [cases], { encoding: 'utf8' })
+  if (status !== 2 || !stderr.startsWith('CUDA_DEVICE_FAILED') || !stderr.includes('install the NVIDIA driver')) {
+    console.error(`without a device the self-test ended with ${status}: ${stderr}`)
+    process.exit(1)
+  }
   console.log('compiled by nvcc without a warning; not run: no GPU is here')
 } else {
   console.log(gpus())
   run(join(build, 'cuda_self_test'), cases)
+  run(process.execPath, 'scripts/build-cuda.mjs')
+  run(process.execPath, 'test/cuda/model.mjs')
 }

@@ -3,40 +3,11 @@
 #include <algorithm>
 #include <new>
 
-#include "cpu/route.h"
+#include "core/step_sizes.h"
 
 namespace tmoe {
 
 namespace {
-
-/** The largest sizes that any operation of a plan needs. */
-struct Sizes {
-    size_t width = 0, k = 0, experts = 0, router_rows = 0, hidden = 0, routed_width = 0, rotary = 0;
-    std::vector<const PlanOp*> tables;  // one rope operation per table that differs
-    explicit Sizes(const Plan& plan) {
-        for (uint32_t w : plan.buffer_widths) width = std::max<size_t>(width, w);
-        for (const PlanOp& op : plan.ops) {
-            if (op.kind == OpKind::Rope) {
-                rotary = std::max<size_t>(rotary, op.rotary_dim);
-                if (table_of(op) == tables.size()) tables.push_back(&op);
-            }
-            if (op.kind == OpKind::Route) {
-                k = std::max<size_t>(k, op.k);
-                experts = std::max<size_t>(experts, plan.tensors[op.weight].shape[1]);
-                router_rows = std::max<size_t>(router_rows, plan.tensors[op.weight].shape[1] + op.hser.tier_groups.size() + op.hser.group_experts.size());
-                routed_width = std::max<size_t>(routed_width, plan.tensors[op.weight].shape[0]);
-            }
-            if (op.kind == OpKind::Experts) hidden = std::max<size_t>(hidden, plan.tensors[op.gate].shape[1]);
-        }
-    }
-    size_t table_of(const PlanOp& op) const {
-        size_t table = 0;
-        while (table < tables.size() && (tables[table]->base != op.base || tables[table]->rotary_dim != op.rotary_dim)) table++;
-        return table;
-    }
-    /** The rows of `values`, per token; logits use them too. */
-    size_t value_rows() const { return std::max<size_t>(k, 1); }
-};
 
 /** Blocks that `allocate` asks for beside the plan's buffers, at most; each is rounded up to a multiple of 64 bytes. */
 constexpr size_t kBlocks = 40;
@@ -49,7 +20,7 @@ size_t score_positions(const Plan& plan) { return round_up(std::min<size_t>(plan
 }  // namespace
 
 uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads) {
-    const Sizes s(plan);
+    const StepSizes s(plan);
     uint64_t floats = 0;
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
     floats += max_batch * (s.router_rows * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
@@ -61,7 +32,7 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
 }
 
 Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads) {
-    const Sizes s(plan);
+    const StepSizes s(plan);
     buffers.resize(plan.buffer_widths.size());
     for (size_t i = 0; i < buffers.size(); i++) TMOE_RETURN_IF_ERROR(buffers[i].allocate(max_batch * plan.buffer_widths[i] * sizeof(float)));
     TMOE_RETURN_IF_ERROR(activations.reserve(max_batch, round_up(s.width, 32)));

@@ -19,10 +19,31 @@ bool all_finite(const float* x, size_t n) {
     return true;
 }
 
+Status invalid(std::string message) { return Status(StatusCode::VALIDATION_ERROR, std::move(message)); }
+
+}  // namespace
+
+Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) {
+    if (device_) return device_->step(backend, items, cancel, result);
+    return Executor(*this, backend, items, cancel, result).run();
+}
+
+Status Executor::run() {
+    TMOE_RETURN_IF_ERROR(prepare());
+    TMOE_RETURN_IF_ERROR(begin_store());
+    backend_.pool.begin_burst();
+    Status status;
+    for (size_t i = 0; i < plan_.ops.size() && status.ok(); i++) status = run_op(i);
+    backend_.pool.end_burst();
+    TMOE_RETURN_IF_ERROR(std::move(status));
+    commit();
+    return {};
+}
+
 /** For the trace of a store. */
-StepShape shape_of(const std::vector<StepItem>& items) {
+StepShape Executor::shape() const {
     StepShape shape;
-    for (const StepItem& item : items) {
+    for (const StepItem& item : items_) {
         shape.sequences++;
         shape.rows += static_cast<uint32_t>(item.count);
         if (item.count > 1) shape.prefill_rows += static_cast<uint32_t>(item.count);
@@ -30,27 +51,11 @@ StepShape shape_of(const std::vector<StepItem>& items) {
     return shape;
 }
 
-Status invalid(std::string message) { return Status(StatusCode::VALIDATION_ERROR, std::move(message)); }
-
-}  // namespace
-
-Status Model::step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) {
-    return Executor(*this, backend, items, cancel, result).run();
-}
-
-Status Executor::run() {
-    TMOE_RETURN_IF_ERROR(prepare());
-    if (model_.store_) {
-        TMOE_RETURN_IF_ERROR(model_.store_->scrub());
-        model_.store_->begin_step(shape_of(items_));
-        model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
-    }
-    backend_.pool.begin_burst();
-    Status status;
-    for (size_t i = 0; i < plan_.ops.size() && status.ok(); i++) status = run_op(i);
-    backend_.pool.end_burst();
-    TMOE_RETURN_IF_ERROR(std::move(status));
-    commit();
+Status Executor::begin_store() {
+    if (!model_.store_) return {};
+    TMOE_RETURN_IF_ERROR(model_.store_->scrub());
+    model_.store_->begin_step(shape());
+    model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
     return {};
 }
 
@@ -211,33 +216,35 @@ Status Executor::attention(const PlanOp& op) {
     return {};
 }
 
+std::vector<Executor::LogitRow> Executor::logit_rows() const {
+    std::vector<LogitRow> rows;
+    for (size_t i = 0; i < items_.size(); i++) {
+        if (items_[i].logits == LogitsWanted::None) continue;
+        const size_t first = items_[i].logits == LogitsWanted::Last ? items_[i].count - 1 : 0;
+        for (size_t t = first; t < items_[i].count; t++) rows.push_back({static_cast<uint32_t>(first_row_[i] + t), static_cast<uint32_t>(i)});
+    }
+    return rows;
+}
+
 /** Logits of the rows asked for, kLogitRows at a time; each part is handed out and sampled from before the next. */
 Status Executor::logits(const PlanOp& op) {
     const Weight& weight = model_.weights_[op.weight];
     const size_t width = plan_.buffer_widths[op.in];
-    std::vector<uint32_t> rows, owner;
-    for (size_t i = 0; i < items_.size(); i++) {
-        if (items_[i].logits == LogitsWanted::None) continue;
-        const size_t first = items_[i].logits == LogitsWanted::Last ? items_[i].count - 1 : 0;
-        for (size_t t = first; t < items_[i].count; t++) {
-            rows.push_back(static_cast<uint32_t>(first_row_[i] + t));
-            owner.push_back(static_cast<uint32_t>(i));
-        }
-    }
+    const std::vector<LogitRow> rows = logit_rows();
     std::vector<size_t> given(items_.size(), 0);   // positions handed out so far
     const float* states = arena_.buffer(op.in);
     for (size_t begin = 0; begin < rows.size(); begin += kLogitRows) {
         const size_t count = std::min(kLogitRows, rows.size() - begin);
         // The rows wanted are copied side by side into `values`, which no expert needs any more.
         float* gathered = arena_.values.as<float>();
-        for (size_t i = 0; i < count; i++) memcpy(gathered + i * width, states + rows[begin + i] * width, width * sizeof(float));
+        for (size_t i = 0; i < count; i++) memcpy(gathered + i * width, states + rows[begin + i].row * width, width * sizeof(float));
         ActivationView a;
         a.columns = a.value_stride = width;
         a.values = gathered;
         if (is_quantised(weight.type)) {
             const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t) {
                 const QuantisedRow row = arena_.activations.row(i, width);
-                if (!context_.kernels.quantise_row(gathered + i * width, width, row)) flags().mark(rows[begin + i]);
+                if (!context_.kernels.quantise_row(gathered + i * width, width, row)) flags().mark(rows[begin + i].row);
             });
             if (!done) return cancelled();
             arena_.activations.attach(a);
@@ -246,12 +253,12 @@ Status Executor::logits(const PlanOp& op) {
         const MatmulTarget target = {weight.matrix(), out, plan_.vocab};
         if (!tmoe::matmul(context_, a, count, &target, 1, false)) return cancelled();
         const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t worker) {
-            const uint32_t index = owner[begin + i];
+            const uint32_t index = rows[begin + i].item;
             StepItem& item = items_[index];
             StepItemResult& result = result_.items[index];
             const float* row = out + i * plan_.vocab;
-            if (!item.sample || rows[begin + i] != first_row_[index] + item.count - 1) {
-                if (!all_finite(row, plan_.vocab)) flags().mark(rows[begin + i]);
+            if (!item.sample || rows[begin + i].row != first_row_[index] + item.count - 1) {
+                if (!all_finite(row, plan_.vocab)) flags().mark(rows[begin + i].row);
                 return;
             }
             const uint64_t position = item.sequence->length + item.count;
@@ -260,7 +267,7 @@ Status Executor::logits(const PlanOp& op) {
         });
         if (!done) return cancelled();
         for (size_t i = 0; i < count; i++) {
-            const uint32_t index = owner[begin + i];
+            const uint32_t index = rows[begin + i].item;
             if (!items_[index].logits_out) continue;
             memcpy(items_[index].logits_out + given[index]++ * plan_.vocab, out + i * plan_.vocab, plan_.vocab * sizeof(float));
         }

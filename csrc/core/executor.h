@@ -16,9 +16,17 @@ class Executor {
 
     Status run();
 
-  private:
+  protected:
+    /** A row whose logits are wanted, and the item that it belongs to. */
+    struct LogitRow {
+        uint32_t row, item;
+    };
     Status prepare();
     Status check_forced(size_t index) const;
+    /** Before a store's first layer of the step. */
+    Status begin_store();
+    StepShape shape() const;
+    std::vector<LogitRow> logit_rows() const;
     Status run_op(size_t index);
     Status embed(const PlanOp& op);
     Status rms_norm(const PlanOp& op);

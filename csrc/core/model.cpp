@@ -16,6 +16,7 @@ Status Backend::create(const char* isa, size_t threads, std::shared_ptr<Backend>
     backend->kernels = find_kernels(backend->isa);
     TMOE_RETURN_IF_ERROR(backend->pool.start(threads));
     TMOE_RETURN_IF_ERROR(backend->queue.start());
+    TMOE_RETURN_IF_ERROR(attach_device(*backend));
     out = std::move(backend);
     return {};
 }
@@ -79,6 +80,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     if (!model->arena_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the arena");
     TMOE_RETURN_IF_ERROR(model->arena_->allocate(p, options.max_batch, backend.pool.threads()));
 
+    if (backend.device) TMOE_RETURN_IF_ERROR(backend.device->create_model(*model, options, model->device_));
     const size_t preloads = model->store_ ? static_cast<size_t>(model->expert_budget_ / model->slot_bytes_) : 0, count = base.size() + preloads;
     total += preloads * model->slot_bytes_;
     size_t index = 0;
@@ -107,10 +109,12 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         next++;
         const GgufTensor& found = *file.find(p.tensors[i].file_name());
         TMOE_RETURN_IF_ERROR(loader.load(found, model->weights_[i]));
+        if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->take(i, model->weights_[i]));
         done += found.bytes;
         if (progress) progress({p.tensors[i].name, index, count, done, total});
         index++;
     }
+    if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->finish());
     out = std::move(model);
     return {};
 }
@@ -142,7 +146,7 @@ Status Model::create_sequence(KvType type, size_t max_tokens, bool capture_route
     sequence->type = type;
     sequence->max_tokens = max_tokens;
     if (const PlanOp* op = first_attention(plan_)) sequence->layer_bytes = kv_layer_bytes(type, op->kv_heads, op->head_dim, op->value_dim);
-    sequence->routes_at = sequence->layer_bytes * plan_.layers;
+    sequence->routes_at = device_ ? 0 : sequence->layer_bytes * plan_.layers;
     if (capture_routes) sequence->choices = routing_.choices();
     sequence->page_bytes = sequence->routes_at + kKvPage * sequence->choices * (sizeof(int32_t) + sizeof(float));
     sequence->held = held_;

@@ -12,6 +12,7 @@
 #include "core/expert_versions.h"
 #include "core/held_block.h"
 #include "core/memory.h"
+#include "core/model_device.h"
 #include "core/plan.h"
 #include "core/sampling.h"
 #include "core/store/expert_store.h"
@@ -24,8 +25,9 @@ struct Backend {
     const Kernels* kernels = nullptr;
     ThreadPool pool;
     JobQueue queue;
+    std::shared_ptr<BackendDevice> device;   ///< computes the steps; null = the CPU does
 
-    /** `isa`: "auto" or a name; threads ≥ 1. ISA_UNSUPPORTED {isa, available}, RESOURCE_MEMORY_EXHAUSTED. */
+    /** `isa`: "auto" or a name; threads ≥ 1. ISA_UNSUPPORTED {isa, available}, RESOURCE_MEMORY_EXHAUSTED, what attach_device gives. */
     static Status create(const char* isa, size_t threads, std::shared_ptr<Backend>& out);
 };
 
@@ -71,6 +73,7 @@ struct ExpertOptions {
     size_t scrub = 0;                              ///< resident experts that are checked at each step
     PrefetchMode prefetch = PrefetchMode::Auto;
     size_t trace_words = 0;                        ///< above 0: what is asked of the cache is recorded, up to about so many words
+    uint64_t device_bytes = 0;                     ///< with a device: what experts may take of its memory; 0 = what is left
     ExpertBlobs blobs;
 };
 
@@ -82,6 +85,10 @@ struct LoadOptions {
 
 class Sequence;
 class Prefetcher;
+namespace cuda {
+class DeviceModel;
+class Executor;
+}  // namespace cuda
 struct RouteArgs;
 struct HserRouting;
 
@@ -203,6 +210,8 @@ class Model {
 
   private:
     friend class Executor;
+    friend class cuda::DeviceModel;
+    friend class cuda::Executor;
     Status check_expert(uint32_t layer, uint32_t expert) const;
     /** The routers and constants of a route operation; states and outputs are the caller's. */
     void describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const;
@@ -246,6 +255,7 @@ class Model {
     std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
+    std::unique_ptr<ModelDevice> device_;  ///< null = the CPU computes
     uint64_t weight_bytes_ = 0, arena_bytes_ = 0;
     size_t max_batch_ = 0;
 };
@@ -266,6 +276,7 @@ class Sequence {
     std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
     HeldBlock::Sum held;                   ///< of the model
+    std::shared_ptr<SequenceDevice> device;   ///< the cache of positions where a device has it; pages then hold routes alone
 
     /** Bytes of pages that `reserve` would add. */
     size_t missing_bytes(size_t tokens) const {

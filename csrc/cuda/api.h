@@ -8,7 +8,12 @@
 
 #include "core/memory.h"
 #include "core/status.h"
+
+// Host code beside nvcc's has nothing to do with kernels.
+#if defined(__CUDACC__) || !defined(TMOE_CUDA_DEVICE)
+#define TMOE_CUDA_KERNELS
 #include "cuda/device.h"
+#endif
 
 namespace tmoe {
 namespace cuda {
@@ -128,6 +133,7 @@ inline Status check_launch(const char* name, Grid grid, size_t shared_bytes) {
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, format("%s: a launch of %zu × %zu × %zu blocks with %zu bytes", name, grid.x, grid.y, grid.z, shared_bytes));
 }
 
+#if defined(TMOE_CUDA_KERNELS)
 /** Runs kernel(arguments...) on a grid of blocks of `threads` threads (a multiple of 32). */
 template <class... P, class... A>
 Status launch(const char* name, Stream& stream, Grid grid, unsigned threads, size_t shared_bytes, void (*kernel)(P...), const A&... arguments) {
@@ -143,6 +149,7 @@ Status launch(const char* name, Stream& stream, Grid grid, unsigned threads, siz
     return emulate(name, grid, threads, shared_bytes, [](void* own) { (*static_cast<decltype(call)*>(own))(); }, const_cast<void*>(static_cast<const void*>(&call)));
 #endif
 }
+#endif
 
 }  // namespace cuda
 }  // namespace tmoe

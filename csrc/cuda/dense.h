@@ -61,6 +61,15 @@ struct EncodeCall {
 };
 Status encode(Stream& stream, const EncodeCall& call);
 
+/** Marks the tokens of rows that hold a value that is not finite. */
+struct FiniteCall {
+    const float* x;            ///< [rows][width]
+    size_t rows, width;
+    const uint32_t* tokens;    ///< [rows]
+    Marks marks;
+};
+Status mark_not_finite(Stream& stream, const FiniteCall& call);
+
 /** out[i] = x[rows[i]], `width` floats each. */
 Status gather_rows(Stream& stream, const float* x, const uint32_t* rows, size_t count, size_t width, float* out);
 

@@ -1,5 +1,5 @@
-# tmoe_add_cuda_kernels(TARGET): the sources of csrc/cuda in a target, with the flags that keep the arithmetic contract. With
-# TMOE_CUDA_EMULATED the kernels are compiled for the host.
+# tmoe_add_cuda_kernels(TARGET [MODEL]): the sources of csrc/cuda in a target, with the flags that keep the arithmetic contract; MODEL adds the
+# executor, which needs the addon's other sources. With TMOE_CUDA_EMULATED the kernels are compiled for the host.
 set(TMOE_CUDA_FOLDER ${CMAKE_CURRENT_LIST_DIR})
 if(NOT TMOE_CUDA_EMULATED)
     # Code for Ampere, Hopper and Blackwell, and PTX of the newest for what comes.
@@ -19,6 +19,8 @@ function(tmoe_add_cuda_kernels target)
     foreach(name ${listed})
         if(name MATCHES "^host/" AND NOT TMOE_CUDA_EMULATED)
             continue()
+        elseif(name MATCHES "^model/" AND NOT "MODEL" IN_LIST ARGN)
+            continue()
         elseif(name STREQUAL "api.cu" AND TMOE_CUDA_EMULATED)
             continue()
         endif()
@@ -30,7 +32,7 @@ function(tmoe_add_cuda_kernels target)
     endforeach()
     target_include_directories(${target} PRIVATE ${TMOE_CUDA_FOLDER}/..)
     # No contraction: fma stands where it is meant.
-    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O1 -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -fno-exceptions>)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O2 -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -fno-exceptions>)
     if(TMOE_CUDA_EMULATED)
         if(TMOE_SANITIZE)
             target_compile_options(${target} PRIVATE -g1 -fsanitize=${TMOE_SANITIZE} -fno-sanitize-recover=all)

@@ -30,7 +30,15 @@ __global__ void gather_kernel(const float* x, const uint32_t* rows, size_t width
     for (size_t i = threadIdx.x; i < width; i += kThreads) out[blockIdx.x * width + i] = from[i];
 }
 
+__global__ void finite_kernel(FiniteCall c) {
+    for (size_t i = threadIdx.x; i < c.width; i += kThreads) {
+        if ((float_bits(c.x[blockIdx.x * c.width + i]) & 0x7f800000u) == 0x7f800000u) atomicMin(c.marks.tokens + c.tokens[blockIdx.x], c.marks.mark);
+    }
+}
+
 }  // namespace
+
+Status mark_not_finite(Stream& stream, const FiniteCall& c) { return launch("mark_not_finite", stream, {c.rows}, kThreads, 0, finite_kernel, c); }
 
 Status rms_norm(Stream& stream, const RmsNormCall& c) { return launch("rms_norm", stream, {c.rows}, kThreads, sizeof(float), rms_norm_kernel, c); }
 

@@ -8,6 +8,7 @@
 
 #include "core/status.h"
 #include "cuda/workspace.h"
+#include "quant/blocks.h"
 
 namespace tmoe {
 namespace check {

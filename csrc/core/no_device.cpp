@@ -1,0 +1,7 @@
+#include "core/model_device.h"
+
+namespace tmoe {
+
+Status attach_device(Backend&) { return {}; }
+
+}  // namespace tmoe

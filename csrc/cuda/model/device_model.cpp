@@ -1,0 +1,129 @@
+#include "cuda/model/device_model.h"
+
+#include <new>
+
+#include "core/arena.h"
+#include "cuda/model/executor.h"
+
+namespace tmoe {
+namespace cuda {
+
+namespace {
+
+constexpr uint64_t kLeastLeft = uint64_t{256} << 20;   // bytes that slots leave for KV caches, at least
+constexpr size_t kScoreFloats = size_t{1} << 22;       // of attention from the start: 16 MiB
+
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+Status StepMemory::allocate(const Plan& plan, const StepSizes& s, size_t layers, size_t batch) {
+    const size_t rows_of_values = s.k > 0 ? s.k : 1, logits_rows = kLogitRows * size_t{plan.vocab};
+    buffers.resize(plan.buffer_widths.size());
+    for (size_t i = 0; i < buffers.size(); i++) TMOE_RETURN_IF_ERROR(buffers[i].allocate(batch * plan.buffer_widths[i] * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(activations.reserve(batch > kLogitRows ? batch : kLogitRows, round_up(s.width, 32)));
+    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
+    const std::pair<DeviceBuffer*, size_t> rest[] = {
+        {&marks, batch * sizeof(uint32_t)},
+        {&ids, layers * batch * s.k * sizeof(int32_t)},
+        {&weights, layers * batch * s.k * sizeof(float)},
+        {&scores24, batch * s.router_rows * sizeof(int64_t)},
+        {&states24, batch * s.routed_width * sizeof(int32_t)},
+        {&probabilities, batch * s.router_rows * sizeof(float)},
+        {&offsets, (s.experts + 1) * sizeof(uint32_t)},
+        {&slots, batch * s.k * sizeof(uint32_t)},
+        {&rows, batch * s.k * sizeof(uint32_t)},
+        {&counts, s.experts * sizeof(uint32_t)},
+        {&values, batch * rows_of_values * s.width * sizeof(float)},
+        {&scores, kScoreFloats * sizeof(float)},
+        {&gathered, kLogitRows * s.width * sizeof(float)},
+        {&logits, logits_rows * sizeof(float)},
+        {&adjusted, logits_rows * sizeof(float)},
+        {&sorted_probabilities, logits_rows * sizeof(float)},
+        {&keys, kLogitRows * sort_size(plan.vocab) * sizeof(uint64_t)},
+        {&outcomes, batch * sizeof(SampleOutcome)},
+    };
+    for (const auto& [buffer, bytes] : rest) TMOE_RETURN_IF_ERROR(buffer->allocate(bytes));
+    return back.allocate(batch * sizeof(uint32_t) + batch * sizeof(SampleOutcome) + layers * batch * s.k * (sizeof(int32_t) + sizeof(float)));
+}
+
+Status DeviceModel::create(const DeviceFacts& facts, Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out) {
+    std::unique_ptr<DeviceModel> made(new (std::nothrow) DeviceModel(facts, model));
+    if (!made) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate a model");
+    DeviceFacts seen;
+    TMOE_RETURN_IF_ERROR(open_device(facts.ordinal, seen));  // for this thread
+    TMOE_RETURN_IF_ERROR(made->compute_.open());
+    TMOE_RETURN_IF_ERROR(made->copies_.open());
+    made->slot_budget_ = options.experts.device_bytes;
+    made->weights_.resize(model.plan().tensors.size());
+    out = std::move(made);
+    return {};
+}
+
+Status DeviceModel::take(size_t index, Weight& weight) {
+    DeviceWeight& to = weights_[index];
+    TMOE_RETURN_IF_ERROR(to.data.allocate(weight.data.size()));
+    TMOE_RETURN_IF_ERROR(compute_.to_device(to.data.data(), weight.data.data(), weight.data.size()));
+    TMOE_RETURN_IF_ERROR(compute_.wait());
+    weight.data.release();
+    return {};
+}
+
+Status DeviceModel::finish() {
+    const Plan& plan = model_.plan();
+    for (size_t i = 0; i < weights_.size(); i++) {
+        const Weight& from = model_.weights_[i];
+        DeviceWeight& to = weights_[i];
+        to.type = from.type;
+        to.rows = from.rows;
+        to.columns = from.columns;
+        to.experts = from.experts;
+        to.expert_bytes = from.expert_bytes;
+        to.exponent = from.exponent;
+    }
+    hser_.resize(plan.ops.size());
+    mark_of_op_.resize(plan.ops.size());
+    auto mark = static_cast<int32_t>(plan.layers);
+    for (size_t i = plan.ops.size(); i-- > 0;) {  // as Executor::note_layer is called on the CPU: at the begin of attention, at the end of experts
+        const PlanOp& op = plan.ops[i];
+        if (op.kind == OpKind::Experts) mark = static_cast<int32_t>(op.layer);
+        mark_of_op_[i] = mark;
+        if (op.kind == OpKind::Attention) mark = static_cast<int32_t>(op.layer);
+        if (op.kind != OpKind::Route || op.form != RouteForm::Hser) continue;
+        const auto upload = [&](const std::vector<uint32_t>& from, DeviceBuffer& to) -> Status {
+            TMOE_RETURN_IF_ERROR(to.allocate(from.size() * sizeof(uint32_t)));
+            return compute_.to_device(to.data(), from.data(), to.size());
+        };
+        TMOE_RETURN_IF_ERROR(upload(op.hser.tier_groups, hser_[i].tier_groups));
+        TMOE_RETURN_IF_ERROR(upload(op.hser.group_experts, hser_[i].group_experts));
+    }
+    TMOE_RETURN_IF_ERROR(memory_.allocate(plan, StepSizes(plan), model_.routing().layers, model_.max_batch()));
+    TMOE_RETURN_IF_ERROR(compute_.wait());
+    if (!model_.store_) return {};
+    HotOptions hot;
+    hot.layers = model_.routing().layers;
+    hot.experts = model_.routing().experts;
+    hot.slot_bytes = model_.slot_bytes_;
+    uint64_t bytes = slot_budget_;
+    if (bytes == 0) {
+        TMOE_RETURN_IF_ERROR(free_memory(bytes));
+        bytes = bytes > 2 * kLeastLeft ? bytes - bytes / 10 - kLeastLeft : bytes / 2;
+    }
+    return ExpertSlots::create(hot, model_.store_, bytes, slots_);
+}
+
+Status DeviceModel::step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) {
+    return Executor(model_, *this, backend, items, cancel, result).run();
+}
+
+Status DeviceSequence::reserve(size_t positions, size_t page_bytes) {
+    while (pages_.size() * kKvPage < positions) {
+        DeviceBuffer page;
+        TMOE_RETURN_IF_ERROR(page.allocate(page_bytes));
+        pages_.push_back(std::move(page));
+    }
+    return {};
+}
+
+}  // namespace cuda
+}  // namespace tmoe

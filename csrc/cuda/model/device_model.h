@@ -1,0 +1,79 @@
+// A model on a CUDA device: its weights, the memory of a step, and slots of experts where these are tiered.
+#pragma once
+#include "core/model.h"
+#include "core/model_device.h"
+#include "core/step_sizes.h"
+#include "cuda/model/expert_slots.h"
+#include "cuda/sample.h"
+#include "cuda/model/step_data.h"
+
+namespace tmoe {
+namespace cuda {
+
+struct DeviceWeight {
+    DType type = DType::F32;
+    size_t rows = 0, columns = 0, experts = 1, expert_bytes = 0;
+    int exponent = 0;
+    DeviceBuffer data;
+    MatrixView matrix() const { return {type, rows, columns, data.data()}; }
+    ExpertStack stack() const { return {matrix(), expert_bytes}; }
+};
+
+/** Offsets of a hierarchical route. */
+struct DeviceHser {
+    DeviceBuffer tier_groups, group_experts;
+};
+
+/** Memory of one step, allocated once per model. */
+struct StepMemory {
+    std::vector<DeviceBuffer> buffers;   ///< one per plan buffer, [max_batch][width]
+    ExpertMemory experts;
+    ExpertMemory::Rows activations;
+    DeviceBuffer marks;                  ///< [max_batch]: the layer where a value was first not finite
+    DeviceBuffer ids, weights;           ///< [routed layers][max_batch · k]
+    DeviceBuffer scores24, states24, probabilities;
+    DeviceBuffer offsets, slots, rows, counts, values;
+    DeviceBuffer scores;                 ///< of attention
+    DeviceBuffer logits, gathered, adjusted, sorted_probabilities, keys, outcomes;
+    PinnedBuffer back;                   ///< what comes back at the end
+
+    float* buffer(uint32_t index) const { return buffers[index].as<float>(); }
+    Status allocate(const Plan& plan, const StepSizes& sizes, size_t routed_layers, size_t max_batch);
+};
+
+class DeviceModel : public ModelDevice {
+  public:
+    static Status create(const DeviceFacts& facts, Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out);
+    Status take(size_t index, Weight& weight) override;
+    Status finish() override;
+    Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) override;
+
+  private:
+    friend class Executor;
+    DeviceModel(const DeviceFacts& facts, Model& model) : facts_(facts), model_(model) {}
+
+    DeviceFacts facts_;
+    Model& model_;
+    Stream compute_, copies_;
+    uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = what the device has left
+    std::vector<DeviceWeight> weights_;
+    std::vector<DeviceHser> hser_;             ///< per operation of the plan
+    std::vector<int32_t> mark_of_op_;          ///< the layer that a value that is not finite is reported for
+    StepMemory memory_;
+    StepData data_;
+    std::unique_ptr<ExpertSlots> slots_;
+};
+
+/** The KV cache of one sequence: pages as on the CPU, in device memory. */
+class DeviceSequence : public SequenceDevice {
+  public:
+    /** Pages for so many positions. GPU_VRAM_EXHAUSTED. */
+    Status reserve(size_t positions, size_t page_bytes);
+    const std::vector<DeviceBuffer>& pages() const { return pages_; }
+
+  private:
+    std::vector<DeviceBuffer> pages_;
+};
+
+}  // namespace cuda
+}  // namespace tmoe
