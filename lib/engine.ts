@@ -48,7 +48,7 @@ import type { Recovered } from './journal/index.js'
 import type { EngineState } from './lifecycle.js'
 import type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
-import type { Counters, Isa } from './native.js'
+import type { Counters, DeviceCounts, Isa } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
 import type { PlacementView } from './tiers/placement-view.js'
 import type { Steered } from './tiers/steering.js'
@@ -70,7 +70,12 @@ export interface GenerationResult {
 
 /** How the engine computes. */
 export interface BackendInfo {
-  name: 'cpu'
+  name: 'cpu' | 'webgpu'
+  /** Of webgpu: the GPU, as its driver names it. */
+  device?: string
+  /** Of webgpu: what the GPU has done since the engine began, and holds now. */
+  gpu?: DeviceCounts
+  /** Of the CPU; with webgpu it reads and packs weights. */
   isa: Isa
   threads: number
   /** The instruction set that each kernel resolved to. */
@@ -106,7 +111,11 @@ export class Engine implements AsyncDisposable {
   get backend(): BackendInfo {
     checkOpen(this.#parts, 'backend')
     const { backend } = this.#parts
-    return { name: 'cpu', isa: backend.isa, threads: backend.threads, kernels: backend.kernels() }
+    const { memory } = backend
+    const own = memory
+      ? ({ name: 'webgpu', device: memory.device, gpu: memory.counts() } as const)
+      : ({ name: 'cpu' } as const)
+    return { ...own, isa: backend.isa, threads: backend.threads, kernels: backend.kernels() }
   }
 
   /** What the addon holds now, in this process. */

@@ -20,8 +20,31 @@ export type * from './native/files.js'
 export type * from './native/model.js'
 export type * from './native/values.js'
 
+/** Memory of a backend's own, where its models are. */
+export interface BackendMemory {
+  /** The device, as its driver names it. */
+  readonly device: string
+  /** Bytes that a model may take now, as far as is known. */
+  available(): number
+  /** Most that the buffers of one step take. */
+  stepBytes(plan: Plan, maxBatchTokens: number): number
+  counts(): DeviceCounts
+}
+
+/** What a device has done since it was opened, and holds now. */
+export interface DeviceCounts {
+  submits: number
+  /** Milliseconds that were spent waiting for it. */
+  waitedMs: number
+  /** Bytes of its buffers, and how many there are. */
+  memoryBytes: number
+  buffers: number
+}
+
 /** A pool of worker threads on one instruction set, and the queue of work for it. */
 export interface NativeBackend {
+  /** Not there: models are in host memory. */
+  readonly memory?: BackendMemory
   readonly isa: Isa
   readonly threads: number
   /** The instruction set that each kernel resolved to. */

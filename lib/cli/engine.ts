@@ -6,6 +6,9 @@ import { filePath, given, integer } from './arguments.js'
 import type { Session } from './session.js'
 
 export interface EngineChoices {
+  backend?: 'cpu' | 'webgpu'
+  /** Of webgpu. */
+  gpuMemory?: string
   threads?: number
   isa?: Isa | 'auto'
   kvType?: KvType
@@ -26,6 +29,11 @@ export interface EngineChoices {
 
 export function withEngineOptions(command: Command): Command {
   return command
+    .addOption(new Option('--backend <name>', 'what runs the model').choices(['cpu', 'webgpu']).default('cpu'))
+    .option(
+      '--gpu-memory <bytes>',
+      "with webgpu: all GPU memory that the model may take, as '2GiB' (default: what it needs)"
+    )
     .option('--threads <n>', 'worker threads (default: all cores)', integer(1, 1024))
     .addOption(
       new Option('--isa <name>', 'instruction set')
@@ -67,9 +75,9 @@ export async function withModel<Result>(
   use: (open: OpenModel) => Promise<Result>
 ): Promise<Result> {
   const started = performance.now()
-  const { threads, isa, audit, drain } = choices
+  const { backend, threads, isa, audit, drain } = choices
   const draining = drain !== undefined && { drainMs: drain * 1000, signals: true }
-  const engine = await createEngine({ ...given({ threads, isa, audit }), ...draining })
+  const engine = await createEngine({ ...given({ backend, threads, isa, audit }), ...draining })
   if (draining) session.releaseSignals()
   try {
     const { id, descriptor } = await engine.loadModel(
@@ -78,6 +86,7 @@ export async function withModel<Result>(
         kvType: choices.kvType,
         contextLength: choices.contextLength,
         memory: choices.memory,
+        gpuMemory: choices.gpuMemory,
         prefetch: choices.prefetch,
         tierSet: tierSetOf(choices.tierSet),
         tiers: choices.tiers,

@@ -1,5 +1,4 @@
 /** Starts an engine in the steps of S002: configuration, resources, routing seed, telemetry. The fifth, model, is each load. */
-import { availableParallelism } from 'node:os'
 import { createError } from '../errors/index.js'
 import type { CallOptions } from '../generation/options.js'
 import { checkCall } from '../generation/options.js'
@@ -12,6 +11,7 @@ import { Telemetry } from '../telemetry/telemetry.js'
 import { validated } from '../validation.js'
 import { Ledger } from './ledger.js'
 import { Models } from './models.js'
+import { checkGpuSettings, openEngineBackend } from './open-backend.js'
 import { openJournal } from './open-journal.js'
 import type { CheckedOptions, EngineOptions } from './options.js'
 import { engineSchema } from './options.js'
@@ -23,7 +23,7 @@ import { checkStaging, MemoryReserve } from './reserve.js'
 import { routingSeed } from './routing-seed.js'
 import { checkTimeouts } from './timeouts.js'
 
-/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, CUDA_DEVICE_FAILED, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
+/** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, CUDA_DEVICE_FAILED, GPU_ADAPTER_UNAVAILABLE, GPU_LIMIT_EXCEEDED, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
 export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
   // Nobody to tell is known before the options have been read.
   const early: PhaseEvent[] = []
@@ -59,7 +59,11 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
     )
     await phases.run('telemetry', async () => {
       watchCounters(telemetry, addon, models)
-      const audit = await openAudit(telemetry, options, addon, { isa: backend.isa, threads: backend.threads })
+      const audit = await openAudit(telemetry, options, addon, {
+        isa: backend.isa,
+        threads: backend.threads,
+        ...(backend.memory && { backend: options.backend, device: backend.memory.device })
+      })
       await telemetry.start(audit)
     })
     telemetry.event('routing_seed', `the routing seed is ${seed.text}`, { seed: seed.text, source: seed.source })
@@ -100,12 +104,12 @@ interface Resources {
 
 /** Room on the machine is reserved, or looked for, before anything is taken of it. */
 async function resources(options: CheckedOptions, addon: NativeAddon): Promise<Resources> {
-  const { threads, isa, journal, memory, staging } = options
+  const { journal, memory, staging } = options
   const reserve = new MemoryReserve(memory, addon)
   let backend: NativeBackend | undefined
   try {
     if (staging) await checkStaging(staging)
-    backend = addon.createBackend({ threads: threads ?? availableParallelism(), isa })
+    backend = await openEngineBackend(options, addon)
     return { backend, reserve, journal: await openJournal(journal, addon) }
   } catch (error) {
     backend?.dispose()
@@ -117,11 +121,8 @@ async function resources(options: CheckedOptions, addon: NativeAddon): Promise<R
 function configuration(given: EngineOptions): CheckedOptions {
   const options = validated(engineSchema, given, 'createEngine')
   checkTimeouts(options.timeouts)
-  if (options.backend !== 'webgpu') return options
-  throw createError('BACKEND_UNAVAILABLE', `the backend ${options.backend} is not part of this version`, {
-    backend: options.backend,
-    available: ['cpu', 'cuda']
-  })
+  checkGpuSettings(options)
+  return options
 }
 
 const hooksOf = ({ logger, onEvent, onError }: CheckedOptions) => ({ logger, onEvent, onError })

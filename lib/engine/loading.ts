@@ -10,7 +10,7 @@ import { Interruption } from '../interruption.js'
 import { LoadedModel } from '../loaded-model.js'
 import type { Plan, PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
-import type { ExpertBlobs, ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
+import type { ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
 import { guardMemory } from '../tiers/pressure-guard.js'
@@ -25,6 +25,7 @@ import type { OpenModel } from './open-model.js'
 import { openModel } from './open-model.js'
 import { openVersions } from './open-versions.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
+import { planOwnMemory, warmMemory } from './own-memory.js'
 import type { EngineParts } from './parts.js'
 import { checkThawed } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
@@ -88,7 +89,7 @@ export class ModelLoad {
     let archive: Archive | undefined
     let weights: NativeModel | undefined
     try {
-      const { open, tokenizer, contextLength, memory } = await phases.run('manifest', async () => {
+      const { open, tokenizer, contextLength, memory, warmBytes } = await phases.run('manifest', async () => {
         const open = await openModel(addon, path, this.#cancel, {
           verify: this.#request.verifyOnLoad,
           archive: this.#request.archive !== undefined,
@@ -102,7 +103,7 @@ export class ModelLoad {
         return { open, tokenizer: createTokenizer(open.file.metadata), ...this.#fit(open) }
       })
       const { description } = open
-      const native = await this.#loadWeights(open, memory, phases, onProgress)
+      const native = await this.#loadWeights(open, this.#expertOptions(open, memory, warmBytes), phases, onProgress)
       weights = native
       const { selection, steering, files } = await this.#select(open, native, memory)
       // The last step that an abort can end: what the journal has been told of stays loaded.
@@ -174,8 +175,8 @@ export class ModelLoad {
 
   /** One native call reads all tensors, in the order of the phases: which one it has reached follows from its progress. */
   async #loadWeights(
-    { file, description: { plan }, blobs }: OpenModel,
-    memory: ExpertMemory,
+    { file, description: { plan } }: OpenModel,
+    experts: ExpertOptions | undefined,
     phases: Phases,
     onProgress: LoadModelOptions['onProgress']
   ): Promise<NativeModel> {
@@ -200,7 +201,7 @@ export class ModelLoad {
         {
           maxBatchTokens: options.maxBatchTokens,
           onProgress: listener.call,
-          ...((memory.kept === 'budget' || blobs) && { experts: this.#expertOptions(memory, words[0]!, blobs) })
+          ...(experts && { experts })
         },
         this.#cancel
       )
@@ -242,7 +243,8 @@ export class ModelLoad {
   /** Watches the machine's memory for a model whose experts are kept under a budget. */
   #guard(model: string, native: NativeModel, { experts }: ExpertMemory): (() => void) | undefined {
     const { backend, telemetry } = this.#parts
-    if (this.#request.memoryPressure === 'ignore') return undefined
+    // What is kept under a budget is the backend's own memory, which no neighbour takes.
+    if (this.#request.memoryPressure === 'ignore' || backend.memory) return undefined
     return guardMemory({
       native,
       experts,
@@ -263,10 +265,10 @@ export class ModelLoad {
   }
 
   /**
-   * The context and the memory to load with. VALIDATION_ERROR beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL,
-   * RESOURCE_MEMORY_EXHAUSTED.
+   * The context and the memory to load with, and of a backend with memory of its own the bytes of experts in host memory. VALIDATION_ERROR
+   * beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL, RESOURCE_MEMORY_EXHAUSTED, GPU_VRAM_EXHAUSTED.
    */
-  #fit({ tensors, description, blobs }: OpenModel): { contextLength: number; memory: ExpertMemory } {
+  #fit({ tensors, description, blobs }: OpenModel): { contextLength: number; memory: ExpertMemory; warmBytes: number } {
     const { addon, backend, options, reserve } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
     const { contextLength: supported, plan } = description
@@ -280,6 +282,17 @@ export class ModelLoad {
     const given = this.#request.memory === undefined ? undefined : byteSize(this.#request.memory)
     const offered = reserve.offer(given)
     const { threads } = backend
+    if (backend.memory) {
+      const gpuMemory = this.#request.gpuMemory === undefined ? undefined : byteSize(this.#request.gpuMemory)
+      const request = { model: this.#id, kvType, contextLength: checkedLength, maxBatchTokens, memory: gpuMemory }
+      const memory = planOwnMemory(tensors, plan, request, backend.memory)
+      const warmBytes = warmMemory(memory, offered, addon.availableMemory(), threads)
+      reserve.take(this.#id, warmBytes)
+      return { contextLength, memory, warmBytes }
+    }
+    if (this.#request.gpuMemory !== undefined) {
+      throw validationError('loadModel', 'gpuMemory', this.#request.gpuMemory, 'only with the backend webgpu')
+    }
     const request = {
       kvType,
       contextLength: checkedLength,
@@ -291,21 +304,29 @@ export class ModelLoad {
     }
     const memory = planExperts(tensors, plan, request, addon.availableMemory())
     reserve.take(this.#id, memory.memory)
-    return { contextLength, memory }
+    return { contextLength, memory, warmBytes: 0 }
   }
 
-  #expertOptions({ experts, keyValuesBeside }: ExpertMemory, seed: number, blobs?: ExpertBlobs): ExpertOptions {
+  /** Undefined where every expert of a single file stays in host memory. */
+  #expertOptions(
+    { description, blobs }: OpenModel,
+    memory: ExpertMemory,
+    warmBytes: number
+  ): ExpertOptions | undefined {
+    const { kept, experts, keyValuesBeside } = memory
+    const own = this.#parts.backend.memory !== undefined
+    if (kept === 'all' && !blobs && !own) return undefined
     const { cachePolicy: policy, prefetch, scrub, recordTrace } = this.#request
-    const traceWords = recordTrace ? mostTraceWords : 0
-    const kvReserveBytes = Math.min(keyValuesBeside, 2 ** 52)
+    // What the KV cache may need is not lent to experts: slots are not given back.
+    const hot = kept === 'budget' && { gpuBudgetBytes: Math.floor(experts.certain / experts.slot) * experts.slot }
     return {
-      budgetBytes: experts.budget,
-      kvReserveBytes,
+      ...(own ? { budgetBytes: warmBytes, ...hot } : { budgetBytes: experts.budget }),
+      kvReserveBytes: Math.min(keyValuesBeside, 2 ** 52),
       policy,
       prefetch,
       scrub,
-      seed,
-      traceWords,
+      seed: this.#seed(description.plan)[0]!,
+      traceWords: recordTrace ? mostTraceWords : 0,
       ioThreads,
       ...(blobs && { blobs })
     }

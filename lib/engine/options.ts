@@ -22,9 +22,11 @@ import type { Staging } from './reserve.js'
 export type BackendName = 'cpu' | 'webgpu' | 'cuda'
 
 export interface EngineOptions {
-  /** What runs the model. Default cpu, the only one of this version. */
+  /** What runs the models: cpu (default), webgpu (needs the package `webgpu` and an adapter) or cuda (an addon of its own). Nothing falls back. */
   backend?: BackendName
-  /** Worker threads. Default: as many as this process may use at once. */
+  /** Of webgpu. */
+  gpu?: GpuSettings
+  /** Worker threads (of webgpu: those that read and pack weights). Default: as many as this process may use at once. */
   threads?: number
   /** Instruction set; it changes speed, never a bit of the result. Default auto: the fastest that this CPU has. */
   isa?: Isa | 'auto'
@@ -64,6 +66,13 @@ export interface EngineOptions {
   timeouts?: TimeoutSettings
   /** SIGINT and SIGTERM drain and end the process; a second one ends it at once. Default false. */
   signals?: boolean
+}
+
+export interface GpuSettings {
+  /** GPU memory that all models together may take, as bytes or as text ('8GiB'). Default: what the driver gives. */
+  memory?: number | string
+  /** Milliseconds that submitted work may take, then the device counts as lost (GPU_SUBMIT_TIMEOUT). Default 30000. */
+  timeoutMs?: number
 }
 
 /** Milliseconds; requestMs > inferenceMs > cleanupMs. */
@@ -130,6 +139,12 @@ export interface LoadModelRequest {
    * for experts, which are read when they are needed. Default: everything, or what is available where that does not fit.
    */
   memory?: number | string
+  /**
+   * All GPU memory that the model may take, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, KV cache, and the rest
+   * for experts, which come from host memory and from the file when they are needed. `memory` is then that of the host. Only with the
+   * backend webgpu. Default: everything.
+   */
+  gpuMemory?: number | string
   /**
    * Where the files of a checkpoint's archive tiers are: a tier of that placement then need not be in the local folder. Its experts are
    * fetched when a token wants them, and kept in `coldFolder`. Default: the address in the
@@ -210,6 +225,10 @@ const sizeAllowed = "bytes, or a text such as '2GiB' or '512MB'"
 
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
+  gpu: z
+    .strictObject({ memory: sizeOption.optional(), timeoutMs: z.number().min(1).max(largest).optional() })
+    .optional()
+    .describe("{memory: bytes, or a text such as '8GiB', timeoutMs: a number of milliseconds}"),
   threads: z.number().int().min(1).max(1024).optional().describe('an integer from 1 to 1024'),
   isa: z
     .enum(['auto', 'scalar', 'avx2', 'avx512', 'neon'])
@@ -293,6 +312,7 @@ export const loadSchema = z.strictObject({
     .optional()
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
   memory: sizeOption.optional().describe(sizeAllowed),
+  gpuMemory: sizeOption.optional().describe(sizeAllowed),
   archive: archiveSchema.optional(),
   tierFolders: z
     .record(z.string(), z.union([filePath, z.literal(false)]))

@@ -167,6 +167,10 @@ t.test('a load can be aborted, and has a deadline', async (t) => {
 })
 
 t.test('what an engine cannot be made of', async (t) => {
+  await t.rejects(createEngine({ gpu: { timeoutMs: 1000 } }), { code: 'VALIDATION_ERROR' }, 'only with webgpu')
+  const cpu = await createEngine({ threads: 1 })
+  await t.rejects(cpu.loadModel({ gpuMemory: '1GiB' }), { code: 'VALIDATION_ERROR' }, 'only with webgpu')
+  await cpu.dispose()
   const foreign = process.arch === 'arm64' ? 'avx512' : 'neon'
   await t.rejects(createEngine({ isa: foreign }), { code: 'ISA_UNSUPPORTED' })
   await t.rejects(createEngine({ threads: 1.5 }), { code: 'VALIDATION_ERROR', details: { path: 'threads' } })

@@ -50,7 +50,11 @@ export const tolerances = {
   expertFloatGpu: { fixed: 32, perTerm: 2, ...gpu },
   /** Steps of the hidden row, as on the CPU. */
   expertQuantisedGpu: { fixed: 2 ** 24 / 2000, perTerm: 2, ...gpu },
-  logProbability: { fixed: 64, perTerm: 1 }
+  logProbability: { fixed: 64, perTerm: 1 },
+  /** A whole small model against the CPU, of its largest logit: float weights, the KV cache rounded to f16. */
+  modelFloat: { fixed: 2 ** 24 / 2000, perTerm: 0 },
+  /** The same with quantised activations: one that lies next to a rounding edge moves by 1 / 127 of its block's largest, layer after layer. */
+  modelQuantised: { fixed: 2 ** 24 / 25, perTerm: 0 }
 } satisfies Record<string, Tolerance>
 
 /** On a GPU, of golden cases: how far a float may be from the CPU's, in units of 2^-24 of the output's largest. Integers and bytes are equal. */

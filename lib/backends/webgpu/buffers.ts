@@ -64,6 +64,11 @@ export class GpuMemory {
     this.limitBytes = limitBytes
   }
 
+  /** How many there are. */
+  get buffers(): number {
+    return this.#buffers.size
+  }
+
   /**
    * A new buffer of at least `bytes`, filled with zeros. Throws GPU_LIMIT_EXCEEDED (larger than any buffer may be), GPU_VRAM_EXHAUSTED (over
    * the budget, or the driver has no more). `what` names it in failures.

@@ -42,9 +42,12 @@ export function encodeCommands(
 ): StagedRead[] {
   const reads: StagedRead[] = []
   let pass: GPUComputePassEncoder | undefined
+  // What the pass has set already: a call into the driver's library is a microsecond.
+  let set: GPUComputePipeline | undefined
   const outside = () => {
     pass?.end()
     pass = undefined
+    set = undefined
     return encoder
   }
   encode({
@@ -54,7 +57,8 @@ export function encodeCommands(
     run: ({ pipeline, group, workgroups: [x, y, z] }) => {
       if (x * y * z === 0) return
       pass ??= encoder.beginComputePass()
-      pass.setPipeline(pipeline)
+      if (pipeline !== set) pass.setPipeline(pipeline)
+      set = pipeline
       pass.setBindGroup(0, group)
       pass.dispatchWorkgroups(x, y, z)
     },

@@ -41,8 +41,9 @@ export class GpuDevice {
   readonly memory: GpuMemory
   readonly pipelines: Pipelines
   readonly timeoutMs: number
-  /** Submits since it was opened. */
+  /** Submits since it was opened, and milliseconds that were spent waiting for them. */
   submits = 0
+  waitedMs = 0
   /** Why the device cannot go on. */
   #failure: EngineError | undefined
   /** What WebGPU said outside of any submit, and of submits that nothing was read of, until somebody waits. */
@@ -207,10 +208,12 @@ export class GpuDevice {
 
   /** Waits for the GPU as long as it may take. */
   async #watched<T>(work: Promise<T>): Promise<T> {
+    const began = performance.now()
     const timer = setTimeout(() => this.#fail(submitTimeout(this.name, this.timeoutMs)), this.timeoutMs)
     try {
       return await this.#orFailure(work)
     } finally {
+      this.waitedMs += performance.now() - began
       clearTimeout(timer)
     }
   }

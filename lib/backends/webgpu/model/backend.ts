@@ -1,0 +1,169 @@
+/**
+ * The backend `webgpu` as an engine uses it: models on the GPU, and beside them the CPU's backend, which reads and packs weights, samples, and
+ * runs what is asked of it by name.
+ */
+import type { Plan } from '../../../model/plan.js'
+import type {
+  BackendMemory,
+  ExpertOptions,
+  Isa,
+  LoadProgress,
+  NativeAddon,
+  NativeBackend,
+  NativeCancel,
+  NativeGguf,
+  NativeModel,
+  WeightInfo
+} from '../../../native.js'
+import type { GpuDevice } from '../device.js'
+import { Experts } from '../experts/experts.js'
+import { expertScratchBytes } from '../experts/scratch.js'
+import type { ArenaSizes } from './arena.js'
+import { Arena, arenaBytes, routeOps } from './arena.js'
+import { GpuModel, routingOf } from './model.js'
+import { Progress } from './progress.js'
+import { Routers } from './routers.js'
+import { GpuWeights } from './weights.js'
+
+export interface GpuModelOptions {
+  maxBatchTokens: number
+  onProgress?: (progress: LoadProgress) => void
+  experts?: ExpertOptions
+}
+
+/** What a step of a plan needs of GPU memory. */
+const sizesOf = (plan: Plan, maxBatchTokens: number): ArenaSizes => {
+  const rows = new Map(plan.tensors.map(({ name, shape }) => [name, shape[1] ?? 0]))
+  const routers = routeOps(plan).map(({ weight, hser }) =>
+    [weight, hser?.groupRouter, hser?.tierRouter].reduce((sum, name) => sum + (name ? (rows.get(name) ?? 0) : 0), 0)
+  )
+  return { plan, maxBatchTokens, routing: routingOf(plan), routerRows: Math.max(0, ...routers) }
+}
+
+export class WebGpuBackend implements NativeBackend {
+  readonly name = 'webgpu'
+  readonly device: GpuDevice
+  readonly memory: BackendMemory
+  readonly #host: NativeBackend
+  readonly #addon: NativeAddon
+
+  constructor(device: GpuDevice, host: NativeBackend, addon: NativeAddon) {
+    this.device = device
+    this.#host = host
+    this.#addon = addon
+    const { minStorageBufferOffsetAlignment: alignment } = device.facts.limits
+    this.memory = {
+      device: device.name,
+      available: () => {
+        const { limitBytes = Number.MAX_SAFE_INTEGER, usedBytes } = device.memory
+        // An adapter that is the CPU has no memory but the host's.
+        return Math.min(
+          limitBytes - usedBytes,
+          device.info.isFallbackAdapter ? addon.availableMemory() : Number.MAX_SAFE_INTEGER
+        )
+      },
+      stepBytes: (plan, maxBatchTokens) =>
+        arenaBytes(sizesOf(plan, maxBatchTokens), alignment) + expertScratchBytes(plan, maxBatchTokens),
+      counts: () => ({
+        submits: device.submits,
+        waitedMs: device.waitedMs,
+        memoryBytes: device.memory.usedBytes,
+        buffers: device.memory.buffers
+      })
+    }
+  }
+
+  /** Of the CPU's part. */
+  get isa(): Isa {
+    return this.#host.isa
+  }
+
+  get threads(): number {
+    return this.#host.threads
+  }
+
+  kernels(): Record<string, Isa> {
+    return this.#host.kernels()
+  }
+
+  /** Not here: a plan's weights are what the CPU's part describes and reads. */
+  describeWeights(file: NativeGguf, plan: Plan): WeightInfo[] {
+    return this.#host.describeWeights(file, plan)
+  }
+
+  readWeight(...args: Parameters<NativeBackend['readWeight']>): ReturnType<NativeBackend['readWeight']> {
+    return this.#host.readWeight(...args)
+  }
+
+  /** One kernel on the CPU. */
+  call(op: string, args: readonly unknown[], naive: boolean): unknown {
+    return this.#host.call(op, args, naive)
+  }
+
+  callAsync(op: string, args: readonly unknown[], naive: boolean): Promise<unknown> {
+    return this.#host.callAsync(op, args, naive)
+  }
+
+  /**
+   * Brings every tensor of the plan to the GPU. Throws what GpuWeights.load and Experts.load do, CANCELLED; nothing is held then.
+   */
+  async loadModel(file: NativeGguf, plan: Plan, options: GpuModelOptions, cancel: NativeCancel): Promise<NativeModel> {
+    const { maxBatchTokens } = options
+    const { device } = this
+    const held: { dispose(): unknown }[] = []
+    const keep = <Made extends { dispose(): unknown }>(made: Made): Made => {
+      held.push(made)
+      return made
+    }
+    try {
+      const weights = keep(new GpuWeights({ device, host: this.#host, file, plan, cancel }))
+      const progress = new Progress(file, plan, weights.infos, options.onProgress)
+      const isRouter = new Set(plan.tensors.flatMap(({ name, role }) => (role === 'router' ? [name] : [])))
+      const load = async (routers: boolean) => {
+        for (const info of weights.infos) {
+          if (isRouter.has(info.name) !== routers) continue
+          await weights.load(info)
+          progress.loaded(info)
+        }
+      }
+      const arena = keep(await Arena.make(device, sizesOf(plan, maxBatchTokens)))
+      await load(false)
+      const experts = await this.#experts(file, plan, options, arena, progress, cancel)
+      if (experts) keep(experts)
+      await load(true)
+      const routers = keep(await Routers.make(device, plan, weights))
+      await weights.finish()
+      return new GpuModel({ device, host: this.#host, plan, maxBatchTokens, weights, routers, arena, experts })
+    } catch (error) {
+      for (const made of held.reverse()) await made.dispose()
+      throw error
+    }
+  }
+
+  async #experts(
+    file: NativeGguf,
+    plan: Plan,
+    { maxBatchTokens, experts: options }: GpuModelOptions,
+    arena: Arena,
+    progress: Progress,
+    cancel: NativeCancel
+  ): Promise<Experts | undefined> {
+    if (!options || routeOps(plan).length === 0) return undefined
+    return Experts.load({
+      device: this.device,
+      addon: this.#addon,
+      file,
+      plan,
+      maxBatchTokens,
+      buffers: (name) => arena.buffer(name),
+      options,
+      cancel,
+      onProgress: (done, _, bytesDone) => progress.expertsLoaded(done, bytesDone)
+    })
+  }
+
+  dispose(): void {
+    this.device.dispose()
+    this.#host.dispose()
+  }
+}

@@ -1,0 +1,90 @@
+/** What a step gives back: gathered on the GPU into one buffer, which is read once. */
+import type { Commands, GpuDevice } from '../device.js'
+import type { Arena } from './arena.js'
+
+/** Bytes of each part. */
+interface Parts {
+  status: number
+  ids: number
+  weights: number
+  logits: number
+}
+
+export class Outcome {
+  readonly #device: GpuDevice
+  #parts: Parts = { status: 0, ids: 0, weights: 0, logits: 0 }
+  #buffer: GPUBuffer | undefined
+  #reading: Promise<ArrayBuffer> | undefined
+  #bytes = new ArrayBuffer(0)
+
+  constructor(device: GpuDevice) {
+    this.#device = device
+  }
+
+  plan(parts: Parts): void {
+    this.#parts = parts
+  }
+
+  /** GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED. */
+  async reserve(): Promise<void> {
+    const bytes = this.#bytesOf('end')
+    const { memory } = this.#device
+    if (this.#buffer && this.#buffer.size >= bytes) return
+    const grown = await memory.allocate(2 ** Math.ceil(Math.log2(Math.max(bytes, 4096))), "a step's outcome")
+    if (this.#buffer) memory.free(this.#buffer)
+    this.#buffer = grown
+  }
+
+  /** Takes over all but the logits, and reads. */
+  gather(commands: Commands, arena: Arena, captures: boolean): void {
+    const { status, ids, weights } = this.#parts
+    this.#take(commands, arena.get('status').buffer, 'status', status)
+    if (ids > 0) this.#take(commands, arena.get('ids').buffer, 'ids', ids)
+    if (captures && weights > 0) this.#take(commands, arena.get('weights').buffer, 'weights', weights)
+    this.#reading = commands.read({ buffer: this.#buffer as GPUBuffer, offset: 0, size: this.#bytesOf('end') })
+  }
+
+  /** Takes over logits: `count` rows, the first of which is row `first` of all. */
+  gatherLogits(commands: Commands, from: GPUBuffer, first: number, count: number, vocab: number): void {
+    const size = count * vocab * 4
+    const offset = this.#bytesOf('logits') + first * vocab * 4
+    commands.copy({ buffer: from, offset: 0, size }, { buffer: this.#buffer as GPUBuffer, offset, size })
+  }
+
+  async read(): Promise<void> {
+    this.#bytes = await (this.#reading as Promise<ArrayBuffer>)
+  }
+
+  status(): Uint32Array {
+    return new Uint32Array(this.#bytes, 0, this.#parts.status / 4)
+  }
+
+  ids(layer: number, layerBytes: number, count: number): Int32Array {
+    return new Int32Array(this.#bytes, this.#bytesOf('ids') + layer * layerBytes, count)
+  }
+
+  weights(layer: number, layerBytes: number, count: number): Float32Array {
+    return new Float32Array(this.#bytes, this.#bytesOf('weights') + layer * layerBytes, count)
+  }
+
+  logits(first: number, count: number, vocab: number): Float32Array {
+    return new Float32Array(this.#bytes, this.#bytesOf('logits') + first * vocab * 4, count * vocab)
+  }
+
+  dispose(): void {
+    if (this.#buffer) this.#device.memory.free(this.#buffer)
+    this.#buffer = undefined
+    this.#bytes = new ArrayBuffer(0)
+  }
+
+  #take(commands: Commands, buffer: GPUBuffer, part: 'status' | 'ids' | 'weights', size: number): void {
+    commands.copy({ buffer, offset: 0, size }, { buffer: this.#buffer as GPUBuffer, offset: this.#bytesOf(part), size })
+  }
+
+  /** Bytes before a part. */
+  #bytesOf(part: keyof Parts | 'end'): number {
+    const { status, ids, weights, logits } = this.#parts
+    const before = { status: 0, ids: status, weights: status + ids, logits: status + ids + weights }
+    return part === 'end' ? before.logits + logits : before[part]
+  }
+}

@@ -1,0 +1,17 @@
+/** Draws tokens from logits that were read back, with the CPU's own sampler: same logits, same token. */
+import type { NativeBackend, SamplingParams, StepItemResult } from '../../../native.js'
+
+export class Sampler {
+  readonly #host: Pick<NativeBackend, 'call'>
+
+  constructor(host: Pick<NativeBackend, 'call'>) {
+    this.#host = host
+  }
+
+  /** RUNTIME_NAN_DETECTED {token}, VALIDATION_ERROR where every token is banned. */
+  sample(logits: Float32Array, position: number, params: SamplingParams): StepItemResult {
+    const { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent, banned } = params
+    const args = [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent, banned]
+    return this.#host.call('sample', args, false) as StepItemResult
+  }
+}

@@ -1,0 +1,88 @@
+/** The shapes of a model's steps, each encoded once: few are in use at a time, and those used last are kept. */
+
+import type { KvPool } from './kv-pool.js'
+import { pagePositions } from './kv-pool.js'
+import { LogitsShape } from './logits-shape.js'
+import type { Item } from './step-items.js'
+import type { ShapeKey, ShapeParts } from './step-shape.js'
+import { StepShape } from './step-shape.js'
+
+const [mostShapes, mostLogits] = [6, 8]
+/** The fewest positions that attention is made for, and the fewest entries of page tables. */
+const [leastPositions, leastPages] = [256, 16]
+
+const powerOfTwo = (n: number, least: number): number => Math.max(least, 2 ** Math.ceil(Math.log2(n)))
+
+/** What a step of these items looks like: the same for many steps. */
+export function keyOf(items: readonly Item[]): ShapeKey {
+  let [rows, positions, pages, together] = [0, 0, 0, false]
+  for (const { sequence, tokens } of items) {
+    const end = sequence.length + tokens.length
+    rows += tokens.length
+    positions = Math.max(positions, end)
+    pages += Math.ceil(end / pagePositions)
+    together ||= tokens.length > 1
+  }
+  return { rows, positions: powerOfTwo(positions, leastPositions), pages: powerOfTwo(pages, leastPages), together }
+}
+
+interface Disposable {
+  dispose(): void
+}
+
+/** Keeps the last used of what `make` makes. */
+class Kept<Made extends Disposable> {
+  readonly #made = new Map<string, Made>()
+  readonly #most: number
+
+  constructor(most: number) {
+    this.#most = most
+  }
+
+  async get(key: string, make: () => Promise<Made>): Promise<Made> {
+    const known = this.#made.get(key)
+    if (known) this.#made.delete(key)
+    const made = known ?? (await make())
+    this.#made.set(key, made)
+    const [oldest] = this.#made.keys()
+    if (this.#made.size > this.#most && oldest !== undefined) this.#drop(oldest)
+    return made
+  }
+
+  forget(unless: (made: Made) => boolean): void {
+    for (const [key, made] of [...this.#made]) if (!unless(made)) this.#drop(key)
+  }
+
+  #drop(key: string): void {
+    this.#made.get(key)?.dispose()
+    this.#made.delete(key)
+  }
+}
+
+export class Shapes {
+  readonly #parts: ShapeParts
+  readonly #steps = new Kept<StepShape>(mostShapes)
+  readonly #logits = new Kept<LogitsShape>(mostLogits)
+
+  constructor(parts: ShapeParts) {
+    this.#parts = parts
+  }
+
+  step(key: ShapeKey, pool: KvPool): Promise<StepShape> {
+    // What is bound to buffers that the pool has no more is of no use.
+    this.#steps.forget((shape) => shape.pool !== pool || shape.generation === pool.generation)
+    const { rows, positions, pages, together } = key
+    const name = [pool.type, rows, positions, pages, together].join()
+    return this.#steps.get(name, () => StepShape.make(this.#parts, key, pool))
+  }
+
+  /** The logits of `count` rows as part `part` of a step's. */
+  logits(count: number, part: number): Promise<LogitsShape> {
+    return this.#logits.get(`${count} ${part}`, () => LogitsShape.make(this.#parts, count, part))
+  }
+
+  dispose(): void {
+    this.#steps.forget(() => false)
+    this.#logits.forget(() => false)
+  }
+}

@@ -1,0 +1,37 @@
+/** What runs an engine's models: what its addon brings, or a GPU through WebGPU beside the CPU. */
+import { availableParallelism } from 'node:os'
+import { GpuDevice } from '../backends/webgpu/device.js'
+import { WebGpuBackend } from '../backends/webgpu/model/backend.js'
+import { onNode } from '../backends/webgpu/node-provider.js'
+import type { NativeAddon, NativeBackend } from '../native.js'
+import { byteSize, validationError } from '../validation.js'
+import type { CheckedOptions } from './options.js'
+
+/** VALIDATION_ERROR for settings of another backend. */
+export function checkGpuSettings({ backend, gpu }: Pick<CheckedOptions, 'backend' | 'gpu'>): void {
+  if (gpu && backend !== 'webgpu') throw validationError('createEngine', 'gpu', gpu, 'only with the backend webgpu')
+}
+
+/**
+ * BACKEND_UNAVAILABLE where the package `webgpu` is not installed, GPU_ADAPTER_UNAVAILABLE, GPU_LIMIT_EXCEEDED, ISA_UNSUPPORTED,
+ * RESOURCE_MEMORY_EXHAUSTED.
+ */
+export async function openEngineBackend(
+  { backend, threads = availableParallelism(), isa, gpu = {} }: CheckedOptions,
+  addon: NativeAddon
+): Promise<NativeBackend> {
+  const host = addon.createBackend({ threads, isa })
+  if (backend !== 'webgpu') return host
+  try {
+    const { memory, timeoutMs } = gpu
+    const device = await GpuDevice.open({
+      ...onNode,
+      ...(memory !== undefined && { memoryBytes: byteSize(memory) }),
+      ...(timeoutMs !== undefined && { timeoutMs })
+    })
+    return new WebGpuBackend(device, host, addon)
+  } catch (error) {
+    host.dispose()
+    throw error
+  }
+}
