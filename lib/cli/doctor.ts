@@ -3,9 +3,11 @@ import { existsSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import type { Command } from 'commander'
 import loaded from '#addon'
+import { GpuDevice } from '../backends/webgpu/device.js'
+import { onNode } from '../backends/webgpu/node-provider.js'
 import { type EngineError, isEngineError } from '../errors/index.js'
 import { DEFAULT_MODEL, locateModel } from '../model/embedded.js'
-import { type CpuInfo, type Isa, native, packageRoot } from '../native.js'
+import { type CpuInfo, cudaNative, type Isa, native, packageRoot } from '../native.js'
 import { formatBytes, formatPairs } from './format.js'
 import type { Session } from './session.js'
 
@@ -13,6 +15,12 @@ interface Missing {
   what: string
   /** How to get it, or why one may do without. */
   how: string
+}
+
+interface Adapter {
+  name: string
+  available: boolean
+  note: string
 }
 
 interface Report {
@@ -23,7 +31,7 @@ interface Report {
   cpu: (CpuInfo & { isa: Isa }) | null
   threads: number
   memory: { totalBytes: number; availableBytes: number | null }
-  adapters: { name: string; available: boolean; note: string }[]
+  adapters: Adapter[]
   embeddedModel: { name: string; present: boolean }
   missing: Missing[]
 }
@@ -42,13 +50,50 @@ function askAddon(): { cpu: CpuInfo & { isa: Isa }; available: number } | Engine
   }
 }
 
-function examine(version: string): { report: Report; failure: EngineError | undefined } {
+/** A GPU through WebGPU: its name and what its shaders may use, or why there is none. */
+async function askWebgpu(): Promise<{ adapter: Adapter; missing: Missing[] }> {
+  const name = 'webgpu'
+  try {
+    const device = await GpuDevice.open(onNode)
+    const { subgroups, f16, dot4, limits, subgroupMin, subgroupMax } = device.facts
+    device.dispose()
+    const has = [
+      subgroups && `subgroups of ${subgroupMin === subgroupMax ? subgroupMin : `${subgroupMin} to ${subgroupMax}`}`,
+      f16 && 'f16',
+      dot4 && 'int8 products'
+    ].filter(Boolean)
+    const { maxBufferSize, maxStorageBufferBindingSize } = limits
+    const sizes = `buffers of ${formatBytes(maxBufferSize)}, bindings of ${formatBytes(maxStorageBufferBindingSize)}`
+    return { adapter: { name, available: true, note: `${device.name}: ${[...has, sizes].join(', ')}` }, missing: [] }
+  } catch (error) {
+    if (!isEngineError(error)) throw error
+    const { message, details } = error
+    return {
+      adapter: { name, available: false, note: message },
+      missing: [{ what: 'WebGPU', how: details.suggestedAction }]
+    }
+  }
+}
+
+/** What the CUDA addon says; to do without it is no lack. */
+function cudaAdapter(): { available: boolean; note: string } {
+  try {
+    cudaNative()
+    return { available: true, note: 'the addon is loaded' }
+  } catch (error) {
+    if (!isEngineError(error)) throw error
+    return { available: false, note: error.message }
+  }
+}
+
+async function examine(version: string): Promise<{ report: Report; failure: EngineError | undefined }> {
   const answer = askAddon()
   const failure = isEngineError(answer) ? answer : undefined
   const known = isEngineError(answer) ? undefined : answer
   const threads = availableParallelism()
   const present = existsSync(locateModel(packageRoot()).path)
-  const missing: Missing[] = []
+  const webgpu = await askWebgpu()
+  const missing: Missing[] = [...webgpu.missing]
   if (failure) missing.push({ what: failure.message, how: failure.details.suggestedAction })
   if (!present) missing.push({ what: 'the embedded model', how: 'reinstall the package, or give a GGUF file' })
   if (known?.cpu.isa === 'scalar') {
@@ -65,7 +110,6 @@ function examine(version: string): { report: Report; failure: EngineError | unde
       how: 'close programs, or use a Q4_0 file (`tiered-moe quantize`)'
     })
   }
-  const later = 'not in this version'
   const report: Report = {
     version,
     node: process.version,
@@ -80,8 +124,8 @@ function examine(version: string): { report: Report; failure: EngineError | unde
         available: known !== undefined,
         note: known ? `${known.cpu.isa}, ${threads} threads` : 'no addon'
       },
-      { name: 'webgpu', available: false, note: later },
-      { name: 'cuda', available: false, note: later }
+      webgpu.adapter,
+      { name: 'cuda', ...cudaAdapter() }
     ],
     embeddedModel: { name: DEFAULT_MODEL, present },
     missing
@@ -134,8 +178,8 @@ export function addDoctor(program: Command, session: Session, version: string): 
     .command('doctor')
     .description('show what this machine offers, what is missing and how to get it')
     .option('--json', 'one JSON object')
-    .action((options: { json?: boolean }) => {
-      const { report, failure } = examine(version)
+    .action(async (options: { json?: boolean }) => {
+      const { report, failure } = await examine(version)
       if (options.json) session.json(report)
       else session.write(show(report))
       if (failure) throw failure

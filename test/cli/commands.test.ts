@@ -138,7 +138,7 @@ t.test('bench and doctor', { skip }, async (t) => {
     memory: { availableBytes: Number },
     adapters: [
       { name: 'cpu', available: true },
-      { name: 'webgpu', available: false },
+      { name: 'webgpu', available: Boolean, note: String },
       { name: 'cuda', available: false }
     ]
   })
