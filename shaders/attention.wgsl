@@ -6,6 +6,7 @@
 //            6 status: the lowest row with a query or a score that is not finite
 // Defines    F16: the cache has f16, two a word (else f32)   QUADS: value_dim is a multiple of 4
 //            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim   LANES: 32 or 64
+//            TOGETHER: a block may have several rows
 // Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of LANES. A block is block_rows × block_heads
 //            queries of one KV head. Workgroups past a row's last position end at once.
 // Numerics   scores: a lane is four neighbouring positions, d in order. Each chunk has its exact maximum first; weights are summed by
@@ -68,7 +69,8 @@ struct Query {
 
 var<workgroup> query: array<Each, $DIM>;
 var<workgroup> weights: array<Each, CHUNK>;    // scores, then softmax weights, then strands of the values' sums
-var<workgroup> reduced: array<Each, LANES>;
+var<workgroup> maxima: array<Each, LANES>;
+var<workgroup> sums: array<Each, LANES>;
 
 fn query_of(block: Block, r: u32) -> Query {
     let group = params.heads / params.kv_heads;
@@ -187,25 +189,21 @@ fn score(block: Block, lane: u32, counts: Counts) -> Each {
     return most;
 }
 
-/** The largest of all lanes. (Loops that start at `lane` are not unrolled: that is most of some drivers' time to compile.) */
+/** The largest of all lanes. */
 fn largest(mine: Each, lane: u32) -> Each {
-    reduced[lane] = mine;
+    maxima[lane] = mine;
     workgroupBarrier();
     if (lane < 8u) {
         for (var i = lane + 8u; i < LANES; i += 8u) {
-            reduced[lane] = max(reduced[lane], reduced[i]);
+            maxima[lane] = max(maxima[lane], maxima[i]);
         }
     }
     workgroupBarrier();
-    if (lane == 0u) {
-        for (var i = lane + 1u; i < 8u; i++) {
-            reduced[lane] = max(reduced[lane], reduced[i]);
-        }
+    var most = maxima[0];
+    for (var i = 1u; i < 8u; i++) {
+        most = max(most, maxima[i]);
     }
-    workgroupBarrier();
-    let result = reduced[0];
-    workgroupBarrier();
-    return result;
+    return most;
 }
 
 /** Scores to softmax weights, in place. Returns the sum of this lane's. */
@@ -220,21 +218,19 @@ fn weigh(block: Block, lane: u32, counts: Counts, most: Each) -> Each {
 }
 
 fn sum_of_lanes(mine: Each, lane: u32) -> Each {
-    reduced[lane] = mine;
+    sums[lane] = mine;
     workgroupBarrier();
     if (lane < 8u) {
         for (var i = lane + 8u; i < LANES; i += 8u) {
-            reduced[lane] += reduced[i];
+            sums[lane] += sums[i];
         }
     }
     workgroupBarrier();
-    if (lane == 0u) {
-        for (var i = lane + 1u; i < 8u; i++) {
-            reduced[lane] += reduced[i];
-        }
+    var total = sums[0];
+    for (var i = 1u; i < 8u; i++) {
+        total += sums[i];
     }
-    workgroupBarrier();
-    return reduced[0];
+    return total;
 }
 
 /** Sums of values: of four neighbouring elements, or of one. */
@@ -246,7 +242,7 @@ alias Sums = array<Each, 1>;
 
 /** Weighted sum of element(s) `item` of the values over slots strand, strand + strands, … of each page. */
 fn sum_values(block: Block, item: u32, strand: u32, strands: u32) -> Sums {
-    var sums: Sums;
+    var totals: Sums;
     for (var base = 0u; base < block.count; base += PAGE) {
         let first = page_start(block, block.start + base) + PAGE * params.head_dim;
         let end = min(PAGE, block.count - base);
@@ -254,19 +250,19 @@ fn sum_values(block: Block, item: u32, strand: u32, strands: u32) -> Sums {
             let weight = weights[base + slot];
 #if QUADS
             let values = load_four(first + slot * params.value_dim + 4u * item);
-            sums[0] = fma(weight, Each(values.x), sums[0]);
-            sums[1] = fma(weight, Each(values.y), sums[1]);
-            sums[2] = fma(weight, Each(values.z), sums[2]);
-            sums[3] = fma(weight, Each(values.w), sums[3]);
+            totals[0] = fma(weight, Each(values.x), totals[0]);
+            totals[1] = fma(weight, Each(values.y), totals[1]);
+            totals[2] = fma(weight, Each(values.z), totals[2]);
+            totals[3] = fma(weight, Each(values.w), totals[3]);
 #else
-            sums[0] = fma(weight, Each(load_one(first + slot * params.value_dim + item)), sums[0]);
+            totals[0] = fma(weight, Each(load_one(first + slot * params.value_dim + item)), totals[0]);
 #endif
         }
     }
-    return sums;
+    return totals;
 }
 
-fn store(block: Block, chunk: u32, item: u32, sums: Sums, divisor: Each) {
+fn store(block: Block, chunk: u32, item: u32, totals: Sums, divisor: Each) {
     for (var r = 0u; r < params.block_rows * params.block_heads; r++) {
         let one = query_of(block, r);
         if (one.valid) {
@@ -274,12 +270,12 @@ fn store(block: Block, chunk: u32, item: u32, sums: Sums, divisor: Each) {
             let by = component(divisor, r);
 #if QUADS
             let at = place * params.value_dim + 4u * item;
-            out[at] = component(sums[0], r) / by;
-            out[at + 1u] = component(sums[1], r) / by;
-            out[at + 2u] = component(sums[2], r) / by;
-            out[at + 3u] = component(sums[3], r) / by;
+            out[at] = component(totals[0], r) / by;
+            out[at + 1u] = component(totals[1], r) / by;
+            out[at + 2u] = component(totals[2], r) / by;
+            out[at + 3u] = component(totals[3], r) / by;
 #else
-            out[place * params.value_dim + item] = component(sums[0], r) / by;
+            out[place * params.value_dim + item] = component(totals[0], r) / by;
 #endif
         }
     }
@@ -315,29 +311,28 @@ fn attend(block: Block, chunk: u32, lane: u32) {
     let divisor = select(total, Each(1.0), params.chunks > 1u);
     let strands = min(max(LANES / items, 1u), PAGE);
     for (var base = 0u; base < items; base += LANES) {
-        var sums: Sums;
+        var totals: Sums;
         let item = base + lane % min(items, LANES);
         let strand = lane / min(items, LANES);
         if (strand < strands && item < items) {
-            sums = sum_values(block, item, strand, strands);
+            totals = sum_values(block, item, strand, strands);
         }
         if (strands > 1u) {    // only where one turn does all items
             workgroupBarrier();
             for (var i = 0u; i < SIZE; i++) {
-                weights[SIZE * lane + i] = sums[i];
+                weights[SIZE * lane + i] = totals[i];
             }
             workgroupBarrier();
             for (var other = lane + items; other < strands * items; other += items) {
                 for (var i = 0u; i < SIZE; i++) {
-                    sums[i] += weights[SIZE * other + i];
+                    totals[i] += weights[SIZE * other + i];
                 }
             }
         }
         if (strand == 0u && item < items) {
-            store(block, chunk, item, sums, divisor);
+            store(block, chunk, item, totals, divisor);
         }
     }
-    workgroupBarrier();
 }
 
 @compute @workgroup_size(LANES)
@@ -349,7 +344,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     block.first_head = group.x % head_blocks * params.block_heads;
     block.start = group.z * CHUNK;
     var row = params.first_row + group.y * params.block_rows;
+#if TOGETHER
     while (row < end) {    // one turn for each sequence that has rows in this block
+#else
+    if (row < end) {
+#endif
         var last = row + 1u;
         while (last < end && rows[last].y == rows[row].y) {
             last++;

@@ -36,7 +36,7 @@ t.test('attention of one row', async (test) => {
   test.equal(scratchBytes, 0)
   test.equal(parts.length, 1)
   test.equal(parts[0]!.merge, undefined, 'few positions need no second pass')
-  test.same(parts[0]!.attend.defines, { F16: true, QUADS: true, QUERIES: 1, DIM: 128, LANES: 64 })
+  test.same(parts[0]!.attend.defines, { F16: true, QUADS: true, QUERIES: 1, DIM: 128, LANES: 64, TOGETHER: false })
   test.same(parts[0]!.attend.workgroups, [16, 1, 1])
   test.same([...parts[0]!.attend.params.subarray(0, 10)], [0, 1, 16, 16, 128, 128, 1, 1, 1, bits(0.25)])
 })

@@ -75,7 +75,8 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
         QUADS: valueDim % 4 === 0,
         QUERIES: blockHeads * blockRows,
         DIM: Math.ceil(headDim / 64) * 64,
-        LANES: lanesOf(facts)
+        LANES: lanesOf(facts),
+        TOGETHER: blockRows > 1
       },
       workgroups: [kvHeads * Math.ceil(group / blockHeads), Math.ceil((end - first) / blockRows), chunks],
       params: words(first, end, heads, kvHeads, headDim, valueDim, blockRows, blockHeads, chunks, bits(scale))
