@@ -102,6 +102,13 @@ for (const [i, [arch, options]] of random.entries()) {
   const name = `${arch} ${options['n-embd']}x${options['n-ff-exp']}, ${options['n-expert-used']} of ${options['n-expert']}`
   for (const kvType of ['f16', 'f32']) await compare(name, path, kvType, prompt, 48, true)
 }
+for (const type of ['Q4_K', 'MXFP4']) {
+  const options = sizes(2, 256, 8, 8, 32, 256, 8, 2, 301)
+  const path = await syntheticModel(`agree-olmoe-${type.toLowerCase()}.gguf`, { arch: 'olmoe', type, ...options })
+  if (!path) continue
+  const prompt = [...randomTokens(37, options['n-vocab'], 9)]
+  for (const kvType of ['f16', 'f32']) await compare(`random olmoe, ${type}`, path, kvType, prompt, 48, false)
+}
 printTable(['file', 'KV', 'tokens equal', 'logits apart, first', 'greatest', 'verdict'], rows)
 console.log(failures ? `${failures} files of type F32 disagree` : 'every file of type F32 agrees')
 process.exit(failures || !rows.length ? 1 : 0)
