@@ -2,7 +2,7 @@
 // Bindings: 0 params · 1 offsets u32 [experts + 1] · 2 slots u32 [rows], both from dispatch · 3 out vec4u [tiles]: expert, first row, rows, 0 (no
 // rows: nothing to do) · 4 status. Defines: none. Dispatch: one workgroup.
 // Tiles are at most `tile` rows; `tiles` is their bound (launches/expert-matmul.ts). What no dispatch gave is reported: status[1] = the lowest place in
-// offsets, or in slots, that is wrong.
+// offsets, or in slots, that is wrong. Numerical notes: integers only.
 
 struct Params {
     experts: u32,

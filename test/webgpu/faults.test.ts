@@ -76,7 +76,8 @@ function faults(gpu: WebgpuBackend): void {
        console.log(code, cpu[0])`,
       { VK_ICD_FILENAMES: none, VK_DRIVER_FILES: none }
     )
-    test.same([lines.at(-1), ended], ['GPU_ADAPTER_UNAVAILABLE 1', 0], 'and the CPU backend works')
+    test.same(lines.at(-1)?.split(' '), ['GPU_ADAPTER_UNAVAILABLE', '1'], 'and the CPU backend works')
+    test.equal(ended, 0)
   })
 
   t.test('limits', async (test) => {
