@@ -3,8 +3,7 @@ import t from 'tap'
 import { kvCacheBytes } from 'tiered-moe/kernels'
 import { GpuDevice } from '../../lib/backends/webgpu/device.js'
 import { attentionLaunches } from '../../lib/backends/webgpu/launches/attention.js'
-import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
-import { native } from '../../lib/native.js'
+import { onNode } from '../../lib/backends/webgpu/node-provider.js'
 import { floats, stream } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
 
@@ -24,10 +23,7 @@ const sequences = [
 
 if (gpu) {
   t.test('four sequences', async (test) => {
-    const device = await GpuDevice.open({
-      provider: nodeGpu,
-      shaders: (name, defines) => native().shader(name, defines)
-    })
+    const device = await GpuDevice.open(onNode)
     test.teardown(() => device.dispose())
     const cache = new Uint8Array(10 * pageBytes)
     const [rows, pages]: [number[], number[]] = [[], []]
