@@ -3,7 +3,7 @@
 // which an expert's weights are, 0xffffffff = nowhere · 4 weights0 u32 (quads): slots slab_first … slab_first + slab_slots - 1 ·
 // 5 activations: f32 […][columns] for float weights, blocks of quantise.wgsl for quantised ones; of tokens with GATHER, else of dispatched rows ·
 // 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with COUNT_LOADS last: loads.
-// Defines: TYPE and those of tile.wgsl, GROUP (invocations of a workgroup), GATHER.
+// Defines: those of tile.wgsl, GATHER.
 // Dispatch: x over 4 · GROUP output rows each, y over tiles. A workgroup ends at once where its tile is empty or its expert is in no slot of the
 // binding, so that one launch per slab does a layer. Numerical notes: tile.wgsl; silu as math.wgsl.
 
@@ -41,13 +41,88 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 #if MATRICES == 2
 @group(0) @binding(7) var<storage, read> weights1: array<vec4u>;
-#endif
 #if COUNT_LOADS
 @group(0) @binding(8) var<storage, read_write> loads: atomic<u32>;
+#endif
+#elif COUNT_LOADS
+@group(0) @binding(7) var<storage, read_write> loads: atomic<u32>;
 #endif
 
 #include "math.wgsl"
 #include "tile.wgsl"
+
+fn silu4(x: vec4f) -> vec4f {
+    return vec4(silu(x.x), silu(x.y), silu(x.z), silu(x.w));
+}
+
+/** The activations' row of a tile's place; places past its rows repeat the last. */
+fn row_of(work: vec4u, place: u32) -> u32 {
+    let row = work.y + min(place, work.z - 1u);
+#if GATHER
+    return slots[row] / params.k;
+#else
+    return row;
+#endif
+}
+
+fn store(work: vec4u, place: u32, first: u32, values: vec4f) {
+    if (place < work.z) {
+        for (var i = 0u; i < 4u; i++) {
+            if (first + i < params.rows) {
+                out[(work.y + place) * params.rows + first + i] = values[i];
+            }
+        }
+    }
+}
+
+fn rows_of(work: vec4u, place: u32) -> Rows {
+    var rows: Rows;
+    rows.t0 = row_of(work, place + 0u);
+#if TOKENS != 1
+    rows.t1 = row_of(work, place + 1u);
+    rows.t2 = row_of(work, place + 2u);
+    rows.t3 = row_of(work, place + 3u);
+#if TOKENS != 4
+    rows.t4 = row_of(work, place + 4u);
+    rows.t5 = row_of(work, place + 5u);
+    rows.t6 = row_of(work, place + 6u);
+    rows.t7 = row_of(work, place + 7u);
+#endif
+#endif
+    return rows;
+}
+
+fn store_tile(work: vec4u, place: u32, first: u32, acc: array<Outputs, matrices>) {
+#if MATRICES == 2
+    var values: Outputs;
+    values.t0 = silu4(acc[0].t0) * acc[1].t0;
+#if TOKENS != 1
+    values.t1 = silu4(acc[0].t1) * acc[1].t1;
+    values.t2 = silu4(acc[0].t2) * acc[1].t2;
+    values.t3 = silu4(acc[0].t3) * acc[1].t3;
+#if TOKENS != 4
+    values.t4 = silu4(acc[0].t4) * acc[1].t4;
+    values.t5 = silu4(acc[0].t5) * acc[1].t5;
+    values.t6 = silu4(acc[0].t6) * acc[1].t6;
+    values.t7 = silu4(acc[0].t7) * acc[1].t7;
+#endif
+#endif
+#else
+    let values = acc[0];
+#endif
+    store(work, place + 0u, first, values.t0);
+#if TOKENS != 1
+    store(work, place + 1u, first, values.t1);
+    store(work, place + 2u, first, values.t2);
+    store(work, place + 3u, first, values.t3);
+#if TOKENS != 4
+    store(work, place + 4u, first, values.t4);
+    store(work, place + 5u, first, values.t5);
+    store(work, place + 6u, first, values.t6);
+    store(work, place + 7u, first, values.t7);
+#endif
+#endif
+}
 
 @compute @workgroup_size($GROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
@@ -58,36 +133,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     }
     let four = group.x * $GROUP + invocation;
     let most = (params.rows - 1u) / 4u;
-    let held = min(four, most);  // invocations past the end compute the last rows and write nothing
-    var rows: array<u32, tile_tokens>;
-    for (var t = 0u; t < tile_tokens; t++) {
-        rows[t] = work.y + min(t, work.z - 1u);
-#if GATHER
-        rows[t] = slots[rows[t]] / params.k;
-#endif
-    }
+    let held = min(four, most);  // invocations past the end compute the last rows and write them again
+    let lane = held % 4u;
     let quads = held / 4u * row_group(params.columns);
 #if MATRICES == 2
     let groups = array(slot * params.stride0 + params.base0 + quads, slot * params.stride1 + params.base1 + quads);
 #else
     let groups = array(slot * params.stride0 + params.base0 + quads);
 #endif
-    let acc = tile(groups, held % 4u, invocation, rows, params.columns);
-    if (four > most) {
-        return;
-    }
-    for (var t = 0u; t < tile_tokens; t++) {
-        if (t < work.z) {
-            for (var i = 0u; i < 4u; i++) {
-                let row = four * 4u + i;
-                if (row < params.rows) {
-#if MATRICES == 2
-                    out[(work.y + t) * params.rows + row] = silu(acc[t][i]) * acc[tile_tokens + t][i];
-#else
-                    out[(work.y + t) * params.rows + row] = acc[t][i];
-#endif
-                }
-            }
-        }
-    }
+    store_tile(work, 0u, held * 4u, tile(groups, lane, invocation, rows_of(work, 0u), params.columns));
 }

@@ -1,7 +1,7 @@
 // matmul: out[token][first + row] (+)= W · a[token], W packed (csrc/quant/repack.h). Also logits.
 // Bindings: 0 params · 1 weights u32 (quads) · 2 activations: f32 [tokens][columns] for float weights, blocks of quantise.wgsl for quantised ones ·
 // 3 out f32 [tokens][stride] · with COUNT_LOADS 4 loads.
-// Defines: TYPE and those of tile.wgsl (MATRICES 1), GROUP (invocations of a workgroup), ADD. Dispatch: x over 4 · GROUP rows each, y over TOKENS
+// Defines: those of tile.wgsl (MATRICES 1), ADD. Dispatch: x over 4 · GROUP rows each, y over TOKENS
 // tokens each. Numerical notes: tile.wgsl.
 
 #if BROADCAST
@@ -36,34 +36,55 @@ struct Params {
 
 #include "tile.wgsl"
 
+fn store(token: u32, first: u32, values: vec4f) {
+    if (token < params.tokens) {
+        for (var i = 0u; i < 4u; i++) {
+            if (first + i < params.rows) {
+                let at = token * params.stride + params.first + first + i;
+#if ADD
+                out[at] += values[i];
+#else
+                out[at] = values[i];
+#endif
+            }
+        }
+    }
+}
+
 @compute @workgroup_size($GROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
     let four = group.x * $GROUP + invocation;
     let most = (params.rows - 1u) / 4u;
     let held = min(four, most);  // invocations past the end compute the last rows and write nothing
     let token = group.y * tile_tokens;
-    var rows: array<u32, tile_tokens>;
-    for (var t = 0u; t < tile_tokens; t++) {
-        rows[t] = min(token + t, params.tokens - 1u);
-    }
+    var rows: Rows;
+    rows.t0 = min(token + 0u, params.tokens - 1u);
+#if TOKENS != 1
+    rows.t1 = min(token + 1u, params.tokens - 1u);
+    rows.t2 = min(token + 2u, params.tokens - 1u);
+    rows.t3 = min(token + 3u, params.tokens - 1u);
+#if TOKENS != 4
+    rows.t4 = min(token + 4u, params.tokens - 1u);
+    rows.t5 = min(token + 5u, params.tokens - 1u);
+    rows.t6 = min(token + 6u, params.tokens - 1u);
+    rows.t7 = min(token + 7u, params.tokens - 1u);
+#endif
+#endif
     let groups = array(params.base + held / 4u * row_group(params.columns));
     let acc = tile(groups, held % 4u, invocation, rows, params.columns);
     if (four > most) {
         return;
     }
-    for (var t = 0u; t < tile_tokens; t++) {
-        if (token + t < params.tokens) {
-            for (var i = 0u; i < 4u; i++) {
-                let row = four * 4u + i;
-                if (row < params.rows) {
-                    let at = (token + t) * params.stride + params.first + row;
-#if ADD
-                    out[at] += acc[t][i];
-#else
-                    out[at] = acc[t][i];
+    store(token + 0u, four * 4u, acc[0].t0);
+#if TOKENS != 1
+    store(token + 1u, four * 4u, acc[0].t1);
+    store(token + 2u, four * 4u, acc[0].t2);
+    store(token + 3u, four * 4u, acc[0].t3);
+#if TOKENS != 4
+    store(token + 4u, four * 4u, acc[0].t4);
+    store(token + 5u, four * 4u, acc[0].t5);
+    store(token + 6u, four * 4u, acc[0].t6);
+    store(token + 7u, four * 4u, acc[0].t7);
 #endif
-                }
-            }
-        }
-    }
+#endif
 }

@@ -4,14 +4,45 @@
 // Activations (binding `activations`): float weights f32 [rows][columns]; quantised weights blocks [rows][columns / 32] of 12 words, from
 // quantise.wgsl: 8 of int8, the scale, the sums of columns 0 to 15 and 16 to 31, one unused.
 // Defines: TYPE, QUANTISED, TOKENS, MATRICES, BROADCAST (subgroups of at least 8: each invocation loads one of 8 words and the
-// subgroup shares them; for devices whose loads cost the same whether uniform or not), DOT4 (dot4I8Packed).
+// subgroup shares them; for devices whose loads cost the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (invocations of a workgroup).
 
 #include "bytes.wgsl"
 #include "blocks.wgsl"
 
 const tile_tokens = $TOKENS;
 const matrices = $MATRICES;
-const outputs = tile_tokens * matrices;
+
+// Tokens are fields and statements of their own, not elements of arrays in a loop: WGSL's bounds checks keep compilers from unrolling such loops.
+
+struct Outputs {
+    t0: vec4f,
+#if TOKENS != 1
+    t1: vec4f,
+    t2: vec4f,
+    t3: vec4f,
+#if TOKENS != 4
+    t4: vec4f,
+    t5: vec4f,
+    t6: vec4f,
+    t7: vec4f,
+#endif
+#endif
+}
+
+struct Rows {
+    t0: u32,
+#if TOKENS != 1
+    t1: u32,
+    t2: u32,
+    t3: u32,
+#if TOKENS != 4
+    t4: u32,
+    t5: u32,
+    t6: u32,
+    t7: u32,
+#endif
+#endif
+}
 
 #if QUANTISED
 
@@ -73,39 +104,112 @@ fn dot_word(words: vec4u, q: u32) -> vec4i {
 #endif
 }
 
-/** Outputs matrix by matrix: groups of 16 rows at these quads, activations of these rows. */
-fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: array<u32, tile_tokens>, columns: u32) -> array<vec4f, outputs> {
-    var acc: array<vec4f, outputs>;
+struct TileActivations {
+    t0: Activations,
+#if TOKENS != 1
+    t1: Activations,
+    t2: Activations,
+    t3: Activations,
+#if TOKENS != 4
+    t4: Activations,
+    t5: Activations,
+    t6: Activations,
+    t7: Activations,
+#endif
+#endif
+}
+
+fn load_tile(rows: Rows, blocks: u32, b: u32, invocation: u32) -> TileActivations {
+    var a: TileActivations;
+    a.t0 = load_activations(rows.t0 * blocks + b, invocation);
+#if TOKENS != 1
+    a.t1 = load_activations(rows.t1 * blocks + b, invocation);
+    a.t2 = load_activations(rows.t2 * blocks + b, invocation);
+    a.t3 = load_activations(rows.t3 * blocks + b, invocation);
+#if TOKENS != 4
+    a.t4 = load_activations(rows.t4 * blocks + b, invocation);
+    a.t5 = load_activations(rows.t5 * blocks + b, invocation);
+    a.t6 = load_activations(rows.t6 * blocks + b, invocation);
+    a.t7 = load_activations(rows.t7 * blocks + b, invocation);
+#endif
+#endif
+    return a;
+}
+
+fn add_tile(block: Block, a: TileActivations, acc: Outputs) -> Outputs {
+    var sum: Outputs;
+    sum.t0 = add_product(block, a.t0, acc.t0);
+#if TOKENS != 1
+    sum.t1 = add_product(block, a.t1, acc.t1);
+    sum.t2 = add_product(block, a.t2, acc.t2);
+    sum.t3 = add_product(block, a.t3, acc.t3);
+#if TOKENS != 4
+    sum.t4 = add_product(block, a.t4, acc.t4);
+    sum.t5 = add_product(block, a.t5, acc.t5);
+    sum.t6 = add_product(block, a.t6, acc.t6);
+    sum.t7 = add_product(block, a.t7, acc.t7);
+#endif
+#endif
+    return sum;
+}
+
+/** Outputs of each matrix: groups of 16 rows at these quads, activations of these rows. */
+fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: Rows, columns: u32) -> array<Outputs, matrices> {
+    var first: Outputs;
+#if MATRICES == 2
+    var second: Outputs;
+#endif
     let blocks = columns / 32u;
     for (var b = 0u; b < blocks; b++) {
-        var a: array<Activations, tile_tokens>;
-        for (var t = 0u; t < tile_tokens; t++) {
-            a[t] = load_activations(rows[t] * blocks + b, invocation);
-        }
-        for (var m = 0u; m < matrices; m++) {
-            let block = load_block(m, groups[m], lane, b);
-            for (var t = 0u; t < tile_tokens; t++) {
-                acc[m * tile_tokens + t] = add_product(block, a[t], acc[m * tile_tokens + t]);
-            }
-        }
+        let a = load_tile(rows, blocks, b, invocation);
+        first = add_tile(load_block(0u, groups[0], lane, b), a, first);
+#if MATRICES == 2
+        second = add_tile(load_block(1u, groups[1], lane, b), a, second);
+#endif
     }
-    return acc;
+#if MATRICES == 2
+    return array(first, second);
+#else
+    return array(first);
+#endif
 }
 
 #else
 
-/** Outputs matrix by matrix: groups of 16 rows at these quads, activations of these rows. */
-fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: array<u32, tile_tokens>, columns: u32) -> array<vec4f, outputs> {
-    var acc: array<vec4f, outputs>;
+fn add_tile(weight: vec4f, rows: Rows, columns: u32, column: u32, acc: Outputs) -> Outputs {
+    var sum: Outputs;
+    sum.t0 = fma(weight, vec4(activations[rows.t0 * columns + column]), acc.t0);
+#if TOKENS != 1
+    sum.t1 = fma(weight, vec4(activations[rows.t1 * columns + column]), acc.t1);
+    sum.t2 = fma(weight, vec4(activations[rows.t2 * columns + column]), acc.t2);
+    sum.t3 = fma(weight, vec4(activations[rows.t3 * columns + column]), acc.t3);
+#if TOKENS != 4
+    sum.t4 = fma(weight, vec4(activations[rows.t4 * columns + column]), acc.t4);
+    sum.t5 = fma(weight, vec4(activations[rows.t5 * columns + column]), acc.t5);
+    sum.t6 = fma(weight, vec4(activations[rows.t6 * columns + column]), acc.t6);
+    sum.t7 = fma(weight, vec4(activations[rows.t7 * columns + column]), acc.t7);
+#endif
+#endif
+    return sum;
+}
+
+/** Outputs of each matrix: groups of 16 rows at these quads, activations of these rows. */
+fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: Rows, columns: u32) -> array<Outputs, matrices> {
+    var first: Outputs;
+#if MATRICES == 2
+    var second: Outputs;
+#endif
     for (var column = 0u; column < columns; column++) {
-        for (var m = 0u; m < matrices; m++) {
-            let weight = load_column(m, groups[m], lane, column);
-            for (var t = 0u; t < tile_tokens; t++) {
-                acc[m * tile_tokens + t] = fma(weight, vec4(activations[rows[t] * columns + column]), acc[m * tile_tokens + t]);
-            }
-        }
+        first = add_tile(load_column(0u, groups[0], lane, column), rows, columns, column, first);
+#if MATRICES == 2
+        second = add_tile(load_column(1u, groups[1], lane, column), rows, columns, column, second);
+#endif
     }
-    return acc;
+#if MATRICES == 2
+    return array(first, second);
+#else
+    return array(first);
+#endif
 }
 
 #endif

@@ -75,10 +75,11 @@ if (gpu && plain) {
       const [width, hidden] = sizesOf[type]
       await near(test, gpu, { tokens: 1, experts: 8, k: 3, skew: 'even', types: [type, type, type], width, hidden })
     }
+    // Tiles of 8 rows, some full and some not.
     const types = ['Q4_0', 'Q4_0', 'Q4_0'] as const
     for (const [tokens, skew] of [
       [17, 'even'],
-      [13, 'one'],
+      [19, 'one'],
       [17, 'idle']
     ] as const)
       await near(test, gpu, { tokens, experts: 5, k: 2, skew, types, width: 64, hidden: 96 })
