@@ -60,7 +60,10 @@ export function encodeCommands(
       if (pipeline !== set) pass.setPipeline(pipeline)
       set = pipeline
       pass.setBindGroup(0, group)
-      pass.dispatchWorkgroups(x, y, z)
+      // Each argument is one more to convert.
+      if (z > 1) pass.dispatchWorkgroups(x, y, z)
+      else if (y > 1) pass.dispatchWorkgroups(x, y)
+      else pass.dispatchWorkgroups(x)
     },
     copy: (from, to) => {
       outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, sizeOf(from))

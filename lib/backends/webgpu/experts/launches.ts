@@ -15,6 +15,7 @@ export class LayerLaunches {
   readonly #own = new Map<number, BoundLaunch[][]>()
   /** Per layer and slab: gate and up, and down. */
   readonly #overSlabs = new Map<string, BoundLaunch[][]>()
+  readonly #whole = new Map<number, readonly BoundLaunch[]>()
   #generation: number
 
   constructor(parts: ExpertParts, tokens: number, slices: (layer: number) => LayerSlices) {
@@ -72,14 +73,24 @@ export class LayerLaunches {
     run(commands, this.#own.get(layer)?.[2])
   }
 
-  /** A whole layer whose experts have their slots for good. */
+  /** A whole layer whose experts have their slots for good: always the same launches. */
   encode(commands: Commands, layer: number): void {
-    this.begin(commands, layer, true)
-    this.part(commands, layer, this.#lying(layer))
-    this.end(commands, layer)
+    let whole = this.#whole.get(layer)
+    if (!whole) {
+      const slabs = this.#lying(layer).map((slab) => this.#overSlabs.get(keyOf(layer, slab)) ?? [])
+      const [before = [], between = [], after = []] = this.#own.get(layer) ?? []
+      const [into, out] = [0, 1].map((stage) => slabs.flatMap((lists) => lists[stage] ?? [])) as [
+        BoundLaunch[],
+        BoundLaunch[]
+      ]
+      whole = [...before, ...into, ...between, ...out, ...after]
+      this.#whole.set(layer, whole)
+    }
+    run(commands, whole)
   }
 
   dispose(): void {
+    this.#whole.clear()
     dispose(this.#own)
     dispose(this.#overSlabs)
   }
