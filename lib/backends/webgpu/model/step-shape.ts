@@ -9,11 +9,15 @@ import { attentionLaunches } from '../launches/attention.js'
 import type { Launch } from '../launches/launch.js'
 import { rmsNormLaunch } from '../launches/rms-norm.js'
 import { ropeLaunch } from '../launches/rope.js'
-import { maskWords, routeLaunches } from '../launches/route.js'
+import type { routeLaunches } from '../launches/route.js'
+import { maskWords } from '../launches/route.js'
 import type { Arena } from './arena.js'
+import { Foresight, mostForeseenRows } from './foresight.js'
 import type { AttentionOp, KvPool } from './kv-pool.js'
 import { embedding, product } from './products.js'
 import type { Rotation } from './rotations.js'
+import type { StepSections } from './routing.js'
+import { routing } from './routing.js'
 import { StepData } from './step-data.js'
 import type { GpuWeights } from './weights.js'
 
@@ -105,6 +109,10 @@ export class StepShape {
     for (const piece of this.pieces) if (piece.do === 'run') piece.launch.dispose()
     this.pieces.length = 0
     this.experts?.dispose()
+    this.#foresight?.then(
+      (foresight) => foresight.dispose(),
+      () => {}
+    )
     for (const buffer of this.#buffers) this.#parts.device.memory.free(buffer)
     this.#buffers.length = 0
   }
@@ -157,7 +165,7 @@ export class StepShape {
           await this.#attention(op, attentions++, status, section, run)
           break
         case 'route':
-          this.#route(op, routed, status, section, run)
+          this.#route(op, routed, status, run)
           slots.push({ do: 'routed', layer: routed })
           break
         case 'experts':
@@ -214,41 +222,28 @@ export class StepShape {
     }
   }
 
-  #route(op: RouteOp, layer: number, status: GPUBufferBinding, section: Sections, run: Run): void {
-    const { device, plan, arena, routers } = this.#parts
+  #route(op: RouteOp, layer: number, status: GPUBufferBinding, run: Run): void {
+    const { arena } = this.#parts
     const { rows } = this.key
-    const { routing } = arena.sizes
-    const router = routers[layer] as Router
-    const words = maskWords(routing.experts)
-    const launches = routeLaunches(
-      {
-        tokens: rows,
-        width: plan.buffers[op.in] as number,
-        experts: routing.experts,
-        k: op.k,
-        form: op.form,
-        normalise: op.normalise,
-        layer: op.layer,
-        seed: plan.routingSeed,
-        exponent: router.exponent,
-        ...(router.hser && { hser: router.hser }),
-        mask: { stride: routing.layers * words, offset: layer * words }
-      },
-      device.facts
-    )
-    const [scores, exponents] = [arena.get('scores'), arena.get('exponents')]
-    run(launches.scores, [arena.buffer(op.in), router.binding, scores, exponents, status])
-    run(launches.choose, [
-      scores,
-      exponents,
-      section(this.data.positions),
-      section(this.data.masks),
-      section(this.data.maskOf),
-      arena.choices('ids', layer, rows),
-      arena.choices('weights', layer, rows),
-      status,
-      ...(router.topology ? [router.topology] : [])
-    ])
+    const out = { ids: arena.choices('ids', layer, rows), weights: arena.choices('weights', layer, rows) }
+    const launches = routing(this.#parts, op, layer, rows, arena.buffer(op.in), status, out, this.#sections())
+    for (const { launch, bindings } of launches) run(launch, bindings)
+  }
+
+  /** What of the step's data decides its routes. */
+  #sections(): StepSections {
+    const buffer = this.#dataBuffer as GPUBuffer
+    const { positions, masks, maskOf } = this.data
+    return { positions: { buffer, ...positions }, masks: { buffer, ...masks }, maskOf: { buffer, ...maskOf } }
+  }
+
+  #foresight: Promise<Foresight> | undefined
+
+  /** What tells the routes of the next layer, made when it is first asked for; undefined for steps that are too large for it. */
+  foresight(): Promise<Foresight> | undefined {
+    if (this.key.rows > mostForeseenRows) return undefined
+    this.#foresight ??= Foresight.make(this.#parts, this.key.rows, this.#sections())
+    return this.#foresight
   }
 
   #scratch: { bytes: number; buffer: Promise<GPUBuffer> } | undefined

@@ -147,13 +147,19 @@ export class Stepper {
         continue
       }
       let ids: Promise<ArrayBuffer> | undefined
+      let ahead: Promise<ArrayBuffer> | undefined
+      const foresight = experts?.foresees(piece.layer + 1) ? await shape.foresight() : undefined
       device.submit((commands) => {
         encode(commands, at)
         ids = commands.read(arena.choices('ids', piece.layer, rows))
+        ahead = foresight?.encode(commands, piece.layer + 1)
       })
       from = at + 1
-      const chosen = new Int32Array(await (ids as Promise<ArrayBuffer>))
-      after = await shape.experts?.run(piece.layer, chosen, { cancel })
+      const [chosen, foreseen] = await Promise.all([ids as Promise<ArrayBuffer>, ahead])
+      after = await shape.experts?.run(piece.layer, new Int32Array(chosen), {
+        cancel,
+        ahead: foreseen && new Int32Array(foreseen)
+      })
     }
     if (cancel.cancelled) throw cancelled()
     device.submit((commands) => {
