@@ -12,7 +12,7 @@ const model = await llama.loadModel({ modelPath, gpuLayers: 'max', ignoreMemoryS
 const context = await model.createContext({
   contextSize: 256,
   sequences: 1,
-  // With flash attention the driver that computes on the CPU compiles for many minutes.
+  // With flash attention a driver that computes on the CPU compiles for more than six minutes.
   flashAttention: false,
   ignoreMemorySafetyChecks: true
 })
