@@ -6,6 +6,7 @@ import { loadModel, unloadModel } from './engine/load-model.js'
 import type { FreezeOptions } from './engine/maintenance.js'
 import { freeze, thaw } from './engine/maintenance.js'
 import type {
+  BackendName,
   DisposeOptions,
   EngineOptions,
   ForwardRequest,
@@ -70,7 +71,7 @@ export interface GenerationResult {
 
 /** How the engine computes. */
 export interface BackendInfo {
-  name: 'cpu' | 'webgpu'
+  name: BackendName
   /** Of webgpu: the GPU, as its driver names it. */
   device?: string
   /** Of webgpu: what the GPU has done since the engine began, and holds now. */
@@ -110,12 +111,10 @@ export class Engine implements AsyncDisposable {
 
   get backend(): BackendInfo {
     checkOpen(this.#parts, 'backend')
-    const { backend } = this.#parts
-    const { memory } = backend
-    const own = memory
-      ? ({ name: 'webgpu', device: memory.device, gpu: memory.counts() } as const)
-      : ({ name: 'cpu' } as const)
-    return { ...own, isa: backend.isa, threads: backend.threads, kernels: backend.kernels() }
+    const { backend, options } = this.#parts
+    const { memory, isa, threads } = backend
+    const own = memory && { device: memory.device, gpu: memory.counts() }
+    return { name: options.backend, ...own, isa, threads, kernels: backend.kernels() }
   }
 
   /** What the addon holds now, in this process. */
