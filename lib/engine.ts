@@ -422,8 +422,20 @@ export class Engine implements AsyncDisposable {
   }
 
   /** @internal Loads the models that were loaded when the engine before this one ended. */
-  recover(): Promise<void> {
+  restore(): Promise<void> {
     return this.#resumption.loadModels()
+  }
+
+  /**
+   * Of webgpu, after GPU_DEVICE_LOST or GPU_SUBMIT_TIMEOUT: opens the device again and loads the models that were on it, with the TierSets that
+   * were active. Requests under way end with GPU_DEVICE_LOST; those of a journal go on with `resumeGenerator`. Throws what createEngine does of a
+   * device (the engine is closed then), and the first failure of a load.
+   */
+  recover(): Promise<void> {
+    return this.#call('recover', () => {
+      checkOpen(this.#parts, 'recover')
+      return this.#recovery.rebuild((request) => loadModel(this.#parts, request, {}, this.#recovery))
+    })
   }
 
   #dispose(options: DisposeOptions, reason: string): Promise<void> {
@@ -469,6 +481,6 @@ export async function createEngine(options: EngineOptions = {}, call: CallOption
   const parts = await boot(options, call)
   const engine = new Engine(parts)
   const { journal } = parts.options
-  if (typeof journal === 'object' && journal.recover === 'load') await engine.recover()
+  if (typeof journal === 'object' && journal.recover === 'load') await engine.restore()
   return engine
 }

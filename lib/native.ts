@@ -72,6 +72,11 @@ export interface NativeBackend {
   /** Runs one kernel of the kernel-level API (lib/kernels.ts knows the positional arguments). */
   call(op: string, args: readonly unknown[], naive: boolean): unknown
   callAsync(op: string, args: readonly unknown[], naive: boolean): Promise<unknown>
+  /**
+   * Opens the device again after it failed; what was on it is lost, so its models are to be disposed before. Throws as opening it did. Not there:
+   * no device can be lost.
+   */
+  reopen?(): Promise<void>
   dispose(): void
 }
 

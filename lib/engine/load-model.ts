@@ -34,13 +34,20 @@ export async function loadModel(
   const phases = new Phases(reportPhases('boot_phase', telemetry, parts.options.onPhase), undefined, id)
   phases.begin('model')
   const load = new ModelLoad(parts, id, location.path, checked, call, recovery)
-  const done = finish(parts, id, location.path, load, phases)
+  const done = finish(parts, id, location.path, load, phases, request)
   models.beginLoad(id, { interruption: load.interruption, done })
   return done
 }
 
 /** From the weights to a model that is there for requests. */
-async function finish(parts: EngineParts, id: string, path: string, load: ModelLoad, phases: Phases): Promise<Loaded> {
+async function finish(
+  parts: EngineParts,
+  id: string,
+  path: string,
+  load: ModelLoad,
+  phases: Phases,
+  request: LoadModelRequest
+): Promise<Loaded> {
   const { models, lifecycle, telemetry } = parts
   try {
     const model = await load.done
@@ -51,7 +58,7 @@ async function finish(parts: EngineParts, id: string, path: string, load: ModelL
       parts.reserve.giveBack(id)
       throw disposedError('loadModel')
     }
-    models.add(id, model)
+    models.add(id, model, request)
     const { descriptor, weightBytes, tierSet } = model.info()
     const { architecture, layers, experts, weightType, fileBytes } = descriptor
     const fields = {

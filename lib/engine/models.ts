@@ -3,6 +3,7 @@ import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
 import type { Interruption } from '../interruption.js'
 import type { LoadedModel } from '../loaded-model.js'
+import type { LoadModelRequest } from './options.js'
 
 /** A load in progress: what ends it early, and its end. */
 export interface Load {
@@ -12,6 +13,8 @@ export interface Load {
 
 export class Models {
   readonly #loaded = new Map<string, LoadedModel>()
+  /** What each was loaded with, to load it again. */
+  readonly #requests = new Map<string, LoadModelRequest>()
   readonly #loads = new Map<string, Load>()
   readonly #unloads = new Map<string, Promise<unknown>>()
 
@@ -67,20 +70,32 @@ export class Models {
     this.#unloads.delete(id)
   }
 
-  add(id: string, model: LoadedModel): void {
+  add(id: string, model: LoadedModel, request: LoadModelRequest): void {
     this.#loaded.set(id, model)
+    this.#requests.set(id, request)
+  }
+
+  /** What would load all that is loaded, as it is now: each with the TierSet that is active. */
+  requests(): LoadModelRequest[] {
+    return [...this.#loaded].map(([id, model]) => ({
+      ...this.#requests.get(id),
+      id,
+      tierSet: model.info().tierSet.tiers
+    }))
   }
 
   /** Takes a model out. Throws MODEL_NOT_LOADED. */
   take(id: string): LoadedModel {
     const model = this.get(id)
     this.#loaded.delete(id)
+    this.#requests.delete(id)
     return model
   }
 
   takeAll(): LoadedModel[] {
     const models = this.all()
     this.#loaded.clear()
+    this.#requests.clear()
     return models
   }
 

@@ -24,12 +24,13 @@ export async function openEngineBackend(
   if (backend !== 'webgpu') return host
   try {
     const { memory, timeoutMs } = gpu
-    const device = await GpuDevice.open({
-      ...onNode,
-      ...(memory !== undefined && { memoryBytes: byteSize(memory) }),
-      ...(timeoutMs !== undefined && { timeoutMs })
-    })
-    return new WebGpuBackend(device, host, addon)
+    const open = () =>
+      GpuDevice.open({
+        ...onNode,
+        ...(memory !== undefined && { memoryBytes: byteSize(memory) }),
+        ...(timeoutMs !== undefined && { timeoutMs })
+      })
+    return new WebGpuBackend(await open(), host, addon, open)
   } catch (error) {
     host.dispose()
     throw error

@@ -1,5 +1,9 @@
 /** What an engine does after a fatal failure: it ends what ran, and goes on, or closes when even that fails. */
+import { createError } from '../errors/index.js'
+import { unloadModel } from './load-model.js'
+import type { LoadModelRequest } from './options.js'
 import type { EngineParts } from './parts.js'
+import { checkOpen } from './parts.js'
 
 export class Recovery {
   readonly #parts: EngineParts
@@ -38,6 +42,44 @@ export class Recovery {
       .finally(() => {
         this.#running = undefined
       })
+  }
+
+  /**
+   * Opens a device again that was lost or hangs, and loads what was loaded, as it was. Nothing where the backend has no device. Throws what opening
+   * it does (then the engine is closed), or the first failure of a load (then the others are there).
+   */
+  async rebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+    await this.#running
+    const { lifecycle, backend } = this.#parts
+    if (!backend.reopen) return
+    checkOpen(this.#parts, 'recover')
+    lifecycle.to('recovering', 'recover() was called')
+    const done = this.#rebuild(() => backend.reopen?.(), load)
+    this.#running = done
+      .catch(() => {})
+      .finally(() => {
+        this.#running = undefined
+      })
+    await done
+  }
+
+  async #rebuild(reopen: () => unknown, load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+    const { lifecycle, models, backend } = this.#parts
+    const requests = models.requests()
+    try {
+      const device = backend.memory?.device
+      const again = createError('GPU_DEVICE_LOST', 'the device is being opened again', { device, reason: 'recover' })
+      await Promise.all(models.all().map((model) => model.endRequests(again)))
+      await Promise.all(models.ids().map((id) => unloadModel(this.#parts, id)))
+      await reopen()
+    } catch (cause) {
+      lifecycle.to('closed', 'recovery failed')
+      throw cause
+    }
+    const failures: unknown[] = []
+    for (const request of requests) await load(request).catch((error) => failures.push(error))
+    this.#resume(models.ids().length === 0)
+    if (failures.length > 0) throw failures[0]
   }
 
   async #recover(error: unknown, wasWarm: boolean): Promise<void> {

@@ -42,35 +42,48 @@ const sizesOf = (plan: Plan, maxBatchTokens: number): ArenaSizes => {
 
 export class WebGpuBackend implements NativeBackend {
   readonly name = 'webgpu'
-  readonly device: GpuDevice
   readonly memory: BackendMemory
+  #device: GpuDevice
+  readonly #open: () => Promise<GpuDevice>
   readonly #host: NativeBackend
   readonly #addon: NativeAddon
 
-  constructor(device: GpuDevice, host: NativeBackend, addon: NativeAddon) {
-    this.device = device
+  /** `open` made `device`, and makes the next one. */
+  constructor(device: GpuDevice, host: NativeBackend, addon: NativeAddon, open: () => Promise<GpuDevice>) {
+    this.#device = device
+    this.#open = open
     this.#host = host
     this.#addon = addon
-    const { minStorageBufferOffsetAlignment: alignment } = device.facts.limits
+    const now = () => this.#device
     this.memory = {
-      device: device.name,
+      get device() {
+        return now().name
+      },
       available: () => {
-        const { limitBytes = Number.MAX_SAFE_INTEGER, usedBytes } = device.memory
+        const { memory, info } = now()
+        const { limitBytes = Number.MAX_SAFE_INTEGER, usedBytes } = memory
         // An adapter that is the CPU has no memory but the host's.
-        return Math.min(
-          limitBytes - usedBytes,
-          device.info.isFallbackAdapter ? addon.availableMemory() : Number.MAX_SAFE_INTEGER
-        )
+        const host = info.isFallbackAdapter ? addon.availableMemory() : Number.MAX_SAFE_INTEGER
+        return Math.min(limitBytes - usedBytes, host)
       },
       stepBytes: (plan, maxBatchTokens) =>
-        arenaBytes(sizesOf(plan, maxBatchTokens), alignment) + expertScratchBytes(plan, maxBatchTokens),
-      counts: () => ({
-        submits: device.submits,
-        waitedMs: device.waitedMs,
-        memoryBytes: device.memory.usedBytes,
-        buffers: device.memory.buffers
-      })
+        arenaBytes(sizesOf(plan, maxBatchTokens), now().facts.limits.minStorageBufferOffsetAlignment) +
+        expertScratchBytes(plan, maxBatchTokens),
+      counts: () => {
+        const { submits, waitedMs, memory } = now()
+        return { submits, waitedMs, memoryBytes: memory.usedBytes, buffers: memory.buffers }
+      }
     }
+  }
+
+  /** The device that models are loaded onto now. */
+  get device(): GpuDevice {
+    return this.#device
+  }
+
+  async reopen(): Promise<void> {
+    this.#device.dispose()
+    this.#device = await this.#open()
   }
 
   /** Of the CPU's part. */
