@@ -5,12 +5,12 @@
 //              [row - first_row][head][chunk][value_dim] sums, then [row][head][chunk] of (largest score, sum of weights)
 //            6 status: the lowest row with a query or a score that is not finite
 // Defines    F16: the cache has f16, two a word (else f32)   QUADS: value_dim is a multiple of 4
-//            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim   LANES: 32 or 64
+//            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim
 //            TOGETHER: a block may have several rows
-// Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of LANES. A block is block_rows × block_heads
+// Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of 64. A block is block_rows × block_heads
 //            queries of one KV head. Workgroups past a row's last position end at once.
 // Numerics   scores: a lane is four neighbouring positions, d in order. Each chunk has its exact maximum first; weights are summed by
-//            position mod LANES, these by the same mod 8, and these in order; values: lanes are dimensions, positions in order (in as many strands as the lanes allow, added in
+//            position mod 64 on every adapter, these by the same mod 8, and these in order; values: lanes are dimensions, positions in order (in as many strands as the lanes allow, added in
 //            order). A result depends on the row's position alone: not on the batch, on chunks of the prompt or on how rows are tiled.
 
 struct Params {
@@ -38,7 +38,7 @@ struct Params {
 
 const PAGE = 64u;
 const CHUNK = 256u;
-const LANES = u32($LANES);
+const LANES = 64u;
 const QUERIES = u32($QUERIES);
 const HIDDEN = -3.4e38;
 
@@ -156,10 +156,11 @@ fn page_start(block: Block, position: u32) -> u32 {
     return (pages[block.page_entry + position / PAGE] * params.kv_heads + block.kv_head) * PAGE * (params.head_dim + params.value_dim);
 }
 
-/** Scores of this lane's positions, four neighbours at a time, into `weights`. Returns the largest of each query. */
+/** Scores of this lane's four positions into `weights`. Returns the largest of each query. */
 fn score(block: Block, lane: u32, counts: Counts) -> Each {
     var most = Each(HIDDEN);
-    for (var first = 4u * lane; first < block.count; first += 4u * LANES) {
+    let first = 4u * lane;
+    if (first < block.count) {
         var a = Each(0.0);
         var b = Each(0.0);
         var c = Each(0.0);
@@ -184,7 +185,7 @@ fn score(block: Block, lane: u32, counts: Counts) -> Each {
         weights[first + 1u] = b;
         weights[first + 2u] = c;
         weights[first + 3u] = d;
-        most = max(most, max(max(a, b), max(c, d)));
+        most = max(max(a, b), max(c, d));
     }
     return most;
 }

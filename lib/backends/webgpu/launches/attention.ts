@@ -39,9 +39,6 @@ const queries = 4
 /** Beyond so many bytes of partial sums the rows are done in parts. */
 const scratchLimit = 16 * 2 ** 20
 
-/** Invocations of a workgroup: few where a subgroup is narrow, because waiting for all of them costs more than they save. */
-const lanesOf = ({ subgroupMax }: DeviceFacts): number => (subgroupMax > 0 && subgroupMax <= 8 ? 32 : 64)
-
 export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): AttentionLaunches {
   const { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together } = shape
   const f16 = kvType === 'f16'
@@ -75,7 +72,6 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
         QUADS: valueDim % 4 === 0,
         QUERIES: blockHeads * blockRows,
         DIM: Math.ceil(headDim / 64) * 64,
-        LANES: lanesOf(facts),
         TOGETHER: blockRows > 1
       },
       workgroups: [kvHeads * Math.ceil(group / blockHeads), Math.ceil((end - first) / blockRows), chunks],
