@@ -92,9 +92,12 @@ async function examine(version: string): Promise<{ report: Report; failure: Engi
   const known = isEngineError(answer) ? undefined : answer
   const threads = availableParallelism()
   const present = existsSync(locateModel(packageRoot()).path)
-  const webgpu = await askWebgpu()
-  const missing: Missing[] = [...webgpu.missing]
+  const missing: Missing[] = []
   if (failure) missing.push({ what: failure.message, how: failure.details.suggestedAction })
+  // Shaders are in the addon: without it there is nothing to ask a GPU.
+  const noGpu = { adapter: { name: 'webgpu', available: false, note: 'no addon' }, missing: [] }
+  const webgpu = failure ? noGpu : await askWebgpu()
+  missing.push(...webgpu.missing)
   if (!present) missing.push({ what: 'the embedded model', how: 'reinstall the package, or give a GGUF file' })
   if (known?.cpu.isa === 'scalar') {
     missing.push({
