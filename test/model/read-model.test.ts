@@ -238,7 +238,7 @@ t.test('tensors that do not fit the plan', async (t) => {
   const type = failure(edit('blk.0.attn_norm.weight', { typeId: TENSOR_TYPES.Q8_0[0] }))
   t.equal(type?.code, 'TENSOR_TYPE_UNSUPPORTED')
   t.match(type?.details, { tensor: 'blk.0.attn_norm.weight', type: 'Q8_0', supported: ['F32', 'F16', 'BF16'] })
-  t.match(failure(edit('output.weight', { typeId: 12 }))?.details, { type: 'type 12' })
+  t.match(failure(edit('output.weight', { typeId: 10 }))?.details, { type: 'type 10' })
 
   const extra = failure(edit('blk.0.attn_q.weight', { name: 'blk.0.attn_q.bias' }))
   t.equal(extra?.code, 'TENSOR_MISSING')

@@ -340,6 +340,7 @@ function kernelCalls(): Record<string, unknown[]> {
       seed,
       positions,
       new Uint8Array(3).fill(1),
+      new Uint32Array(4),
       new Int32Array(8),
       floats(8),
       new BigInt64Array(12)
@@ -356,6 +357,7 @@ function kernelCalls(): Record<string, unknown[]> {
       seed,
       positions,
       new Uint8Array(3).fill(1),
+      new Uint32Array(4),
       Uint32Array.of(0, 1, 2),
       Uint32Array.of(0, 1, 3),
       router.slice(0, 64),

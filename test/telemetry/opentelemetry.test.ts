@@ -61,7 +61,7 @@ t.test('nothing where it is not installed', async (t) => {
   t.teardown(() => rmSync(dir, { recursive: true, force: true }))
   const home = join(dir, 'node_modules/tiered-moe')
   mkdirSync(home, { recursive: true })
-  for (const part of ['dist', 'models', 'package.json', 'addon.cjs'])
+  for (const part of ['dist', 'models', 'package.json', 'addon.cjs', 'webgpu.cjs'])
     cpSync(part, join(home, part), { recursive: true })
   symlinkSync(join(process.cwd(), 'build'), join(home, 'build'))
   const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8')) as { dependencies: Record<string, string> }
