@@ -4,6 +4,7 @@ import { kvCacheBytes } from 'tiered-moe/kernels'
 import { firstFar } from './close.js'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
+import { attentionMisfits } from './misfits.js'
 import { attentionOracle } from './oracle-dense.js'
 import { tolerances } from './tolerance.js'
 import { type Flavour, floats, stream } from './values.js'
@@ -161,30 +162,8 @@ t.test('scores far apart: exact max first, so nothing overflows', async (test) =
 })
 
 t.test('numbers that do not fit', async () => {
-  const good = {
-    q: new Float32Array(2 * 4 * 8),
-    k: new Float32Array(2 * 2 * 8),
-    v: new Float32Array(2 * 2 * 8),
-    cache: new Uint8Array(kvCacheBytes({ positions: 64, kvHeads: 2, headDim: 8 })),
-    start: 0,
-    heads: 4,
-    kvHeads: 2,
-    headDim: 8
-  }
-  const bad: Record<string, Partial<AttentionRequest>> = {
-    'a short k': { k: good.k.subarray(1) },
-    'a short v': { v: good.v.subarray(1) },
-    'half a token': { q: good.q.subarray(1) },
-    'a short cache': { cache: good.cache.subarray(4) },
-    'start past the cache': { start: 63 },
-    'a huge start': { start: 2 ** 40 },
-    'heads that KV heads do not divide': { kvHeads: 3 },
-    'no heads': { heads: 0 },
-    'no KV heads': { kvHeads: 0 },
-    'f32 in a cache for f16': { kvType: 'f32' },
-    'a scale that is no number': { scale: Number.NaN },
-    'a cache at an odd address': { cache: new Uint8Array(good.cache.length + 1).subarray(1) }
-  }
+  const { good, bad } = attentionMisfits()
+  bad['a cache at an odd address'] = { cache: new Uint8Array(good.cache.length + 1).subarray(1) }
   for (const [name, part] of Object.entries(bad))
     await forms.sameError('attention', name, { request: () => ({ ...good, ...part }) }, 'VALIDATION_ERROR')
 })

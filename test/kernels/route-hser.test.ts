@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import type { RouteRequest } from 'tiered-moe/kernels'
 import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
+import { hserMisfitShape, hserMisfits } from './misfits.js'
 import { routeTokenHser } from './oracle-hser.js'
 import { tieHash } from './oracle-moe.js'
 import { type HserShape, hserCases, hserRequest } from './route-cases.js'
@@ -132,33 +133,8 @@ t.test('too few enabled at a level', async () => {
 })
 
 t.test('topologies, bounds and routers that do not fit', async () => {
-  const shape: HserShape = {
-    tiers: [
-      [4, 4],
-      [4, 4]
-    ],
-    k: [2, 2, 2]
-  }
-  const base = makeRequest(shape, 16, 'bad')
-  const hser = base.hser!
-  const over = hser.tierRouter.slice()
-  over[3] = 2 ** 23 + 1
-  const bad: Record<string, Partial<RouteRequest>> = {
-    'more active than the bound': { hser: { ...hser, bound: 7 } },
-    'k is not the product': { k: 4 },
-    'more groups than a tier has': { k: 12, hser: { ...hser, kGroup: 3 } },
-    'more experts than a group has': { k: 20, hser: { ...hser, kExpert: 5 } },
-    'more tiers than there are': { k: 12, hser: { ...hser, kTier: 3 } },
-    'groups that end early': { hser: { ...hser, tierGroups: Uint32Array.of(0, 2, 3) } },
-    'groups that do not begin at 0': { hser: { ...hser, tierGroups: Uint32Array.of(1, 2, 4) } },
-    'experts that go back': { hser: { ...hser, groupExperts: Uint32Array.of(0, 12, 8, 12, 16) } },
-    'experts beyond the last': { hser: { ...hser, groupExperts: Uint32Array.of(0, 4, 8, 12, 17) } },
-    'no tiers': { hser: { ...hser, tierGroups: Uint32Array.of(0) } },
-    'a router too short': { hser: { ...hser, groupRouter: hser.groupRouter.slice(1) } },
-    'a number of more than 24 bits': { hser: { ...hser, tierRouter: over } },
-    'none chosen': { k: 4, hser: { ...hser, kTier: 0 } }
-  }
-  for (const [label, more] of Object.entries(bad)) {
+  const base = makeRequest(hserMisfitShape, 16, 'bad')
+  for (const [label, more] of Object.entries(hserMisfits(base))) {
     const own = { request: () => ({ ...base, ...more }) }
     await forms.sameError('route', label, own, 'VALIDATION_ERROR')
   }

@@ -3,6 +3,7 @@ import type { AttentionRequest, KvType } from 'tiered-moe/kernels'
 import { kvCacheBytes, openBackend } from 'tiered-moe/kernels'
 import { firstFar } from '../kernels/close.js'
 import { firstDifference } from '../kernels/memory.js'
+import { attentionMisfits } from '../kernels/misfits.js'
 import { attentionOracle } from '../kernels/oracle-dense.js'
 import { tolerances } from '../kernels/tolerance.js'
 import { type Flavour, floats, stream } from '../kernels/values.js'
@@ -188,29 +189,7 @@ if (gpu) {
   })
 
   t.test('numbers that do not fit', async (test) => {
-    const good = {
-      q: new Float32Array(2 * 4 * 8),
-      k: new Float32Array(2 * 2 * 8),
-      v: new Float32Array(2 * 2 * 8),
-      cache: new Uint8Array(kvCacheBytes({ positions: 64, kvHeads: 2, headDim: 8 })),
-      start: 0,
-      heads: 4,
-      kvHeads: 2,
-      headDim: 8
-    }
-    const bad: Record<string, Partial<AttentionRequest>> = {
-      'a short k': { k: good.k.subarray(1) },
-      'a short v': { v: good.v.subarray(1) },
-      'half a token': { q: good.q.subarray(1) },
-      'a short cache': { cache: good.cache.subarray(4) },
-      'start past the cache': { start: 63 },
-      'a huge start': { start: 2 ** 40 },
-      'heads that KV heads do not divide': { kvHeads: 3 },
-      'no heads': { heads: 0 },
-      'no KV heads': { kvHeads: 0 },
-      'f32 in a cache for f16': { kvType: 'f32' },
-      'a scale that is no number': { scale: Number.NaN }
-    }
+    const { good, bad } = attentionMisfits()
     for (const [name, part] of Object.entries(bad))
       await test.rejects(gpu.attention({ ...good, ...part }), { code: 'VALIDATION_ERROR' }, name)
   })

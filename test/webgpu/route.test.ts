@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import { openBackend, type RouteRequest } from 'tiered-moe/kernels'
 import { firstFar } from '../kernels/close.js'
+import { hserMisfitShape, hserMisfits } from '../kernels/misfits.js'
 import { routeTokenHser } from '../kernels/oracle-hser.js'
 import { routeToken } from '../kernels/oracle-moe.js'
 import { flatCases, hserCases, hserRequest, hserShapes } from '../kernels/route-cases.js'
@@ -217,36 +218,8 @@ if (gpu) {
     await refused('half an expert', { router: request.router.subarray(1) })
     await refused('an output over an input', { weights: request.states })
 
-    const whole = hserRequest(
-      gpu,
-      {
-        tiers: [
-          [4, 4],
-          [4, 4]
-        ],
-        k: [2, 2, 2]
-      },
-      16,
-      'bad'
-    )
-    const hser = whole.hser!
-    const over = hser.tierRouter.slice()
-    over[3] = 2 ** 23 + 1
-    const bad: Record<string, Partial<RouteRequest>> = {
-      'more active than the bound': { hser: { ...hser, bound: 7 } },
-      'k is not the product': { k: 4 },
-      'more groups than a tier has': { k: 12, hser: { ...hser, kGroup: 3 } },
-      'more experts than a group has': { k: 20, hser: { ...hser, kExpert: 5 } },
-      'more tiers than there are': { k: 12, hser: { ...hser, kTier: 3 } },
-      'groups that end early': { hser: { ...hser, tierGroups: Uint32Array.of(0, 2, 3) } },
-      'groups that do not begin at 0': { hser: { ...hser, tierGroups: Uint32Array.of(1, 2, 4) } },
-      'experts that go back': { hser: { ...hser, groupExperts: Uint32Array.of(0, 12, 8, 12, 16) } },
-      'no tiers': { hser: { ...hser, tierGroups: Uint32Array.of(0) } },
-      'a router too short': { hser: { ...hser, groupRouter: hser.groupRouter.slice(1) } },
-      'a number of more than 24 bits': { hser: { ...hser, tierRouter: over } },
-      'none chosen': { k: 4, hser: { ...hser, kTier: 0 } }
-    }
-    for (const [name, more] of Object.entries(bad)) await refused(name, { ...whole, ...more })
+    const whole = hserRequest(gpu, hserMisfitShape, 16, 'bad')
+    for (const [name, more] of Object.entries(hserMisfits(whole))) await refused(name, { ...whole, ...more })
     const { hser: _, ...missing } = whole
     await test.rejects(gpu.route(missing), { code: 'VALIDATION_ERROR' }, 'no hser')
     const levels = { tier: (e: number) => e < 8, group: (e: number) => e < 12, expert: (e: number) => e % 4 > 2 }
