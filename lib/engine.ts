@@ -1,4 +1,6 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
+import type { BackendInfo } from './engine/backend-info.js'
+import { backendInfo } from './engine/backend-info.js'
 import { boot } from './engine/boot.js'
 import type { ExpandRequest, Expansion } from './engine/expand.js'
 import { expand, expandSchema } from './engine/expand.js'
@@ -6,7 +8,6 @@ import { loadModel, unloadModel } from './engine/load-model.js'
 import type { FreezeOptions } from './engine/maintenance.js'
 import { freeze, thaw } from './engine/maintenance.js'
 import type {
-  BackendName,
   DisposeOptions,
   EngineOptions,
   ForwardRequest,
@@ -28,60 +29,31 @@ import {
 import type { EngineParts } from './engine/parts.js'
 import { checkOpen, checkServing } from './engine/parts.js'
 import type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
-import { measurePerplexity } from './engine/perplexity.js'
+import { perplexity } from './engine/perplexity.js'
 import { Recovery } from './engine/recovery.js'
 import type { ResumeRequest } from './engine/resume.js'
 import { acknowledgeSchema, Resumption, resumeSchema } from './engine/resume.js'
 import { Shutdown } from './engine/shutdown.js'
 import { handleSignals } from './engine/signals.js'
-import { createError } from './errors/index.js'
 import type { ExpertChange } from './experts/changes.js'
 import type { PersistedExpert } from './experts/persist.js'
 import type { ExpertSwap } from './experts/swaps.js'
 import type { ForwardResult } from './generation/forward.js'
-import type { FinishReason, TokenItem, Usage } from './generation/generation.js'
 import type { Generator } from './generation/generator.js'
 import type { CallOptions, GenerationRequest } from './generation/options.js'
 import { checkCall, checkRequest, copyTokens } from './generation/options.js'
 import type { RoutingCapture } from './generation/routing.js'
-import { joinCaptures } from './generation/routing.js'
+import type { GenerationResult } from './generation/whole-text.js'
+import { wholeText } from './generation/whole-text.js'
 import type { Recovered } from './journal/index.js'
 import type { EngineState } from './lifecycle.js'
 import type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
-import type { Counters, DeviceCounts, Isa } from './native.js'
+import type { Counters } from './native.js'
 import type { MetricFamily } from './telemetry/metrics.js'
 import type { PlacementView } from './tiers/placement-view.js'
 import type { Steered } from './tiers/steering.js'
 import { validated, validationError } from './validation.js'
-
-/** The whole text of a generation. */
-export interface GenerationResult {
-  text: string
-  tokens: number[]
-  finishReason: FinishReason
-  usage: Usage
-  seed: number
-  requestId: string
-  /** The tiers that the request could use. */
-  tierSet: readonly string[]
-  /** With `captureRouting` only: the experts of every position that was computed. */
-  routing?: RoutingCapture
-}
-
-/** How the engine computes. */
-export interface BackendInfo {
-  name: BackendName
-  /** Of webgpu: the GPU, as its driver names it. */
-  device?: string
-  /** Of webgpu: what the GPU has done since the engine began, and holds now. */
-  gpu?: DeviceCounts
-  /** Of the CPU; with webgpu it reads and packs weights. */
-  isa: Isa
-  threads: number
-  /** The instruction set that each kernel resolved to. */
-  kernels: Record<string, Isa>
-}
 
 /** Made by createEngine. Every method throws (or rejects with) an EngineError: VALIDATION_ERROR, ENGINE_DISPOSED, and those it names. */
 export class Engine implements AsyncDisposable {
@@ -111,10 +83,7 @@ export class Engine implements AsyncDisposable {
 
   get backend(): BackendInfo {
     checkOpen(this.#parts, 'backend')
-    const { backend, options } = this.#parts
-    const { memory, isa, threads } = backend
-    const own = memory && { device: memory.device, gpu: memory.counts() }
-    return { name: options.backend, ...own, isa, threads, kernels: backend.kernels() }
+    return backendInfo(this.#parts)
   }
 
   /** What the addon holds now, in this process. */
@@ -318,21 +287,7 @@ export class Engine implements AsyncDisposable {
 
   /** The whole text of a generation. Errors as createGenerator and its iterator. */
   async generate(request: GenerationRequest, options: CallOptions = {}): Promise<GenerationResult> {
-    let text = ''
-    const tokens: number[] = []
-    const routed: TokenItem[] = []
-    for await (const item of this.#createGenerator('generate', request, options)) {
-      text += item.text
-      if (item.finishReason === undefined) {
-        tokens.push(item.token)
-        if ('routing' in item) routed.push(item)
-      } else {
-        const { finishReason, usage, seed, requestId, tierSet } = item
-        const routing = routed.length > 0 && { routing: joinCaptures(routed.map(({ routing }) => routing!)) }
-        return { text, tokens, finishReason, usage, seed, requestId, tierSet, ...routing }
-      }
-    }
-    throw createError('RUNTIME_INVARIANT_VIOLATED', 'a generation ended without its last item', { method: 'generate' })
+    return wholeText(this.#createGenerator('generate', request, options))
   }
 
   /**
@@ -366,14 +321,8 @@ export class Engine implements AsyncDisposable {
   async perplexity(request: PerplexityRequest, options: CallOptions = {}): Promise<Perplexity> {
     return this.#call('perplexity', async () => {
       checkServing(this.#parts, 'perplexity')
-      const { model, text, tokens, ...rest } = validated(perplexitySchema, request, 'perplexity')
-      if ((text === undefined) === (tokens === undefined))
-        throw validationError('perplexity', 'text', text, 'exactly one of text and tokens')
-      const { models, requests, backend } = this.#parts
-      const loaded = models.get(model)
-      const own = copyTokens(tokens ?? loaded.tokenizer.encode(text!))
-      const call = checkCall('perplexity', options)
-      return requests.track('perplexity', model, own.length, () => measurePerplexity(loaded, backend, own, rest, call))
+      const checked = validated(perplexitySchema, request, 'perplexity')
+      return perplexity(this.#parts, checked, checkCall('perplexity', options))
     })
   }
 

@@ -14,6 +14,7 @@ export type {
   VerifyReport
 } from './checkpoint/index.js'
 export { convertModel, verifyCheckpoint } from './checkpoint/index.js'
+export type { BackendInfo } from './engine/backend-info.js'
 export type { ExpandRequest, Expansion } from './engine/expand.js'
 export type { FreezeOptions } from './engine/maintenance.js'
 export type {
@@ -28,7 +29,7 @@ export type {
 export type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
 export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
 export type { ResumeRequest } from './engine/resume.js'
-export type { BackendInfo, Engine, GenerationResult } from './engine.js'
+export type { Engine } from './engine.js'
 export { createEngine } from './engine.js'
 export type {
   CatalogEntry,
@@ -52,6 +53,7 @@ export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from '
 export type { Generator } from './generation/generator.js'
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
 export type { RoutingCapture } from './generation/routing.js'
+export type { GenerationResult } from './generation/whole-text.js'
 export type { DamagedBytes, Recovered, RecoveredModel, RecoveredRequest } from './journal/index.js'
 export type { EngineState, Transition } from './lifecycle.js'
 export type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'

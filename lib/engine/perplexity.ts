@@ -1,9 +1,13 @@
 /** How well a model predicts a text: e to the mean of -ln p(token), over windows that each begin anew. */
+import type { z } from 'zod'
 import type { CallOptions } from '../generation/options.js'
+import { copyTokens } from '../generation/options.js'
 import type { LoadedModel } from '../loaded-model.js'
 import type { NativeBackend } from '../native.js'
 import type { TierSetName } from '../tiers/tier-sets.js'
 import { validationError } from '../validation.js'
+import type { perplexitySchema } from './options.js'
+import type { EngineParts } from './parts.js'
 
 export interface Perplexity {
   perplexity: number
@@ -24,8 +28,20 @@ export interface PerplexityRequest {
   tierSet?: TierSetName
 }
 
-/** Throws what LoadedModel.forward does; VALIDATION_ERROR for less than two tokens. */
-export async function measurePerplexity(
+/** Throws MODEL_NOT_LOADED, what LoadedModel.forward does; VALIDATION_ERROR for less than two tokens, and for not exactly one of text and tokens. */
+export async function perplexity(
+  { models, requests, backend }: Pick<EngineParts, 'models' | 'requests' | 'backend'>,
+  { model, text, tokens, ...rest }: z.output<typeof perplexitySchema>,
+  call: CallOptions
+): Promise<Perplexity> {
+  if ((text === undefined) === (tokens === undefined))
+    throw validationError('perplexity', 'text', text, 'exactly one of text and tokens')
+  const loaded = models.get(model)
+  const own = copyTokens(tokens ?? loaded.tokenizer.encode(text!))
+  return requests.track('perplexity', model, own.length, () => measure(loaded, backend, own, rest, call))
+}
+
+async function measure(
   model: LoadedModel,
   backend: NativeBackend,
   tokens: Int32Array,
