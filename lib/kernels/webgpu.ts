@@ -68,8 +68,8 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend>
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(without === undefined ? {} : { without })
   })
+  const packer = packerOf(device)
   const calls = new GpuCalls(device)
-  const packer = native().createBackend({ threads: 1, isa: 'auto' })
   const kernels = calls.table()
   return {
     ...kernels,
@@ -87,6 +87,16 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuBackend>
       device.dispose()
       packer.dispose()
     }
+  }
+}
+
+/** Ends the device where there is no thread for it. */
+function packerOf(device: GpuDevice): NativeBackend {
+  try {
+    return native().createBackend({ threads: 1, isa: 'auto' })
+  } catch (error) {
+    device.dispose()
+    throw error
   }
 }
 

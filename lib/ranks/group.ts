@@ -45,6 +45,8 @@ export interface RankTokens {
   add?: boolean
 }
 
+const tokenArrays = { x: Float32Array, ids: Int32Array, weights: Float32Array } as const
+
 /** What a rank keeps of its tokens while their rows are away. */
 interface Departure {
   /** [tokens · k] row of each slot, from dispatch. */
@@ -81,11 +83,14 @@ export class RankGroup {
 
   /** Throws VALIDATION_ERROR {path, found, allowed}. */
   constructor(options: RankGroupOptions) {
+    if (typeof options !== 'object' || options === null) throw validationError('ranks', 'options', options, 'an object')
+    if (!Number.isInteger(options.k) || options.k < 1)
+      throw validationError('ranks', 'k', options.k, 'a whole number from 1')
     this.#options = options
     this.#carry = options.carry ?? ((segment) => segment)
-    this.shares = expertShares(options.experts, options.ranks.length)
+    this.shares = expertShares(options.experts, options.ranks?.length)
     for (const [rank, { count }] of this.shares.entries()) {
-      if (count > 0 && !options.ranks[rank]!.matrices)
+      if (count > 0 && !options.ranks[rank]?.matrices)
         throw validationError('ranks', `ranks[${rank}].matrices`, undefined, `the matrices of ${count} experts`)
     }
   }
@@ -96,8 +101,8 @@ export class RankGroup {
    */
   async exchange(tokens: readonly RankTokens[]): Promise<Float32Array[]> {
     const { ranks } = this.#options
-    if (tokens.length !== ranks.length)
-      throw validationError('exchange', 'tokens.length', tokens.length, `one for each of the ${ranks.length} ranks`)
+    if (!Array.isArray(tokens) || tokens.length !== ranks.length)
+      throw validationError('exchange', 'tokens', tokens, `an array of one for each of the ${ranks.length} ranks`)
     const exchange = this.#exchanges++
     const width = this.#width(tokens)
     const departures = await everyRank(tokens.map((own, rank) => this.#pack(rank, own, exchange, width)))
@@ -108,7 +113,13 @@ export class RankGroup {
   /** Floats of a row: that of the matrices, which all ranks share. */
   #width(tokens: readonly RankTokens[]): number {
     const width = this.#options.ranks.find(({ matrices }) => matrices)!.matrices!.gate.columns
-    for (const [rank, { x, ids }] of tokens.entries()) {
+    for (const [rank, own] of tokens.entries()) {
+      for (const [name, Type] of Object.entries(tokenArrays)) {
+        const array = (own as Partial<RankTokens> | undefined)?.[name as keyof typeof tokenArrays]
+        if (!(array instanceof Type))
+          throw validationError('exchange', `tokens[${rank}].${name}`, array, `a ${Type.name}`)
+      }
+      const { x, ids } = own
       const wanted = (ids.length / this.#options.k) * width
       if (x.length !== wanted) throw validationError('exchange', `tokens[${rank}].x.length`, x.length, String(wanted))
     }

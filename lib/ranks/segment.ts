@@ -30,6 +30,8 @@ export interface Segment extends SegmentHeader, SegmentArrays {
   checksum: number
 }
 
+const arrayTypes = { slots: Uint32Array, experts: Int32Array, weights: Float32Array, rows: Float32Array } as const
+
 function checksumOf(header: SegmentHeader, { slots, experts, weights, rows }: SegmentArrays): number {
   const { kind, exchange, source, destination, k, width } = header
   const words = Uint32Array.of(kind === 'states' ? 0 : 1, exchange, source, destination, k, width, slots.length)
@@ -63,6 +65,9 @@ export function checkSegment(segment: Segment, expected: SegmentHeader): void {
       actual: found
     })
   }
+  if (typeof segment !== 'object' || segment === null) differ('the segment', 'an object', segment)
+  for (const [field, Type] of Object.entries(arrayTypes))
+    if (!(segment[field as keyof SegmentArrays] instanceof Type)) differ(field, `a ${Type.name}`, 'something else')
   for (const field of ['kind', 'exchange', 'source', 'destination', 'k', 'width'] as const)
     differ(field, expected[field], segment[field])
   const { slots, experts, weights, rows } = segment

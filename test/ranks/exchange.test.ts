@@ -105,6 +105,8 @@ t.test('a segment that arrives as another', async (test) => {
     'another destination': { field: 'destination', change: () => ({ destination: 1 }) },
     'another k': { field: 'k', change: ({ k }) => ({ k: k + 1 }) },
     'another width': { field: 'width', change: ({ width }) => ({ width: width + 1 }) },
+    'no slots': { field: 'slots', change: () => ({ slots: undefined as unknown as Uint32Array }) },
+    'rows of another type': { field: 'rows', change: ({ rows }) => ({ rows: [...rows] as unknown as Float32Array }) },
     'an earlier exchange': { field: 'exchange', change: ({ exchange }) => ({ exchange: exchange - 1 }) },
     'the other way': { field: 'kind', change: ({ kind }) => ({ kind: kind === 'states' ? 'results' : 'states' }) }
   }
@@ -151,7 +153,10 @@ t.test('what does not fit', async (test) => {
   const bad: Record<string, RankTokens[]> = {
     'too few ranks': [first],
     'states of another width': [{ ...first, x: first.x.subarray(1) }, ...more],
-    'weights cut short': [{ ...first, weights: first.weights.subarray(1) }, ...more]
+    'weights cut short': [{ ...first, weights: first.weights.subarray(1) }, ...more],
+    'no array': undefined as unknown as RankTokens[],
+    'a rank without tokens': [undefined as unknown as RankTokens, ...more],
+    'ids of another type': [{ ...first, ids: [...first.ids] as unknown as Int32Array }, ...more]
   }
   for (const [name, own] of Object.entries(bad))
     await test.rejects(group.exchange(own), { code: 'VALIDATION_ERROR' }, name)
@@ -167,6 +172,11 @@ t.test('what does not fit', async (test) => {
       test.equal(isEngineError(error) && error.code, 'VALIDATION_ERROR', name)
     }
   }
+  const lost = new RankGroup({ ...shape, ranks, carry: () => undefined as unknown as Segment })
+  await test.rejects(lost.exchange(tokens), { code: 'DISPATCH_SEGMENT_CORRUPTED' }, 'nothing arrives')
+  making(() => new RankGroup(null as never), 'no options')
+  making(() => new RankGroup({ ...shape, k: 0.5, ranks }), 'half an expert')
+  making(() => new RankGroup({ ...shape, ranks: undefined as never }), 'ranks left out')
   making(() => new RankGroup({ ...shape, ranks: [] }), 'no ranks')
   making(() => new RankGroup({ ...shape, experts: 0, ranks }), 'no experts')
   making(() => new RankGroup({ ...shape, ranks: [{ backend: cpu }] }), 'a rank without its matrices')

@@ -124,13 +124,18 @@ t.test('the embedded model', async (t) => {
 })
 
 t.test('other models', async (t) => {
-  const engines = await openEngines(t)
+  const engines = await openEngines(t, { maxBatchTokens: 320 })
   if (!engines) return
   const { gpu, cpu } = engines
   const folder = t.testdir()
 
   await t.test('float weights, grouped heads, f32 in the KV cache, a tied output matrix', async (t) => {
-    const path = writeMoeModel(join(folder, 'plain.gguf'), { architecture: 'qwen3moe', type: 'F32', tied: true })
+    const path = writeMoeModel(join(folder, 'plain.gguf'), {
+      architecture: 'qwen3moe',
+      type: 'F32',
+      tied: true,
+      contextLength: 512
+    })
     for (const engine of [gpu, cpu]) await engine.loadModel({ model: path, id: 'plain', kvType: 'f32' })
     const request = { model: 'plain', tokens, logits: 'all', captureRouting: true } as const
     const [a, b] = [await gpu.forward(request), await cpu.forward(request)]
@@ -146,6 +151,13 @@ t.test('other models', async (t) => {
       ignoreEos: true
     }
     t.same((await gpu.generate(drawn)).tokens, (await cpu.generate(drawn)).tokens, 'draws with a seed')
+  })
+
+  await t.test('logits of all positions of a long step', async (t) => {
+    const long = Int32Array.from({ length: 300 }, (_, i) => (i * 37 + 11) % 200)
+    const request = { model: 'plain', tokens: long, logits: 'all' } as const
+    const [a, b] = [await gpu.forward(request), await cpu.forward(request)]
+    t.ok(apart(a, b) <= near, `${apart(a, b)}`)
   })
 
   await t.test('a tiered checkpoint', async (t) => {

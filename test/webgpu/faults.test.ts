@@ -3,10 +3,12 @@ import { spawnSync } from 'node:child_process'
 import t from 'tap'
 import type { WebgpuBackend } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
+import { GpuCalls } from '../../lib/backends/webgpu/backend.js'
 import type { GpuDeviceOptions } from '../../lib/backends/webgpu/device.js'
 import { GpuDevice } from '../../lib/backends/webgpu/device.js'
 import type { Launch } from '../../lib/backends/webgpu/launches/launch.js'
 import { words } from '../../lib/backends/webgpu/launches/launch.js'
+import { type AttentionOp, KvPool, pageBytes } from '../../lib/backends/webgpu/model/kv-pool.js'
 import { onNode } from '../../lib/backends/webgpu/node-provider.js'
 import { native } from '../../lib/native.js'
 import { openGpu } from './adapter.js'
@@ -116,6 +118,41 @@ function faults(gpu: WebgpuBackend): void {
     test.same(await small.rmsNorm(one), [1], 'what was held is free again')
   })
 
+  t.test('a read that finds no memory for what it brings', async (test) => {
+    const device = await open({ memoryBytes: 3 * 4096 })
+    test.teardown(() => device.dispose())
+    const from = { buffer: await device.memory.allocate(4096, 'a test'), size: 4096 }
+    const three = () => device.submit((commands) => Array.from({ length: 3 }, () => commands.read(from)))
+    for (let i = 0; i < 3; i++) test.throws(three, { code: 'GPU_VRAM_EXHAUSTED' })
+    test.equal((await device.read(from)).byteLength, 4096, 'what was for the other reads is free')
+    device.memory.trim()
+    test.equal(device.memory.usedBytes, 4096)
+  })
+
+  t.test('a KV cache without room for twice as many pages, or for old and new ones together', async (test) => {
+    const one = { kvHeads: 1, headDim: 4, valueDim: 4 } as AttentionOp
+    const layers = [0, 1, 2]
+    const page = pageBytes(one, 'f32')
+    const device = await open({ memoryBytes: 36 * page })
+    test.teardown(() => device.dispose())
+    const pool = new KvPool(device, 'f32', [one, one, one])
+    const pages: number[] = []
+    await pool.reserve(pages, 8)
+    for (const layer of layers) device.write(pool.buffer(layer).buffer, 4, Uint32Array.of(layer + 7))
+    const held = async () => {
+      const read = layers.map((layer) => device.read({ buffer: pool.buffer(layer).buffer, size: 8 }))
+      return (await Promise.all(read)).map((bytes) => new Uint32Array(bytes)[1])
+    }
+    await pool.reserve(pages, 9)
+    test.equal(device.memory.peakBytes, 36 * page, 'one layer after another')
+    test.same([new Set(pages).size, await held()], [9, [7, 8, 9]], 'what was in it is there')
+    await test.rejects(pool.reserve(pages, 40), { code: 'GPU_VRAM_EXHAUSTED' })
+    test.same([pages.length, await held()], [9, [7, 8, 9]])
+    pool.dispose()
+    device.memory.trim()
+    test.equal(device.memory.usedBytes, 0)
+  })
+
   t.test('a system that grants no more memory', { skip: process.platform !== 'linux' }, async (test) => {
     const { lines, ended, stderr } = program(
       `const { openBackend } = await import('tiered-moe/kernels')
@@ -196,6 +233,15 @@ function faults(gpu: WebgpuBackend): void {
       test.match(wait, { status: 'rejected', reason: { code: 'GPU_DEVICE_LOST' } }, 'with calls under way')
     }
     await waits[0]?.catch(() => {})
+
+    const called = await open()
+    const submit = called.submit.bind(called)
+    called.submit = (encode) => {
+      submit(encode)
+      called.device.destroy()
+    }
+    const result = new GpuCalls(called).table().rmsNorm(one)
+    await test.rejects(result, { code: 'GPU_DEVICE_LOST' }, 'with several reads under way, of which one is told')
     const again = await open()
     test.ok(await works(again), 'the adapter gives another device')
     again.dispose()

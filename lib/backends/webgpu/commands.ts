@@ -50,7 +50,7 @@ export function encodeCommands(
     set = undefined
     return encoder
   }
-  encode({
+  const commands: Commands = {
     get encoder() {
       return outside()
     },
@@ -75,7 +75,17 @@ export function encodeCommands(
       outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, staging.buffer, 0, bytes)
       return new Promise((resolve, reject) => reads.push({ staging, bytes, resolve, reject }))
     }
-  })
+  }
+  try {
+    encode(commands)
+  } catch (error) {
+    // Nothing is submitted, so nothing is read.
+    for (const { staging } of reads) {
+      staging.made.catch(() => {})
+      memory.give(staging.buffer)
+    }
+    throw error
+  }
   outside()
   return reads
 }

@@ -221,7 +221,11 @@ export class GpuDevice {
   /** Where the device fails meanwhile, that is the reason, whatever the work says. */
   #orFailure<T>(work: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      if (this.#failure) return reject(this.#failure)
+      if (this.#failure) {
+        // Nobody else asks how it ends.
+        work.catch(() => {})
+        return reject(this.#failure)
+      }
       this.#waiting.add(reject)
       work
         .finally(() => this.#waiting.delete(reject))

@@ -11,3 +11,39 @@ export function maskBits(enabled: Uint8Array, experts: number): Uint32Array<Arra
   }
   return out
 }
+
+/** How many experts a mask enables. */
+export const countEnabled = (mask: Uint8Array): number => mask.reduce((count, on) => count + (on ? 1 : 0), 0)
+
+/** The levels of a hierarchical router: offsets [tiers + 1] of groups and [groups + 1] of experts, and how many of each level are chosen. */
+export interface Levels {
+  tierGroups: ArrayLike<number>
+  groupExperts: ArrayLike<number>
+  kTier: number
+  kGroup: number
+  kExpert: number
+}
+
+/**
+ * The first level at which a layer's mask leaves less than is chosen, as csrc/cpu/route_hser.h has it. A group without an expert is disabled, and so
+ * is a tier without a group.
+ */
+export function lackingLevel(
+  { tierGroups, groupExperts, kTier, kGroup, kExpert }: Levels,
+  mask: Uint8Array
+): { level: 'tier' | 'group' | 'expert'; k: number; enabled: number } | undefined {
+  let tiers = 0
+  for (let tier = 0; tier + 1 < tierGroups.length; tier++) {
+    let groups = 0
+    for (let group = tierGroups[tier] as number; group < (tierGroups[tier + 1] as number); group++) {
+      const enabled = countEnabled(mask.subarray(groupExperts[group], groupExperts[group + 1]))
+      if (enabled === 0) continue
+      if (enabled < kExpert) return { level: 'expert', k: kExpert, enabled }
+      groups++
+    }
+    if (groups === 0) continue
+    if (groups < kGroup) return { level: 'group', k: kGroup, enabled: groups }
+    tiers++
+  }
+  return tiers < kTier ? { level: 'tier', k: kTier, enabled: tiers } : undefined
+}

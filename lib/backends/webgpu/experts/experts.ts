@@ -167,7 +167,12 @@ export class Experts {
   async prepare(rows: number, slices: (layer: number) => LayerSlices): Promise<ExpertStep> {
     const parts = this.#parts
     const layers = new LayerLaunches(parts, rows, slices)
-    if (this.resident) await layers.bindLayers()
+    try {
+      if (this.resident) await layers.bindLayers()
+    } catch (error) {
+      layers.dispose()
+      throw error
+    }
     return {
       encode: (commands, layer) => layers.encode(commands, layer),
       run: async (layer, ids, { cancel, ahead }) => {

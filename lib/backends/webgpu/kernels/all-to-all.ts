@@ -1,6 +1,6 @@
 import type { DeviceArray, OnDevice } from '../../../kernels/device-arrays.js'
 import { type AllToAllShape, allToAllLaunch, rankRowsLaunch } from '../launches/all-to-all.js'
-import { arrayArgument, integerArgument, partsOf, refused } from './arguments.js'
+import { arrayArgument, integerArgument, mostChosen, mostSize, partsOf, refused } from './arguments.js'
 import type { GpuKernel, KernelCall } from './call.js'
 
 interface Exchange {
@@ -20,8 +20,8 @@ async function move(
   ranks: number,
   rankRows: GPUBufferBinding
 ): Promise<Float32Array | DeviceArray<'f32'>> {
-  const width = integerArgument('width', r.width, 0, 2 ** 24)
-  const k = integerArgument('k', r.k, 1, 256)
+  const width = integerArgument('width', r.width, 0, mostSize)
+  const k = integerArgument('k', r.k, 1, mostChosen)
   const experts = arrayArgument('offsets', r.offsets, 'u32', 1).length - 1
   const rows = arrayArgument('slots', r.slots, 'u32', 0).length
   const tokens = partsOf('slots', rows, k)
@@ -42,7 +42,7 @@ async function move(
 }
 
 export const allToAllPack: GpuKernel<'allToAllPack'> = async (call, r) => {
-  const ranks = integerArgument('ranks', r.ranks, 1, 2 ** 24)
+  const ranks = integerArgument('ranks', r.ranks, 1, mostSize)
   const rankRows = await call.output('rankRows', r.rankRows, 'u32', ranks, { alone: true })
   const from = { name: 'x', value: r.x }
   const out = await move(call, 'pack', { ...r, from, out: r.out }, ranks, rankRows.binding)

@@ -5,8 +5,10 @@ import type { DeviceArray, Element, HostArrays } from '../../../kernels/device-a
 import { arrayTypes, elementOf, GpuArray, hostArray } from '../device-array.js'
 import type { KernelCall } from './call.js'
 
-/** The largest count that a kernel takes, and the largest head (csrc/napi/kernel_calls.h). */
+/** The largest count that a kernel takes, the most experts of a token and of a router, and the largest head (csrc/napi/kernel_calls.h). */
 export const mostSize = 2 ** 24
+export const mostChosen = 256
+export const mostExperts = 4096
 export const mostHeadDim = 2 ** 16
 
 /** VALIDATION_ERROR {argument, expected, actual}. */

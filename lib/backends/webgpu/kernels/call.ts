@@ -158,8 +158,8 @@ export class KernelCall {
   }
 
   async #settle(status: Promise<ArrayBuffer> | undefined): Promise<void> {
-    const fill = await Promise.all(this.#results)
-    if (status) await this.#status?.check(new Uint32Array(await status))
+    const [words, ...fill] = await Promise.all([status, ...this.#results])
+    if (words) await this.#status?.check(new Uint32Array(words))
     else if (fill.length === 0) await this.device.finished()
     for (const write of fill) write()
   }

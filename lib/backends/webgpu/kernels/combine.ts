@@ -1,13 +1,21 @@
 import { combineLaunch } from '../launches/dispatch.js'
-import { arrayArgument, flagArgument, integerArgument, partsOf } from './arguments.js'
+import {
+  arrayArgument,
+  flagArgument,
+  integerArgument,
+  mostChosen,
+  mostExperts,
+  mostSize,
+  partsOf
+} from './arguments.js'
 import type { GpuKernel } from './call.js'
 import { checkChosen } from './chosen.js'
 
 export const combine: GpuKernel<'combine'> = async (call, r) => {
   const { length } = arrayArgument('ids', r.ids, 'i32', 0)
-  const k = integerArgument('k', r.k, 1, 256)
-  const experts = integerArgument('experts', r.experts, 1, 4096)
-  const width = integerArgument('width', r.width, 0, 2 ** 24)
+  const k = integerArgument('k', r.k, 1, mostChosen)
+  const experts = integerArgument('experts', r.experts, 1, mostExperts)
+  const width = integerArgument('width', r.width, 0, mostSize)
   const add = flagArgument('add', r.add ?? false)
   const tokens = partsOf('ids', length, k)
   const values = await call.input('values', r.values, 'f32', length * width)

@@ -1,12 +1,12 @@
 import { dispatchLaunch } from '../launches/dispatch.js'
-import { arrayArgument, integerArgument, partsOf } from './arguments.js'
+import { arrayArgument, integerArgument, mostChosen, mostExperts, partsOf } from './arguments.js'
 import type { GpuKernel } from './call.js'
 import { checkChosen } from './chosen.js'
 
 export const dispatch: GpuKernel<'dispatch'> = async (call, r) => {
   const { length } = arrayArgument('ids', r.ids, 'i32', 0)
-  const k = integerArgument('k', r.k, 1, 256)
-  const experts = integerArgument('experts', r.experts, 1, 4096)
+  const k = integerArgument('k', r.k, 1, mostChosen)
+  const experts = integerArgument('experts', r.experts, 1, mostExperts)
   const tokens = partsOf('ids', length, k)
   const ids = await call.input('ids', r.ids, 'i32')
   const offsets = await call.output('offsets', r.offsets, 'u32', experts + 1, { alone: true })

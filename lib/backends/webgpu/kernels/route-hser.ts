@@ -3,11 +3,9 @@ import { createError } from '../../../errors/index.js'
 import type { OnDevice } from '../../../kernels/device-arrays.js'
 import type { HserRouting } from '../../../kernels/requests.js'
 import type { HserShape } from '../launches/route.js'
-import { arrayArgument, hostArgument, integerArgument, numberArgument, refused } from './arguments.js'
+import { countEnabled, lackingLevel } from '../masks.js'
+import { arrayArgument, hostArgument, integerArgument, mostChosen, numberArgument, refused } from './arguments.js'
 import type { KernelCall } from './call.js'
-
-/** Experts of one token. */
-const mostActive = 256
 
 export interface UpperLevels {
   shape: HserShape
@@ -47,9 +45,9 @@ export async function readHser(
   const tierGroups = await hostArgument(call, 'hser.tierGroups', h.tierGroups, 'u32', 2)
   const groupExperts = await hostArgument(call, 'hser.groupExperts', h.groupExperts, 'u32', 2)
   const [tiers, groups] = [tierGroups.length - 1, groupExperts.length - 1]
-  const chosen = (name: 'kTier' | 'kGroup' | 'kExpert') => integerArgument(`hser.${name}`, h[name], 1, mostActive)
+  const chosen = (name: 'kTier' | 'kGroup' | 'kExpert') => integerArgument(`hser.${name}`, h[name], 1, mostChosen)
   const [kTier, kGroup, kExpert] = [chosen('kTier'), chosen('kGroup'), chosen('kExpert')]
-  const bound = integerArgument('hser.bound', h.bound ?? mostActive, 1, mostActive)
+  const bound = integerArgument('hser.bound', h.bound ?? mostChosen, 1, mostChosen)
   const exponentOf = (name: 'tierRouterExponent' | 'groupRouterExponent') =>
     numberArgument(`hser.${name}`, h[name], -200, 200)
 
@@ -87,8 +85,6 @@ export async function readHser(
   }
 }
 
-const countOf = (mask: Uint8Array): number => mask.reduce((count, on) => count + (on ? 1 : 0), 0)
-
 /** Whether the mask leaves enough at every level. VALIDATION_ERROR {level, k, enabled}. */
 export function checkEnabled(
   experts: number,
@@ -97,23 +93,12 @@ export function checkEnabled(
   upper: UpperLevels | undefined
 ): void {
   if (!upper) {
-    const count = enabled ? countOf(enabled) : experts
+    const count = enabled ? countEnabled(enabled) : experts
     if (k <= count) return
     const text = `route: k = ${k}, but ${count} of ${experts} experts are enabled`
     throw createError('VALIDATION_ERROR', text, { k, enabled: count })
   }
-  if (!enabled) return
   const { shape, tierGroups, groupExperts } = upper
-  let tiers = 0
-  for (let tier = 0; tier < shape.tiers; tier++) {
-    let groups = 0
-    for (let group = tierGroups[tier]!; group < tierGroups[tier + 1]!; group++) {
-      const own = countOf(enabled.subarray(groupExperts[group], groupExperts[group + 1]))
-      if (own > 0 && own < shape.kExpert) throw tooFew('expert', shape.kExpert, own)
-      if (own > 0) groups++
-    }
-    if (groups > 0 && groups < shape.kGroup) throw tooFew('group', shape.kGroup, groups)
-    if (groups > 0) tiers++
-  }
-  if (tiers < shape.kTier) throw tooFew('tier', shape.kTier, tiers)
+  const lacking = enabled && lackingLevel({ ...shape, tierGroups, groupExperts }, enabled)
+  if (lacking) throw tooFew(lacking.level, lacking.k, lacking.enabled)
 }

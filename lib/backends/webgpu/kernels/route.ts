@@ -7,6 +7,7 @@ import {
   flagArgument,
   hostArgument,
   integerArgument,
+  mostExperts,
   numberArgument,
   partsOf,
   refused
@@ -18,7 +19,8 @@ const forms = ['softmax_topk', 'topk_softmax', 'hser'] as const
 
 /** Router matrices one after another, as one buffer. */
 async function stacked(call: KernelCall, routers: readonly { name: string; value: unknown; count: number }[]) {
-  const parts = await Promise.all(routers.map(({ name, value, count }) => call.input(name, value, 'i32', count)))
+  const parts: GPUBufferBinding[] = []
+  for (const { name, value, count } of routers) parts.push(await call.input(name, value, 'i32', count))
   if (parts.length === 1) return parts[0]!
   const whole = await call.scratch(routers.reduce((sum, { count }) => sum + count * 4, 0))
   call.device.submit((commands) => {
@@ -51,7 +53,7 @@ async function readMasks(
 }
 
 export const route: GpuKernel<'route'> = async (call, r) => {
-  const experts = integerArgument('experts', r.experts, 1, 4096)
+  const experts = integerArgument('experts', r.experts, 1, mostExperts)
   const width = partsOf('router', arrayArgument('router', r.router, 'i32', 0).length, experts)
   if (width < 1 || width > 65536) throw refused('router', 'a width from 1 to 65536', String(width))
   const k = integerArgument('k', r.k, 1, experts)

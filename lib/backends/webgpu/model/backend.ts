@@ -141,7 +141,7 @@ export class WebGpuBackend implements NativeBackend {
       }
       const arena = keep(await Arena.make(device, sizesOf(plan, maxBatchTokens)))
       await load(false)
-      const experts = await this.#experts(file, plan, options, arena, progress, cancel)
+      const experts = await this.#experts(device, file, plan, options, arena, progress, cancel)
       if (experts) keep(experts)
       await load(true)
       const routers = keep(await Routers.make(device, plan, weights))
@@ -154,6 +154,7 @@ export class WebGpuBackend implements NativeBackend {
   }
 
   async #experts(
+    device: GpuDevice,
     file: NativeGguf,
     plan: Plan,
     { maxBatchTokens, experts: options }: GpuModelOptions,
@@ -163,7 +164,7 @@ export class WebGpuBackend implements NativeBackend {
   ): Promise<Experts | undefined> {
     if (!options || routeOps(plan).length === 0) return undefined
     return Experts.load({
-      device: this.device,
+      device,
       addon: this.#addon,
       file,
       plan,

@@ -69,12 +69,15 @@ export class Foresight {
     const { device, plan, arena, weights } = parts
     const { k } = arena.sizes.routing
     const widest = Math.max(...Object.values(plan.buffers))
-    const [state, ids, shares, status] = await Promise.all(
-      [rows * widest * 4, rows * k * 4, rows * k * 4, statusBytes].map((bytes) => this.#allocate(bytes))
-    )
-    const out = { ids: { buffer: ids as GPUBuffer, size: rows * k * 4 }, weights: { buffer: shares as GPUBuffer } }
+    const out = {
+      ids: { buffer: await this.#allocate(rows * k * 4), size: rows * k * 4 },
+      weights: { buffer: await this.#allocate(rows * k * 4) }
+    }
     this.#ids = out.ids
-    const own = { state: { buffer: state as GPUBuffer }, status: { buffer: status as GPUBuffer, size: statusBytes } }
+    const own = {
+      state: { buffer: await this.#allocate(rows * widest * 4) },
+      status: { buffer: await this.#allocate(statusBytes), size: statusBytes }
+    }
     for (const [layer, { route, norm }] of normedRoutes(plan.ops).entries()) {
       const launches: BoundLaunch[] = []
       this.#layers.push(launches)

@@ -1,5 +1,6 @@
 /** The KV cache of all sequences of one type: per layer one buffer of pages, which all sequences share. */
-import type { PlanOp } from '../../../model/plan.js'
+import { isEngineError } from '../../../errors/index.js'
+import type { Plan, PlanOp } from '../../../model/plan.js'
 import type { KvType } from '../../../native.js'
 import type { GpuDevice } from '../device.js'
 import { limitExceeded } from '../failures.js'
@@ -10,6 +11,10 @@ export const pagePositions = 64
 const firstPages = 8
 
 export type AttentionOp = Extract<PlanOp, { op: 'attention' }>
+
+/** Those of a plan: each has a cache of its own. */
+export const attentionOps = (plan: Plan): AttentionOp[] =>
+  plan.ops.filter((op): op is AttentionOp => op.op === 'attention')
 
 const valueBytes: Record<KvType, number> = { f16: 2, f32: 4 }
 
@@ -58,37 +63,55 @@ export class KvPool {
     this.#pages = 0
   }
 
-  /** Larger buffers with what the old ones held: twice as large where the limits allow it, and at least `least` pages. */
+  /** Room for twice as many pages where the limits and memory allow it, and for at least `least`. */
   async #grow(least: number): Promise<void> {
     const { maxStorageBufferBindingSize: limit } = this.#device.facts.limits
-    const largest = Math.max(...this.#layers.map((layer) => pageBytes(layer, this.type)))
+    const each = this.#layers.map((layer) => pageBytes(layer, this.type))
+    const largest = Math.max(...each)
     const most = Math.floor(limit / largest)
     if (least > most) {
       throw limitExceeded(this.#device.name, 'maxStorageBufferBindingSize', least * largest, limit)
     }
-    const pages = Math.min(most, Math.max(least, 2 * this.#pages, firstPages))
-    const made: GPUBuffer[] = []
+    let pages = Math.min(most, Math.max(least, 2 * this.#pages, firstPages))
+    const layers = [...each.keys()]
     try {
-      for (const layer of this.#layers) {
-        made.push(await this.#device.memory.allocate(pages * pageBytes(layer, this.type), 'the KV cache'))
-      }
+      await this.#enlarge(layers, each, pages)
     } catch (error) {
-      for (const buffer of made) this.#device.memory.free(buffer)
-      throw error
+      if (!isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
+      // There is no room for the old buffers beside the new ones, or for twice as many pages: a layer at a time needs the least.
+      pages = least
+      for (const layer of layers) await this.#enlarge([layer], each, pages)
     }
-    const old = this.#buffers
-    if (old.length > 0) {
-      this.#device.submit((commands) => {
-        for (const [i, buffer] of old.entries()) {
-          const size = this.#pages * pageBytes(this.#layers[i] as AttentionOp, this.type)
-          commands.copy({ buffer, size }, { buffer: made[i] as GPUBuffer, size })
-        }
-      })
-    }
-    for (const buffer of old) this.#device.memory.free(buffer)
-    this.#buffers = made
     for (let page = pages - 1; page >= this.#pages; page--) this.#free.push(page)
     this.#pages = pages
+  }
+
+  /** Buffers of so many pages for these layers, with what the old ones held. Where there is no memory for them all is as it was. */
+  async #enlarge(layers: readonly number[], each: readonly number[], pages: number): Promise<void> {
+    const { memory } = this.#device
+    const made: { layer: number; buffer: GPUBuffer; before: GPUBuffer | undefined; size: number }[] = []
+    try {
+      for (const layer of layers) {
+        const bytes = each[layer] as number
+        const before = this.#buffers[layer]
+        // From a time when another layer found no memory.
+        if (before && before.size >= pages * bytes) continue
+        const buffer = await memory.allocate(pages * bytes, 'the KV cache')
+        made.push({ layer, buffer, before, size: this.#pages * bytes })
+      }
+    } catch (error) {
+      for (const { buffer } of made) memory.free(buffer)
+      throw error
+    }
+    if (made.length === 0) return
+    this.#device.submit((commands) => {
+      for (const { buffer, before, size } of made)
+        if (before && size > 0) commands.copy({ buffer: before, size }, { buffer, size })
+    })
+    for (const { layer, buffer, before } of made) {
+      if (before) memory.free(before)
+      this.#buffers[layer] = buffer
+    }
     this.generation++
   }
 }

@@ -22,8 +22,7 @@ import type { GpuDevice } from '../device.js'
 import type { Experts } from '../experts/experts.js'
 import { type Arena, routeOps } from './arena.js'
 import { checkEnabled } from './enabled.js'
-import type { AttentionOp } from './kv-pool.js'
-import { KvPool, pageBytes, pagePositions } from './kv-pool.js'
+import { attentionOps, KvPool, pageBytes, pagePositions } from './kv-pool.js'
 import { rotationsOf } from './rotations.js'
 import type { Routers } from './routers.js'
 import { Sampler } from './sampler.js'
@@ -46,9 +45,6 @@ export interface ModelParts {
   arena: Arena
   experts: Experts | undefined
 }
-
-export const attentionOps = (plan: Plan): AttentionOp[] =>
-  plan.ops.filter((op): op is AttentionOp => op.op === 'attention')
 
 export const routingOf = (plan: Plan): RoutingShape => {
   const routes = routeOps(plan)

@@ -1,5 +1,6 @@
 /** The shapes of a model's steps, each encoded once: few are in use at a time, and those used last are kept. */
 
+import { logitRows } from './arena.js'
 import type { KvPool } from './kv-pool.js'
 import { pagePositions } from './kv-pool.js'
 import { LogitsShape } from './logits-shape.js'
@@ -62,10 +63,12 @@ class Kept<Made extends Disposable> {
 export class Shapes {
   readonly #parts: ShapeParts
   readonly #steps = new Kept<StepShape>(mostShapes)
-  readonly #logits = new Kept<LogitsShape>(mostLogits)
+  readonly #logits: Kept<LogitsShape>
 
   constructor(parts: ShapeParts) {
     this.#parts = parts
+    // Beside those of steps of other sizes, all parts of the largest step: they are in use at once.
+    this.#logits = new Kept(mostLogits + Math.ceil(parts.arena.sizes.maxBatchTokens / logitRows))
   }
 
   step(key: ShapeKey, pool: KvPool): Promise<StepShape> {
