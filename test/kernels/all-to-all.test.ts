@@ -1,5 +1,6 @@
 import t from 'tap'
 import { Forms } from './forms.js'
+import { exchangeMisfits, goodDispatch } from './misfits.js'
 import { dispatchOracle } from './oracle-moe.js'
 import { expertShapes, tokenCounts } from './shapes.js'
 import { choices, floats, skews, stream, whole } from './values.js'
@@ -67,18 +68,8 @@ t.test('packed by rank, unpacked into slots', async (test) => {
 })
 
 t.test('offsets and slots that no dispatch gave', async () => {
-  const good = { offsets: Uint32Array.of(0, 2, 4), slots: Uint32Array.of(0, 3, 1, 2) }
-  const bad: Record<string, Partial<typeof good>> = {
-    'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
-    'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
-    'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
-    'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
-    'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
-    'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) },
-    'a slot twice': { slots: Uint32Array.of(0, 3, 1, 1) }
-  }
-  for (const [name, part] of Object.entries(bad)) {
-    const own = { ...good, ...part, width: 2, k: 2 }
+  for (const [name, part] of Object.entries(exchangeMisfits)) {
+    const own = { ...goodDispatch, ...part, width: 2, k: 2 }
     const [x, packed] = [new Float32Array(4), new Float32Array(8)]
     await forms.sameError('allToAllPack', name, { request: () => ({ ...own, x, ranks: 2 }) }, 'VALIDATION_ERROR')
     await forms.sameError('allToAllUnpack', name, { request: () => ({ ...own, packed }) }, 'VALIDATION_ERROR')

@@ -6,18 +6,13 @@ import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { attentionMisfits } from './misfits.js'
 import { attentionOracle } from './oracle-dense.js'
+import { type AttentionShape, partOf, type Sequence, sequence } from './sequence.js'
 import { tolerances } from './tolerance.js'
-import { type Flavour, floats, stream } from './values.js'
+import type { Flavour } from './values.js'
 
 const forms = new Forms(t)
 
-interface Shape {
-  heads: number
-  kvHeads: number
-  headDim: number
-  valueDim?: number
-}
-const shapes: Shape[] = [
+const shapes: AttentionShape[] = [
   { heads: 1, kvHeads: 1, headDim: 1 },
   { heads: 2, kvHeads: 2, headDim: 6 },
   { heads: 6, kvHeads: 2, headDim: 16 },
@@ -27,42 +22,29 @@ const shapes: Shape[] = [
   { heads: 8, kvHeads: 2, headDim: 96 }
 ]
 
-/** A whole sequence of keys and values, which calls write and read in parts. */
-function sequence(shape: Shape, positions: number, flavour: Flavour, label: string) {
-  const next = stream(label)
-  const { heads, kvHeads, headDim, valueDim = headDim } = shape
-  return {
-    q: floats(positions * heads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
-    k: floats(positions * kvHeads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
-    // f16 holds no more than 65504
-    v: floats(positions * kvHeads * valueDim, next, flavour, flavour === 'heavy' ? 0.05 : 1)
-  }
-}
-type Sequence = ReturnType<typeof sequence>
-
 /** Bytes of a cache; those of positions that were never written are a pattern that would show. */
-const emptyCache = (shape: Shape, positions: number, kvType: KvType) =>
+const emptyCache = (shape: AttentionShape, positions: number, kvType: KvType) =>
   new Uint8Array(kvCacheBytes({ positions, ...shape, kvType })).fill(0x7b)
 
 /** The call for tokens `start` to `end` of a sequence. */
 function call(
   memory: Memory,
   all: Sequence,
-  shape: Shape,
+  shape: AttentionShape,
   kvType: KvType,
   cache: Uint8Array,
   start: number,
   end: number
 ) {
-  const { heads, kvHeads, headDim, valueDim = headDim } = shape
-  const part = (name: string, x: Float32Array, each: number) => memory.input(name, x.slice(start * each, end * each))
+  const { q, k, v } = partOf(all, shape, start, end)
+  const { heads, headDim, valueDim = headDim } = shape
   return {
     ...shape,
     kvType,
     start,
-    q: part('q', all.q, heads * headDim),
-    k: part('k', all.k, kvHeads * headDim),
-    v: part('v', all.v, kvHeads * valueDim),
+    q: memory.input('q', q),
+    k: memory.input('k', k),
+    v: memory.input('v', v),
     cache: memory.inout('cache', cache),
     out: memory.floats('out', (end - start) * heads * valueDim)
   } satisfies AttentionRequest

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { firstFar } from './close.js'
 import { Forms } from './forms.js'
-import { dispatchOracle } from './oracle-moe.js'
+import { combineOracle, dispatchOracle } from './oracle-moe.js'
 import { expertShapes, lengths } from './shapes.js'
 import { tolerances } from './tolerance.js'
 import { choices, flavours, floats, skews, stream, whole } from './values.js'
@@ -35,16 +35,7 @@ t.test('grid', async (test) => {
           }),
           row: width
         })
-        const oracle = Array.from(start, (own, i) => {
-          const token = Math.floor(i / width)
-          const terms = Array.from({ length: k }, (_, s) => {
-            const slot = token * k + s
-            return weights[slot]! * values[rows[slot]! * width + (i % width)]!
-          })
-          if (add) terms.push(own)
-          const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0)
-          return { value: sum(terms), scale: sum(terms.map(Math.abs)), terms: terms.length }
-        })
+        const oracle = combineOracle({ values, weights, rows, k, width, add }, start)
         test.equal(firstFar(result, oracle, tolerances.combine), undefined, `${label}, add ${add}: the oracle`)
       }
     }

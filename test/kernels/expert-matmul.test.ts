@@ -2,11 +2,12 @@ import t from 'tap'
 import type { DType, ExpertMatmulRequest } from 'tiered-moe/kernels'
 import { dtypes } from 'tiered-moe/kernels'
 import { firstFar } from './close.js'
+import { type ExpertLayer, expertLayer } from './expert-layer.js'
 import { type Case, Forms } from './forms.js'
-import { dispatchOracle, expertRow } from './oracle-moe.js'
+import { dispatchMisfits } from './misfits.js'
 import { tokenCounts } from './shapes.js'
 import { tolerances } from './tolerance.js'
-import { choices, floats, isQuantised, type Skew, skews, stream, weights } from './values.js'
+import { isQuantised, skews } from './values.js'
 
 const forms = new Forms(t)
 
@@ -46,26 +47,10 @@ const moeShapes = [
   { experts: 8, k: 2 }
 ]
 
-interface Layer {
-  tokens: number
-  experts: number
-  k: number
-  skew: Skew
-  types: readonly [gate: DType, up: DType, down: DType]
-  width: number
-  hidden: number
-}
-
-function layer({ tokens, experts, k, skew, types, width, hidden }: Layer, label: string) {
-  const next = stream(label)
-  const ids = choices(tokens, k, experts, skew, next)
-  const file = {
-    gate: weights(types[0], hidden, width, next, experts),
-    up: weights(types[1], hidden, width, next, experts),
-    down: weights(types[2], width, hidden, next, experts)
-  }
-  const x = floats(tokens * width, next, 'heavy', 0.5)
-  const { offsets, slots } = dispatchOracle(ids, experts)
+function layer(shape: ExpertLayer, label: string) {
+  const own = expertLayer(shape, label)
+  const { k, experts, width } = shape
+  const { x, offsets, slots, file } = own
   const one: Case<'expertMatmul'> = {
     request: (memory, naive): ExpertMatmulRequest => ({
       x: memory.input('x', x),
@@ -75,17 +60,11 @@ function layer({ tokens, experts, k, skew, types, width, hidden }: Layer, label:
       gate: forms.matrix(memory, 'gate', file.gate, naive, experts),
       up: forms.matrix(memory, 'up', file.up, naive, experts),
       down: forms.matrix(memory, 'down', file.down, naive, experts),
-      out: memory.floats('out', ids.length * width)
+      out: memory.floats('out', slots.length * width)
     }),
     row: width
   }
-  const oracle = () =>
-    Array.from(slots).flatMap((slot, row) => {
-      const expert = offsets.findIndex((end, e) => e > 0 && end > row) - 1
-      const token = Math.floor(slot / k)
-      return expertRow(file.gate, file.up, file.down, expert, x.subarray(token * width, (token + 1) * width))
-    })
-  return { one, oracle, x, offsets, slots, file }
+  return { ...own, one }
 }
 
 for (const type of dtypes) {
@@ -168,16 +147,7 @@ t.test('offsets and slots that no dispatch gave', async () => {
     { tokens: 2, experts: 2, k: 2, skew: 'even', types: ['F32', 'F32', 'F32'], width: 4, hidden: 4 },
     'dispatch'
   )
-  const bad: Record<string, Partial<ExpertMatmulRequest>> = {
-    'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
-    'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
-    'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
-    'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
-    'a huge offset': { offsets: Uint32Array.of(0, 2 ** 32 - 1, 4) },
-    'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
-    'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) }
-  }
-  for (const [name, part] of Object.entries(bad))
+  for (const [name, part] of Object.entries(dispatchMisfits))
     await forms.sameError(
       'expertMatmul',
       name,

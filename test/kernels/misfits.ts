@@ -61,3 +61,20 @@ export function hserMisfits(good: RouteRequest): Record<string, Partial<RouteReq
     'none chosen': { k: 4, hser: { ...hser, kTier: 0 } }
   }
 }
+
+/** Offsets and slots of two tokens with two choices each among two experts, and what no dispatch gives. */
+export const goodDispatch = { offsets: Uint32Array.of(0, 2, 4), slots: Uint32Array.of(0, 3, 1, 2) }
+export const dispatchMisfits: Record<string, Partial<typeof goodDispatch>> = {
+  'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
+  'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
+  'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
+  'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
+  'a huge offset': { offsets: Uint32Array.of(0, 2 ** 32 - 1, 4) },
+  'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
+  'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) }
+}
+/** Of rows that are moved, not added up. */
+export const exchangeMisfits: typeof dispatchMisfits = {
+  ...dispatchMisfits,
+  'a slot twice': { slots: Uint32Array.of(0, 3, 1, 1) }
+}

@@ -1,5 +1,5 @@
 /** Oracles of routing, dispatch, experts and their sum: integers as BigInt, everything else in doubles, by search where csrc sorts. */
-import type { DispatchResult, Matrix, RouteRequest } from 'tiered-moe/kernels'
+import type { CombineRequest, DispatchResult, Matrix, RouteRequest } from 'tiered-moe/kernels'
 import { decodeRow, dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
 
 const mix32 = (x: number): number => {
@@ -83,6 +83,23 @@ export function dispatchOracle(ids: Int32Array, experts: number): DispatchResult
     slots: Uint32Array.from(order, ({ slot }) => slot),
     rows
   }
+}
+
+/** Each token's weighted sum of its rows, with `add` on top of what `start` holds. */
+export function combineOracle(
+  { values, weights, rows, k, width, add }: Pick<CombineRequest, 'values' | 'weights' | 'rows' | 'k' | 'width' | 'add'>,
+  start: Float32Array
+): Reckoned[] {
+  const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0)
+  return Array.from(start, (own, i) => {
+    const token = Math.floor(i / width)
+    const terms = Array.from({ length: k }, (_, s) => {
+      const slot = token * k + s
+      return weights[slot]! * values[rows[slot]! * width + (i % width)]!
+    })
+    if (add) terms.push(own)
+    return { value: sum(terms), scale: sum(terms.map(Math.abs)), terms: terms.length }
+  })
 }
 
 const silu = (x: number) => x / (1 + Math.exp(-x))

@@ -2,28 +2,18 @@ import t from 'tap'
 import { firstFar } from './close.js'
 import { Forms } from './forms.js'
 import { ropeOracle } from './oracle-dense.js'
+import { ropePlaces, ropeShapes } from './shapes.js'
 import { tolerances } from './tolerance.js'
 import { flavours, floats, stream, whole } from './values.js'
 
 const forms = new Forms(t)
-const shapes = [
-  { heads: 1, headDim: 2, rotaryDim: 2 },
-  { heads: 3, headDim: 6, rotaryDim: 4 },
-  { heads: 2, headDim: 33, rotaryDim: 32 },
-  { heads: 1, headDim: 30, rotaryDim: 30 },
-  { heads: 4, headDim: 64, rotaryDim: 64 },
-  { heads: 2, headDim: 128, rotaryDim: 34 },
-  { heads: 1, headDim: 257, rotaryDim: 256 }
-]
-const places = [0, 1, 2, 599, 4096, 131071, 2 ** 31, 2 ** 32 - 1]
-
 t.test('grid', async (test) => {
-  for (const { heads, headDim, rotaryDim } of shapes) {
+  for (const { heads, headDim, rotaryDim } of ropeShapes) {
     for (const pairs of ['neox', 'interleaved'] as const) {
       for (const base of [1, 10_000, 500_000, 1e15]) {
         const label = `${heads} × ${headDim}, rotary ${rotaryDim}, ${pairs}, base ${base}`
         const next = stream(label)
-        const positions = Uint32Array.from({ length: whole(next, 0, 5) }, () => places[whole(next, 0, 7)]!)
+        const positions = Uint32Array.from({ length: whole(next, 0, 5) }, () => ropePlaces[whole(next, 0, 7)]!)
         const x = floats(positions.length * heads * headDim, next, flavours[whole(next, 0, 3)]!)
         const { result } = await forms.sameBits('rope', label, {
           request: (memory) => ({

@@ -31,3 +31,16 @@ export const expertShapes = [
   { experts: 17, k: 5 },
   { experts: 64, k: 8 }
 ] as const
+
+/** Heads, and how much of each turns. */
+export const ropeShapes = [
+  { heads: 1, headDim: 2, rotaryDim: 2 },
+  { heads: 3, headDim: 6, rotaryDim: 4 },
+  { heads: 2, headDim: 33, rotaryDim: 32 },
+  { heads: 1, headDim: 30, rotaryDim: 30 },
+  { heads: 4, headDim: 64, rotaryDim: 64 },
+  { heads: 2, headDim: 128, rotaryDim: 34 },
+  { heads: 1, headDim: 257, rotaryDim: 256 }
+] as const
+/** Positions, near ones and the farthest. */
+export const ropePlaces = [0, 1, 2, 599, 4096, 131071, 2 ** 31, 2 ** 32 - 1] as const

@@ -5,22 +5,17 @@ import { firstFar } from '../kernels/close.js'
 import { firstDifference } from '../kernels/memory.js'
 import { attentionMisfits } from '../kernels/misfits.js'
 import { attentionOracle } from '../kernels/oracle-dense.js'
+import { type AttentionShape, partOf, type Sequence, sequence } from '../kernels/sequence.js'
 import { tolerances } from '../kernels/tolerance.js'
-import { type Flavour, floats, stream } from '../kernels/values.js'
+import type { Flavour } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
 
 const gpu = await openGpu(t)
 const cpu = openBackend('cpu')
 t.teardown(() => cpu.dispose())
 
-interface Shape {
-  heads: number
-  kvHeads: number
-  headDim: number
-  valueDim?: number
-}
 /** A sequence of so many positions, then so many at once; between them every variant of the shader. */
-const grid: { shape: Shape; kvType: KvType; calls: [first: number, second: number][] }[] = [
+const grid: { shape: AttentionShape; kvType: KvType; calls: [first: number, second: number][] }[] = [
   // odd values: single elements, words that two positions share
   {
     shape: { heads: 1, kvHeads: 1, headDim: 1 },
@@ -73,36 +68,12 @@ const grid: { shape: Shape; kvType: KvType; calls: [first: number, second: numbe
   }
 ]
 
-/** A whole sequence of keys and values, which calls write and read in parts. */
-function sequence(shape: Shape, positions: number, flavour: Flavour, label: string) {
-  const next = stream(label)
-  const { heads, kvHeads, headDim, valueDim = headDim } = shape
-  return {
-    q: floats(positions * heads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
-    k: floats(positions * kvHeads * headDim, next, flavour === 'heavy' ? 'normal' : flavour),
-    // f16 holds no more than 65504
-    v: floats(positions * kvHeads * valueDim, next, flavour, flavour === 'heavy' ? 0.05 : 1)
-  }
-}
-type Sequence = ReturnType<typeof sequence>
-
-const emptyCache = (shape: Shape, positions: number, kvType: KvType) =>
+const emptyCache = (shape: AttentionShape, positions: number, kvType: KvType) =>
   new Uint8Array(kvCacheBytes({ positions, ...shape, kvType }))
 
 /** The call for tokens `start` to `end` of a sequence. */
-function call(all: Sequence, shape: Shape, kvType: KvType, cache: Uint8Array, start: number, end: number) {
-  const { heads, kvHeads, headDim, valueDim = headDim } = shape
-  const part = (x: Float32Array, each: number) => x.slice(start * each, end * each)
-  return {
-    ...shape,
-    kvType,
-    start,
-    q: part(all.q, heads * headDim),
-    k: part(all.k, kvHeads * headDim),
-    v: part(all.v, kvHeads * valueDim),
-    cache
-  } satisfies AttentionRequest
-}
+const call = (all: Sequence, shape: AttentionShape, kvType: KvType, cache: Uint8Array, start: number, end: number) =>
+  ({ ...shape, kvType, start, ...partOf(all, shape, start, end), cache }) satisfies AttentionRequest
 
 if (gpu) {
   t.test('grid: one call, then another on what it left in the cache', async (test) => {

@@ -3,6 +3,8 @@ import t from 'tap'
 import { openBackend } from 'tiered-moe/kernels'
 import { firstFar } from '../kernels/close.js'
 import { firstDifference } from '../kernels/memory.js'
+import { exchangeMisfits, goodDispatch } from '../kernels/misfits.js'
+import { combineOracle } from '../kernels/oracle-moe.js'
 import { expertShapes, tokenCounts } from '../kernels/shapes.js'
 import { tolerances } from '../kernels/tolerance.js'
 import { choices, flavours, floats, skews, stream, whole } from '../kernels/values.js'
@@ -43,16 +45,7 @@ if (gpu) {
         for (const add of [false, true]) {
           const request = { values, ids, weights, rows, k, experts, width, add }
           const got = await gpu.combine({ ...request, out: start.slice() })
-          const oracle = Array.from(start, (own, i) => {
-            const token = Math.floor(i / width)
-            const terms = Array.from({ length: k }, (_, s) => {
-              const slot = token * k + s
-              return weights[slot]! * values[rows[slot]! * width + (i % width)]!
-            })
-            if (add) terms.push(own)
-            const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0)
-            return { value: sum(terms), scale: sum(terms.map(Math.abs)), terms: terms.length }
-          })
+          const oracle = combineOracle(request, start)
           test.equal(firstFar(got, oracle, tolerances.combine), undefined, `${label}, ${flavour}, add ${add}`)
         }
       }
@@ -159,18 +152,8 @@ if (gpu) {
       )
     }
 
-    const good = { offsets: Uint32Array.of(0, 2, 4), slots: Uint32Array.of(0, 3, 1, 2) }
-    const faults: Record<string, Partial<typeof good>> = {
-      'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
-      'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
-      'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
-      'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
-      'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
-      'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) },
-      'a slot twice': { slots: Uint32Array.of(0, 3, 1, 1) }
-    }
-    for (const [name, part] of Object.entries(faults)) {
-      const rest = { ...good, ...part, width: 2, k: 2 }
+    for (const [name, part] of Object.entries(exchangeMisfits)) {
+      const rest = { ...goodDispatch, ...part, width: 2, k: 2 }
       const packed = gpu.allToAllPack({ ...rest, x: new Float32Array(4), ranks: 2 })
       await test.rejects(packed, { code: 'VALIDATION_ERROR' }, `pack: ${name}`)
       const unpacked = gpu.allToAllUnpack({ ...rest, packed: new Float32Array(8) })

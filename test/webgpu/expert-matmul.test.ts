@@ -2,9 +2,10 @@ import t, { type Test } from 'tap'
 import type { DType, ExpertMatmulRequest, WebgpuBackend } from 'tiered-moe/kernels'
 import { dtypes, openBackend } from 'tiered-moe/kernels'
 import { firstFar } from '../kernels/close.js'
-import { dispatchOracle, expertRow } from '../kernels/oracle-moe.js'
+import { type ExpertLayer, expertLayer } from '../kernels/expert-layer.js'
+import { dispatchMisfits } from '../kernels/misfits.js'
 import { tolerances } from '../kernels/tolerance.js'
-import { choices, floats, isQuantised, type Skew, skews, stream, weights } from '../kernels/values.js'
+import { isQuantised, skews } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
 
 const cpu = openBackend('cpu')
@@ -12,39 +13,19 @@ t.teardown(() => cpu.dispose())
 const gpu = await openGpu(t)
 const plain = gpu && (await openGpu(t, { without: ['subgroups', 'f16', 'dot4'] }))
 
-interface Layer {
-  tokens: number
-  experts: number
-  k: number
-  skew: Skew
-  types: readonly [gate: DType, up: DType, down: DType]
-  width: number
-  hidden: number
-}
-
 /** A seeded layer with its request and what the oracle in doubles makes of it. */
-function layer({ tokens, experts, k, skew, types, width, hidden }: Layer) {
+function layer(shape: ExpertLayer) {
+  const { tokens, experts, k, skew, types, width, hidden } = shape
   const label = `${types.join(' ')}, ${width} → ${hidden}, ${tokens} tokens, ${k} of ${experts}, ${skew}`
-  const next = stream(label)
-  const ids = choices(tokens, k, experts, skew, next)
-  const gate = weights(types[0], hidden, width, next, experts)
-  const up = weights(types[1], hidden, width, next, experts)
-  const down = weights(types[2], width, hidden, next, experts)
-  const x = floats(tokens * width, next, 'heavy', 0.5)
-  const { offsets, slots } = dispatchOracle(ids, experts)
+  const { x, offsets, slots, file, oracle } = expertLayer(shape, label)
+  const { gate, up, down } = file
   const packed = { gate: cpu.pack(gate, experts), up: cpu.pack(up, experts), down: cpu.pack(down, experts) }
   const request: ExpertMatmulRequest = { x, k, offsets, slots, ...packed }
-  const oracle = () =>
-    Array.from(slots).flatMap((slot, row) => {
-      const expert = offsets.findIndex((end, e) => e > 0 && end > row) - 1
-      const token = Math.floor(slot / k)
-      return expertRow(gate, up, down, expert, x.subarray(token * width, (token + 1) * width))
-    })
   const tolerance = types.some(isQuantised) ? tolerances.expertQuantisedGpu : tolerances.expertFloatGpu
   return { label, request, far: (result: Float32Array) => firstFar(result, oracle(), tolerance) }
 }
 
-async function near(test: Test, backend: WebgpuBackend, shape: Layer) {
+async function near(test: Test, backend: WebgpuBackend, shape: ExpertLayer) {
   const own = layer(shape)
   test.equal(own.far(await backend.expertMatmul(own.request)), undefined, own.label)
 }
@@ -157,13 +138,7 @@ if (gpu && plain) {
     const types = ['F16', 'F16', 'F16'] as const
     const { request } = layer({ tokens: 2, experts: 2, k: 2, skew: 'even', types, width: 17, hidden: 5 })
     const bad: Record<string, Partial<ExpertMatmulRequest>> = {
-      'offsets that start late': { offsets: Uint32Array.of(1, 2, 4) },
-      'offsets that end early': { offsets: Uint32Array.of(0, 2, 3) },
-      'offsets that end late': { offsets: Uint32Array.of(0, 2, 5) },
-      'offsets that decrease': { offsets: Uint32Array.of(0, 5, 4) },
-      'a huge offset': { offsets: Uint32Array.of(0, 2 ** 32 - 1, 4) },
-      'a slot too far': { slots: Uint32Array.of(0, 3, 1, 4) },
-      'a huge slot': { slots: Uint32Array.of(0, 2 ** 32 - 1, 1, 2) },
+      ...dispatchMisfits,
       'a matrix of another size': { up: { ...request.up, rows: 4 } },
       'too little data': { down: { ...request.down, data: request.down.data.slice(4) } }
     }

@@ -1,30 +1,21 @@
 import t from 'tap'
 import { firstFar } from '../kernels/close.js'
 import { ropeOracle } from '../kernels/oracle-dense.js'
+import { ropePlaces, ropeShapes } from '../kernels/shapes.js'
 import { tolerances } from '../kernels/tolerance.js'
 import { flavours, floats, stream, whole } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
 
 const gpu = await openGpu(t)
 
-const shapes = [
-  { heads: 1, headDim: 2, rotaryDim: 2 },
-  { heads: 3, headDim: 6, rotaryDim: 4 },
-  { heads: 2, headDim: 33, rotaryDim: 32 },
-  { heads: 4, headDim: 64, rotaryDim: 64 },
-  { heads: 2, headDim: 128, rotaryDim: 34 },
-  { heads: 1, headDim: 257, rotaryDim: 256 }
-]
-const places = [0, 1, 2, 599, 4096, 131071, 2 ** 31, 2 ** 32 - 1]
-
 if (gpu) {
   t.test('grid', async (test) => {
-    for (const shape of shapes) {
+    for (const shape of ropeShapes) {
       for (const pairs of ['neox', 'interleaved'] as const) {
         for (const base of [1, 10_000, 1e15]) {
           const label = `${JSON.stringify(shape)}, ${pairs}, base ${base}`
           const next = stream(label)
-          const positions = Uint32Array.from({ length: whole(next, 0, 5) }, () => places[whole(next, 0, 7)]!)
+          const positions = Uint32Array.from({ length: whole(next, 0, 5) }, () => ropePlaces[whole(next, 0, 7)]!)
           const x = floats(positions.length * shape.heads * shape.headDim, next, flavours[whole(next, 0, 3)]!)
           const own = x.slice()
           const result = await gpu.rope({ x: own, positions, ...shape, base, pairs })

@@ -1,31 +1,10 @@
 import t from 'tap'
-import type { SampleRequest } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
-import { sampleOracle } from '../kernels/oracle-dense.js'
-import { softmax } from '../kernels/oracle-moe.js'
-import { bound, tolerances } from '../kernels/tolerance.js'
-import { floats, type Random, stream, whole } from '../kernels/values.js'
+import { checkDraw, settings } from '../kernels/draws.js'
+import { floats, stream } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
 
 const gpu = await openGpu(t)
-
-/** What one setting is, drawn with the others. */
-function settings(next: Random, vocab: number): Omit<SampleRequest, 'logits'> {
-  const pick = <T>(values: readonly T[]) => values[whole(next, 0, values.length - 1)]!
-  const some = (n: number) => Int32Array.from({ length: n }, () => whole(next, 0, vocab - 1))
-  return {
-    position: pick([0, 1, 77, 2 ** 20]),
-    seed: pick([0, 1, 12345, 2 ** 53 - 1]),
-    temperature: pick([0, 0.1, 0.7, 1, 1.5, 100]),
-    topK: pick([0, 1, 5, 40, 256, vocab]),
-    topP: pick([1, 1, 0.95, 0.5, 0]),
-    minP: pick([0, 0, 0.05, 0.5, 1]),
-    repetitionPenalty: pick([1, 1, 1.1, 0.5, 3]),
-    recent: some(whole(next, 0, 6)),
-    banned: some(whole(next, 0, Math.min(3, vocab - 1))),
-    topLogprobs: pick([-1, 0, 1, 5, 20])
-  }
-}
 
 if (gpu) {
   t.test('grid of vocabularies and settings', async (test) => {
@@ -37,23 +16,11 @@ if (gpu) {
         const next = stream(label)
         const logits = floats(vocab, next, i % 8 === 7 ? 'zero' : 'normal', 3)
         const held = logits.slice()
-        const own = settings(next, vocab)
+        const own = settings(next, vocab, [256, vocab])
         const result = await gpu.sample({ ...own, logits })
         test.same(logits, held, `${label}: the logits are as they were`)
-        const oracle = sampleOracle(logits, own)
         drawn++
-        if (oracle.close) close++
-        else test.equal(result.token, oracle.token, `${label}: the oracle's token for ${JSON.stringify(own)}`)
-        const p = softmax(Array.from(logits))
-        const near = (got: number, id: number) =>
-          Math.abs(got - Math.log(p[id]!)) <= bound(tolerances.logProbability, 1, vocab)
-        test.equal(result.logprob === undefined, own.topLogprobs === -1, `${label}: log probabilities as asked`)
-        if (result.logprob === undefined || !result.top) continue
-        test.ok(near(result.logprob, result.token), `${label}: log probability of the token`)
-        const order = p.map((_, id) => id).sort((a, b) => logits[b]! - logits[a]! || a - b)
-        test.same([...result.top.ids], order.slice(0, own.topLogprobs), `${label}: the most likely`)
-        for (const [j, id] of result.top.ids.entries())
-          test.ok(near(result.top.logprobs[j]!, id), `${label}: log probability of ${id}`)
+        if (!checkDraw(test, label, logits, own, result)) close++
       }
     }
     test.ok(close < drawn / 10, `${close} of ${drawn} too close to call`)
