@@ -1,11 +1,11 @@
 /** A tier that was added, and a crash: real SIGKILLs during the expansion and behind it, and what the next engine says of each request. */
 import { spawnSync } from 'node:child_process'
-import { appendFileSync, cpSync, mkdirSync, renameSync, rmSync, symlinkSync } from 'node:fs'
+import { cpSync, mkdirSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine, type Engine, type EngineEvent, type GenerationItem } from 'tiered-moe'
-import { mountPoint, mountTmpfs } from '../journal/mounts.js'
+import { fillDisk, smallDisk } from '../journal/mounts.js'
 
 const root = dirname(createRequire(import.meta.url).resolve('tiered-moe/package.json'))
 const home = t.testdir()
@@ -97,19 +97,13 @@ for (const recover of ['demand', 'load'] as const) {
 }
 
 t.test('a journal that cannot be written: the tier is not added', async (t) => {
-  const disk = mountPoint(t)
-  if (!mountTmpfs(disk, '256k')) {
-    t.comment('skipped: nothing can be mounted here')
-    return
-  }
+  const disk = smallDisk(t, '256k')
+  if (!disk) return
   const journal = { path: join(disk, 'journal'), syncMs: 1 }
   mkdirSync(journal.path)
   const engine = await createEngine({ threads: 2, journal })
   await engine.loadModel({ id: 'tiny', model: part, tierFolders: { rare: false } })
-  const ballast = join(disk, 'ballast')
-  try {
-    for (;;) appendFileSync(ballast, Buffer.alloc(256))
-  } catch {}
+  const free = fillDisk(disk)
   // The last page of the journal's file has room for less than this name.
   const deep = join(home, ...Array.from({ length: 14 }, () => 'x'.repeat(250)))
   mkdirSync(deep, { recursive: true })
@@ -118,7 +112,7 @@ t.test('a journal that cannot be written: the tier is not added', async (t) => {
   t.equal(engine.state, 'active')
   t.match(engine.placement('tiny').tiers[1], { now: { absent: { experts: 32 } } })
   await t.rejects(engine.forward({ model: 'tiny', tokens: [1], tierSet: 'rare' }), { code: 'TIER_UNAVAILABLE' })
-  rmSync(ballast)
+  free()
   await engine.expand('tiny', { from: other })
   t.equal((await engine.generate({ ...request, tierSet: 'max', requestId: 'rare' })).text, all)
   await engine.dispose()

@@ -1,9 +1,9 @@
 /** An engine whose journal's disk is full, or fails while it serves. */
-import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createEngine } from 'tiered-moe'
-import { mountPoint, mountTmpfs } from '../journal/mounts.js'
+import { fillDisk, smallDisk } from '../journal/mounts.js'
 
 const model = 'tiny-shakespeare'
 const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 60, ignoreEos: true }
@@ -11,11 +11,8 @@ const request = { model, prompt: 'ROMEO:', temperature: 0, maxTokens: 60, ignore
 t.test(
   'a full disk: new requests are refused with the bytes, running ones go on, and it recovers by itself',
   async (t) => {
-    const disk = mountPoint(t)
-    if (!mountTmpfs(disk, '256k')) {
-      t.comment('skipped: nothing can be mounted here')
-      return
-    }
+    const disk = smallDisk(t, '256k')
+    if (!disk) return
     const journal = { path: join(disk, 'journal'), syncMs: 1 }
     mkdirSync(journal.path)
     const engine = await createEngine({ threads: 2, journal })
@@ -23,10 +20,7 @@ t.test(
     const expected = await engine.generate(request)
     const running = engine.createGenerator({ ...request, requestId: 'running' })
     let text = (await running.next()).value?.text
-    const ballast = join(disk, 'ballast')
-    try {
-      for (;;) appendFileSync(ballast, Buffer.alloc(256))
-    } catch {}
+    const free = fillDisk(disk)
     // More than what is left in the file's last page.
     const large = { ...request, stop: Array.from({ length: 16 }, (_, i) => `${i}`.padEnd(1000, '#')) }
     for (const call of ['accepted', 'next'] as const) {
@@ -43,7 +37,7 @@ t.test(
     t.equal(engine.listModels()[0]!.activeSequences, 1, 'what was refused holds nothing')
     for await (const item of running) text += item.text
     t.equal(text, expected.text, 'the one that ran has its whole text')
-    rmSync(ballast)
+    free()
     t.equal((await engine.generate({ ...large, requestId: 'refused next' })).text, expected.text)
     await engine.dispose()
     const next = await createEngine({ threads: 2, journal })

@@ -2,7 +2,7 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createEngine } from 'tiered-moe'
-import { makeReadOnly, mountPoint, mountTmpfs } from '../journal/mounts.js'
+import { makeReadOnly, mountPoint, smallDisk } from '../journal/mounts.js'
 
 const model = 'tiny-shakespeare'
 const small = { contextLength: 64 }
@@ -61,11 +61,8 @@ t.test('room on a disk', async (t) => {
 })
 
 t.test('a small disk, and one that cannot be written', async (t) => {
-  const disk = mountPoint(t)
-  if (!mountTmpfs(disk, '64k')) {
-    t.pass('tmpfs cannot be mounted here', { skip: true })
-    return
-  }
+  const disk = smallDisk(t, '64k')
+  if (!disk) return
   const before = await createEngine({ staging: { folder: disk, bytes: 32768 } })
   const counters = before.counters()
   await before.dispose()

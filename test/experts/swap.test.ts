@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import type { Engine, EngineEvent, LoadModelRequest } from 'tiered-moe'
 import { convertModel, verifyAuditLog } from 'tiered-moe'
 import { items } from '../engine/items.js'
-import { mountPoint, mountTmpfs } from '../journal/mounts.js'
+import { smallDisk } from '../journal/mounts.js'
 import { type Answers, answers, answersOf, type Graft, gguf, requests, startEngine, writeGrafted } from './models.js'
 
 const model = 'm'
@@ -162,11 +162,8 @@ t.test('a disk without room: nothing has changed, and requests go on', async (t)
   t.testdir()
   const source = writeGrafted(gguf(t, 'a'), 1, [], { type: 'F32' })
   const from = writeGrafted(gguf(t, 'b'), 2, [], { type: 'F32' })
-  const mount = mountPoint(t)
-  if (!mountTmpfs(mount, '6m')) {
-    t.pass('a full disk', { skip: 'no tmpfs can be mounted here' })
-    return
-  }
+  const mount = smallDisk(t, '6m')
+  if (!mount) return
   const folder = join(mount, 'folder')
   await convertModel({ from: source, to: folder })
   const engine = await startEngine(t)

@@ -16,7 +16,7 @@ import {
 import { join } from 'node:path'
 import t from 'tap'
 import { encodeRecord } from '../../lib/journal/frame.js'
-import { makeReadOnly, mountPoint, mountTmpfs } from './mounts.js'
+import { fillDisk, makeReadOnly, mountPoint, smallDisk } from './mounts.js'
 import { bytesOf, loadModel, open, program, segmentsIn, usage } from './open.js'
 
 const request = { model: 'tiny', promptTokens: [5, 6], seed: 1 }
@@ -222,17 +222,13 @@ t.test('a read-only file system', async (t) => {
 
 t.test('a full disk', async (t) => {
   const folder = t.testdir()
-  const target = mountPoint(t)
-  if (!mountTmpfs(target, '128k')) {
-    t.comment('skipped: nothing can be mounted here')
-    return
-  }
-  const ballast = join(target, 'ballast')
+  const target = smallDisk(t, '128k')
+  if (!target) return
   const path = join(target, 'journal')
   const journal = await open(path, { segmentBytes: 1 << 20 })
   const load = loadModel(journal)
   await journal.accept('running', load, request)
-  writeFileSync(ballast, Buffer.alloc(64 << 10))
+  writeFileSync(join(target, 'half'), Buffer.alloc(64 << 10))
   const large = { ...request, promptTokens: Array(2000).fill(123456) }
   const outcomes: string[] = []
   for (let i = 0; i < 10; i++) {
@@ -249,9 +245,7 @@ t.test('a full disk', async (t) => {
   t.same(new Set(outcomes), new Set(['ok', 'JOURNAL_WRITE_FAILED']))
   const accepted = outcomes.filter((outcome) => outcome === 'ok').length
   // Fill what is left: not even the tokens of the one that runs fit now.
-  try {
-    for (;;) appendFileSync(ballast, Buffer.alloc(512))
-  } catch {}
+  const free = fillDisk(target)
   for (let i = 0; i < 3000; i++) journal.produced('running', i, { token: 100_000 + i })
   await t.rejects(journal.flush(), { code: 'JOURNAL_WRITE_FAILED', details: { errno: 'ENOSPC' } })
   t.equal(journal.get('running')?.tokens.length, 3000, 'it runs on')
@@ -261,7 +255,8 @@ t.test('a full disk', async (t) => {
   t.equal(half.recovered.cut, undefined, 'nothing half-written')
   t.equal(half.recovered.requests.length, 1 + accepted)
   await half.close()
-  rmSync(ballast)
+  free()
+  rmSync(join(target, 'half'))
   await journal.accept('again', load, request)
   await journal.close()
   const again = await open(path)
@@ -271,11 +266,8 @@ t.test('a full disk', async (t) => {
 })
 
 t.test('a full disk at the very beginning', async (t) => {
-  const target = mountPoint(t)
-  if (!mountTmpfs(target, '16k')) {
-    t.comment('skipped: nothing can be mounted here')
-    return
-  }
+  const target = smallDisk(t, '16k')
+  if (!target) return
   mkdirSync(join(target, 'journal'))
   try {
     writeFileSync(join(target, 'ballast'), Buffer.alloc(32 << 10))

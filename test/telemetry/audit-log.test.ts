@@ -5,7 +5,7 @@ import t from 'tap'
 import { createEngine, verifyAuditLog } from 'tiered-moe'
 import { AuditLog } from '../../lib/telemetry/audit-log.js'
 import { readAuditLog } from '../../lib/telemetry/audit-verify.js'
-import { mountPoint, mountTmpfs } from '../journal/mounts.js'
+import { smallDisk } from '../journal/mounts.js'
 
 interface Outcomes {
   log: AuditLog
@@ -168,11 +168,8 @@ t.test('somebody else writes to it, where nothing can be locked', async (t) => {
 })
 
 t.test('a full disk: work goes on, and what was lost is counted', async (t) => {
-  const dir = mountPoint(t)
-  if (!mountTmpfs(dir, '16k')) {
-    t.pass('tmpfs cannot be mounted here', { skip: true })
-    return
-  }
+  const dir = smallDisk(t, '16k')
+  if (!dir) return
   const path = join(dir, 'log')
   const { log, failures, counts } = await open(path)
   const filler = join(dir, 'filler')
@@ -188,11 +185,8 @@ t.test('a full disk: work goes on, and what was lost is counted', async (t) => {
 })
 
 t.test('a disk that was full for a while', async (t) => {
-  const dir = mountPoint(t)
-  if (!mountTmpfs(dir, '64k')) {
-    t.pass('tmpfs cannot be mounted here', { skip: true })
-    return
-  }
+  const dir = smallDisk(t, '64k')
+  if (!dir) return
   const path = join(dir, 'log')
   const { log, counts } = await open(path)
   const filler = join(dir, 'filler')
