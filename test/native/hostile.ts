@@ -1,4 +1,5 @@
 /** Values that no function expects, and every way to put one into an argument list. */
+import type { Test } from 'tap'
 import { isEngineError } from 'tiered-moe'
 
 /** What a getter or a proxy of ours throws: passed on by the addon as it is. */
@@ -138,4 +139,10 @@ export async function besiege(args: readonly unknown[], f: (args: unknown[]) => 
     }
   }
   return { failures, counts }
+}
+
+/** What a siege came to: each result is one that may be. */
+export function report(t: Test, name: string, { failures, counts }: Awaited<ReturnType<typeof besiege>>): void {
+  t.same(failures, [], name)
+  t.comment(`${name}: ${[...counts].map(([code, count]) => `${code} ${count}`).join(', ')}`)
 }
