@@ -14,7 +14,9 @@ const tests =
   named.length > 0
     ? named
     : [
-        ...['bad-files', 'arguments', 'teardown', 'store'].map((name) => `test/native/${name}.test.ts`),
+        ...['bad-files', 'arguments', 'kernel-arguments', 'teardown', 'store'].map(
+          (name) => `test/native/${name}.test.ts`
+        ),
         'test/store/expert-cache.test.ts',
         'test/checkpoint/damage.test.ts',
         'test/kernels/route-hser.test.ts',
