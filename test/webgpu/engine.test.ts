@@ -112,12 +112,20 @@ t.test('the embedded model', async (t) => {
 
   await t.test('memory comes back', async (t) => {
     await gpu.unloadModel(model)
-    const empty = gpu.backend.gpu?.memoryBytes as number
-    t.ok(empty < 1e6, `${empty} bytes are kept for reading back`)
+    const empty = { memoryBytes: 0, buffers: 0 }
+    t.match(gpu.backend.gpu, empty)
+    for (const part of [0, 0.3, 0.9]) {
+      const controller = new AbortController()
+      const onProgress = ({ bytesDone, bytesTotal }: { bytesDone: number; bytesTotal: number }) => {
+        if (bytesDone >= part * bytesTotal) controller.abort()
+      }
+      await t.rejects(gpu.loadModel({}, { signal: controller.signal, onProgress }), { code: 'CANCELLED' })
+      t.match(gpu.backend.gpu, empty, `aborted after ${100 * part} % of a load`)
+    }
     await gpu.loadModel()
     t.ok((gpu.backend.gpu?.memoryBytes as number) >= gpu.listModels()[0]!.weightBytes)
     await gpu.unloadModel(model)
-    t.equal(gpu.backend.gpu?.memoryBytes, empty)
+    t.match(gpu.backend.gpu, empty)
   })
 
   await t.rejects(gpu.generate(greedy), { code: 'MODEL_NOT_LOADED' })

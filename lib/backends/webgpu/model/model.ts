@@ -180,7 +180,7 @@ export class GpuModel implements NativeModel {
 
   dispose(): Promise<void> {
     this.#disposed ??= this.#turns.run(async () => {
-      const { weights, routers, arena, experts } = this.#parts
+      const { device, weights, routers, arena, experts } = this.#parts
       this.#shapes.dispose()
       this.#stepper.dispose()
       for (const pool of this.#pools.values()) pool.dispose()
@@ -188,6 +188,8 @@ export class GpuModel implements NativeModel {
       arena.dispose()
       routers.dispose()
       weights.dispose()
+      // What its logits were read back through.
+      device.memory.trim()
     })
     return this.#disposed
   }
