@@ -79,21 +79,26 @@ Status Model::check_enabled(const uint8_t* mask) const {
     return {};
 }
 
+/** A route of this step's tokens from `states`; its results go to the buffers of the arena, or of the prefetcher. */
+template <class Buffers> void Executor::fill_route(const PlanOp& op, size_t layer, const float* states, Buffers& to, RouteArgs& args, HserRouting& hser) {
+    model_.describe_route(op, args, hser);
+    args.states = states;
+    args.tokens = tokens_;
+    args.positions = positions_.data();
+    args.ids = to.ids.template as<int32_t>();
+    args.weights = to.weights.template as<float>();
+    args.scores = to.scores.template as<int64_t>();
+    args.states24 = to.states24.template as<int32_t>();
+    args.probabilities = to.probabilities.template as<float>();
+    use_masks(args, layer);
+}
+
 Status Executor::route(const PlanOp& op) {
     routed_ = &op;
     routed_layer_ = routed_layers_++;
     RouteArgs args;
     HserRouting hser;
-    model_.describe_route(op, args, hser);
-    args.states = arena_.buffer(op.in);
-    args.tokens = tokens_;
-    args.positions = positions_.data();
-    args.ids = arena_.ids.as<int32_t>();
-    args.weights = arena_.weights.as<float>();
-    args.scores = arena_.scores.as<int64_t>();
-    args.states24 = arena_.states24.as<int32_t>();
-    args.probabilities = arena_.probabilities.as<float>();
-    use_masks(args, routed_layer_);
+    fill_route(op, routed_layer_, arena_.buffer(op.in), arena_, args, hser);
     if (!all_forced_) TMOE_RETURN_IF_ERROR(tmoe::route(context_, args));
     if (any_forced_) force_routes();
     if (any_captured_) capture_routes();
@@ -268,16 +273,7 @@ void Executor::read_ahead(size_t seen, const float* states) {
         if (!finite) return;
         RouteArgs args;
         HserRouting hser;
-        model_.describe_route(*there.route, args, hser);
-        args.states = foreseen;
-        args.tokens = tokens_;
-        args.positions = positions_.data();
-        args.ids = prefetcher.ids.as<int32_t>();
-        args.weights = prefetcher.weights.as<float>();
-        args.scores = prefetcher.scores.as<int64_t>();
-        args.states24 = prefetcher.states24.as<int32_t>();
-        args.probabilities = prefetcher.probabilities.as<float>();
-        use_masks(args, layer);
+        fill_route(*there.route, layer, foreseen, prefetcher, args, hser);
         if (!tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
         ahead_.clear();
         prefetcher.predict(layer, lead, args, store, ahead_);

@@ -9,6 +9,7 @@
 #include "core/status.h"
 #include "cuda/workspace.h"
 #include "quant/blocks.h"
+#include "../native/seeded.h"
 
 namespace tmoe {
 namespace check {
@@ -38,26 +39,9 @@ template <class T> bool equal(const std::string& where, const std::vector<T>& go
 /** True, and counted, where the status is OK. */
 bool sound(const std::string& where, const Status& status);
 
-/** Seeded numbers with zeros, denormals and large ones among them. */
-struct Source {
-    uint64_t state;
-    uint32_t next() {
-        state = state * 6364136223846793005ull + 1442695040888963407ull;
-        return static_cast<uint32_t>(state >> 33);
-    }
-    float number() {
-        const uint32_t kind = next() % 32;
-        if (kind == 0) return 0.0f;
-        if (kind == 1) return -0.0f;
-        if (kind == 2) return 1e-41f;
-        const float unit = static_cast<float>(next() % 20001) / 10000.0f - 1.0f;
-        return kind == 3 ? unit * 300.0f : unit;
-    }
-    std::vector<float> numbers(size_t n) {
-        std::vector<float> out(n);
-        for (float& x : out) x = number();
-        return out;
-    }
+/** Seeded numbers, weights and routes. */
+struct Source : Seeded {
+    using Seeded::Seeded;
     /** Blocks of random codes of a weight type in the file's layout, with scales near 2^-6. */
     std::vector<uint8_t> weights(DType type, size_t rows, size_t columns);
     /** [tokens][k] different experts each; `spread` of them are used. */

@@ -12,6 +12,7 @@
 #include "cpu/isa_prelude.h"
 #include "cpu/kernels.h"
 #include "naive_packing.h"
+#include "seeded.h"
 
 using namespace tmoe;
 
@@ -27,29 +28,6 @@ struct Hash {
     template <class T> void one(T v) { add(&v, sizeof v); }
 };
 
-/** Seeded floats with zeros, denormals, large and equal values among them. */
-struct Source {
-    uint64_t state;
-    uint32_t next() {
-        state = state * 6364136223846793005ull + 1442695040888963407ull;
-        return static_cast<uint32_t>(state >> 33);
-    }
-    float number() {
-        const uint32_t kind = next() % 32;
-        if (kind == 0) return 0.0f;
-        if (kind == 1) return -0.0f;
-        if (kind == 2) return 1e-41f;
-        if (kind == 3) return 127.0f;
-        const float unit = static_cast<float>(next() % 20001) / 10000.0f - 1.0f;
-        return kind == 4 ? unit * 300.0f : unit;
-    }
-    std::vector<float> numbers(size_t n) {
-        std::vector<float> v(n);
-        for (float& x : v) x = number();
-        return v;
-    }
-};
-
 int failures = 0;
 void fail(const char* what) {
     fprintf(stderr, "%s\n", what);
@@ -60,7 +38,7 @@ const size_t kLengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 257};
 
 void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash& combined, Hash& state) {
     for (size_t n : kLengths) {
-        Source source{n * 77 + 1};
+        Seeded source{n * 77 + 1};
         const std::vector<float> x = source.numbers(n), w = source.numbers(n);
         std::vector<float> out(n);
         norm.one(k.rms_norm(x.data(), w.data(), n, 1e-5f, out.data()));
@@ -95,7 +73,7 @@ void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
         for (size_t rows : {1, 16, 17, 50}) {
             for (size_t blocks : {1, 2, 9}) {
                 const size_t columns = block == 1 ? blocks * 13 : blocks * block;
-                Source source{rows * 1000 + columns};
+                Seeded source{rows * 1000 + columns};
                 const size_t groups = (rows + kLanes - 1) / kLanes;
                 std::vector<uint8_t> file(rows * row_bytes(type, columns));
                 Buffer packed;  // weights and cache pages are aligned to 64 bytes
@@ -152,7 +130,7 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
     const size_t shapes[][2] = {{2, 1}, {6, 6}, {16, 16}, {18, 30}, {64, 64}, {128, 128}};
     for (const auto& shape : shapes) {
         const size_t head_dim = shape[0], value_dim = shape[1], positions = 150;
-        Source source{head_dim * 31 + value_dim};
+        Seeded source{head_dim * 31 + value_dim};
         const std::vector<float> cosines = source.numbers(head_dim / 2), sines = source.numbers(head_dim / 2);
         for (RopePairs pairs : {RopePairs::Neox, RopePairs::Interleaved}) {
             std::vector<float> x = source.numbers(3 * head_dim);
@@ -208,7 +186,7 @@ uint64_t hash_packing() {
         for (size_t rows : {1, 7, 15, 16}) {
             for (size_t blocks : {1, 2, 3, 7, 8, 9, 40}) {
                 const size_t columns = blocks * block;
-                Source source{rows * 1000 + columns};
+                Seeded source{rows * 1000 + columns};
                 std::vector<uint8_t> file(rows * row_bytes(type, columns)), packed(packed_group_bytes(type, columns), 0xa5);
                 for (uint8_t& byte : file) byte = static_cast<uint8_t>(source.next());
                 pack_group(type, file.data(), rows, columns, packed.data());
@@ -229,7 +207,7 @@ const char* const kNames[kHashes] = {"rms_norm", "softmax", "silu_mul", "combine
 /** What the expert cache keeps, by what it learns in doubles: layers of different skew and drift, prefetches in between. */
 static uint64_t hash_cache() {
     constexpr uint32_t layers = 6, experts = 24;
-    Source source{99};
+    Seeded source{99};
     std::vector<uint32_t> words;
     for (uint32_t step = 0; step < 400; step++) {
         words.insert(words.end(), {static_cast<uint32_t>(TraceKind::Step) | 3u << 8, 1, 1, 0});
