@@ -173,7 +173,8 @@ export class Engine implements AsyncDisposable {
   /**
    * Gives experts of a model other weights while it serves, all of the list or none. Requests that began before keep what they began with.
    * MODEL_NOT_LOADED, TENSOR_SHAPE_MISMATCH {expected, actual}, TENSOR_TYPE_UNSUPPORTED {type}, MODEL_NOT_FOUND and the other errors of opening a
-   * model, EXPERT_UNAVAILABLE, RUNTIME_NAN_DETECTED, RESOURCE_MEMORY_EXHAUSTED, RESOURCE_DISK_EXHAUSTED, FILE_WRITE_FAILED, JOURNAL_WRITE_FAILED.
+   * model, EXPERT_UNAVAILABLE, RUNTIME_NAN_DETECTED, RESOURCE_MEMORY_EXHAUSTED, GPU_VRAM_EXHAUSTED, RESOURCE_DISK_EXHAUSTED, FILE_WRITE_FAILED,
+   * JOURNAL_WRITE_FAILED.
    */
   async swapExperts(model: string, changes: readonly ExpertChange[]): Promise<ExpertSwap> {
     return this.#call('swapExperts', () => {
@@ -377,7 +378,7 @@ export class Engine implements AsyncDisposable {
 
   /**
    * Of webgpu, after GPU_DEVICE_LOST or GPU_SUBMIT_TIMEOUT: opens the device again and loads the models that were on it, with the TierSets that
-   * were active. Requests under way end with GPU_DEVICE_LOST; those of a journal go on with `resumeGenerator`. Throws what createEngine does of a
+   * were active, their pins and swapped experts. Requests under way end with GPU_DEVICE_LOST; those of a journal go on with `resumeGenerator`. Throws what createEngine does of a
    * device (the engine is closed then), and the first failure of a load.
    */
   recover(): Promise<void> {

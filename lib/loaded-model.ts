@@ -204,6 +204,16 @@ export class LoadedModel {
     return steered
   }
 
+  /**
+   * Goes on as another load of the same model, which has ended: with its pins and its changed experts. RESOURCE_BUDGET_TOO_SMALL where memory is
+   * shorter now, the errors of ExpertVersions.takeOver.
+   */
+  async takeOver(before: LoadedModel): Promise<void> {
+    await this.swaps.versions.takeOver(before.swaps.versions)
+    const pins = before.#options.steering?.plan.pinned() ?? []
+    if (pins.length > 0) await this.#options.steering?.pin(pins, true)
+  }
+
   /** The tiers of a checkpoint whose files were elsewhere. */
   get files(): TierFiles | undefined {
     return this.#options.files

@@ -26,7 +26,7 @@ export interface MemoryPlan {
 
 /** Something smaller that fits: the option to change, its value, and the bytes it then takes. */
 export interface Alternative {
-  change: 'contextLength' | 'kvType' | 'maxBatchTokens' | 'weightType' | 'memory' | 'threads'
+  change: 'contextLength' | 'kvType' | 'maxBatchTokens' | 'weightType' | 'memory' | 'gpuMemory' | 'threads'
   value: string | number
   required: number
 }

@@ -8,7 +8,7 @@ import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
 import { createError, createNativeError } from './errors/index.js'
 import type { Plan, PlanTensor } from './model/plan.js'
-import type { NativeExpertReader } from './native/device-experts.js'
+import type { ExpertBlobPlace, NativeExpertReader } from './native/device-experts.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
 import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile, WeightInfo } from './native/files.js'
 import type { NativeModel } from './native/model.js'
@@ -163,6 +163,8 @@ export interface NativeAddon {
   createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
   /** Opens the experts of a plan for a device: those of the file, or of a checkpoint's blobs. The errors of loadModel that concern experts. */
   openExperts(file: NativeGguf, plan: Plan, options: { experts: ExpertOptions }): Promise<NativeExpertReader>
+  /** The bytes of a version, compared with its checksum. MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED, EXPERT_CORRUPTED, RESOURCE_MEMORY_EXHAUSTED. */
+  readVersion(version: ExpertBlobPlace, shape: ExpertShape): Promise<ArrayBuffer>
   /** Has the system grant memory that nobody uses yet. RESOURCE_MEMORY_EXHAUSTED {required, available}. */
   reserveMemory(bytes: number): NativeReservation
   createCancel(): NativeCancel

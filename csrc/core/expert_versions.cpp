@@ -10,9 +10,6 @@
 
 namespace tmoe {
 
-namespace {
-
-/** Opens a version's file and looks whether the blob is inside. */
 Status open_version(uint32_t layer, uint32_t expert, const VersionPlace& place, const ExpertLayout& layout, std::shared_ptr<DirectFile>& out) {
     TMOE_RETURN_IF_ERROR(DirectFile::open(place.path, out));
     if (place.offset % kBlobAlignment == 0 && place.offset <= out->bytes() && layout.bytes <= out->bytes() - place.offset) return {};
@@ -23,6 +20,16 @@ Status open_version(uint32_t layer, uint32_t expert, const VersionPlace& place, 
         .with("expert", expert)
         .with("offset", static_cast<double>(place.offset));
 }
+
+Status read_version(uint32_t layer, uint32_t expert, const VersionPlace& place, const ExpertLayout& layout, uint8_t* blob) {
+    std::shared_ptr<DirectFile> file;
+    TMOE_RETURN_IF_ERROR(open_version(layer, expert, place, layout, file));
+    std::vector<uint32_t> sums(blob_pieces(layout));
+    for (size_t piece = 0; piece < sums.size(); piece++) TMOE_RETURN_IF_ERROR(read_blob_piece(*file, place.offset, layout, piece, blob, sums[piece]));
+    return check_blob(layer, expert, layout, sums, place.crc32c, place.path, place.offset);
+}
+
+namespace {
 
 Status invalid(const ExpertVersionList& list, const char* what) {
     return Status(StatusCode::VALIDATION_ERROR, format("versions of expert %u of layer %u: %s", list.expert, list.layer, what)).with("argument", "versions");
@@ -49,15 +56,9 @@ ExpertLayout Model::layout_of(size_t layer) const {
 
 Status Model::read_version(uint32_t layer, HeldVersion& version) {
     const ExpertLayout layout = layout_of(layer);
-    const VersionPlace& place = version.place;
-    std::shared_ptr<DirectFile> file;
-    TMOE_RETURN_IF_ERROR(open_version(layer, version.expert, place, layout, file));
     TMOE_RETURN_IF_ERROR(allocate_output(layout.bytes + kBlobAlignment, version.memory));
-    const auto address = reinterpret_cast<uintptr_t>(version.memory.data());
-    version.blob = version.memory.data() + ((address + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment - address);
-    std::vector<uint32_t> sums(blob_pieces(layout));
-    for (size_t piece = 0; piece < sums.size(); piece++) TMOE_RETURN_IF_ERROR(read_blob_piece(*file, place.offset, layout, piece, version.blob, sums[piece]));
-    return check_blob(layer, version.expert, layout, sums, place.crc32c, place.path, place.offset);
+    version.blob = blob_begin(version.memory.data());
+    return tmoe::read_version(layer, version.expert, version.place, layout, version.blob);
 }
 
 Status Model::check_versions(const std::vector<ExpertVersionList>& lists) const {

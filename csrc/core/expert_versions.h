@@ -11,6 +11,8 @@
 
 namespace tmoe {
 
+class DirectFile;
+
 /** A version's bytes: a blob in a file. */
 struct VersionPlace {
     uint64_t epoch = 0;      ///< requests of this epoch and later ones use it
@@ -25,6 +27,16 @@ struct ExpertVersionList {
     uint32_t layer = 0, expert = 0;
     std::vector<VersionPlace> versions;
 };
+
+/** Opens a version's file and looks whether the blob is inside. MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED {file, layer, expert, offset}. */
+Status open_version(uint32_t layer, uint32_t expert, const VersionPlace& place, const ExpertLayout& layout, std::shared_ptr<DirectFile>& out);
+/** Reads a version to `blob`: layout.bytes, aligned to kBlobAlignment. The same errors, EXPERT_CORRUPTED {layer, expert, file, offset, expected, actual}. */
+Status read_version(uint32_t layer, uint32_t expert, const VersionPlace& place, const ExpertLayout& layout, uint8_t* blob);
+/** Where a blob may begin at or behind `data`. */
+inline uint8_t* blob_begin(uint8_t* data) {
+    const auto address = reinterpret_cast<uintptr_t>(data);
+    return data + ((address + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment - address);
+}
 
 /** A version in memory of its own. */
 struct HeldVersion {

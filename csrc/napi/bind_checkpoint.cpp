@@ -101,23 +101,6 @@ napi_value part_object(napi_env env, const ExpertPart& part) {
     return out;
 }
 
-// {gate, up, down: types, width, hidden}
-Status read_layout(napi_env env, napi_value options, ExpertLayout& out) {
-    DType gate, up, down;
-    int64_t width = 0, hidden = 0;
-    TMOE_RETURN_IF_ERROR(require_object(env, options, "options"));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "gate", gate));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "up", up));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "down", down));
-    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "width", 1, kMostWeights, width));
-    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "hidden", 1, kMostWeights, hidden));
-    if (width % dtype_info(gate).block != 0 || width % dtype_info(up).block != 0 || hidden % dtype_info(down).block != 0) {
-        return Status(StatusCode::VALIDATION_ERROR, "options: rows are not a multiple of their type's block").with("argument", "options");
-    }
-    out = expert_layout(gate, up, down, static_cast<size_t>(width), static_cast<size_t>(hidden));
-    return {};
-}
-
 Status layout_of_expert(Call& call, napi_value& result) {
     napi_env env = call.env;
     ExpertLayout layout;
@@ -341,6 +324,22 @@ Status measure_file(Call& call, napi_value& result) {
 }
 
 }  // namespace
+
+Status read_layout(napi_env env, napi_value options, ExpertLayout& out) {
+    DType gate, up, down;
+    int64_t width = 0, hidden = 0;
+    TMOE_RETURN_IF_ERROR(require_object(env, options, "options"));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "gate", gate));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "up", up));
+    TMOE_RETURN_IF_ERROR(read_type(env, options, "down", down));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "width", 1, kMostWeights, width));
+    TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "hidden", 1, kMostWeights, hidden));
+    if (width % dtype_info(gate).block != 0 || width % dtype_info(up).block != 0 || hidden % dtype_info(down).block != 0) {
+        return Status(StatusCode::VALIDATION_ERROR, "options: rows are not a multiple of their type's block").with("argument", "options");
+    }
+    out = expert_layout(gate, up, down, static_cast<size_t>(width), static_cast<size_t>(hidden));
+    return {};
+}
 
 napi_value layout_object(napi_env env, const ExpertLayout& layout) {
     napi_value out = nullptr;

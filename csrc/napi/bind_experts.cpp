@@ -1,5 +1,6 @@
 // Experts for a device's memory: a reader of their bytes, out of host memory and files. Who has a slot of the device is in bind_expert_slots.cpp.
 #include <algorithm>
+#include <cstring>
 
 #include "core/expert_tensors.h"
 #include "napi/expert_args.h"
@@ -236,6 +237,84 @@ Status adopt_into_reader(Call& call, napi_value& result) {
     return start_work(call, *handle, std::move(work), result);
 }
 
+struct Replacement {
+    uint32_t layer = 0, expert = 0;
+    VersionPlace place;
+};
+
+/** All of them or none. */
+Status replace_in_store(ExpertStore& store, const std::vector<Replacement>& list) {
+    std::vector<std::shared_ptr<DirectFile>> files(list.size());
+    for (size_t i = 0; i < list.size(); i++) {
+        TMOE_RETURN_IF_ERROR(open_version(list[i].layer, list[i].expert, list[i].place, store.layout(list[i].layer), files[i]));
+    }
+    for (size_t i = 0; i < list.size(); i++) store.replace(list[i].layer, list[i].expert, std::move(files[i]), list[i].place.offset, list[i].place.crc32c);
+    return {};
+}
+
+/** replaceExperts([{layer, expert, path, offset, crc32c}, …]): between two steps. */
+Status replace_in_reader(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    ExpertReaderHandle* handle = nullptr;
+    uint32_t count = 0;
+    std::vector<Replacement> list;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    const RoutingShape shape = handle->shape;
+    TMOE_RETURN_IF_ERROR(read_array(env, call.args[0], "experts", count));
+    for (uint32_t i = 0; i < count; i++) {
+        const std::string at = format("experts[%u]", i);
+        napi_value item = nullptr;
+        int64_t layer = 0, expert = 0;
+        Replacement one;
+        TMOE_RETURN_IF_ERROR(read_element(env, call.args[0], i, item));
+        TMOE_RETURN_IF_ERROR(read_version_place(env, item, at, one.place));
+        TMOE_RETURN_IF_ERROR(read_integer(env, item, at.c_str(), "layer", 0, static_cast<int64_t>(shape.layers) - 1, layer));
+        TMOE_RETURN_IF_ERROR(read_integer(env, item, at.c_str(), "expert", 0, static_cast<int64_t>(shape.experts) - 1, expert));
+        one.layer = static_cast<uint32_t>(layer);
+        one.expert = static_cast<uint32_t>(expert);
+        list.push_back(std::move(one));
+    }
+    if (!handle->store) return reader_disposed();  // by a getter of the list
+    return start_work(call, *handle, [list = std::move(list)](ExpertStore& store) { return replace_in_store(store, list); }, result);
+}
+
+/** A version's bytes, for whoever keeps it beside the expert's usual place. */
+class VersionTask : public Task {
+  public:
+    VersionTask(uint32_t layer, uint32_t expert, VersionPlace place, ExpertLayout layout) : layer_(layer), expert_(expert), place_(std::move(place)), layout_(layout) {}
+    Status run(const Ticket&) override {
+        TMOE_RETURN_IF_ERROR(memory_.allocate(layout_.bytes + kBlobAlignment));
+        return read_version(layer_, expert_, place_, layout_, blob_begin(memory_.data()));
+    }
+    Status result(Environment& environment, napi_value, napi_value& value) override {
+        void* data = nullptr;
+        if (napi_create_arraybuffer(environment.env, layout_.bytes, &data, &value) != napi_ok || !data) return exception_pending();
+        memcpy(data, blob_begin(memory_.data()), layout_.bytes);
+        memory_.release();
+        return {};
+    }
+
+  private:
+    uint32_t layer_, expert_;
+    VersionPlace place_;
+    ExpertLayout layout_;
+    Buffer memory_;
+};
+
+/** readVersion({layer, expert, path, offset, crc32c}, {gate, up, down: types, width, hidden}) */
+Status read_version_blob(Call& call, napi_value& result) {
+    napi_env env = call.env;
+    int64_t layer = 0, expert = 0;
+    VersionPlace place;
+    ExpertLayout layout;
+    TMOE_RETURN_IF_ERROR(read_version_place(env, call.args[0], "version", place));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "version", "layer", 0, UINT32_MAX, layer));
+    TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "version", "expert", 0, UINT32_MAX, expert));
+    TMOE_RETURN_IF_ERROR(read_layout(env, call.args[1], layout));
+    auto task = std::make_shared<VersionTask>(static_cast<uint32_t>(layer), static_cast<uint32_t>(expert), std::move(place), layout);
+    return start(call.environment, std::move(task), {}, result);
+}
+
 // Of an expert's file: that it has come, or that it has gone.
 template <void (ExpertStore::*kTell)(uint32_t, uint32_t, const std::string&)> Status tell_of_file(Call& call, napi_value&) {
     ExpertReaderHandle* handle = nullptr;
@@ -303,6 +382,7 @@ napi_status bind_experts(Environment& environment, napi_value exports) {
                              {"setBudget", promising<set_reader_budget>, nullptr},
                              {"scrub", promising<scrub_reader>, nullptr},
                              {"adoptExperts", promising<adopt_into_reader>, nullptr},
+                             {"replaceExperts", promising<replace_in_reader>, nullptr},
                              {"bringExpert", throwing<tell_of_file<&ExpertStore::bring>>, nullptr},
                              {"loseExpert", throwing<tell_of_file<&ExpertStore::lose>>, nullptr},
                              {"stats", throwing<reader_stats>, nullptr},
@@ -311,7 +391,8 @@ napi_status bind_experts(Environment& environment, napi_value exports) {
                              {"dispose", promising<dispose_reader>, nullptr}};
     napi_status status = define_class(environment, ClassId::ExpertReader, reader, sizeof reader / sizeof reader[0]);
     if (status == napi_ok) status = define_slots(environment);
-    return status == napi_ok ? export_function(environment.env, exports, "openExperts", promising<open_reader>) : status;
+    if (status == napi_ok) status = export_function(environment.env, exports, "openExperts", promising<open_reader>);
+    return status == napi_ok ? export_function(environment.env, exports, "readVersion", promising<read_version_blob>) : status;
 }
 
 }  // namespace tmoe

@@ -1,12 +1,10 @@
 // Models and their sequences. A model's steps are in bind_step.cpp.
-#include "napi/bindings.h"
+#include "napi/expert_args.h"
 #include "napi/expert_options.h"
 
 namespace tmoe {
 
 namespace {
-
-constexpr int64_t kMostOffset = int64_t{1} << 52;   // of bytes in a file, and of epochs
 
 Status unwrap_sequence(Call& call, SequenceHandle*& out) {
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", out));
@@ -184,22 +182,6 @@ Status read_ahead(Call& call, napi_value& result) {
     return start_work(call, *handle, [wanted = std::move(wanted)](Model& model) { return model.read_ahead(wanted.data()); }, result);
 }
 
-Status read_version(napi_env env, napi_value value, const std::string& at, VersionPlace& out) {
-    int64_t epoch = 0, offset = 0, crc = 0;
-    napi_value path = nullptr;
-    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
-    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "epoch", 0, kMostOffset, epoch));
-    TMOE_RETURN_IF_ERROR(read_property(env, value, "path", path));
-    out.epoch = static_cast<uint64_t>(epoch);
-    if (is_undefined(env, path)) return {};  // what the model was loaded with
-    TMOE_RETURN_IF_ERROR(read_text(env, path, at + ".path", out.path));
-    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "offset", 0, kMostOffset, offset));
-    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "crc32c", 0, UINT32_MAX, crc));
-    out.offset = static_cast<uint64_t>(offset);
-    out.crc32c = static_cast<uint32_t>(crc);
-    return {};
-}
-
 // [{layer, expert, versions: [{epoch, path, offset, crc32c}, …]}, …]
 Status place_versions(Call& call, napi_value& result) {
     napi_env env = call.env;
@@ -223,7 +205,7 @@ Status place_versions(Call& call, napi_value& result) {
         for (uint32_t v = 0; v < length; v++) {
             VersionPlace place;
             TMOE_RETURN_IF_ERROR(read_element(env, versions, v, version));
-            TMOE_RETURN_IF_ERROR(read_version(env, version, format("%s.versions[%u]", at.c_str(), v), place));
+            TMOE_RETURN_IF_ERROR(read_version_place(env, version, format("%s.versions[%u]", at.c_str(), v), place));
             list.versions.push_back(std::move(place));
         }
         lists.push_back(std::move(list));

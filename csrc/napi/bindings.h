@@ -47,6 +47,8 @@ Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, st
 
 /** `ExpertLayout` of lib/native.ts; null when no JavaScript can run any more. */
 napi_value layout_object(napi_env env, const ExpertLayout& layout);
+/** `ExpertShape` of lib/native.ts: {gate, up, down: types, width, hidden}. */
+Status read_layout(napi_env env, napi_value options, ExpertLayout& out);
 
 /** `CacheCounts` of lib/native.ts; null when no JavaScript can run any more. */
 napi_value cache_counts_object(napi_env env, const CacheCounts& counts);

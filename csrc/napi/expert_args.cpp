@@ -4,6 +4,12 @@
 
 namespace tmoe {
 
+namespace {
+
+constexpr int64_t kMostOffset = int64_t{1} << 52;   // of bytes in a file, and of epochs
+
+}  // namespace
+
 Status words_array(napi_env env, const uint32_t* words, size_t count, napi_value& out) {
     napi_value buffer = nullptr;
     void* data = nullptr;
@@ -37,6 +43,22 @@ Status read_step(napi_env env, napi_value value, StepShape& out) {
         TMOE_RETURN_IF_ERROR(read_integer(env, value, "step", name, 0, UINT32_MAX, count));
         to = static_cast<uint32_t>(count);
     }
+    return {};
+}
+
+Status read_version_place(napi_env env, napi_value value, const std::string& at, VersionPlace& out) {
+    int64_t epoch = 0, offset = 0, crc = 0;
+    napi_value path = nullptr;
+    TMOE_RETURN_IF_ERROR(require_object(env, value, at));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "epoch", 0, kMostOffset, epoch));
+    TMOE_RETURN_IF_ERROR(read_property(env, value, "path", path));
+    out.epoch = static_cast<uint64_t>(epoch);
+    if (is_undefined(env, path)) return {};  // what the model was loaded with
+    TMOE_RETURN_IF_ERROR(read_text(env, path, at + ".path", out.path));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "offset", 0, kMostOffset, offset));
+    TMOE_RETURN_IF_ERROR(read_integer(env, value, at.c_str(), "crc32c", 0, UINT32_MAX, crc));
+    out.offset = static_cast<uint64_t>(offset);
+    out.crc32c = static_cast<uint32_t>(crc);
     return {};
 }
 

@@ -1,4 +1,4 @@
-// Arguments and results that the reader of experts and the slots of a device have in common.
+// Arguments and results that models, the reader of experts and the slots of a device have in common.
 #pragma once
 #include "napi/bindings.h"
 
@@ -12,6 +12,9 @@ Status read_ids(Call& call, size_t argument, const char* name, std::vector<uint3
 Status read_layer(Call& call, const RoutingShape& shape, uint32_t& out);
 /** `ExpertStepShape` of lib/native.ts. */
 Status read_step(napi_env env, napi_value value, StepShape& out);
+
+/** {epoch, path, offset, crc32c}; without a path: what the model was loaded with. `at` names it in messages. */
+Status read_version_place(napi_env env, napi_value value, const std::string& at, VersionPlace& out);
 
 /** The reader that a method was called on. VALIDATION_ERROR where it is none, MODEL_NOT_LOADED where it was disposed. */
 Status unwrap_reader(Call& call, ExpertReaderHandle*& out);

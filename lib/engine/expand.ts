@@ -110,6 +110,7 @@ async function commit(
     if (models.ids().includes(id)) files.abandon(places)
     throw error
   }
+  models.moveTiers(id, tiers, folder)
   files.publish(tiers)
 }
 

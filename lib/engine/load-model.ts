@@ -93,19 +93,24 @@ async function manifestChecksum(path: string): Promise<string | null> {
     .digest('hex')
 }
 
-/** Throws MODEL_NOT_LOADED. The id is free again when everything of the model is gone. */
-export async function unloadModel(parts: EngineParts, id: string): Promise<void> {
+/** Throws MODEL_NOT_LOADED. The id is free again when everything of the model is gone, but `keepVersions`: the files of changed experts. */
+export async function unloadModel(parts: EngineParts, id: string, keepVersions = false): Promise<void> {
   const { models } = parts
   const model = models.take(id)
-  const done = unload(parts, id, model).finally(() => models.endUnload(id))
+  const done = unload(parts, id, model, keepVersions).finally(() => models.endUnload(id))
   models.beginUnload(id, done)
   await done
 }
 
-async function unload({ models, ledger, reserve, telemetry }: EngineParts, id: string, model: LoadedModel) {
+async function unload(
+  { models, ledger, reserve, telemetry }: EngineParts,
+  id: string,
+  model: LoadedModel,
+  keepVersions: boolean
+): Promise<void> {
   await model.close(() => models.notLoaded(id, 'was unloaded'))
   ledger.modelUnloaded(id)
-  await model.swaps.versions.close(ledger.unfinishedEpochs(id).length > 0)
+  await model.swaps.versions.close(keepVersions || ledger.unfinishedEpochs(id).length > 0)
   reserve.giveBack(id)
   telemetry.metrics.forgetModel(id)
   telemetry.event('model_unloaded', `model ${id} is unloaded`, { model: id })

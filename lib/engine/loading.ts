@@ -13,7 +13,7 @@ import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
-import { guardMemory } from '../tiers/pressure-guard.js'
+import { guardMemory, hostExperts } from '../tiers/pressure-guard.js'
 import { TierSelection } from '../tiers/selection.js'
 import { type Steering, steer } from '../tiers/steering.js'
 import { TierFiles } from '../tiers/tier-files.js'
@@ -141,7 +141,7 @@ export class ModelLoad {
         steering,
         files,
         swaps,
-        stopGuard: this.#guard(model, native, memory),
+        stopGuard: this.#guard(model, native, memory, warmBytes),
         starvation: this.#request.starvation,
         archive: archive && new ExpertArchive(archive, native, open.checkpoint!.manifest, open.checkpoint!.absent),
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
@@ -240,15 +240,16 @@ export class ModelLoad {
     }
   }
 
-  /** Watches the machine's memory for a model whose experts are kept under a budget. */
-  #guard(model: string, native: NativeModel, { experts }: ExpertMemory): (() => void) | undefined {
+  /** Watches the machine's memory for a model whose experts are kept under a budget of it. */
+  #guard(model: string, native: NativeModel, { experts }: ExpertMemory, warmBytes: number): (() => void) | undefined {
     const { backend, telemetry } = this.#parts
-    // What is kept under a budget is the backend's own memory, which no neighbour takes.
-    if (this.#request.memoryPressure === 'ignore' || backend.memory) return undefined
+    if (this.#request.memoryPressure === 'ignore') return undefined
+    const kept = backend.memory
+      ? // No thread computes with what is beside a device's memory.
+        { native: hostExperts(native), experts: { ...experts, budget: warmBytes, certain: warmBytes }, workers: 1 }
+      : { native, experts, workers: backend.threads }
     return guardMemory({
-      native,
-      experts,
-      workers: backend.threads,
+      ...kept,
       onChange: ({ budget, previous, reason }) =>
         telemetry.event('expert_budget_changed', `experts of ${model} may take ${budget} bytes, ${previous} before`, {
           model,
@@ -318,7 +319,8 @@ export class ModelLoad {
     if (kept === 'all' && !blobs && !own) return undefined
     const { cachePolicy: policy, prefetch, scrub, recordTrace } = this.#request
     // What the KV cache may need is not lent to experts: slots are not given back.
-    const hot = kept === 'budget' && { gpuBudgetBytes: Math.floor(experts.certain / experts.slot) * experts.slot }
+    const certain = Math.floor(memory.memory - memory.base - memory.arena - memory.keyValues)
+    const hot = kept === 'budget' && { gpuBudgetBytes: certain }
     return {
       ...(own ? { budgetBytes: warmBytes, ...hot } : { budgetBytes: experts.budget }),
       kvReserveBytes: Math.min(keyValuesBeside, 2 ** 52),

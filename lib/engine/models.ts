@@ -75,13 +75,20 @@ export class Models {
     this.#requests.set(id, request)
   }
 
-  /** What would load all that is loaded, as it is now: each with the TierSet that is active. */
-  requests(): LoadModelRequest[] {
+  /** All that is loaded, with what would load it as it is now: with the TierSet that is active. */
+  asLoaded(): { id: string; model: LoadedModel; request: LoadModelRequest }[] {
     return [...this.#loaded].map(([id, model]) => ({
-      ...this.#requests.get(id),
       id,
-      tierSet: model.info().tierSet.tiers
+      model,
+      request: { ...this.#requests.get(id), id, tierSet: model.info().tierSet.tiers }
     }))
+  }
+
+  /** Tiers of a model are in another folder from now on. */
+  moveTiers(id: string, tiers: readonly string[], folder: string): void {
+    const request = this.#requests.get(id)
+    const moved = Object.fromEntries(tiers.map((tier) => [tier, folder]))
+    this.#requests.set(id, { ...request, tierFolders: { ...request?.tierFolders, ...moved } })
   }
 
   /** Takes a model out. Throws MODEL_NOT_LOADED. */

@@ -1,5 +1,6 @@
 /** What an engine does after a fatal failure: it ends what ran, and goes on, or closes when even that fails. */
 import { createError } from '../errors/index.js'
+import type { LoadedModel } from '../loaded-model.js'
 import { unloadModel } from './load-model.js'
 import type { LoadModelRequest } from './options.js'
 import type { EngineParts } from './parts.js'
@@ -45,8 +46,8 @@ export class Recovery {
   }
 
   /**
-   * Opens a device again that was lost or hangs, and loads what was loaded, as it was. Nothing where the backend has no device. Throws what opening
-   * it does (then the engine is closed), or the first failure of a load (then the others are there).
+   * Opens a device again that was lost or hangs, and loads what was loaded, as it was: TierSets, pins, changed experts. Nothing where the backend
+   * has no device. Throws what opening it does (then the engine is closed), or the first failure of a load (then the others are there).
    */
   async rebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
     await this.#running
@@ -65,21 +66,37 @@ export class Recovery {
 
   async #rebuild(reopen: () => unknown, load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
     const { lifecycle, models, backend } = this.#parts
-    const requests = models.requests()
+    const before = models.asLoaded()
     try {
       const device = backend.memory?.device
       const again = createError('GPU_DEVICE_LOST', 'the device is being opened again', { device, reason: 'recover' })
-      await Promise.all(models.all().map((model) => model.endRequests(again)))
-      await Promise.all(models.ids().map((id) => unloadModel(this.#parts, id)))
+      await Promise.all(before.map(({ model }) => model.endRequests(again)))
+      await Promise.all(before.map(({ id }) => unloadModel(this.#parts, id, true)))
       await reopen()
     } catch (cause) {
       lifecycle.to('closed', 'recovery failed')
+      for (const { id, model } of before) await this.#forget(id, model)
       throw cause
     }
     const failures: unknown[] = []
-    for (const request of requests) await load(request).catch((error) => failures.push(error))
+    for (const { id, model, request } of before) {
+      try {
+        await load(request)
+        await models.get(id).takeOver(model)
+      } catch (error) {
+        failures.push(error)
+        // Better not there than with other experts than its requests had.
+        if (models.ids().includes(id)) await unloadModel(this.#parts, id)
+        await this.#forget(id, model)
+      }
+    }
     this.#resume(models.ids().length === 0)
     if (failures.length > 0) throw failures[0]
+  }
+
+  /** The files of a model's changed experts, which no load goes on with. */
+  #forget(id: string, { swaps }: LoadedModel): Promise<void> {
+    return swaps.versions.close(this.#parts.ledger.unfinishedEpochs(id).length > 0)
   }
 
   async #recover(error: unknown, wasWarm: boolean): Promise<void> {

@@ -80,6 +80,20 @@ export class History {
     return new Set(this.changed().flatMap(({ chain }) => chain.flatMap(({ blob }) => (blob ? [blob.path] : []))))
   }
 
+  /** The changes that led to what there is, by ascending epoch: what `replay` of another history makes the same of. */
+  records(): ChangeRecord[] {
+    const epochs = new Map<number, ChangedExpert[]>()
+    for (const { place, chain } of this.changed()) {
+      for (const [i, { epoch, version, blob }] of chain.entries()) {
+        if (epoch === 0 || !blob) continue
+        const previous = chain[i - 1] ?? this.#original(place)
+        const change = { ...place, version, blob, previous: { version: previous.version, blob: previous.blob } }
+        epochs.set(epoch, [...(epochs.get(epoch) ?? []), change])
+      }
+    }
+    return [...epochs].sort(([a], [b]) => a - b).map(([epoch, experts]) => ({ epoch, experts }))
+  }
+
   /** Adds the changes of an earlier load. */
   replay(records: readonly ChangeRecord[]): void {
     for (const { epoch, experts } of records) {

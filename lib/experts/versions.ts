@@ -169,6 +169,19 @@ export class ExpertVersions {
     this.#persisted = new Set([...this.#persisted, ...files])
   }
 
+  /**
+   * Goes on with the changed experts of another load of the same model, which was closed with `keep`, where the journal has not brought them. The
+   * errors of reading blobs, JOURNAL_WRITE_FAILED.
+   */
+  async takeOver(before: ExpertVersions): Promise<void> {
+    this.#folder ??= before.#folder
+    this.keep(before.#persisted)
+    if (this.#epoch > 0) return
+    const records = before.#history.records()
+    await this.adopt(records)
+    for (const record of records) await this.#setup.log?.record(record)
+  }
+
   /** The model is gone. `keep`: its versions are wanted again. */
   async close(keep: boolean): Promise<void> {
     await this.#last

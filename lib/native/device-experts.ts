@@ -1,5 +1,13 @@
 /** Experts for a device's memory: where their bytes come from, and which of them have a slot there. */
-import type { AdoptedExperts, CacheCounts, CachePolicy, HostCounts, NativeTrace, Prefetch } from './experts.js'
+import type {
+  AdoptedExperts,
+  CacheCounts,
+  CachePolicy,
+  HostCounts,
+  NativeTrace,
+  PlacedVersions,
+  Prefetch
+} from './experts.js'
 import type { ExpertLayout } from './files.js'
 import type { NativeCancel } from './values.js'
 
@@ -9,6 +17,12 @@ export interface ExpertStepShape {
   rows: number
   /** Of sequences that brought more than one. */
   prefillRows: number
+}
+
+/** Where a version of an expert lies. */
+export interface ExpertBlobPlace extends Required<PlacedVersions['versions'][number]> {
+  layer: number
+  expert: number
 }
 
 /** Experts whose bytes are in host memory now: views of it that are empty again with the reader's next call. */
@@ -43,6 +57,8 @@ export interface NativeExpertReader {
   /** Between two steps. RUNTIME_MEMORY_CORRUPTION {layer, expert}. */
   scrub(): Promise<void>
   adoptExperts(places: AdoptedExperts): Promise<void>
+  /** Between two steps: each of these is another blob from now on, all of them or none. MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED. */
+  replaceExperts(experts: ExpertBlobPlace[]): Promise<void>
   bringExpert(layer: number, expert: number, path: string): void
   loseExpert(layer: number, expert: number, path: string): void
   stats(): HostCounts

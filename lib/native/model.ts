@@ -1,5 +1,13 @@
 /** A loaded model: its steps, what goes into them and what comes out. */
-import type { AdoptedExperts, CachePolicy, ExpertStats, NativeTrace, PlacedVersions, Whereabouts } from './experts.js'
+import type {
+  AdoptedExperts,
+  CachePolicy,
+  ExpertStats,
+  HostCounts,
+  NativeTrace,
+  PlacedVersions,
+  Whereabouts
+} from './experts.js'
 import type { KvType, NativeCancel } from './values.js'
 
 export interface SamplingParams {
@@ -122,6 +130,11 @@ export interface NativeModel {
    * MODEL_CORRUPTED, EXPERT_CORRUPTED.
    */
   placeVersions(experts: PlacedVersions[]): Promise<void>
+  /**
+   * Not there: the backend has no memory of its own. What experts take of host memory beside it, undefined where nothing is kept there, and
+   * another budget of that between two steps: RESOURCE_BUDGET_TOO_SMALL, RESOURCE_MEMORY_EXHAUSTED.
+   */
+  readonly hostTier?: { stats(): HostCounts | undefined; setBudget(bytes: number): Promise<void> }
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
   createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence

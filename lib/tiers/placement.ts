@@ -79,6 +79,12 @@ export class PlacementPlan {
     return this.#pins.size
   }
 
+  /** Experts that were pinned whatever their tier. */
+  pinned(): { layer: number; expert: number }[] {
+    const { experts } = this.#shape
+    return [...this.#pins].map((index) => ({ layer: Math.floor(index / experts), expert: index % experts }))
+  }
+
   /** The tiers that requests use now; experts of the others are evicted first. */
   activate(tiers: readonly string[]): void {
     const all = this.#shape.tiers.map(({ name }) => name)

@@ -10,8 +10,14 @@ const lookMs = 100
 /** What is to stay free for everything else: less than that, and experts go. */
 const reserveBytes = 64 * 2 ** 20
 
+/** Experts in host memory under a budget: a model's on the CPU, or those beside a device's memory. */
+export interface GuardedExperts {
+  expertStats(): { residentBytes: number; limitBytes: number } | undefined
+  setExpertBudget(bytes: number): Promise<void>
+}
+
 export interface GuardedModel {
-  native: Pick<NativeModel, 'expertStats' | 'setExpertBudget'>
+  native: GuardedExperts
   experts: ExpertMemory['experts']
   /** Threads that compute: each needs an expert, and one is in flight. */
   workers: number
@@ -30,6 +36,17 @@ async function reach(native: GuardedModel['native'], budget: number, previous: n
       isEngineError(error) && error.code === 'RESOURCE_BUDGET_TOO_SMALL' ? error.details.required : undefined
     if (typeof least !== 'number' || least >= previous || least <= budget) return previous
     return reach(native, least, previous)
+  }
+}
+
+/** Experts that a model keeps in host memory beside those in a device's. */
+export function hostExperts({ hostTier }: NativeModel): GuardedExperts {
+  return {
+    expertStats: () => {
+      const stats = hostTier?.stats()
+      return stats && { residentBytes: stats.residentBytes, limitBytes: stats.budgetBytes }
+    },
+    setExpertBudget: async (bytes) => hostTier?.setBudget(bytes)
   }
 }
 

@@ -1,8 +1,11 @@
 /** An engine whose GPU goes: requests end with a code, nothing else falls, and engine.recover() goes on. */
+import { cpSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import type { Engine, EngineOptions } from 'tiered-moe'
-import { createEngine } from 'tiered-moe'
+import { convertModel, createEngine } from 'tiered-moe'
 import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
+import { embedded } from '../fixtures/package.js'
 import { openGpu } from './adapter.js'
 
 const request = { model: 'tiny-shakespeare', prompt: 'ROMEO:', maxTokens: 12, temperature: 0, ignoreEos: true }
@@ -87,6 +90,59 @@ if (await openGpu(t)) {
     await test.rejects(engine.generate(request), { code: 'ENGINE_DISPOSED' })
     await cpu.recover()
     test.equal(cpu.state, 'active', 'a CPU has no device to lose')
+  })
+
+  t.test('the budget, TierSets, an added tier, pins and swapped experts are those of before', async (test) => {
+    const [whole, part] = ['whole', 'part'].map((name) => join(test.testdir({}), name)) as [string, string]
+    const tiers = [
+      { name: 'core', placement: 'warm' as const, experts: ['0-7'] },
+      { name: 'rare', placement: 'cold' as const, experts: 'rest' as const }
+    ]
+    await convertModel({ from: embedded, to: whole, tiers })
+    cpSync(whole, part, { recursive: true })
+    rmSync(join(part, 'experts/rare'), { recursive: true })
+    const engine = await open()
+    const id = request.model
+    await engine.loadModel({ id })
+    const { base, arena, keyValues, experts } = engine.listModels()[0]!.memory
+    await engine.unloadModel(id)
+    const gpuMemory = base + arena + keyValues + 20 * experts.slot
+    const budget = { gpuMemory, memory: 30 * experts.slot, prefetch: 'off' } as const
+    const pinned = [
+      { layer: 3, expert: 9 },
+      { layer: 1, expert: 15 }
+    ]
+    for (const load of [{ model: part, tierFolders: { rare: false as const }, ...budget }, { tiers }]) {
+      await engine.loadModel({ id, ...load })
+      if ('model' in load) await engine.expand(id, { from: whole })
+      await engine.activateTierSet(id, ['rare'])
+      const plain = (await engine.generate(request)).text
+      await engine.pinExperts(id, pinned)
+      const changes = [0, 1, 2, 3].map((layer) => ({ action: 'reinitialise', layer, expert: 9, seed: layer }) as const)
+      await engine.swapExperts(id, changes)
+      await engine.swapExperts(id, [{ action: 'reinitialise', layer: 2, expert: 9, seed: 9 }])
+      const { text } = await engine.generate(request)
+      test.not(text, plain)
+      const state = () => {
+        const { tierSet, memory } = engine.listModels()[0]!
+        const { budgetBytes, host } = engine.modelStats(id).experts ?? {}
+        const view = engine.placement(id)
+        const pins = pinned.map(({ layer, expert }) => view.expert(layer, expert).pinned)
+        return { tierSet, memory, budgetBytes, host: host?.budgetBytes, pins }
+      }
+      const before = state()
+      test.same(before.tierSet.tiers, ['rare'])
+      const isTiered = 'model' in load
+      test.same(before.pins, [isTiered, isTiered], 'where every expert has a slot there is nothing to pin')
+      devices.at(-1)?.destroy()
+      await test.rejects(engine.generate(request), { code: 'GPU_DEVICE_LOST' })
+      await engine.recover()
+      test.same(state(), before)
+      test.equal((await engine.generate(request)).text, text, 'the experts as they were changed')
+      const { epoch } = await engine.swapExperts(id, [{ action: 'reinitialise', layer: 0, expert: 12, seed: 1 }])
+      test.equal(epoch, 3, 'changes are counted on')
+      await engine.unloadModel(id)
+    }
   })
 
   t.test('a submit that does not end', async (test) => {

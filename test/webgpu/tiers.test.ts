@@ -5,7 +5,7 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { convertModel, type Engine, type LoadModelRequest } from 'tiered-moe'
+import { convertModel, type Engine, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
 import { native } from '../../lib/native.js'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
 import { embedded } from '../fixtures/package.js'
@@ -15,7 +15,8 @@ const [layers, count, contextLength] = [4, 64, 128]
 const tokens = Int32Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 200)
 const bits = (array: Float32Array) => new Uint32Array(array.buffer, array.byteOffset, array.length)
 
-const engines = await openEngines(t, { maxBatchTokens: 32 })
+let onEvent: (event: EngineEvent) => void = () => {}
+const engines = await openEngines(t, { maxBatchTokens: 32, onEvent: (event) => onEvent(event) })
 const folder = t.testdir({})
 
 /** What is generated alone, together and with a seed, and the logits of a prompt of several steps. */
@@ -93,6 +94,33 @@ if (engines) {
       await gpu.unloadModel(id)
     })
   }
+
+  t.test('the machine runs short of memory: warm experts make room', async (t) => {
+    const memory = 28 * experts.slot
+    await load({ id: 'short', gpuMemory: gpuMemory(16), memory, cachePolicy: 'lru', recordTrace: false })
+    const host = () => gpu.modelStats('short').experts!.host!
+    await results(gpu, 'short')
+    t.equal(host().budgetBytes, memory)
+    const addon = native()
+    const { availableMemory } = addon
+    const told = new Promise((resolve) => {
+      onEvent = (event) => event.event === 'expert_budget_changed' && resolve(event.fields)
+    })
+    addon.availableMemory = () => 0
+    t.teardown(() => {
+      addon.availableMemory = availableMemory
+    })
+    const alive = setInterval(() => {}, 1000)
+    const least = 2 * experts.slot
+    t.match(await told, { model: 'short', budget: least, previous: memory, reason: 'memory' })
+    clearInterval(alive)
+    addon.availableMemory = availableMemory
+    t.equal(host().budgetBytes, least)
+    t.ok(host().residentBytes <= least)
+    t.equal(gpu.modelStats('short').experts!.budgetBytes, 16 * experts.slot, 'hot ones stay')
+    t.same(await results(gpu, 'short'), expected)
+    await gpu.unloadModel('short')
+  })
 
   t.test('a checkpoint, with host memory for less than half of the experts', async (t) => {
     const to = join(folder, 'tiered')

@@ -3,6 +3,8 @@
  * slot a step runs through; below that each layer's routes are read back, the addon decides (as it does for the CPU: same code, same
  * counters), and what is missing is written before the layer is submitted.
  */
+
+import { createError, isEngineError } from '../../../errors/index.js'
 import type { Plan } from '../../../model/plan.js'
 import type {
   AdoptedExperts,
@@ -16,6 +18,7 @@ import type {
   NativeExpertReader,
   NativeExpertSlots,
   NativeGguf,
+  PlacedVersions,
   Whereabouts
 } from '../../../native.js'
 import { validationError } from '../../../validation.js'
@@ -25,8 +28,9 @@ import { expertOps, layerShapes, Scratch } from './scratch.js'
 import { Slabs, slotsPerSlab } from './slabs.js'
 import { SlotTable } from './slot-table.js'
 import { statsOf, whereaboutsOf } from './stats.js'
-import { runLayer } from './tiered.js'
+import { runLayer, withoutVersions } from './tiered.js'
 import { Transfer } from './transfer.js'
+import { Versions } from './versions.js'
 
 /** What a step of so many rows binds for a routed layer, beside the plan's buffers. */
 export interface LayerSlices {
@@ -93,6 +97,13 @@ export class Experts {
   readonly #reader: NativeExpertReader
   readonly #never: NativeCancel
   readonly #scrubs: boolean
+  readonly #versions: Versions
+  /** Most slots, those of versions too. */
+  readonly #most: number
+  /** Slots behind the policy's that no version needs any more. */
+  readonly #idle = new Set<number>()
+  /** Of the step's requests. */
+  #epoch = 0
   /** Since the step began. */
   #scrubbed = true
   /** Experts that are being brought ahead of their demand. */
@@ -100,13 +111,23 @@ export class Experts {
 
   private constructor(
     parts: ExpertParts,
-    made: { reader: NativeExpertReader; never: NativeCancel; resident: boolean; scrubs: boolean }
+    { addon, options }: Pick<LoadExpertsRequest, 'addon' | 'options'>,
+    made: { reader: NativeExpertReader; resident: boolean }
   ) {
     this.#parts = parts
     this.#reader = made.reader
-    this.#never = made.never
-    this.#scrubs = made.scrubs
+    this.#never = addon.createCancel()
+    this.#scrubs = (options.scrub ?? 0) > 0
     this.resident = made.resident
+    this.#most = Math.floor((options.gpuBudgetBytes ?? Number.MAX_SAFE_INTEGER) / parts.slabs.slotBytes)
+    this.#versions = new Versions({
+      parts,
+      addon,
+      reader: made.resident ? undefined : made.reader,
+      blobs: options.blobs,
+      take: () => this.#takeSlot(),
+      giveBack: (slot) => this.#giveBack(slot)
+    })
   }
 
   /**
@@ -146,12 +167,8 @@ export class Experts {
       for (const layer of layouts.keys()) table.show(layer)
       const resident = table.held === count && traceWords === 0
       if (resident) await reader.dispose()
-      const scrubs = (options.scrub ?? 0) > 0
-      const never = addon.createCancel()
-      return new Experts(
-        { device, slots, slabs, table, transfer, scratch, layouts, states },
-        { reader, never, resident, scrubs }
-      )
+      const parts = { device, slots, slabs, table, transfer, scratch, layouts, states }
+      return new Experts(parts, { addon, options }, { reader, resident })
     } catch (error) {
       for (const made of held.reverse()) await made.dispose()
       throw error
@@ -166,7 +183,7 @@ export class Experts {
   /** All launches for steps of so many rows. Throws as GpuDevice.bind. */
   async prepare(rows: number, slices: (layer: number) => LayerSlices): Promise<ExpertStep> {
     const parts = this.#parts
-    const layers = new LayerLaunches(parts, rows, slices)
+    const layers = new LayerLaunches(parts, rows, slices, (layer) => this.#versions.slots(layer))
     try {
       if (this.resident) await layers.bindLayers()
     } catch (error) {
@@ -179,7 +196,7 @@ export class Experts {
         await this.#ahead
         if (!this.#scrubbed) await this.#reader.scrub()
         this.#scrubbed = true
-        const encode = await runLayer(parts, layers, layer, ids, cancel)
+        const encode = await runLayer(parts, layers, layer, ids, this.#beside(layer, ids), cancel)
         if (!ahead) return encode
         return (commands) => {
           encode(commands)
@@ -196,9 +213,18 @@ export class Experts {
     return !this.resident && layer < this.#parts.layouts.length && this.#parts.slots.foresees(layer)
   }
 
-  /** A step begins: the unit of time of both caches. */
-  beginStep(step: ExpertStepShape): void {
-    if (this.resident) return
+  /** Splits what a step is made of into parts, each of which is a step of its own with one version of every expert. */
+  byVersions<Item extends { epoch?: number }>(items: readonly Item[]): (readonly Item[])[] {
+    return this.#versions.split(items)
+  }
+
+  /** A step begins: the unit of time of both caches. `epoch`: of its requests, as placeVersions names them. */
+  beginStep(step: ExpertStepShape, epoch = 0): void {
+    this.#epoch = epoch
+    if (this.resident) {
+      for (const layer of this.#versions.layers()) this.#parts.table.show(layer, undefined, this.#beside(layer))
+      return
+    }
     this.#parts.slots.beginStep(step)
     this.#parts.transfer.beginStep(step)
     this.#scrubbed = !this.#scrubs
@@ -228,6 +254,13 @@ export class Experts {
   /** Another budget of GPU memory. RESOURCE_BUDGET_TOO_SMALL, GPU_VRAM_EXHAUSTED; then nothing has changed. */
   async setBudget(bytes: number): Promise<void> {
     const { slabs, slots, table, layouts } = await this.#open()
+    if (this.#versions.count > 0)
+      throw validationError(
+        'setExpertBudget',
+        'this',
+        'versions',
+        'a model none of whose experts has several versions now'
+      )
     const wanted = Math.min(layouts.length * table.experts, Math.floor(bytes / slabs.slotBytes))
     if (wanted === slabs.slots) return
     if (wanted > slabs.slots) await slabs.resize(wanted)
@@ -266,6 +299,16 @@ export class Experts {
     }
   }
 
+  /**
+   * NativeModel.placeVersions. Steps that were prepared before are of no use where every expert has its slot for good. RESOURCE_MEMORY_EXHAUSTED,
+   * GPU_VRAM_EXHAUSTED, MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED, EXPERT_CORRUPTED; then nothing has changed.
+   */
+  async placeVersions(experts: readonly PlacedVersions[]): Promise<void> {
+    await this.#ahead
+    const changed = await this.#versions.place(experts)
+    for (const layer of changed) this.#parts.table.show(layer)
+  }
+
   bring(layer: number, expert: number, path: string): void {
     if (!this.resident) this.#reader.bringExpert(layer, expert, path)
   }
@@ -288,8 +331,62 @@ export class Experts {
     return this.#parts
   }
 
-  async #foresee(layer: number, ids: Int32Array, cancel: NativeCancel): Promise<void> {
+  /** Versions that the step uses in place of the first ones; with `ids` of these experts alone. */
+  #beside(layer: number, ids?: Int32Array): ReadonlyMap<number, number> {
+    const beside = this.#versions.beside(layer, this.#epoch)
+    if (beside.size === 0 || !ids) return beside
+    const wanted = new Set(ids)
+    return new Map([...beside].filter(([expert]) => wanted.has(expert)))
+  }
+
+  /** Where every expert has a slot for good there has to be more memory; else it is the policy's last one. */
+  async #takeSlot(): Promise<number> {
+    const { slots, slabs, table } = this.#parts
+    const { slotBytes } = slabs
+    const short = (required: number, available: number, cause?: unknown) =>
+      createError(
+        'RESOURCE_MEMORY_EXHAUSTED',
+        `another version of an expert takes ${slotBytes} bytes of GPU memory beside the one that requests under way need`,
+        {
+          resourceInfo: { required, available, current: null, limit: this.#most * slotBytes, unit: 'bytes' },
+          required,
+          available
+        },
+        { cause }
+      )
+    if (this.resident) {
+      const spare = this.#most * slotBytes - slabs.bytes
+      if (spare < slotBytes) throw short(slotBytes, spare)
+      return slabs.addBeside()
+    }
+    const last = slots.counts().slots - 1
+    try {
+      table.clear(slots.resize(last))
+    } catch (error) {
+      if (!isEngineError(error) || error.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw error
+      throw short(slotBytes, 0, error)
+    }
+    const beyond = table.beyond(last)
+    slots.drop(Uint32Array.from(beyond))
+    table.clear(beyond)
+    return last
+  }
+
+  #giveBack(slot: number): void {
+    const { slots, slabs } = this.#parts
+    if (this.resident) {
+      slabs.removeBeside(slot)
+      return
+    }
+    this.#idle.add(slot)
+    let count = slots.counts().slots
+    while (this.#idle.delete(count)) count++
+    slots.resize(count)
+  }
+
+  async #foresee(layer: number, routes: Int32Array, cancel: NativeCancel): Promise<void> {
     const { slots, table, transfer } = this.#parts
+    const ids = withoutVersions(routes, this.#versions.beside(layer, this.#epoch))
     const items = slots.foresee(layer, ids)
     table.apply(items)
     await transfer.bringAhead(items, cancel)

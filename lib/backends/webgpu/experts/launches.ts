@@ -11,6 +11,8 @@ export class LayerLaunches {
   readonly #parts: ExpertParts
   readonly #tokens: number
   readonly #slices: (layer: number) => LayerSlices
+  /** Slots of a layer that the table does not have: of versions. */
+  readonly #beside: (layer: number) => readonly number[]
   /** Per layer: before, between and after what is done over slabs. */
   readonly #own = new Map<number, BoundLaunch[][]>()
   /** Per layer and slab: gate and up, and down. */
@@ -18,10 +20,16 @@ export class LayerLaunches {
   readonly #whole = new Map<number, readonly BoundLaunch[]>()
   #generation: number
 
-  constructor(parts: ExpertParts, tokens: number, slices: (layer: number) => LayerSlices) {
+  constructor(
+    parts: ExpertParts,
+    tokens: number,
+    slices: (layer: number) => LayerSlices,
+    beside: (layer: number) => readonly number[]
+  ) {
     this.#parts = parts
     this.#tokens = tokens
     this.#slices = slices
+    this.#beside = beside
     this.#generation = parts.slabs.generation
   }
 
@@ -98,7 +106,7 @@ export class LayerLaunches {
   #lying(layer: number): number[] {
     const { slabs, table } = this.#parts
     const found = new Set<number>()
-    for (const slot of table.slotsOf(layer)) found.add(slabs.slabOf(slot))
+    for (const slot of [...table.slotsOf(layer), ...this.#beside(layer)]) found.add(slabs.slabOf(slot))
     return [...found]
   }
 

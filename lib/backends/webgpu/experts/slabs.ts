@@ -32,6 +32,8 @@ export class Slabs {
   generation = 0
   #slots = 0
   #buffers: GPUBuffer[] = []
+  /** Slots beside these, each in a slab of its own behind theirs: by slab. */
+  readonly #beside = new Map<number, GPUBuffer>()
   readonly #device: GpuDevice
 
   constructor(device: GpuDevice, slotBytes: number, perSlab: number) {
@@ -45,7 +47,7 @@ export class Slabs {
   }
 
   get bytes(): number {
-    return this.#slots * this.slotBytes
+    return (this.#slots + this.#beside.size) * this.slotBytes
   }
 
   /** Of the slabs, first to last. */
@@ -58,7 +60,7 @@ export class Slabs {
   }
 
   binding(slab: number): GPUBufferBinding {
-    return { buffer: this.#buffers[slab] as GPUBuffer }
+    return { buffer: (this.#buffers[slab] ?? this.#beside.get(slab)) as GPUBuffer }
   }
 
   /** Another number of slots; those that there are before and after keep their bytes. Throws GPU_VRAM_EXHAUSTED; then nothing has changed. */
@@ -102,13 +104,42 @@ export class Slabs {
 
   /** The blob is in the slot for what is submitted afterwards. */
   write(slot: number, blob: ArrayBuffer): void {
-    const buffer = this.#buffers[this.slabOf(slot)] as GPUBuffer
-    this.#device.write(buffer, (slot % this.perSlab) * this.slotBytes, new Uint8Array(blob))
+    const { buffer, offset } = this.#place(slot)
+    this.#device.write(buffer, offset, new Uint8Array(blob))
+  }
+
+  /** The same of what is in another slot. */
+  copy(from: number, to: number): void {
+    this.#device.submit((commands) => commands.copy(this.#place(from), this.#place(to)))
+  }
+
+  /** One more slot, behind those whose number does not change any more. Throws GPU_VRAM_EXHAUSTED. */
+  async addBeside(): Promise<number> {
+    const buffer = await this.#device.memory.allocate(this.slotBytes, "an expert's version")
+    let slab = this.#buffers.length
+    while (this.#beside.has(slab)) slab++
+    this.#beside.set(slab, buffer)
+    this.generation++
+    return slab * this.perSlab
+  }
+
+  removeBeside(slot: number): void {
+    const slab = this.slabOf(slot)
+    const buffer = this.#beside.get(slab)
+    if (buffer) this.#device.memory.free(buffer)
+    this.#beside.delete(slab)
+    this.generation++
   }
 
   dispose(): void {
-    for (const buffer of this.#buffers) this.#device.memory.free(buffer)
+    for (const buffer of [...this.#buffers, ...this.#beside.values()]) this.#device.memory.free(buffer)
+    this.#beside.clear()
     this.#buffers = []
     this.#slots = 0
+  }
+
+  #place(slot: number): { buffer: GPUBuffer; offset: number; size: number } {
+    const { buffer } = this.binding(this.slabOf(slot))
+    return { buffer, offset: (slot % this.perSlab) * this.slotBytes, size: this.slotBytes }
   }
 }

@@ -72,6 +72,11 @@ export class SlotTable {
     return this.#now[entry] !== none
   }
 
+  /** The entry's slot, or `none`. */
+  slotOf(entry: number): number {
+    return this.#now[entry] as number
+  }
+
   /** Entries in slots from `slot` on. */
   beyond(slot: number): number[] {
     const found: number[] = []
@@ -84,12 +89,19 @@ export class SlotTable {
     for (const slot of this.#row(this.#now, layer)) if (slot !== none) yield slot
   }
 
-  /** The GPU sees a layer's slots in what is submitted afterwards; with `part` those of these items alone. */
-  show(layer: number, part?: SlotItems): void {
+  /**
+   * The GPU sees a layer's slots in what is submitted afterwards; with `part` those of these items alone. Experts of `beside` have another version
+   * in another slot.
+   */
+  show(layer: number, part?: SlotItems, beside?: ReadonlyMap<number, number>): void {
     let row = this.#row(this.#now, layer)
     if (part) {
       row = new Uint32Array(this.experts).fill(none)
       for (const { entry, slot } of slotItems(part)) row[entry % this.experts] = slot
+    }
+    if (beside && beside.size > 0) {
+      row = row.slice()
+      for (const [expert, slot] of beside) row[expert] = slot
     }
     const written = this.#row(this.#written, layer)
     if (row.every((slot, expert) => slot === written[expert])) return

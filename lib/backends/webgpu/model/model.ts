@@ -60,6 +60,13 @@ export const keyValueBytes = (plan: Plan, type: KvType): number =>
 export class GpuModel implements NativeModel {
   readonly routing: RoutingShape
   readonly kvBytesPerToken: Record<KvType, number>
+  readonly hostTier: NonNullable<NativeModel['hostTier']> = {
+    stats: () => {
+      this.#check()
+      return this.#parts.experts?.hostStats()
+    },
+    setBudget: (bytes) => this.#between((experts) => experts.setHostBudget(bytes))
+  }
   readonly #parts: ModelParts
   readonly #turns = new Turns()
   readonly #pools = new Map<KvType, KvPool>()
@@ -149,11 +156,12 @@ export class GpuModel implements NativeModel {
     return this.#between(async (experts) => experts.readAhead(wanted))
   }
 
-  /** VALIDATION_ERROR: this backend keeps one version of an expert. */
-  async placeVersions(experts: PlacedVersions[]): Promise<void> {
-    this.#check()
-    if (experts.length === 0) return
-    throw validationError('swapExperts', 'backend', 'webgpu', 'the backend cpu: on webgpu experts are not swapped yet')
+  placeVersions(lists: PlacedVersions[]): Promise<void> {
+    return this.#between(async (experts) => {
+      await experts.placeVersions(lists)
+      // What is bound to the slots as they were.
+      if (experts.resident) this.#shapes.forgetSteps()
+    })
   }
 
   whereabouts(): Whereabouts | undefined {

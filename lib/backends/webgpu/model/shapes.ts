@@ -84,8 +84,13 @@ export class Shapes {
     return this.#logits.get(`${count} ${part}`, () => LogitsShape.make(this.#parts, count, part))
   }
 
-  dispose(): void {
+  /** The next steps are encoded anew. */
+  forgetSteps(): void {
     this.#steps.forget(() => false)
+  }
+
+  dispose(): void {
+    this.forgetSteps()
     this.#logits.forget(() => false)
   }
 }

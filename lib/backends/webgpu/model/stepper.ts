@@ -57,18 +57,26 @@ export class Stepper {
 
   async run(given: readonly StepItem[], cancel: NativeCancel): Promise<StepResult> {
     const items = checkItems(given, this.#parts.limits)
+    const lengths = items.map(({ sequence }) => sequence.length)
     for (const { sequence } of items) sequence.enter()
     try {
       for (const { sequence, tokens } of items) await sequence.reserve(sequence.length + tokens.length)
       const results = items.map((): StepItemResult => ({ token: -1 }))
-      let left = items
-      while (left.length > 0) {
-        const failures = await this.#attempt(left, results, cancel)
-        for (const [item, error] of failures) results[item.index] = { token: -1, error }
-        left = failures.size > 0 ? left.filter((item) => !failures.has(item)) : []
+      // Mostly one: others come where experts were swapped between the begins of two requests.
+      for (const part of this.#parts.experts?.byVersions(items) ?? [items]) {
+        let left = part
+        while (left.length > 0) {
+          const failures = await this.#attempt(left, results, cancel)
+          for (const [item, error] of failures) results[item.index] = { token: -1, error }
+          left = failures.size > 0 ? left.filter((item) => !failures.has(item)) : []
+        }
       }
       const rows = items.reduce((sum, { tokens }) => sum + tokens.length, 0)
       return { items: results, rows, expertRows: rows * this.#parts.arena.sizes.routing.k }
+    } catch (error) {
+      // Parts before the one that failed.
+      for (const { sequence, index } of items) if (!sequence.disposed) sequence.truncate(lengths[index] as number)
+      throw error
     } finally {
       for (const { sequence } of items) sequence.leave()
     }
@@ -106,7 +114,7 @@ export class Stepper {
     for (const [table, rotation] of rotations.entries())
       rotation.fill(shape.data.positionWords, shape.data.rotation(table))
     shape.write()
-    experts?.beginStep(shapeOf(items))
+    experts?.beginStep(shapeOf(items), (items[0] as Item).epoch)
     await this.#encode(shape, wanted, logits, captures, cancel)
     const failures = this.#failures(items, wanted, this.#outcome.status(), logits.length)
     if (failures.size > 0) return failures
