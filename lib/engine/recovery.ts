@@ -9,6 +9,7 @@ import { checkOpen } from './parts.js'
 export class Recovery {
   readonly #parts: EngineParts
   #running: Promise<void> | undefined
+  #rebuilding: Promise<void> | undefined
 
   constructor(parts: EngineParts) {
     this.#parts = parts
@@ -46,10 +47,18 @@ export class Recovery {
   }
 
   /**
-   * Opens a device again that was lost or hangs, and loads what was loaded, as it was: TierSets, pins, changed experts. Nothing where the backend
-   * has no device. Throws what opening it does (then the engine is closed), or the first failure of a load (then the others are there).
+   * Opens a device again that was lost or hangs, and loads what was loaded, as it was: TierSets, pins, changed experts; once for all that ask while it
+   * goes on. Nothing where the backend has no device. Throws what opening it does (then the engine is closed), or the first failure of a load (then
+   * the others are there).
    */
-  async rebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+  rebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+    this.#rebuilding ??= this.#beginRebuild(load).finally(() => {
+      this.#rebuilding = undefined
+    })
+    return this.#rebuilding
+  }
+
+  async #beginRebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
     await this.#running
     const { lifecycle, backend } = this.#parts
     if (!backend.reopen) return
