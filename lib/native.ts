@@ -36,6 +36,8 @@ export interface DeviceCounts {
   submits: number
   /** Milliseconds that were spent waiting for it. */
   waitedMs: number
+  /** With `createEngine({ gpu: { timestamps: true } })`: milliseconds that it computed, by its own clock; undefined where it has none. */
+  computedMs?: number | undefined
   /** Bytes of its buffers, and how many there are. */
   memoryBytes: number
   buffers: number

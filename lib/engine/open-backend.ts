@@ -23,12 +23,13 @@ export async function openEngineBackend(
   const host = addon.createBackend({ threads, isa })
   if (backend !== 'webgpu') return host
   try {
-    const { memory, timeoutMs } = gpu
+    const { memory, timeoutMs, timestamps } = gpu
     const open = () =>
       GpuDevice.open({
         ...onNode,
         ...(memory !== undefined && { memoryBytes: byteSize(memory) }),
-        ...(timeoutMs !== undefined && { timeoutMs })
+        ...(timeoutMs !== undefined && { timeoutMs }),
+        ...(timestamps !== undefined && { timestamps })
       })
     return new WebGpuBackend(await open(), host, addon, open)
   } catch (error) {

@@ -73,6 +73,8 @@ export interface GpuSettings {
   memory?: number | string
   /** Milliseconds that submitted work may take, then the device counts as lost (GPU_SUBMIT_TIMEOUT). Default 30000. */
   timeoutMs?: number
+  /** Time what the GPU computes by its own clock, where the adapter has one: `engine.backend.gpu.computedMs`. Default false. */
+  timestamps?: boolean
 }
 
 /** Milliseconds; requestMs > inferenceMs > cleanupMs. */
@@ -226,9 +228,15 @@ const sizeAllowed = "bytes, or a text such as '2GiB' or '512MB'"
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
   gpu: z
-    .strictObject({ memory: sizeOption.optional(), timeoutMs: z.number().min(1).max(largest).optional() })
+    .strictObject({
+      memory: sizeOption.optional(),
+      timeoutMs: z.number().min(1).max(largest).optional(),
+      timestamps: z.boolean().optional()
+    })
     .optional()
-    .describe("{memory: bytes, or a text such as '8GiB', timeoutMs: a number of milliseconds}"),
+    .describe(
+      "{memory: bytes, or a text such as '8GiB', timeoutMs: a number of milliseconds, timestamps: true or false}"
+    ),
   threads: z.number().int().min(1).max(1024).optional().describe('an integer from 1 to 1024'),
   isa: z
     .enum(['auto', 'scalar', 'avx2', 'avx512', 'neon'])

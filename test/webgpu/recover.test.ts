@@ -155,6 +155,18 @@ if (await openGpu(t)) {
     test.equal((await engine.generate(request)).text, text)
   })
 
+  t.test('what the GPU computes, by its own clock', async (test) => {
+    const engine = await open({ gpu: { timestamps: true } })
+    await engine.loadModel({})
+    await engine.generate(request)
+    const first = engine.backend.gpu!
+    await engine.generate(request)
+    const { computedMs, waitedMs } = engine.backend.gpu!
+    test.comment(`${first.computedMs} of ${first.waitedMs} ms, then ${computedMs} of ${waitedMs}`)
+    if (devices.at(-1)?.features.has('timestamp-query')) test.ok(computedMs! > first.computedMs! && computedMs! > 0)
+    else test.equal(computedMs, undefined)
+  })
+
   t.test('a model that is larger than the budget', async (test) => {
     const engine = await open({ gpu: { memory: '1MiB' } })
     const failure = await engine.loadModel({}).then(

@@ -1,6 +1,7 @@
 /** What goes into one submit. */
 import type { GpuMemory } from './buffers.js'
 import { usage } from './flags.js'
+import type { PassTimer } from './timer.js'
 
 /** A launch with its buffers, made once and run as often as wanted. */
 export interface BoundLaunch {
@@ -25,22 +26,27 @@ export interface Commands {
 }
 
 /** A copy that is on its way to where it can be mapped. */
-export interface StagedRead {
+export interface StagedCopy {
   staging: { buffer: GPUBuffer; made: Promise<void> }
   bytes: number
+}
+
+export interface StagedRead extends StagedCopy {
   resolve(data: ArrayBuffer): void
   reject(reason: unknown): void
 }
 
 const sizeOf = ({ buffer, offset = 0, size }: GPUBufferBinding): number => size ?? buffer.size - offset
 
-/** Encodes, with as few passes as copies allow; gives the reads that are to be mapped after the submit. */
+/** Encodes, with as few passes as copies allow; gives the reads, and the stamps of `timer`, that are to be mapped after the submit. */
 export function encodeCommands(
   encoder: GPUCommandEncoder,
   memory: GpuMemory,
-  encode: (commands: Commands) => void
-): StagedRead[] {
+  encode: (commands: Commands) => void,
+  timer: PassTimer | undefined
+): { reads: StagedRead[]; stamps: StagedCopy | undefined } {
   const reads: StagedRead[] = []
+  timer?.begin()
   let pass: GPUComputePassEncoder | undefined
   // What the pass has set already: a call into the driver's library is a microsecond.
   let set: GPUComputePipeline | undefined
@@ -50,13 +56,19 @@ export function encodeCommands(
     set = undefined
     return encoder
   }
+  const stage = (from: GPUBufferBinding): StagedCopy => {
+    const bytes = sizeOf(from)
+    const staging = memory.take(bytes, usage.mapRead | usage.copyDst)
+    outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, staging.buffer, 0, bytes)
+    return { staging, bytes }
+  }
   const commands: Commands = {
     get encoder() {
       return outside()
     },
     run: ({ pipeline, group, workgroups: [x, y, z] }) => {
       if (x * y * z === 0) return
-      pass ??= encoder.beginComputePass()
+      pass ??= encoder.beginComputePass(timer?.pass())
       if (pipeline !== set) pass.setPipeline(pipeline)
       set = pipeline
       pass.setBindGroup(0, group)
@@ -70,14 +82,14 @@ export function encodeCommands(
     },
     clear: (what) => outside().clearBuffer(what.buffer, what.offset ?? 0, sizeOf(what)),
     read: (from) => {
-      const bytes = sizeOf(from)
-      const staging = memory.take(bytes, usage.mapRead | usage.copyDst)
-      outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, staging.buffer, 0, bytes)
-      return new Promise((resolve, reject) => reads.push({ staging, bytes, resolve, reject }))
+      const copied = stage(from)
+      return new Promise((resolve, reject) => reads.push({ ...copied, resolve, reject }))
     }
   }
   try {
     encode(commands)
+    const stamps = timer?.resolve(outside())
+    return { reads, stamps: stamps && stage(stamps) }
   } catch (error) {
     // Nothing is submitted, so nothing is read.
     for (const { staging } of reads) {
@@ -85,7 +97,7 @@ export function encodeCommands(
       memory.give(staging.buffer)
     }
     throw error
+  } finally {
+    outside()
   }
-  outside()
-  return reads
 }

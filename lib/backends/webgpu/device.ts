@@ -3,7 +3,7 @@ import type { EngineError } from '../../errors/index.js'
 import { isEngineError } from '../../errors/index.js'
 import type { HostMemory } from './buffers.js'
 import { GpuMemory } from './buffers.js'
-import type { BoundLaunch, Commands, StagedRead } from './commands.js'
+import type { BoundLaunch, Commands, StagedCopy, StagedRead } from './commands.js'
 import { encodeCommands } from './commands.js'
 import { deviceLost, memoryExhausted, submitTimeout, validationFailed } from './failures.js'
 import { mapRead, usage } from './flags.js'
@@ -12,6 +12,7 @@ import type { GpuProvider, OpenedDevice, OptionalFeature } from './open-device.j
 import { openDevice } from './open-device.js'
 import type { ShaderSource } from './pipelines.js'
 import { Pipelines } from './pipelines.js'
+import { PassTimer } from './timer.js'
 
 export type { BoundLaunch, Commands } from './commands.js'
 
@@ -28,6 +29,8 @@ export interface GpuDeviceOptions {
   limits?: Readonly<Partial<Record<LimitName, number>>>
   /** Features to do without. */
   without?: readonly OptionalFeature[]
+  /** Time what it computes by its own clock, where the adapter has timestamps. */
+  timestamps?: boolean
 }
 
 /** What WebGPU refused of a submit, if anything. */
@@ -44,6 +47,7 @@ export class GpuDevice {
   /** Submits since it was opened, and milliseconds that were spent waiting for them. */
   submits = 0
   waitedMs = 0
+  #timer: PassTimer | undefined
   /** Why the device cannot go on. */
   #failure: EngineError | undefined
   /** What WebGPU said outside of any submit, and of submits that nothing was read of, until somebody waits. */
@@ -77,7 +81,19 @@ export class GpuDevice {
   }
 
   static async open(options: GpuDeviceOptions): Promise<GpuDevice> {
-    return new GpuDevice(await openDevice(options.provider, options.limits ?? {}, options.without ?? []), options)
+    const made = new GpuDevice(await openDevice(options.provider, options.limits ?? {}, options.without ?? []), options)
+    try {
+      if (options.timestamps && made.facts.timestamps) made.#timer = await PassTimer.make(made.device, made.memory)
+      return made
+    } catch (error) {
+      made.dispose()
+      throw error
+    }
+  }
+
+  /** Milliseconds that submitted passes have taken by the device's own clock, as far as is known; undefined where they are not timed. */
+  get computedMs(): number | undefined {
+    return this.#timer?.ms
   }
 
   /** Throws why the device cannot go on, if it cannot: GPU_DEVICE_LOST, GPU_SUBMIT_TIMEOUT. */
@@ -136,11 +152,11 @@ export class GpuDevice {
   submit(encode: (commands: Commands) => void): void {
     this.check()
     this.device.pushErrorScope('validation')
-    let reads: StagedRead[] = []
+    let encoded: { reads: StagedRead[]; stamps: StagedCopy | undefined } = { reads: [], stamps: undefined }
     let refused: Refusal
     try {
       const encoder = this.device.createCommandEncoder()
-      reads = encodeCommands(encoder, this.memory, encode)
+      encoded = encodeCommands(encoder, this.memory, encode, this.#timer)
       this.device.queue.submit([encoder.finish()])
       this.submits++
     } finally {
@@ -151,6 +167,8 @@ export class GpuDevice {
       )
     }
     this.#unread.push(refused)
+    const { reads, stamps } = encoded
+    if (stamps) this.#time(stamps).catch(() => {})
     if (reads.length === 0) return
     const refusals = this.#unread.splice(0)
     for (const read of reads) this.#map(read, refusals).then(read.resolve, read.reject)
@@ -191,6 +209,15 @@ export class GpuDevice {
     this.memory.give(staging.buffer)
     await this.#throwRefusal(refusals)
     return copy
+  }
+
+  /** What fails of it is told by what waits for the submit's work. */
+  async #time({ staging: { buffer, made }, bytes }: StagedCopy): Promise<void> {
+    await made
+    await buffer.mapAsync(mapRead, 0, bytes)
+    this.#timer?.add(buffer.getMappedRange(0, bytes).slice(0))
+    buffer.unmap()
+    this.memory.give(buffer)
   }
 
   async #throwRefusal(refusals: readonly Refusal[]): Promise<void> {

@@ -70,8 +70,9 @@ export class WebGpuBackend implements NativeBackend {
         arenaBytes(sizesOf(plan, maxBatchTokens), now().facts.limits.minStorageBufferOffsetAlignment) +
         expertScratchBytes(plan, maxBatchTokens),
       counts: () => {
-        const { submits, waitedMs, memory } = now()
-        return { submits, waitedMs, memoryBytes: memory.usedBytes, buffers: memory.buffers }
+        const { submits, waitedMs, computedMs, memory } = now()
+        const timed = computedMs !== undefined && { computedMs }
+        return { submits, waitedMs, ...timed, memoryBytes: memory.usedBytes, buffers: memory.buffers }
       }
     }
   }
