@@ -1,6 +1,6 @@
 // kv_write: rounds the keys and values of a step to the KV type and puts them into the pages of their sequences.
 //
-// Bindings   1 k [rows][kv_heads][head_dim] f32   2 v [rows][kv_heads][value_dim] f32
+// Bindings   1 k [rows][kv_heads][head_dim] f32   2 v f32: a row's [kv_heads][value_dim] begin at row · v_stride + v_offset
 //            3 rows [rows] of (absolute position, first entry of the row's sequence in `pages`)
 //            4 pages: page numbers, one for each 64 positions of a sequence   5 cache: pages of one layer, read and written
 //            6 status: the lowest row with a key or value that is not finite as the KV type holds it
@@ -15,6 +15,8 @@ struct Params {
     kv_heads: u32,
     head_dim: u32,
     value_dim: u32,
+    v_stride: u32,
+    v_offset: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -27,14 +29,13 @@ struct Params {
 
 #include "f16.wgsl"
 #include "math.wgsl"
-
-const PAGE = 64u;
+#include "kv_page.wgsl"
 
 /** Bits of element `index` of a head's keys or values in a row of this step. */
 fn fresh(row: u32, head: u32, value: bool, index: u32) -> u32 {
     var x = 0.0;
     if (value) {
-        x = v[(row * params.kv_heads + head) * params.value_dim + index];
+        x = v[row * params.v_stride + params.v_offset + head * params.value_dim + index];
     } else {
         x = k[(row * params.kv_heads + head) * params.head_dim + index];
     }
@@ -93,11 +94,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let index = item - head * head_items;
     let slot = rows[row].x % PAGE;
-    let first = (pages[rows[row].y + rows[row].x / PAGE] * params.kv_heads + head) * PAGE * (params.head_dim + params.value_dim);
+    let first = page_first(row, head);
     let values = first + PAGE * params.head_dim;
     let is_value = index >= params.head_dim;
     let element = select(index, index - params.head_dim, is_value);
-    let key = first + (slot / 16u * params.head_dim + element) * 16u + slot % 16u;
+    let key = key_element(first, slot, element);
 #if !F16
     cache[select(key, values + slot * params.value_dim + element, is_value)] = fresh(row, head, is_value, element);
 #else

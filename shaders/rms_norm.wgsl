@@ -2,7 +2,8 @@
 //
 // Bindings   1 x [rows][width] f32   2 weight [n] f32   3 out, as x   4 status
 //            IN_PLACE: 1 x is read and written   2 weight   3 status
-// Defines    IN_PLACE
+//            QUANTISE: 5 blocks out, as quantise.wgsl writes them of `out`; n is a row's width, a multiple of 32
+// Defines    IN_PLACE, QUANTISE (not both)
 // Dispatch   one workgroup of 64 for each run, folded over y (launches/launch.ts, grid)
 // Numerics   squares: lane = index mod 64, one fma chain each; then lanes l, l + 16, l + 32, l + 48 in order and the tree 8-4-2-1.
 //            status takes the row where the sum of squares is not finite.
@@ -24,11 +25,16 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(0) @binding(4) var<storage, read_write> status: array<atomic<u32>>;
+#if QUANTISE
+@group(0) @binding(5) var<storage, read_write> blocks: array<vec4u>;
+#endif
 #endif
 
 #include "math.wgsl"
-
-var<workgroup> squares: array<f32, 64>;
+#include "rms.wgsl"
+#if QUANTISE
+#include "quantise_block.wgsl"
+#endif
 
 fn element(at: u32) -> f32 {
 #if IN_PLACE
@@ -50,22 +56,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let value = element(first + i);
         sum = fma(value, value, sum);
     }
-    squares[lane] = sum;
-    workgroupBarrier();
-    if (lane < 16u) {
-        squares[lane] = squares[lane] + squares[lane + 16u] + squares[lane + 32u] + squares[lane + 48u];
-    }
-    workgroupBarrier();
-    var lanes: array<f32, 8>;
-    for (var i = 0u; i < 8u; i++) {
-        lanes[i] = squares[i] + squares[i + 8u];
-    }
-    let total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+    let total = sum_of_squares(lane, sum);
     if (lane == 0u && !is_finite(total)) {
         atomicMin(&status[0], run / params.runs_in_row);
     }
     let scale = 1.0 / sqrt(total / f32(params.n) + params.epsilon);
+#if QUANTISE
+    for (var b = lane; b < params.n / 32u; b += 64u) {
+        var values: array<vec4f, 8>;
+        for (var g = 0u; g < 8u; g++) {
+            let i = b * 32u + g * 4u;
+            let at = first + i;
+            let four = vec4(x[at], x[at + 1u], x[at + 2u], x[at + 3u]) * scale * vec4(weight[i], weight[i + 1u], weight[i + 2u], weight[i + 3u]);
+            out[at] = four.x;
+            out[at + 1u] = four.y;
+            out[at + 2u] = four.z;
+            out[at + 3u] = four.w;
+            values[g] = four;
+        }
+        let block = quantise_block(&values);
+        if (!block.finite) {
+            atomicMin(&status[0], run);
+        }
+        let to = (run * (params.n / 32u) + b) * 3u;
+        blocks[to] = block.low;
+        blocks[to + 1u] = block.high;
+        blocks[to + 2u] = block.rest;
+    }
+#else
     for (var i = lane; i < params.n; i += 64u) {
         out[first + i] = element(first + i) * scale * weight[i];
     }
+#endif
 }

@@ -163,6 +163,20 @@ t.test('other models', async (t) => {
     t.ok(apart(a, b) <= near, `${apart(a, b)}`)
   })
 
+  await t.test('a second text takes no memory that the first has not', async (t) => {
+    const path = writeMoeModel(join(folder, 'long.gguf'), { layers: 1, contextLength: 1024 })
+    await gpu.loadModel({ model: path, id: 'long' })
+    const held = async () => {
+      const request = { model: 'long', promptTokens: [1, 2, 3], maxTokens: 560, temperature: 0, ignoreEos: true }
+      await gpu.generate(request)
+      const { memoryBytes, buffers } = gpu.backend.gpu as { memoryBytes: number; buffers: number }
+      return { memoryBytes, buffers }
+    }
+    const first = await held()
+    t.same(await held(), first, 'past a growth of the KV cache, and every number of chunks of attention')
+    await gpu.unloadModel('long')
+  })
+
   await t.test('a tiered checkpoint', async (t) => {
     const from = join(folder, 'plain.gguf')
     const to = join(folder, 'checkpoint')

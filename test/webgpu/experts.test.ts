@@ -8,6 +8,8 @@ import t, { type Test } from 'tap'
 import { openBackend } from 'tiered-moe/kernels'
 import { GpuDevice } from '../../lib/backends/webgpu/device.js'
 import { type ExpertStep, Experts } from '../../lib/backends/webgpu/experts/experts.js'
+import { quantiseLaunch } from '../../lib/backends/webgpu/launches/quantise.js'
+import { activationBytes } from '../../lib/backends/webgpu/launches/tile.js'
 import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
 import type { Matrix } from '../../lib/kernels/requests.js'
 import { readModel } from '../../lib/model/index.js'
@@ -88,7 +90,7 @@ class Setting {
   private constructor(
     readonly device: GpuDevice,
     readonly experts: Experts,
-    readonly buffers: Record<'x' | 'out' | 'ids' | 'weights' | 'status', GPUBuffer>
+    readonly buffers: Record<'x' | 'out' | 'ids' | 'weights' | 'status' | 'blocks', GPUBuffer>
   ) {}
 
   static async open(device: GpuDevice, path: string, options: Partial<ExpertOptions>, slabBytes?: number) {
@@ -96,12 +98,13 @@ class Setting {
     try {
       const { plan } = readModel(file)
       const make = (bytes: number) => device.memory.allocate(bytes, 'a test')
-      const [x, out, ids, weights, status] = [
+      const [x, out, ids, weights, status, blocks] = [
         await make(most * width * 4),
         await make(most * width * 4),
         await make(most * k * 4),
         await make(most * k * 4),
-        await make(256)
+        await make(256),
+        await make(activationBytes(most, width))
       ]
       device.write(status, 0, new Uint32Array(64).fill(0xffffffff))
       const op = plan.ops.find((op) => op.op === 'experts')
@@ -116,7 +119,7 @@ class Setting {
         ...(slabBytes && { slabBytes }),
         cancel
       })
-      return new Setting(device, made, { x, out, ids, weights, status })
+      return new Setting(device, made, { x, out, ids, weights, status, blocks })
     } finally {
       file.close()
     }
@@ -131,24 +134,32 @@ class Setting {
     const slices = () => ({
       ids: slice(buffers.ids, rows * k * 4),
       weights: slice(buffers.weights, rows * k * 4),
-      status: { buffer: buffers.status }
+      status: { buffer: buffers.status },
+      blocks: { buffer: buffers.blocks }
     })
     const making = this.#steps.get(rows) ?? this.experts.prepare(rows, slices)
     this.#steps.set(rows, making)
     const step = await making
     this.experts.beginStep({ sequences: 1, rows, prefillRows: rows > 1 ? rows : 0 })
     const results: Float32Array[] = []
+    const quantise = await device.bind(quantiseLaunch({ rows, columns: width }, device.facts), [
+      { buffer: buffers.x },
+      { buffer: buffers.blocks },
+      { buffer: buffers.status }
+    ])
     for (let layer = 0; layer < layers; layer++) {
       device.write(buffers.ids, 0, ids)
       device.write(buffers.weights, 0, weights)
       device.write(buffers.x, 0, x)
       device.write(buffers.out, 0, out)
+      if (this.experts.quantises(layer)) device.submit((commands) => commands.run(quantise))
       const encode = this.experts.resident
         ? (commands: Parameters<ExpertStep['encode']>[0]) => step.encode(commands, layer)
         : await step.run(layer, ids, { cancel, ahead: this.experts.foresees(layer + 1) ? ids : undefined })
       device.submit(encode)
       results.push(new Float32Array(await device.read(slice(buffers.out, rows * width * 4))))
     }
+    quantise.dispose()
     const [bad] = new Uint32Array(await device.read(slice(buffers.status, 4)))
     if (bad !== 0xffffffff) throw new Error(`row ${bad} is not finite`)
     return results

@@ -1,6 +1,7 @@
 /** Launches of rmsNorm, rope, attention and sample: functions of shapes and limits alone. */
 import t from 'tap'
 import { type AttentionShape, attentionLaunches } from '../../lib/backends/webgpu/launches/attention.js'
+import { headsLaunch, writesCache } from '../../lib/backends/webgpu/launches/heads.js'
 import type { DeviceFacts } from '../../lib/backends/webgpu/launches/launch.js'
 import { bits } from '../../lib/backends/webgpu/launches/launch.js'
 import { rmsNormLaunch } from '../../lib/backends/webgpu/launches/rms-norm.js'
@@ -64,7 +65,7 @@ t.test('long sequences: chunks of 256, merged; rows in parts where the partial s
   const long = { ...decode, positions: 4096 }
   const one = attentionLaunches(long, facts)
   test.same(one.parts[0]!.attend.workgroups, [16, 1, 16])
-  test.same(one.parts[0]!.merge?.workgroups, [16, 1, 1])
+  test.same(one.parts[0]!.merge?.workgroups, [32, 1, 1])
   test.equal(one.scratchBytes, 16 * 16 * 130 * 4)
   test.same(one.parts[0]!.attend.defines, attentionLaunches(decode, facts).parts[0]!.attend.defines, 'the same shader')
 
@@ -85,13 +86,25 @@ t.test('rmsNorm, rope and sample', async (test) => {
   const whole = rmsNormLaunch({ rows: 3, width: 256, epsilon: 0.5 }, facts)
   test.same(whole, {
     shader: 'rms_norm',
-    defines: { IN_PLACE: false },
+    defines: { IN_PLACE: false, QUANTISE: false },
     workgroups: [3, 1, 1],
     params: Uint32Array.of(3, 256, 1, bits(0.5))
   })
   const heads = rmsNormLaunch({ rows: 300, width: 256, n: 32, epsilon: 0.5, inPlace: true }, facts)
   test.same([...heads.params], [2400, 32, 8, bits(0.5)])
   test.ok(covered(heads.workgroups) >= 2400 && heads.workgroups[0] <= 1000, 'folded')
+
+  const place = { k: 64, v: 96, stride: 128 }
+  const head = { rows: 3, heads: 4, kvHeads: 2, headDim: 16, valueDim: 16, place, rotaryDim: 8, pairs: 'neox' as const }
+  const apart = headsLaunch({ ...head, norm: { of: 'head', epsilon: 0.5 }, cache: 'f16' }, facts)
+  test.same(apart.defines, { NORM: true, CACHE: true, F16: true })
+  test.same(apart.workgroups, [3 * (4 + 2 + 2), 1, 1], 'queries, keys, values')
+  test.same([...apart.params.subarray(0, 14)], [3, 128, 64, 96, 4, 16, 2, 16, 16, 4, 0, bits(0.5), 2, 16])
+  const whole3 = headsLaunch({ ...head, norm: { of: 'row', epsilon: 0.5 } }, facts)
+  test.same([whole3.defines, whole3.workgroups], [{ NORM: true, CACHE: false, F16: false }, [6, 1, 1]])
+  test.same([...whole3.params.subarray(4, 8)], [1, 64, 1, 32])
+  test.notOk(writesCache('f16', 15), 'a value shares its word with the next position')
+  test.ok(writesCache('f32', 15))
 
   const rotation = ropeLaunch({ rows: 70, heads: 16, headDim: 128, rotaryDim: 64, pairs: 'interleaved' }, facts)
   test.same([...rotation.params.subarray(0, 5)], [70 * 16 * 32, 16, 128, 32, 1])

@@ -73,13 +73,15 @@ t.test('more workgroups than a dimension has are folded, and cover all', async (
 })
 
 t.test('dispatch, combine and all-to-all', async (test) => {
-  test.same(dispatchLaunch({ tokens: 5, k: 2, experts: 1024 }).defines, { EXPERTS: 1024 })
+  test.same(dispatchLaunch({ tokens: 5, k: 2, experts: 1024 }).defines, { EXPERTS: 1024, TILES: false })
   test.same(dispatchLaunch({ tokens: 5, k: 2, experts: 1025 }), {
     shader: 'dispatch',
-    defines: { EXPERTS: 2048 },
+    defines: { EXPERTS: 2048, TILES: false },
     workgroups: [1, 1, 1],
-    params: Uint32Array.of(10, 2, 1025, 0)
+    params: Uint32Array.of(10, 2, 1025, 1, 0, 0, 0, 0)
   })
+  const tiled = dispatchLaunch({ tokens: 5, k: 2, experts: 8 }, { size: 4, most: 9 })
+  test.same([tiled.defines.TILES, ...tiled.params.subarray(0, 5)], [true, 10, 2, 8, 4, 9])
   const combine = combineLaunch({ tokens: 5, k: 2, experts: 8, width: 300, add: true }, facts)
   test.same([...combine.params], [5, 2, 300, 2, 8, 1, 0, 0])
   test.same(allToAllLaunch({ rows: 6, k: 2, width: 9, direction: 'unpack' }, facts).defines, { PACK: false })

@@ -9,13 +9,14 @@ export interface BoundLaunch {
   readonly pipeline: GPUComputePipeline
   readonly group: GPUBindGroup
   readonly workgroups: readonly [number, number, number]
-  /** Frees its params; the buffers are the caller's. */
+  /** Frees its params, when those that it was bound with are disposed of too; the buffers are the caller's. */
   dispose(): void
 }
 
 /** In order: each sees what those before it wrote. */
 export interface Commands {
-  run(bound: BoundLaunch): void
+  /** `depth`: fewer workgroups along z than it was bound with. */
+  run(bound: BoundLaunch, depth?: number): void
   /** Offsets and sizes in multiples of 4. */
   copy(from: GPUBufferBinding, to: GPUBufferBinding): void
   /** Fills with zeros. */
@@ -66,7 +67,8 @@ export function encodeCommands(
     get encoder() {
       return outside()
     },
-    run: ({ pipeline, group, workgroups: [x, y, z] }) => {
+    run: ({ pipeline, group, workgroups: [x, y, most] }, depth = most) => {
+      const z = Math.min(depth, most)
       if (x * y * z === 0) return
       pass ??= encoder.beginComputePass(timer?.pass())
       if (pipeline !== set) pass.setPipeline(pipeline)

@@ -10,7 +10,7 @@ import { mapRead, usage } from './flags.js'
 import type { DeviceFacts, Launch, LimitName } from './launches/launch.js'
 import type { GpuProvider, OpenedDevice, OptionalFeature } from './open-device.js'
 import { openDevice } from './open-device.js'
-import type { ShaderSource } from './pipelines.js'
+import type { Pipeline, ShaderSource } from './pipelines.js'
 import { Pipelines } from './pipelines.js'
 import { PassTimer } from './timer.js'
 
@@ -31,6 +31,23 @@ export interface GpuDeviceOptions {
   without?: readonly OptionalFeature[]
   /** Time what it computes by its own clock, where the adapter has timestamps. */
   timestamps?: boolean
+}
+
+/** A launch, and what it is to be bound to. */
+export interface UnboundLaunch {
+  launch: Launch
+  buffers: readonly GPUBufferBinding[]
+}
+
+/** Where params may begin in a buffer, on every device. */
+const paramsAlignment = 256
+
+/** The params of all launches, in order. */
+function paramsOf(unbound: readonly UnboundLaunch[]): Uint32Array<ArrayBuffer> {
+  const last = unbound.at(-1) as UnboundLaunch
+  const words = new Uint32Array(((unbound.length - 1) * paramsAlignment + last.launch.params.byteLength) / 4)
+  for (const [i, { launch }] of unbound.entries()) words.set(launch.params, (i * paramsAlignment) / 4)
+  return words
 }
 
 /** What WebGPU refused of a submit, if anything. */
@@ -115,32 +132,53 @@ export class GpuDevice {
   }
 
   /**
-   * Makes a launch ready: `buffers` are the bindings 1, 2, …; binding 0 is made of its params. Throws as Pipelines.get, and
-   * GPU_VALIDATION_FAILED where the buffers do not fit the shader.
+   * Makes launches ready, all or none of them: `buffers` are the bindings 1, 2, …; binding 0 is made of the params, which share a buffer. Throws
+   * as Pipelines.get, and GPU_VALIDATION_FAILED where the buffers do not fit the shader.
    */
-  async bind(launch: Launch, buffers: readonly GPUBufferBinding[]): Promise<BoundLaunch> {
+  async bindAll(unbound: readonly UnboundLaunch[]): Promise<BoundLaunch[]> {
     this.check()
-    const { pipeline, layout, key } = await this.#orFailure(this.pipelines.get(launch))
-    const params = await this.memory.allocate(
-      launch.params.byteLength,
-      `params of ${key}`,
-      usage.uniform | usage.copyDst
-    )
-    this.write(params, 0, launch.params)
+    if (unbound.length === 0) return []
+    const compiled = await this.#orFailure(Promise.all(unbound.map(({ launch }) => this.pipelines.get(launch))))
+    const words = paramsOf(unbound)
+    const { key } = compiled[0] as Pipeline
+    const params = await this.memory.allocate(words.byteLength, `params of ${key}`, usage.uniform | usage.copyDst)
+    this.write(params, 0, words)
     this.device.pushErrorScope('validation')
-    const resources = [{ buffer: params }, ...buffers]
-    const group = this.device.createBindGroup({
-      label: key,
-      layout,
-      entries: resources.map((resource, binding) => ({ binding, resource }))
-    })
-    const wrong = await this.#orFailure(this.device.popErrorScope())
-    const dispose = () => this.memory.free(params)
-    if (wrong) {
-      dispose()
-      throw validationFailed(this.name, `the buffers of ${key}`, wrong)
+    const bound = new Set<BoundLaunch>()
+    for (const [i, { launch, buffers }] of unbound.entries()) {
+      const { pipeline, layout, key } = compiled[i] as Pipeline
+      const resources = [{ buffer: params, offset: i * paramsAlignment, size: launch.params.byteLength }, ...buffers]
+      const group = this.device.createBindGroup({
+        label: key,
+        layout,
+        entries: resources.map((resource, binding) => ({ binding, resource }))
+      })
+      const one: BoundLaunch = {
+        key,
+        pipeline,
+        group,
+        workgroups: launch.workgroups,
+        dispose: () => {
+          if (bound.delete(one) && bound.size === 0) this.memory.free(params)
+        }
+      }
+      bound.add(one)
     }
-    return { key, pipeline, group, workgroups: launch.workgroups, dispose }
+    const made = [...bound]
+    const wrong = await this.#orFailure(this.device.popErrorScope())
+    if (!wrong) return made
+    for (const one of made) one.dispose()
+    throw validationFailed(
+      this.name,
+      `the buffers of ${unbound.length > 1 ? `${unbound.length} launches` : key}`,
+      wrong
+    )
+  }
+
+  /** One launch. */
+  async bind(launch: Launch, buffers: readonly GPUBufferBinding[]): Promise<BoundLaunch> {
+    const [bound] = await this.bindAll([{ launch, buffers }])
+    return bound as BoundLaunch
   }
 
   /** Copies bytes to a buffer, before what is submitted afterwards; offset and length in multiples of 4. */

@@ -23,6 +23,7 @@ import type {
 } from '../../../native.js'
 import { validationError } from '../../../validation.js'
 import type { Commands, GpuDevice } from '../device.js'
+import { quantises } from '../launches/expert-matmul.js'
 import { LayerLaunches } from './launches.js'
 import { expertOps, layerShapes, Scratch } from './scratch.js'
 import { Slabs, slotsPerSlab } from './slabs.js'
@@ -38,6 +39,8 @@ export interface LayerSlices {
   ids: GPUBufferBinding
   weights: GPUBufferBinding
   status: GPUBufferBinding
+  /** The layer's states as its gate and up take them, where `quantises`: shaders/quantise.wgsl writes them. */
+  blocks: GPUBufferBinding
 }
 
 /** The experts of all layers for steps of so many rows. */
@@ -178,6 +181,11 @@ export class Experts {
   /** Of GPU memory. */
   get bytes(): number {
     return this.#parts.slabs.bytes + this.#parts.scratch.bytes
+  }
+
+  /** Whether a layer takes its states quantised. */
+  quantises(layer: number): boolean {
+    return quantises(this.#parts.scratch.shape(layer, 1)).input
   }
 
   /** All launches for steps of so many rows. Throws as GpuDevice.bind. */

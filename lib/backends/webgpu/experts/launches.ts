@@ -41,7 +41,7 @@ export class LayerLaunches {
     this.#generation = memory.generation
     const shape = scratch.shape(layer, this.#tokens)
     if (!this.#own.has(layer)) {
-      const stages = [stagesBefore(shape, facts), stagesBetween(shape, facts), stagesAfter(shape, facts)]
+      const stages = [stagesBefore(shape), stagesBetween(shape, facts), stagesAfter(shape, facts)]
       this.#own.set(layer, await this.#bindAll(layer, stages))
     }
     const layout = layouts[layer] as ExpertLayout
@@ -112,20 +112,11 @@ export class LayerLaunches {
 
   /** Lists of stages, all of them or none. */
   async #bindAll(layer: number, lists: readonly (readonly Stage[])[], slab?: number): Promise<BoundLaunch[][]> {
-    const { device } = this.#parts
-    const binding = lists.map((list) =>
-      list.map(({ launch, buffers }) =>
-        device.bind(
-          launch,
-          buffers.map((name) => this.#buffer(name, layer, slab))
-        )
-      )
+    const stages = lists.flat()
+    const bound = await this.#parts.device.bindAll(
+      stages.map(({ launch, buffers }) => ({ launch, buffers: buffers.map((name) => this.#buffer(name, layer, slab)) }))
     )
-    const settled = await Promise.allSettled(binding.flat())
-    const failed = settled.find(({ status }) => status === 'rejected')
-    if (!failed) return Promise.all(binding.map((list) => Promise.all(list)))
-    for (const one of settled) if (one.status === 'fulfilled') one.value.dispose()
-    throw (failed as PromiseRejectedResult).reason
+    return lists.map((list) => bound.splice(0, list.length))
   }
 
   #buffer(name: BufferName, layer: number, slab: number | undefined): GPUBufferBinding {
@@ -134,6 +125,7 @@ export class LayerLaunches {
       case 'ids':
       case 'weights':
       case 'status':
+      case 'blocks':
         return this.#slices(layer)[name]
       case 'x':
       case 'out':

@@ -4,7 +4,7 @@ import { combineLaunch, dispatchLaunch } from '../launches/dispatch.js'
 import type { ExpertShape, SlabShape } from '../launches/expert-matmul.js'
 import {
   downLaunch,
-  expertTilesLaunch,
+  expertTiles,
   gateUpLaunches,
   isFused,
   quantises,
@@ -22,8 +22,7 @@ export type ScratchName =
   | 'slots'
   | 'rows'
   | 'tiles'
-  /** Activations as quantised weights take them: of tokens, and of rows. */
-  | 'blocks'
+  /** Activations of rows as quantised weights take them. */
   | 'hiddenBlocks'
   /** [rows][hidden]; gate and up where they are not of one type. */
   | 'hidden'
@@ -32,8 +31,8 @@ export type ScratchName =
   /** [rows][width] */
   | 'values'
 
-/** Scratch, the layer's own slices, the plan's buffers (x, out), the layer's row of the slot table, and the slab. */
-export type BufferName = ScratchName | 'ids' | 'weights' | 'status' | 'x' | 'out' | 'table' | 'slab'
+/** Scratch, the layer's own slices, the plan's buffers (x, and its quantised rows, out), the layer's row of the slot table, and the slab. */
+export type BufferName = ScratchName | 'ids' | 'weights' | 'status' | 'x' | 'blocks' | 'out' | 'table' | 'slab'
 
 export interface Stage {
   launch: Launch
@@ -50,7 +49,7 @@ export interface SlabSlots {
 /** Bytes of each. */
 export function scratchBytes(shape: ExpertShape): Partial<Record<ScratchName, number>> {
   const rows = shape.tokens * shape.k
-  const { input, hidden } = quantises(shape)
+  const { hidden } = quantises(shape)
   const floats = (columns: number): number => rows * columns * 4
   return {
     offsets: (shape.experts + 1) * 4,
@@ -59,7 +58,6 @@ export function scratchBytes(shape: ExpertShape): Partial<Record<ScratchName, nu
     tiles: tilesBytes(shape),
     hidden: floats(shape.hidden),
     values: floats(shape.width),
-    ...(input && { blocks: activationBytes(shape.tokens, shape.width) }),
     ...(hidden && { hiddenBlocks: activationBytes(rows, shape.hidden) }),
     ...(!isFused(shape) && { gate: floats(shape.hidden), up: floats(shape.hidden) })
   }
@@ -69,20 +67,9 @@ export function scratchBytes(shape: ExpertShape): Partial<Record<ScratchName, nu
 export const firstOutputs = (shape: ExpertShape): ScratchName[] => (isFused(shape) ? ['hidden'] : ['gate', 'up'])
 
 /** Once a layer: before its experts. */
-export function stagesBefore(shape: ExpertShape, facts: DeviceFacts): Stage[] {
-  const { tokens, k, experts, width } = shape
-  return [
-    { launch: dispatchLaunch({ tokens, k, experts }), buffers: ['ids', 'offsets', 'slots', 'rows', 'status'] },
-    { launch: expertTilesLaunch(shape), buffers: ['offsets', 'slots', 'tiles', 'status'] },
-    ...(quantises(shape).input
-      ? [
-          {
-            launch: quantiseLaunch({ rows: tokens, columns: width }, facts),
-            buffers: ['x', 'blocks', 'status']
-          } as const
-        ]
-      : [])
-  ]
+export function stagesBefore(shape: ExpertShape): Stage[] {
+  const launch = dispatchLaunch(shape, expertTiles(shape))
+  return [{ launch, buffers: ['ids', 'offsets', 'slots', 'rows', 'status', 'tiles'] }]
 }
 
 /** Gate, up and silu of the experts in a slab. */

@@ -12,8 +12,12 @@ export interface AttentionShape {
   valueDim: number
   scale: number
   kvType: KvType
+  /** Floats from row to row of values, and before a row's first. Default: they lie packed. */
+  values?: { stride: number; offset: number }
   /** Most positions that any row may see. */
   positions: number
+  /** A merge quantises its rows too: a row is whole blocks of 32. */
+  quantise?: boolean
   /** Some sequence has more than one row: rows share what they read. */
   together: boolean
 }
@@ -21,6 +25,7 @@ export interface AttentionShape {
 export interface AttentionPart {
   /** Writes `out`, or partial sums where there is a `merge`. */
   attend: Launch
+  /** With `quantise` it has two more buffers: blocks (out, `activationBytes`) and status. */
   merge?: Launch
 }
 
@@ -33,14 +38,26 @@ export interface AttentionLaunches {
 }
 
 /** Positions that a workgroup has scores of. */
-const chunk = 256
+export const chunk = 256
 /** Queries that share a workgroup. */
 const queries = 4
 /** Beyond so many bytes of partial sums the rows are done in parts. */
 const scratchLimit = 16 * 2 ** 20
 
 export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): AttentionLaunches {
-  const { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together } = shape
+  const {
+    rows,
+    heads,
+    kvHeads,
+    headDim,
+    valueDim,
+    scale,
+    kvType,
+    positions,
+    together,
+    values,
+    quantise = false
+  } = shape
   const f16 = kvType === 'f16'
   const rowWords = kvHeads * (headDim + (f16 ? Math.ceil(valueDim / 2) : valueDim))
   const [y, z] = grid(rows, facts)
@@ -48,7 +65,7 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
     shader: 'kv_write',
     defines: { F16: f16, PAIRS: valueDim % 2 === 0 },
     workgroups: [Math.ceil(rowWords / 64), y, z],
-    params: words(rows, kvHeads, headDim, valueDim)
+    params: words(rows, kvHeads, headDim, valueDim, values?.stride ?? kvHeads * valueDim, values?.offset ?? 0)
   }
 
   const group = heads / kvHeads
@@ -83,8 +100,8 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
     }
     const merge: Launch = {
       shader: 'attention_merge',
-      defines: {},
-      workgroups: grid((end - first) * heads, facts),
+      defines: { QUANTISE: quantise },
+      workgroups: grid((end - first) * Math.ceil((heads * valueDim) / 64), facts),
       params: words(first, end, heads, valueDim, chunks)
     }
     parts.push({ attend, merge })

@@ -8,14 +8,17 @@ export interface DispatchShape {
   experts: number
 }
 
-/** Buffers: ids, offsets (out), slots (out), rows (out), status. */
-export function dispatchLaunch({ tokens, k, experts }: DispatchShape): Launch {
+/**
+ * Buffers: ids, offsets (out), slots (out), rows (out), status. With `tiles` (`expertTiles`) it does the work of `expertTilesLaunch` too, into
+ * one more buffer.
+ */
+export function dispatchLaunch({ tokens, k, experts }: DispatchShape, tiles?: { size: number; most: number }): Launch {
   return {
     shader: 'dispatch',
     // counters in steps of 1,024, so that models share a pipeline
-    defines: { EXPERTS: Math.ceil(experts / 1024) * 1024 },
+    defines: { EXPERTS: Math.ceil(experts / 1024) * 1024, TILES: tiles !== undefined },
     workgroups: [1, 1, 1],
-    params: words(tokens * k, k, experts)
+    params: words(tokens * k, k, experts, tiles?.size ?? 1, tiles?.most ?? 0)
   }
 }
 

@@ -41,6 +41,12 @@ export function mostTiles(shape: ExpertShape): number {
   return used + Math.floor((rows - used) / tileOf(shape))
 }
 
+/** How `dispatchLaunch` makes the tiles of these sizes. */
+export const expertTiles = (shape: ExpertShape): { size: number; most: number } => ({
+  size: tileOf(shape),
+  most: mostTiles(shape)
+})
+
 /** Bytes of the tiles' list. */
 export const tilesBytes = (shape: ExpertShape): number => mostTiles(shape) * quadBytes
 

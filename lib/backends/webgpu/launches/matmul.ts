@@ -11,6 +11,8 @@ export interface MatmulShape {
   tokens: number
   /** out += W · a instead of out = W · a. */
   add?: boolean
+  /** Where a row of `out` has this matrix's numbers, and its floats. Default: the row is these alone. */
+  place?: { first: number; stride: number }
   countLoads?: boolean
 }
 
@@ -26,7 +28,7 @@ export interface MatmulPart {
  * every part writes rows of its own.
  */
 export function matmulLaunches(
-  { type, rows, columns, tokens, add = false, countLoads = false }: MatmulShape,
+  { type, rows, columns, tokens, add = false, place, countLoads = false }: MatmulShape,
   facts: DeviceFacts
 ): MatmulPart[] {
   const tile = tileTokens(tokens)
@@ -40,7 +42,7 @@ export function matmulLaunches(
         shader: 'matmul',
         defines,
         workgroups: [rowGroups(own, facts), Math.ceil(tokens / tile), 1],
-        params: words(own, columns, tokens, 0, rows, first)
+        params: words(own, columns, tokens, 0, place?.stride ?? rows, (place?.first ?? 0) + first)
       },
       weights: { offset: packedBytes(type, first, columns), size: packedBytes(type, own, columns) }
     })

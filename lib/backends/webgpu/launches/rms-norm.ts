@@ -10,14 +10,17 @@ export interface RmsNormShape {
   epsilon: number
   /** `x` is overwritten: one binding instead of two. */
   inPlace?: boolean
+  /** Writes the quantised rows too: not in place, and whole rows are normalised. */
+  quantise?: boolean
 }
 
+/** Buffers: x, weight, out, status, and with `quantise` the blocks (out, `activationBytes`); in place without out. */
 export function rmsNormLaunch(shape: RmsNormShape, facts: DeviceFacts): Launch {
-  const { rows, width, n = width, epsilon, inPlace = false } = shape
+  const { rows, width, n = width, epsilon, inPlace = false, quantise = false } = shape
   const runs = (rows * width) / n
   return {
     shader: 'rms_norm',
-    defines: { IN_PLACE: inPlace },
+    defines: { IN_PLACE: inPlace, QUANTISE: quantise },
     workgroups: grid(runs, facts),
     params: words(runs, n, width / n, bits(epsilon))
   }

@@ -2,6 +2,7 @@
 import type { Plan, PlanOp } from '../../../model/plan.js'
 import type { RoutingShape } from '../../../native.js'
 import type { GpuDevice } from '../device.js'
+import { headsWidth } from './step-ops.js'
 
 /** Positions whose logits are computed together. */
 export const logitRows = 32
@@ -35,6 +36,7 @@ function sizes(s: ArenaSizes, alignment: number): Map<string, number> {
   const widest = Math.max(...widths.map(([, width]) => width))
   const choices = routing.layers * roundUp(rows * routing.k * 4, alignment)
   const sizes = new Map<string, number>(widths.map(([name, width]) => [`buffer ${name}`, rows * width * 4]))
+  sizes.set('heads', rows * headsWidth(plan) * 4)
   sizes.set('activations', rows * roundUp(widest, 32) * activationBytes)
   sizes.set('scores', rows * s.routerRows * 8)
   sizes.set('exponents', rows * 4)

@@ -23,6 +23,7 @@ import { Arena, arenaBytes, routeOps } from './arena.js'
 import { GpuModel, routingOf } from './model.js'
 import { Progress } from './progress.js'
 import { Routers } from './routers.js'
+import { stackedWeights } from './step-ops.js'
 import { GpuWeights } from './weights.js'
 
 export interface GpuModelOptions {
@@ -130,7 +131,9 @@ export class WebGpuBackend implements NativeBackend {
       return made
     }
     try {
-      const weights = keep(new GpuWeights({ device, host: this.#host, file, plan, cancel }))
+      const weights = keep(
+        new GpuWeights({ device, host: this.#host, file, plan, stacked: stackedWeights(plan), cancel })
+      )
       const progress = new Progress(file, plan, weights.infos, options.onProgress)
       const isRouter = new Set(plan.tensors.flatMap(({ name, role }) => (role === 'router' ? [name] : [])))
       const load = async (routers: boolean) => {

@@ -39,6 +39,11 @@ export class KvPool {
     this.#layers = layers
   }
 
+  /** How many pages there are, in use or not. */
+  get pages(): number {
+    return this.#pages
+  }
+
   /** The cache of an attention operation, by its place among them. */
   buffer(index: number): GPUBufferBinding {
     return { buffer: this.#buffers[index] as GPUBuffer }

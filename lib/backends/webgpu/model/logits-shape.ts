@@ -1,8 +1,8 @@
 /** The launches that make the logits of some rows, which were gathered before. */
 import type { PlanOp } from '../../../model/plan.js'
-import type { BoundLaunch, Commands } from '../device.js'
-import { multiply } from './products.js'
-import type { ShapeParts } from './step-shape.js'
+import type { BoundLaunch, Commands, UnboundLaunch } from '../device.js'
+import { multiply, quantising, takesBlocks } from './products.js'
+import type { Run, ShapeParts } from './step-shape.js'
 
 type LogitsOp = Extract<PlanOp, { op: 'logits' }>
 
@@ -18,28 +18,18 @@ export class LogitsShape {
 
   /** Throws what GpuDevice.bind does. */
   static async make(parts: ShapeParts, count: number, part: number): Promise<LogitsShape> {
-    const { device, plan, arena } = parts
+    const { device, plan, arena, weights } = parts
     const op = logitsOp(plan.ops) as LogitsOp
-    const made: Promise<BoundLaunch>[] = []
-    multiply(
-      parts,
-      {
-        input: arena.get('gathered'),
-        width: plan.buffers[op.in] as number,
-        products: [{ weight: op.weight, out: arena.get('logits') }],
-        add: false,
-        rows: count,
-        status: arena.logitStatus(part)
-      },
-      (launch, bindings) => made.push(device.bind(launch, bindings))
-    )
-    const settled = await Promise.allSettled(made)
-    const launches = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
-    const shape = new LogitsShape(launches)
-    const failed = settled.find((one) => one.status === 'rejected')
-    if (!failed) return shape
-    shape.dispose()
-    throw failed.reason
+    const input = arena.get('gathered')
+    const matrices = [weights.get(op.weight)]
+    const unbound: UnboundLaunch[] = []
+    const run: Run = (launch, buffers) => unbound.push({ launch, buffers })
+    if (takesBlocks(matrices)) {
+      const columns = plan.buffers[op.in] as number
+      quantising(parts, input, { rows: count, columns }, arena.logitStatus(part), run)
+    }
+    multiply(parts, { input, matrices, out: arena.get('logits'), rows: count }, run)
+    return new LogitsShape(await device.bindAll(unbound))
   }
 
   encode(commands: Commands): void {

@@ -1,46 +1,54 @@
 /** Products with weights: activations quantised where a weight is, then one launch per weight and per part of it. */
-import type { PlanOp } from '../../../model/plan.js'
-import type { DType } from '../../../native.js'
 import { embedLaunches } from '../launches/embed.js'
 import { matmulLaunches } from '../launches/matmul.js'
 import { quantiseLaunch } from '../launches/quantise.js'
+import { isQuantised } from '../launches/tile.js'
+import type { OpOf } from './step-ops.js'
 import type { Run, ShapeParts } from './step-shape.js'
-
-type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
-
-/** Types whose products take activations as they are. */
-const floatTypes: readonly DType[] = ['F32', 'F16', 'BF16']
+import type { GpuWeight } from './weights.js'
 
 export interface Product {
-  /** f32 [rows][width]. */
+  /** f32 [rows][columns]. */
   input: GPUBufferBinding
-  width: number
-  products: readonly { weight: string; out: GPUBufferBinding }[]
+  matrices: readonly GpuWeight[]
+  /** Of each matrix; or of all, whose rows then lie side by side. */
+  out: readonly GPUBufferBinding[] | GPUBufferBinding
   /** Adds to what `out` holds. */
-  add: boolean
+  add?: boolean
   rows: number
-  status: GPUBufferBinding
 }
 
-export function multiply({ device, weights, arena }: ShapeParts, product: Product, run: Run): void {
-  const { input, width, products, add, rows, status } = product
-  const activations = arena.get('activations')
-  const quantised = products.some(({ weight }) => !floatTypes.includes(weights.get(weight).type))
-  if (quantised) run(quantiseLaunch({ rows, columns: width }, device.facts), [input, activations, status])
-  for (const { weight: name, out } of products) {
-    const { buffer, ...weight } = weights.get(name)
-    const from = floatTypes.includes(weight.type) ? input : activations
-    for (const part of matmulLaunches({ ...weight, tokens: rows, add }, device.facts)) {
-      run(part.launch, [{ buffer, ...part.weights }, from, out])
+/** Whether a product's rows are to be quantised first. */
+export const takesBlocks = (matrices: readonly GpuWeight[]): boolean => matrices.some(({ type }) => isQuantised(type))
+
+/** Quantises rows into the arena's activations. */
+export function quantising(
+  { device, arena }: ShapeParts,
+  input: GPUBufferBinding,
+  shape: { rows: number; columns: number },
+  status: GPUBufferBinding,
+  run: Run
+): void {
+  run(quantiseLaunch(shape, device.facts), [input, arena.get('activations'), status])
+}
+
+/** The product alone: what its matrices take quantised is in the arena's activations. */
+export function multiply(
+  { device, arena }: ShapeParts,
+  { input, matrices, out, add = false, rows }: Product,
+  run: Run
+) {
+  const stride = matrices.reduce((sum, matrix) => sum + matrix.rows, 0)
+  let first = 0
+  for (const [i, { buffer, ...matrix }] of matrices.entries()) {
+    const from = isQuantised(matrix.type) ? arena.get('activations') : input
+    const together = 'buffer' in out
+    const place = together ? { place: { first, stride } } : {}
+    for (const part of matmulLaunches({ ...matrix, tokens: rows, add, ...place }, device.facts)) {
+      run(part.launch, [{ buffer, ...part.weights }, from, together ? out : (out[i] as GPUBufferBinding)])
     }
+    first += matrix.rows
   }
-}
-
-export function product(parts: ShapeParts, op: OpOf<'matmul'>, rows: number, status: GPUBufferBinding, run: Run): void {
-  const { plan, arena } = parts
-  const products = op.parts.map(({ weight, out }) => ({ weight, out: arena.buffer(out) }))
-  const width = plan.buffers[op.in] as number
-  multiply(parts, { input: arena.buffer(op.in), width, products, add: op.add ?? false, rows, status }, run)
 }
 
 /** Rows of the table by token id, part by part of it: each leaves the others' tokens alone. */

@@ -12,19 +12,28 @@ const [mostShapes, mostLogits] = [6, 8]
 /** The fewest positions that attention is made for, and the fewest entries of page tables. */
 const [leastPositions, leastPages] = [256, 16]
 
+/** Up to so many positions, times rows, attention is made for all that the pool has: its partial sums take some megabytes. */
+const steadyPositions = 2 ** 17
+
 const powerOfTwo = (n: number, least: number): number => Math.max(least, 2 ** Math.ceil(Math.log2(n)))
 
-/** What a step of these items looks like: the same for many steps. */
-export function keyOf(items: readonly Item[]): ShapeKey {
-  let [rows, positions, pages, together] = [0, 0, 0, false]
+/** The most positions that a token of these items sees. */
+export const farthest = (items: readonly Item[]): number =>
+  Math.max(0, ...items.map(({ sequence, tokens }) => sequence.length + tokens.length))
+
+/** What a step of these items looks like: the same for many steps. `held`: pages of the pool. */
+export function keyOf(items: readonly Item[], held: number): ShapeKey {
+  let [rows, pages, together] = [0, 0, false]
   for (const { sequence, tokens } of items) {
-    const end = sequence.length + tokens.length
     rows += tokens.length
-    positions = Math.max(positions, end)
-    pages += Math.ceil(end / pagePositions)
+    pages += Math.ceil((sequence.length + tokens.length) / pagePositions)
     together ||= tokens.length > 1
   }
-  return { rows, positions: powerOfTwo(positions, leastPositions), pages: powerOfTwo(pages, leastPages), together }
+  if (!together && rows * held * pagePositions <= steadyPositions) {
+    return { rows, positions: held * pagePositions, pages: held, together, steady: true }
+  }
+  const positions = powerOfTwo(farthest(items), leastPositions)
+  return { rows, positions, pages: powerOfTwo(pages, leastPages), together, steady: false }
 }
 
 interface Disposable {
@@ -40,9 +49,11 @@ class Kept<Made extends Disposable> {
     this.#most = most
   }
 
-  async get(key: string, make: () => Promise<Made>): Promise<Made> {
-    const known = this.#made.get(key)
-    if (known) this.#made.delete(key)
+  async get(key: string, make: () => Promise<Made>, fits: (made: Made) => boolean = () => true): Promise<Made> {
+    const kept = this.#made.get(key)
+    const known = kept && fits(kept) ? kept : undefined
+    if (kept && !known) kept.dispose()
+    this.#made.delete(key)
     const made = known ?? (await make())
     this.#made.set(key, made)
     const [oldest] = this.#made.keys()
@@ -72,11 +83,13 @@ export class Shapes {
   }
 
   step(key: ShapeKey, pool: KvPool): Promise<StepShape> {
-    // What is bound to buffers that the pool has no more is of no use.
-    this.#steps.forget((shape) => shape.pool !== pool || shape.generation === pool.generation)
+    // What is bound to buffers that the pool has no more is of no use. Of these one whose key comes again is made anew then: so as many are
+    // kept after a pool has grown as before.
+    const current = (shape: StepShape) => shape.generation === pool.generation
+    this.#steps.forget((shape) => shape.pool !== pool || !shape.key.steady || current(shape))
     const { rows, positions, pages, together } = key
     const name = [pool.type, rows, positions, pages, together].join()
-    return this.#steps.get(name, () => StepShape.make(this.#parts, key, pool))
+    return this.#steps.get(name, () => StepShape.make(this.#parts, key, pool), current)
   }
 
   /** The logits of `count` rows as part `part` of a step's. */

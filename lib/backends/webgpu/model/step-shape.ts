@@ -2,28 +2,33 @@
  * All launches of a step of so many tokens, with their buffers bound: made once, run as often as a step has that shape. Nothing in here
  * depends on what the tokens are, or on whose they are.
  */
-import type { Plan, PlanOp } from '../../../model/plan.js'
-import type { BoundLaunch, GpuDevice } from '../device.js'
+import type { Plan } from '../../../model/plan.js'
+import type { BoundLaunch, GpuDevice, UnboundLaunch } from '../device.js'
 import type { ExpertStep, Experts } from '../experts/experts.js'
-import { attentionLaunches } from '../launches/attention.js'
+import { chunk } from '../launches/attention.js'
 import type { Launch } from '../launches/launch.js'
 import { rmsNormLaunch } from '../launches/rms-norm.js'
 import { ropeLaunch } from '../launches/rope.js'
 import type { routeLaunches } from '../launches/route.js'
 import { maskWords } from '../launches/route.js'
 import type { Arena } from './arena.js'
+import { attention, heads, partialBytes } from './attending.js'
 import { Foresight, mostForeseenRows } from './foresight.js'
-import type { AttentionOp, KvPool } from './kv-pool.js'
-import { embedding, product } from './products.js'
+import type { KvPool } from './kv-pool.js'
+import { embedding, multiply, quantising, takesBlocks } from './products.js'
 import type { Rotation } from './rotations.js'
 import type { StepSections } from './routing.js'
 import { routing } from './routing.js'
 import { StepData } from './step-data.js'
+import type { OpOf, StepOp } from './step-ops.js'
+import { stepOps } from './step-ops.js'
 import type { GpuWeights } from './weights.js'
 
 /** What a step is made of. */
 export type Piece =
   | { do: 'run'; launch: BoundLaunch }
+  /** A launch whose depth is the number of chunks of positions: no more are run than the step reaches. */
+  | { do: 'attend'; launch: BoundLaunch }
   /** The routes of a layer are there: those that a request brings take their place. */
   | { do: 'routed'; layer: number }
   | { do: 'experts'; layer: number }
@@ -34,6 +39,8 @@ export interface ShapeKey {
   positions: number
   /** Entries of all page tables, at most. */
   pages: number
+  /** For as many positions as the pool has: no later step of so many tokens has another shape until the pool grows. */
+  steady: boolean
   /** Some sequence brings more than one token. */
   together: boolean
 }
@@ -58,8 +65,8 @@ export interface Router {
   hser?: NonNullable<Parameters<typeof routeLaunches>[0]['hser']>
 }
 
-type RouteOp = Extract<PlanOp, { op: 'route' }>
-type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
+/** Chunks of attention that a step has whose farthest token sees so many positions. */
+export const chunksOf = (positions: number): number => Math.ceil(positions / chunk)
 
 export class StepShape {
   readonly key: ShapeKey
@@ -106,7 +113,7 @@ export class StepShape {
   }
 
   dispose(): void {
-    for (const piece of this.pieces) if (piece.do === 'run') piece.launch.dispose()
+    for (const piece of this.pieces) if ('launch' in piece) piece.launch.dispose()
     this.pieces.length = 0
     this.experts?.dispose()
     this.#foresight?.then(
@@ -118,111 +125,114 @@ export class StepShape {
   }
 
   async #encode(): Promise<void> {
-    const { device, plan, arena, experts } = this.#parts
+    const { device, plan, arena, weights, experts, rotations } = this.#parts
     const { rows } = this.key
+    const ops = stepOps(plan)
     const dataBuffer = await this.#allocate(this.data.bytes, "a step's data")
     this.#dataBuffer = dataBuffer
     const section = ({ offset, size }: { offset: number; size: number }) => ({ buffer: dataBuffer, offset, size })
+    const partials = await this.#partials(ops)
+    const layers = ops.flatMap(({ op, layer }) => (op.op === 'experts' ? [layer] : []))
     this.experts = await experts?.prepare(rows, (layer) => ({
       ids: arena.choices('ids', layer, rows),
       weights: arena.choices('weights', layer, rows),
-      status: arena.status(this.#planLayer(layer))
+      status: arena.status(layers[layer] as number),
+      blocks: arena.get('activations')
     }))
-    // Each launch is bound by itself; the order is that of the pieces.
-    const slots: (Promise<BoundLaunch> | Piece)[] = []
-    const run = (launch: Launch, bindings: GPUBufferBinding[]) => {
-      const bound = device.bind(launch, bindings)
-      // Whether it failed is asked when all have been begun.
-      bound.catch(() => {})
-      slots.push(bound)
+    const listed: ((UnboundLaunch & { do: 'run' | 'attend' }) | Piece)[] = []
+    const run: Run = (launch, buffers) => listed.push({ do: 'run', launch, buffers })
+    const runFar: Run = (launch, buffers) => listed.push({ do: 'attend', launch, buffers })
+    // The buffer of the plan whose rows are, quantised, in the arena's activations.
+    let blocks: string | undefined
+    const quantised = (name: string, status: GPUBufferBinding) => {
+      const shape = { rows, columns: plan.buffers[name] as number }
+      if (blocks !== name) quantising(this.#parts, arena.buffer(name), shape, status, run)
+      blocks = name
+    }
+    const tableOf = ({ base, rotaryDim }: OpOf<'rope'>) => {
+      const index = rotations.findIndex((known) => known.base === base && known.rotaryDim === rotaryDim)
+      return section(this.data.rotations[index] as { offset: number; size: number })
     }
     let [attentions, routed] = [0, 0]
-    const layers = layersOf(plan)
-    for (const [index, op] of plan.ops.entries()) {
-      const status = arena.status(layers[index] as number)
+    const cached = (status: GPUBufferBinding) => ({
+      places: section(this.data.places),
+      pages: section(this.data.pages),
+      cache: this.pool.buffer(attentions++),
+      partials,
+      status
+    })
+    for (const [index, { op, layer }] of ops.entries()) {
+      const status = arena.status(layer)
       switch (op.op) {
         case 'embed':
           embedding(this.#parts, op, section(this.data.tokens), rows, status, run)
           break
         case 'rmsNorm':
-          this.#rmsNorm(op, status, run)
+          blocks = this.#rmsNorm(op, takesNext(ops, index, op.out, this.#parts), status, run) ? op.out : undefined
           break
-        case 'matmul':
-          product(this.#parts, op, rows, status, run)
+        case 'matmul': {
+          const matrices = op.parts.map(({ weight }) => weights.get(weight))
+          if (takesBlocks(matrices)) quantised(op.in, status)
+          const out = op.parts.map(({ out }) => arena.buffer(out))
+          multiply(this.#parts, { input: arena.buffer(op.in), matrices, out, add: op.add ?? false, rows }, run)
           break
+        }
+        case 'heads': {
+          const matrices = weights.stack(op.product.parts.map(({ weight }) => weight))
+          if (takesBlocks(matrices)) quantised(op.product.in, status)
+          const buffers = { ...cached(status), table: tableOf(op.rope) }
+          const wanted = takesNext(ops, index, op.attention.out, this.#parts)
+          const done = heads(this.#parts, this.key, op, matrices, this.pool.type, buffers, wanted, { run, runFar })
+          blocks = done ? op.attention.out : undefined
+          break
+        }
         case 'rope': {
-          const table = this.#parts.rotations.findIndex(
-            ({ base, rotaryDim }) => base === op.base && rotaryDim === op.rotaryDim
-          )
           const { heads, headDim, rotaryDim, pairs } = op
           run(ropeLaunch({ rows, heads, headDim, rotaryDim, pairs }, device.facts), [
             arena.buffer(op.buffer),
-            section(this.data.rotations[table] as { offset: number; size: number })
+            tableOf(op)
           ])
           break
         }
         case 'attention':
-          await this.#attention(op, attentions++, status, section, run)
+          attention(this.#parts, this.key, op, this.pool.type, cached(status), { run, runFar })
           break
         case 'route':
           this.#route(op, routed, status, run)
-          slots.push({ do: 'routed', layer: routed })
+          listed.push({ do: 'routed', layer: routed })
           break
         case 'experts':
-          slots.push({ do: 'experts', layer: routed++ })
+          if (experts?.quantises(routed)) quantised(op.in, status)
+          listed.push({ do: 'experts', layer: routed++ })
           break
         case 'logits':
           break
       }
+      const isOwn = op.op === 'rmsNorm' || op.op === 'heads'
+      if (!isOwn && blocks !== undefined && writes(op, blocks)) blocks = undefined
     }
-    const settled = await Promise.allSettled(slots)
-    for (const slot of settled) {
-      if (slot.status === 'fulfilled')
-        this.pieces.push('do' in slot.value ? slot.value : { do: 'run', launch: slot.value })
+    const bound = await device.bindAll(listed.flatMap((one) => ('buffers' in one ? [one] : [])))
+    let next = 0
+    for (const one of listed) {
+      this.pieces.push('buffers' in one ? { do: one.do, launch: bound[next++] as BoundLaunch } : one)
     }
-    const failed = settled.find((slot) => slot.status === 'rejected')
-    if (failed) throw failed.reason
   }
 
-  /** The layer of the plan that a routed layer is. */
-  #planLayer(routed: number): number {
-    const experts = this.#parts.plan.ops.filter((op): op is OpOf<'experts'> => op.op === 'experts')
-    return experts[routed]?.layer ?? 0
-  }
-
-  #rmsNorm(op: OpOf<'rmsNorm'>, status: GPUBufferBinding, run: Run): void {
+  /** Gives whether it has quantised the rows too. */
+  #rmsNorm(op: OpOf<'rmsNorm'>, wanted: boolean, status: GPUBufferBinding, run: Run): boolean {
     const { device, plan, arena, weights } = this.#parts
     const weight = weights.get(op.weight)
     const inPlace = op.in === op.out
     const width = plan.buffers[op.in] as number
-    const shape = { rows: this.key.rows, width, n: weight.columns, epsilon: op.epsilon, inPlace }
+    const quantise = wanted && !inPlace && weight.columns === width
+    const shape = { rows: this.key.rows, width, n: weight.columns, epsilon: op.epsilon, inPlace, quantise }
     const [x, out, w] = [arena.buffer(op.in), arena.buffer(op.out), { buffer: weight.buffer }]
-    run(rmsNormLaunch(shape, device.facts), inPlace ? [x, w, status] : [x, w, out, status])
+    const blocks = quantise ? [arena.get('activations')] : []
+    run(rmsNormLaunch(shape, device.facts), inPlace ? [x, w, status] : [x, w, out, status, ...blocks])
+    return quantise
   }
 
-  async #attention(
-    op: AttentionOp,
-    index: number,
-    status: GPUBufferBinding,
-    section: Sections,
-    run: Run
-  ): Promise<void> {
-    const { device, arena } = this.#parts
-    const { rows, positions, together } = this.key
-    const { heads, kvHeads, headDim, valueDim, scale } = op
-    const shape = { rows, heads, kvHeads, headDim, valueDim, scale, kvType: this.pool.type, positions, together }
-    const { append, parts, scratchBytes } = attentionLaunches(shape, device.facts)
-    const [places, pages, cache] = [section(this.data.places), section(this.data.pages), this.pool.buffer(index)]
-    const [q, out] = [arena.buffer(op.q), arena.buffer(op.out)]
-    const partials = scratchBytes > 0 ? { buffer: await this.#partials(scratchBytes) } : out
-    run(append, [arena.buffer(op.k), arena.buffer(op.v), places, pages, cache, status])
-    for (const { attend, merge } of parts) {
-      run(attend, [q, places, pages, cache, merge ? partials : out, status])
-      if (merge) run(merge, [places, partials, out])
-    }
-  }
-
-  #route(op: RouteOp, layer: number, status: GPUBufferBinding, run: Run): void {
+  #route(op: OpOf<'route'>, layer: number, status: GPUBufferBinding, run: Run): void {
     const { arena } = this.#parts
     const { rows } = this.key
     const out = { ids: arena.choices('ids', layer, rows), weights: arena.choices('weights', layer, rows) }
@@ -246,14 +256,10 @@ export class StepShape {
     return this.#foresight
   }
 
-  #scratch: { bytes: number; buffer: Promise<GPUBuffer> } | undefined
-
   /** Memory for partial sums, which all layers share. */
-  #partials(bytes: number): Promise<GPUBuffer> {
-    if (!this.#scratch || this.#scratch.bytes < bytes) {
-      this.#scratch = { bytes, buffer: this.#allocate(bytes, "attention's partial sums") }
-    }
-    return this.#scratch.buffer
+  async #partials(ops: readonly StepOp[]): Promise<GPUBufferBinding | undefined> {
+    const bytes = Math.max(0, ...ops.map(({ op }) => partialBytes(this.#parts, this.key, op, this.pool.type)))
+    return bytes > 0 ? { buffer: await this.#allocate(bytes, "attention's partial sums") } : undefined
   }
 
   async #allocate(bytes: number, what: string): Promise<GPUBuffer> {
@@ -264,16 +270,27 @@ export class StepShape {
 }
 
 export type Run = (launch: Launch, bindings: GPUBufferBinding[]) => void
-type Sections = (section: { offset: number; size: number }) => GPUBufferBinding
 
-/** Per operation: the layer that its failures are reported of, that of the next attention or experts. */
-function layersOf(plan: Plan): number[] {
-  const layers = new Array<number>(plan.ops.length).fill(plan.layers)
-  let layer = plan.layers
-  for (let i = plan.ops.length - 1; i >= 0; i--) {
-    const op = plan.ops[i] as PlanOp
-    if (op.op === 'attention' || op.op === 'experts') layer = op.layer
-    layers[i] = layer
+/** Whether an operation writes a buffer of the plan. */
+function writes(op: StepOp['op'], name: string): boolean {
+  if (op.op === 'heads') return op.attention.out === name
+  if (op.op === 'matmul') return op.parts.some(({ out }) => out === name)
+  if (op.op === 'rope') return op.buffer === name
+  return 'out' in op && op.out === name
+}
+
+/** Whether something takes the buffer that operation `at` writes quantised, before it is written again. */
+function takesNext(ops: readonly StepOp[], at: number, name: string, { weights, experts }: ShapeParts): boolean {
+  let routed = ops.slice(0, at).filter(({ op }) => op.op === 'experts').length
+  for (const { op } of ops.slice(at + 1)) {
+    if (op.op === 'matmul' || op.op === 'heads') {
+      const { in: from, parts } = op.op === 'heads' ? op.product : op
+      const names = parts.map(({ weight }) => weight)
+      const matrices = op.op === 'heads' ? weights.stack(names) : names.map((weight) => weights.get(weight))
+      if (from === name && takesBlocks(matrices)) return true
+    }
+    if (op.op === 'experts' && experts?.quantises(routed++) && op.in === name) return true
+    if (writes(op, name)) return false
   }
-  return layers
+  return false
 }

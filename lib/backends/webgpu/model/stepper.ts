@@ -15,10 +15,11 @@ import { logitsOp } from './logits-shape.js'
 import { Outcome } from './outcome.js'
 import type { Rotation } from './rotations.js'
 import type { Sampler } from './sampler.js'
-import { keyOf, type Shapes } from './shapes.js'
+import { farthest, keyOf, type Shapes } from './shapes.js'
 import type { Item, ItemLimits } from './step-items.js'
 import { checkItems } from './step-items.js'
 import type { StepShape } from './step-shape.js'
+import { chunksOf } from './step-shape.js'
 import type { UseCounts } from './use-counts.js'
 
 /** From so many tokens on a step is submitted layer by layer, so that it can be cancelled between two. */
@@ -91,9 +92,10 @@ export class Stepper {
   async #attempt(items: readonly Item[], results: StepItemResult[], cancel: NativeCancel): Promise<Map<Item, Error>> {
     const { device, arena, shapes, experts, rotations } = this.#parts
     const { plan, routing } = arena.sizes
-    const key = keyOf(items)
+    const { pool } = (items[0] as Item).sequence
+    const key = keyOf(items, pool.pages)
     const { rows } = key
-    const shape = await shapes.step(key, (items[0] as Item).sequence.pool)
+    const shape = await shapes.step(key, pool)
     const wanted = wantedRows(items)
     const logits = await this.#logits(wanted.length)
     const captures = items.some(({ sequence }) => sequence.captures)
@@ -115,7 +117,7 @@ export class Stepper {
       rotation.fill(shape.data.positionWords, shape.data.rotation(table))
     shape.write()
     experts?.beginStep(shapeOf(items), (items[0] as Item).epoch)
-    await this.#encode(shape, wanted, logits, captures, cancel)
+    await this.#encode(shape, chunksOf(farthest(items)), wanted, logits, captures, cancel)
     const failures = this.#failures(items, wanted, this.#outcome.status(), logits.length)
     if (failures.size > 0) return failures
     this.#commit(items, rows, captures, results)
@@ -125,6 +127,7 @@ export class Stepper {
   /** All of the step in as few submits as its experts allow; resolves when its outcome has been read. */
   async #encode(
     shape: StepShape,
+    chunks: number,
     wanted: readonly Wanted[],
     logits: readonly LogitsShape[],
     captures: boolean,
@@ -142,6 +145,7 @@ export class Stepper {
       for (; from < end; from++) {
         const piece = shape.pieces[from]
         if (piece?.do === 'run') commands.run(piece.launch)
+        else if (piece?.do === 'attend') commands.run(piece.launch, chunks)
         else if (piece?.do === 'routed') this.#forced.encode(commands, piece.layer, rows)
         else if (piece?.do === 'experts' && resident) shape.experts?.encode(commands, piece.layer)
       }

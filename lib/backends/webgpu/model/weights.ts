@@ -24,12 +24,38 @@ export interface WeightsRequest {
   host: NativeBackend
   file: NativeGguf
   plan: Plan
+  /** Matrices that are to lie one behind another in one buffer (`stack`). */
+  stacked: readonly (readonly string[])[]
   cancel: NativeCancel
 }
 
 /** Bytes of `rows` rows; a packed matrix is made of whole groups. */
 const bytesOf = (info: WeightInfo, rows: number): number =>
   (info.bytes / Math.ceil(info.rows / info.groupRows)) * Math.ceil(rows / info.groupRows)
+
+/** Matrices one behind another in one buffer. */
+interface Stack {
+  name: string
+  rows: number
+  bytes: number
+  /** Byte of each matrix's first. */
+  begins: ReadonlyMap<string, number>
+}
+
+/** Undefined where the matrices are not of one form, or one of them ends within a group of rows. */
+function stackOf(infos: readonly WeightInfo[]): Stack | undefined {
+  const [first] = infos
+  const begins = new Map<string, number>()
+  let [rows, bytes] = [0, 0]
+  for (const info of infos) {
+    const same = info.type === first?.type && info.columns === first.columns
+    if (!same || rows % info.groupRows !== 0) return undefined
+    begins.set(info.name, bytes)
+    rows += info.rows
+    bytes += info.bytes
+  }
+  return { name: infos.map(({ name }) => name).join(' + '), rows, bytes, begins }
+}
 
 export class GpuWeights {
   /** What is to be loaded, in the plan's order: every tensor but those of the experts. */
@@ -40,12 +66,20 @@ export class GpuWeights {
   readonly #device: GpuDevice
   readonly #weights = new Map<string, GpuWeight>()
   readonly #buffers: GPUBuffer[] = []
+  /** By the name of each of its matrices. */
+  readonly #stacks = new Map<string, Stack>()
 
   /** Throws what NativeBackend.describeWeights does. */
   constructor(request: WeightsRequest) {
     this.#request = request
     this.#device = request.device
     this.infos = request.host.describeWeights(request.file, request.plan)
+    const infos = new Map(this.infos.map((info) => [info.name, info]))
+    for (const names of request.stacked) {
+      const stack = stackOf(names.map((name) => infos.get(name) as WeightInfo))
+      if (!stack || stack.bytes > this.#device.facts.limits.maxBufferSize) continue
+      for (const name of names) this.#stacks.set(name, stack)
+    }
   }
 
   /** Reads one weight and brings it to the GPU. Throws what NativeBackend.readWeight does, GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED. */
@@ -68,6 +102,12 @@ export class GpuWeights {
     return weight
   }
 
+  /** Matrices that the same rows are multiplied by: one with the rows of all where they lie in one buffer, else each for itself. */
+  stack(names: readonly string[]): GpuWeight[] {
+    const stack = this.#stacks.get(names[0] as string)
+    return stack ? [this.get(stack.name)] : names.map((name) => this.get(name))
+  }
+
   dispose(): void {
     for (const buffer of this.#buffers) this.#device.memory.free(buffer)
     this.#buffers.length = 0
@@ -78,13 +118,13 @@ export class GpuWeights {
   async #load(info: WeightInfo, tensor: PlanTensor): Promise<void> {
     const { host, file, cancel } = this.#request
     const { type, rows, columns, groupRows } = info
+    const stack = this.#stacks.get(info.name)
     const whole = tensor.role === 'vector' || tensor.role === 'router'
-    const buffer = await this.#device.memory.allocate(info.bytes, info.name)
-    this.#buffers.push(buffer)
+    const { buffer, begin } = await this.#place(info, stack)
     // Rows of blocks are whole words by twos.
     const least = Math.max(2, groupRows)
     const step = whole ? rows : Math.max(1, Math.floor(pieceBytes / bytesOf(info, least))) * least
-    let [offset, exponent] = [0, 0]
+    let [offset, exponent] = [begin, 0]
     for (let firstRow = 0; firstRow < rows; firstRow += step) {
       const count = Math.min(step, rows - firstRow)
       const bytes = whole ? info.bytes : bytesOf(info, count)
@@ -96,7 +136,19 @@ export class GpuWeights {
       this.#queued += bytes
       if (this.#queued >= queuedBytes) await this.finish()
     }
-    this.#weights.set(info.name, { type, rows, columns, exponent, buffer })
+    const own = stack ?? { name: info.name, rows }
+    this.#weights.set(own.name, { type, rows: own.rows, columns, exponent, buffer })
+  }
+
+  /** Where a weight goes: into a buffer of its own, or into that of its stack. */
+  async #place(info: WeightInfo, stack: Stack | undefined): Promise<{ buffer: GPUBuffer; begin: number }> {
+    const known = stack && this.#weights.get(stack.name)?.buffer
+    const begin = stack?.begins.get(info.name) ?? 0
+    if (known) return { buffer: known, begin }
+    const { name, bytes } = stack ?? info
+    const buffer = await this.#device.memory.allocate(bytes, name)
+    this.#buffers.push(buffer)
+    return { buffer, begin }
   }
 
   #queued = 0
