@@ -14,6 +14,8 @@ export const places = ['memory', 'file 100%', 'file 50%', 'file 10%', 'checkpoin
 export const tierSets = ['all', 'changing']
 /** Whether sequence 0 is routed, captures its routes too, or replays those of the first cell. */
 export const routes = ['captured', 'routed', 'replayed']
+/** Whether the changed experts were in the file from the start, or came by a swap: for all requests, or beside the old for later ones. */
+export const swaps = ['none', 'alone', 'beside']
 
 /** Every combination of the axes' values. */
 export function crossProduct(axes) {

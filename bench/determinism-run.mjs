@@ -29,10 +29,11 @@ export function tierMask({ plan, model }, count) {
 
 /** A companion sequence: it starts ahead of sequence 0, takes 1 to 6 tokens a step, and starts anew with another text when full. */
 class Mate {
-  constructor(opened, tokenizer, index, capacity, changing) {
+  constructor(opened, tokenizer, index, capacity, { changing, epoch }) {
     this.hser = opened.plan.ops.find(({ op }) => op === 'route').hser
     this.shape = opened.model.routing
     this.changing = changing
+    this.epoch = epoch
     this.items = 0
     this.tokenizer = tokenizer
     this.index = index
@@ -74,6 +75,7 @@ class Mate {
       sequence: this.sequence,
       tokens: this.tokens.slice(from, from + count),
       logits: sampled ? 'last' : 'none',
+      epoch: this.epoch,
       ...(enabled && { enabled }),
       ...(sampled && { sampling: { ...greedy, temperature: 0.8, seed: this.index } })
     }
@@ -83,13 +85,26 @@ class Mate {
 /**
  * Feeds `prompt` tokens in chunks, then generates `generate` tokens greedily, and hashes sequence 0's logits: of all positions, or
  * from the last prompt position on with `lastOnly`. Sequence 0 may use the experts of `enabled` (default: all), or replays `replay`, and
- * with `capture` its routes are in the result. Returns `{ hash, tokens, rows, problems, routes }`: `rows` is what each step gave to
- * expertMatmul, `problems` tells where that was not what the cell asked for.
+ * with `capture` its routes are in the result; it uses the experts of `epoch`, its mates those of `mateEpochs` in turn. Returns
+ * `{ hash, tokens, rows, problems, routes }`: `rows` is what each step gave to expertMatmul, `problems` tells where that was not what the cell
+ * asked for.
  */
 export async function runCell(
   opened,
   tokenizer,
-  { chunk, batch, prompt, generate, tierSet = 'all', lastOnly = false, enabled, capture = false, replay }
+  {
+    chunk,
+    batch,
+    prompt,
+    generate,
+    tierSet = 'all',
+    lastOnly = false,
+    enabled,
+    capture = false,
+    replay,
+    epoch = 0,
+    mateEpochs = [0]
+  }
 ) {
   const { model, plan, cancel } = opened
   const { vocab } = plan
@@ -99,7 +114,11 @@ export async function runCell(
   const choices = model.routing.layers * model.routing.k
   const mates = Array.from(
     { length: batch - 1 },
-    (_, i) => new Mate(opened, tokenizer, i + 1, capacity, tierSet === 'changing')
+    (_, i) =>
+      new Mate(opened, tokenizer, i + 1, capacity, {
+        changing: tierSet === 'changing',
+        epoch: mateEpochs[i % mateEpochs.length]
+      })
   )
   const hash = createHash('sha256')
   const problems = []
@@ -124,7 +143,7 @@ export async function runCell(
     let next = textTokens(tokenizer, 0, prompt).subarray(0, Math.min(chunk, prompt))
     while (fed < prompt + generate) {
       const positions = lastOnly ? (fed + next.length >= prompt ? 1 : 0) : next.length
-      const item = { sequence, tokens: next, logits: positions === 0 ? 'none' : lastOnly ? 'last' : 'all' }
+      const item = { sequence, epoch, tokens: next, logits: positions === 0 ? 'none' : lastOnly ? 'last' : 'all' }
       if (positions) item.logitsOut = logits.subarray(0, positions * vocab)
       if (fed + next.length >= prompt) item.sampling = greedy
       if (replay) {

@@ -1,22 +1,23 @@
 // Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
 // and batch, wherever its experts are (cold, warm, hot), whether its routes are captured or replayed, and whatever TierSets the others of
-// its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own. Prints what each cell really ran, and fails where that is not what the cell asked for.
+// its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own; and whether an expert was there from
+// the start or replaced or merged while the model serves, beside requests of before that. Prints what each cell really ran, and fails where
+// that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 5 minutes on 2 cores)
-//   npm run determinism -- --full           the whole cross product
-//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser]
+//   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
+//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { createTokenizer } from '../dist/esm/model/tokenizer.js'
 import { native } from '../dist/esm/native.js'
-import { axes, crossProduct, pairwise, places, routes, tierSets } from './cells.mjs'
-import { runCell, tally, tierMask } from './determinism-run.mjs'
-import { environment, outputFolder, printEnvironment, printTable, root, writeReport } from './harness.mjs'
-import { checkpointOf, hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
-import { openModel } from './runtime.mjs'
+import { axes, crossProduct, pairwise, places, routes, swaps, tierSets } from './cells.mjs'
+import { checkFile, columns } from './determinism-file.mjs'
+import { swappedModel } from './determinism-swap.mjs'
+import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
+import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -24,6 +25,7 @@ const { values: options } = parseArgs({
     types: { type: 'string', default: 'f32,f16,q8_0,q4_0' },
     hser: { type: 'boolean', default: true },
     deep: { type: 'boolean', default: true },
+    swap: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' }
@@ -48,7 +50,7 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser'], {
+  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap'], {
     TIERED_MOE_ADDON: addon
   })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
@@ -64,108 +66,17 @@ function checkMutant() {
 
 const cpu = native().cpuInfo()
 const available = { ...axes, isa: axes.isa.filter((isa) => cpu.isas.includes(isa)) }
-const rows = []
-const hashes = {}
+const files = []
 const kept = {}
 let failures = 0
 let skipped = 0
 
-/** Opens the model with its experts in a place (cells.mjs). */
-async function openPlaced({ name, path, tiers }, place, options) {
-  const [from, share] = place.split(' ')
-  if (from === 'memory') return openModel(path, options)
-  const percent = Number.parseInt(share, 10)
-  return openModel(from === 'file' ? path : await checkpointOf(name, path, tiers), { ...options, percent })
-}
-
-/** What the store did while a cell ran, and whether that is what its place asks for. */
-function describeUse(place, before, after, { count, slots } = {}) {
-  if (!after) return { text: '-', problems: place === 'memory' ? [] : ['experts are in memory'] }
-  const [uses, misses] = ['uses', 'misses'].map((key) => after[key] - before[key])
-  const problems = []
-  if (slots < count && misses === 0) problems.push(`${slots} of ${count} experts fit, and none was missing`)
-  if (slots === count && misses > 0) problems.push(`all experts fit, and ${misses} were missing`)
-  if (after.residentBytes > after.budgetBytes) problems.push('more experts in memory than the budget allows')
-  return { text: `${misses} of ${uses}`, problems }
-}
-
-/** Whether two captures are the same bits. */
-const sameRoutes = (a, b) =>
-  ['ids', 'weights'].every((key) => Buffer.from(a[key].buffer).equals(Buffer.from(b[key].buffer)))
-
-/**
- * Runs all cells over one file; those of one instruction set, thread count and place share the loaded model. Sequence 0 may use the first
- * `firstTiers` tiers of a hierarchical model.
- */
-async function checkFile(file, cells, { firstTiers, ...shape }) {
-  const { name } = file
-  const groups = new Map()
-  for (const cell of cells) {
-    const key = `${cell.isa} ${cell.threads} ${cell.place}`
-    groups.set(key, [...(groups.get(key) ?? []), cell])
-  }
-  let reference
-  for (const group of groups.values()) {
-    const [{ isa, threads, place = 'memory' }] = group
-    const opened = await openPlaced(file, place, { isa, threads, maxBatchTokens: 512 })
-    try {
-      const tokenizer = createTokenizer(opened.metadata)
-      const kernels = opened.backend.kernels()
-      const others = Object.entries(kernels).filter(([, resolved]) => resolved !== isa)
-      const enabled = firstTiers && tierMask(opened, firstTiers)
-      for (const { chunk, batch, tierSet = 'all', routes = 'routed' } of group) {
-        const size = chunk === 'all' ? shape.prompt : chunk
-        const before = opened.model.expertStats()
-        const replay = routes === 'replayed' ? reference?.routes : undefined
-        const capture = !reference || routes !== 'routed'
-        const cell = await runCell(opened, tokenizer, {
-          ...shape,
-          chunk: size,
-          batch,
-          tierSet,
-          enabled,
-          capture,
-          replay
-        })
-        const use = describeUse(place, before, opened.model.expertStats(), opened.budget)
-        const problems = [...cell.problems, ...use.problems]
-        if (opened.backend.isa !== isa) problems.push(`backend runs ${opened.backend.isa}`)
-        for (const [kernel, resolved] of others) problems.push(`${kernel} is ${resolved}`)
-        reference ??= cell
-        const equal =
-          cell.hash === reference.hash &&
-          cell.tokens.join() === reference.tokens.join() &&
-          (!capture || sameRoutes(cell.routes, reference.routes))
-        if (!equal || problems.length) failures++
-        const resolved = others.length
-          ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
-          : `${Object.keys(kernels).length} x ${isa}`
-        const verdict = problems.length ? `NOT AS ASKED: ${problems[0]}` : equal ? 'equal' : 'DIFFERS'
-        const mates = batch > 1 ? tierSet : '-'
-        const ran = tally(cell.rows)
-        rows.push([
-          name,
-          isa,
-          threads,
-          chunk,
-          batch,
-          place,
-          use.text,
-          mates,
-          replay ? 'replayed' : capture ? 'captured' : '-',
-          resolved,
-          ran,
-          cell.hash.slice(0, 12),
-          verdict
-        ])
-      }
-    } finally {
-      opened.dispose()
-    }
-  }
-  hashes[name] = reference.hash
-  // A synthetic file's weights depend on the numpy that made it, so its hash is not kept between machines.
-  if (!shape.lastOnly) kept[name] = reference.hash
+/** Runs the cells over a file. `recorded`: its hash is that of a file that is the same on every machine. */
+async function check(file, cells, shape, { recorded = false } = {}) {
+  const checked = await checkFile(file, cells, shape)
+  failures += checked.failures
+  files.push({ name: file.name, ...checked })
+  if (recorded) kept[file.name] = checked.hash
 }
 
 function compareWithRecorded() {
@@ -192,28 +103,49 @@ for (const isa of ['scalar', 'avx2', 'avx512']) {
   if (process.arch === 'x64' && !cpu.isas.includes(isa))
     console.log(`skipped ${isa}: this CPU has ${cpu.isas.join(', ')}`)
 }
-const stored = {
-  isa: available.isa,
-  threads: [1, 3],
-  chunk: [7, 'all'],
-  batch: [3],
-  place: places,
-  tierSet: tierSets,
-  routes
+const [whole, short] = [
+  { prompt: 150, generate: 50 },
+  { prompt: 40, generate: 10 }
+]
+const lengths = ({ prompt, generate }) => `KV f16, ${prompt} + ${generate} tokens`
+/** What does not depend on where experts are is crossed with fewer of the kernels' settings. */
+const few = { isa: available.isa, threads: [1, 3], chunk: [7, 'all'], batch: [3], place: places }
+const seed = Number(options.seed)
+
+/** The cells of a model of `name`; where its experts are and whose routes it takes needs no long text. */
+async function checkModel(name, file, firstTiers) {
+  const [long, brief] = [whole, short].map((shape) => ({ ...file, name: `${name}, ${lengths(shape)}` }))
+  const cells = options.full
+    ? crossProduct(available)
+    : pairwise({ ...available, place: places, tierSet: tierSets, routes }, seed)
+  await check(long, cells, { ...whole, firstTiers }, { recorded: true })
+  if (options.full) await check(brief, crossProduct({ ...few, tierSet: tierSets, routes }), { ...short, firstTiers })
 }
-const choose = () =>
-  options.full
-    ? [...crossProduct(available), ...crossProduct(stored)]
-    : pairwise({ ...available, place: places, tierSet: tierSets, routes }, Number(options.seed))
+
 for (const type of options.types.split(',')) {
   const { name, path } = await trainedModel(type)
-  await checkFile({ name: `${name}, KV f16, 150 + 50 tokens`, path }, choose(), { prompt: 150, generate: 50 })
+  await checkModel(name, { path })
 }
 if (options.hser) {
   const path = await hierarchicalModel()
-  for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 })) {
-    const file = { name: `hierarchical q8_0, ${set}, KV f16, 150 + 50 tokens`, path, tiers: null }
-    await checkFile(file, choose(), { prompt: 150, generate: 50, firstTiers })
+  for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 }))
+    await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
+}
+if (options.swap) {
+  const { before, after, blobs } = await swappedModel()
+  const choose = (axes) => (options.full ? crossProduct(axes) : pairwise({ ...axes, threads: available.threads }, seed))
+  for (const [name, path, epoch, swap] of [
+    ['before', before, 0, ['none', 'beside']],
+    ['after', after, 1, swaps]
+  ]) {
+    const file = { name: `f32, ${name} a swap, ${lengths(short)}`, path, swapped: { from: before, blobs, epoch } }
+    await check(file, choose({ ...few, swap }), short)
+  }
+  // Without this a swap that changes nothing would be equal too.
+  const [old, now] = files.slice(-2)
+  if (old.hash === now.hash) {
+    failures++
+    console.log(`NOT AS ASKED: ${now.name} has the hash of ${old.name}`)
   }
 }
 if (options.deep) {
@@ -229,35 +161,20 @@ if (options.deep) {
         place: ['memory', 'file 50%'][i % 2],
         tierSet: ['all', 'changing'][i % 2]
       }))
-  if (path)
-    await checkFile({ name: 'olmoe, 2 layers, q4_0, depth 600', path }, deep, {
-      prompt: 600,
-      generate: 8,
-      lastOnly: true
-    })
+  // Its weights depend on the numpy that made it, so its hash is not kept between machines.
+  const lengths = { prompt: 600, generate: 8, lastOnly: true }
+  if (path) await check({ name: 'olmoe, 2 layers, q4_0, depth 600', path }, deep, lengths)
   else skipped++
 }
 
-printTable(
-  [
-    'file',
-    'isa',
-    'threads',
-    'chunk',
-    'batch',
-    'experts',
-    'missing',
-    "mates' TierSet",
-    'routes',
-    'kernels',
-    'expertMatmul rows of the steps',
-    'sha-256',
-    'logits'
-  ],
-  rows
-)
+const rows = files.flatMap((file) => file.rows)
+printTable(columns, rows)
+for (const { name, rows, milliseconds } of files) {
+  const seconds = milliseconds.reduce((sum, ms) => sum + ms, 0) / 1000
+  console.log(`${name}: ${rows.length} cells, ${show(seconds)} s of them`)
+}
 compareWithRecorded()
-writeReport('determinism.json', { environment: stamp, full: options.full, hashes, cells: rows })
+writeReport('determinism.json', { environment: stamp, full: options.full, files })
 console.log(
   `${rows.length} cells in ${Math.round((performance.now() - started) / 1000)} s: ${rows.length - rows.filter((row) => row.at(-1) !== 'equal').length} equal, ${failures} failed, ${skipped} files skipped`
 )

@@ -10,7 +10,7 @@ import { widen } from './widen.mjs'
 
 export const sharedFolder = process.env.TIERED_MOE_SHARED ?? join(root, '..', 'shared')
 export const embeddedModel = join(root, 'models', 'tiny-shakespeare-moe-q8_0.gguf')
-const modelFolder = process.env.TIERED_MOE_BENCH_MODELS ?? join(outputFolder, 'models')
+export const modelFolder = process.env.TIERED_MOE_BENCH_MODELS ?? join(outputFolder, 'models')
 
 /** Runs `make(temporaryPath)` unless the file is there already; a half-made file never stays under its final name. */
 async function once(name, make) {

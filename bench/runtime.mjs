@@ -66,6 +66,7 @@ export async function openModel(
       plan: description.plan,
       metadata: file.metadata,
       tensors: opened.tensors,
+      blobs,
       budget,
       cancel,
       dispose

@@ -11,7 +11,7 @@ namespace tmoe {
 
 /**
  * The native side of a wrapped object; the object's finalizer deletes it. A handle that can be closed counts as live until it is, and
- * tells V8 how many bytes outside its heap it keeps.
+ * tells V8 that it keeps bytes outside its heap.
  */
 class Handle {
   public:
@@ -24,9 +24,14 @@ class Handle {
 
     ClassId id() const { return id_; }
 
-    /** Sets the bytes that this object keeps outside V8's heap. */
+    /**
+     * Sets the bytes that this object keeps outside V8's heap. V8 hears of a part: 64 MiB more than after its last full collection make it begin
+     * another, and that stops the thread for tens of milliseconds beside busy cores. A prompt's cache alone would do that every time; a few forgotten
+     * objects still do.
+     */
     void report(int64_t bytes) {
         int64_t total = 0;
+        bytes = bytes < kMostReported ? bytes : kMostReported;
         if (bytes != reported_) napi_adjust_external_memory(env_, bytes - reported_, &total);
         reported_ = bytes;
     }
@@ -40,6 +45,8 @@ class Handle {
     }
 
   private:
+    static constexpr int64_t kMostReported = int64_t{8} << 20;
+
     ClassId id_;
     napi_env env_;
     bool live_;

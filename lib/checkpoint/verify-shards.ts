@@ -30,6 +30,8 @@ export interface VerifyReport {
   bytes: number
   /** Files of archive tiers that are not here, which were not looked at. */
   absent: string[]
+  /** Where those are, as the manifest says. */
+  archiveUrl?: string
   damage: Damage[]
 }
 

@@ -37,6 +37,7 @@ export async function verifyCheckpoint(
   }
   const absent = await archivedOnly(manifest, folder)
   const report = await verifyShards(addon, folder, withoutUnknownTiers(manifest), { cancel, onProgress, absent })
+  if (manifest.archive) report.archiveUrl = manifest.archive.url
   if (report.damage.length === 0) report.damage.push(...(await openingFails(addon, folder)))
   return report
 }

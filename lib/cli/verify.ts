@@ -19,9 +19,9 @@ export function addVerify(program: Command, session: Session): void {
         onProgress: (progress) => session.progress('verifying', progress)
       })
       const milliseconds = performance.now() - started
-      const { files, blobs, bytes, absent } = report
+      const { files, blobs, bytes, absent, archiveUrl } = report
       const damage = report.damage.map(({ error, ...rest }) => ({ code: error.code, ...rest }))
-      if (json) session.json({ folder, files, blobs, bytes, absent, damage, milliseconds })
+      if (json) session.json({ folder, files, blobs, bytes, absent, archiveUrl, damage, milliseconds })
       for (const { code, message } of json ? [] : damage) session.write(`${code}  ${message}\n`)
       const [first] = report.damage
       if (first) {
@@ -32,7 +32,10 @@ export function addVerify(program: Command, session: Session): void {
       }
       if (json) return
       const size = `${files} files, ${blobs} experts, ${formatBytes(bytes)}`
-      if (absent.length > 0) session.write(`${absent.length} files are in the archive only\n`)
+      if (absent.length > 0) {
+        const where = archiveUrl === undefined ? '' : `, at ${archiveUrl}`
+        session.write(`${absent.length} files are in the archive only${where}\n`)
+      }
       session.write(`${folder}: ${size}, all as the manifest states, ${formatMilliseconds(milliseconds)}\n`)
     })
 }

@@ -3,7 +3,7 @@ import { mkdtempSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { VERSIONS_FOLDER, writeFailed } from '../checkpoint/folder.js'
-import type { Manifest } from '../checkpoint/manifest.js'
+import type { Manifest, ManifestExpert } from '../checkpoint/manifest.js'
 import { sourceLayers } from '../checkpoint/source.js'
 import { createError } from '../errors/index.js'
 import type { ExpertPlace, ExpertVersion } from '../experts/history.js'
@@ -26,7 +26,9 @@ export function openVersions(
 ): ExpertSwaps {
   const { id } = model
   const path = resolve(model.path)
-  const original = checkpoint && blobs ? originals(checkpoint.manifest, blobs) : () => ({ version: 0, blob: undefined })
+  const entryOf = checkpoint && entriesOf(checkpoint.manifest)
+  const original =
+    entryOf && blobs ? originals(entryOf, blobs, native.routing.experts) : () => ({ version: 0, blob: undefined })
   const loaded = stateOf(path)
   const { journal } = ledger
   const lasting = checkpoint ? join(path, VERSIONS_FOLDER) : journal && journalVersions(journal)
@@ -56,7 +58,7 @@ export function openVersions(
       if (stateOf(path) === loaded) return
       throw createError('MODEL_CHANGED', `${path} is another file than the one that was loaded`, { model: id, path })
     },
-    sha256Of: (place) => original(place).blob?.sha256,
+    sha256Of: (place) => entryOf?.(place).sha256,
     onPersisted: async () => {
       if (journal) ledger.persisted(id, await identify(path))
     },
@@ -64,12 +66,19 @@ export function openVersions(
   })
 }
 
-/** What a checkpoint's manifest states; an expert that is in no local file has no blob. */
-function originals({ model, layers }: Manifest, { files, fileIndex, offset, crc32c }: ExpertBlobs): Original {
+type EntryOf = (place: ExpertPlace) => ManifestExpert
+
+/** What a checkpoint's manifest states of an expert, of one in the archive too. */
+function entriesOf({ layers }: Manifest): EntryOf {
   const entries = new Map(layers.map(({ layer, experts }) => [layer, new Map(experts.map((own) => [own.expert, own]))]))
-  return ({ layer, expert }) => {
-    const { sha256, version } = entries.get(layer)!.get(expert)!
-    const at = layer * model.experts + expert
+  return ({ layer, expert }) => entries.get(layer)!.get(expert)!
+}
+
+/** What a checkpoint was loaded with; an expert that is in no local file has no blob. */
+function originals(entryOf: EntryOf, { files, fileIndex, offset, crc32c }: ExpertBlobs, count: number): Original {
+  return (place) => {
+    const { sha256, version } = entryOf(place)
+    const at = place.layer * count + place.expert
     const path = files[fileIndex[at]!]
     return {
       version,

@@ -63,14 +63,14 @@ export class ExpertSwaps {
     return { epoch, experts: swapped }
   }
 
-  /** Engine.persistExperts; nothing where the model is no checkpoint. */
+  /** Engine.persistExperts; nothing where the model is no checkpoint, and not what `persistable` leaves for a later call. */
   async persist(): Promise<PersistedExpert[]> {
     const { versions, path, addon, isCheckpoint, onPersisted, sha256Of, id, tell } = this.#setup
     if (!isCheckpoint || versions.changed().length === 0) return []
     const experts = await versions.persist(async () => {
       const written = await persistVersions(
         path,
-        versions.changed(),
+        versions.persistable(),
         (place) => this.#onDisk.get(keyOf(place)) ?? sha256Of(place),
         (descriptor) => addon.tryLockFile(descriptor)
       )

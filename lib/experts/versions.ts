@@ -91,6 +91,16 @@ export class ExpertVersions {
   }
 
   /**
+   * Those of `changed` that a manifest may name: of the others a request uses what only an archive has, which nothing could find again once the
+   * manifest names its successor.
+   */
+  persistable(): (ExpertPlace & ExpertVersion)[] {
+    const epochs = this.#needed()
+    const known = this.#history.changed().filter(({ chain }) => neededOf(chain, epochs).every(({ blob }) => blob))
+    return known.map(({ place, chain }) => ({ ...place, ...chain.at(-1)! }))
+  }
+
+  /**
    * Gives experts the versions that `make` makes; resolves when later requests use them. One change after another. What `make` throws,
    * RESOURCE_MEMORY_EXHAUSTED and the errors of reading blobs, JOURNAL_WRITE_FAILED; then nothing has changed.
    */

@@ -1,11 +1,20 @@
 /** A model whose archive tier is on a real nginx and not here: the same text, what the cold folder keeps, and what fails without the server. */
 import { execFile, spawn } from 'node:child_process'
-import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
 import { embedded } from '../fixtures/package.js'
+import {
+  contextLength,
+  memoryFor as memoryOf,
+  openTiny,
+  quick,
+  request,
+  tiers,
+  writeArchived
+} from './archived-model.js'
 import { startFaultyProxy } from './faulty-proxy.js'
 import { nginxMissing, startNginx } from './nginx.js'
 import { temporaryFolder } from './setting.js'
@@ -16,37 +25,16 @@ if (nginxMissing) {
 }
 const home = t.testdir()
 const [whole, part] = [join(home, 'whole'), join(home, 'part')]
-const contextLength = 192
 /** What one token can need of the archive: four experts of each of four layers. The archive has 32. */
 const tokenBlobs = 16
-const request = { model: 'tiny', prompt: 'ROMEO:', maxTokens: 40, seed: 4, ignoreEos: true }
 const tokens = Int32Array.from({ length: 75 }, (_, i) => (i * 37 + 11) % 200)
 const bytes = (array: Float32Array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
-const quick = {
-  retry: { attempts: 2, delaysMs: [1], jitterMs: 0 },
-  timeouts: { connectMs: 2000, firstByteMs: 2000, betweenBytesMs: 2000, totalMs: 20_000 },
-  breaker: { failureThreshold: 1000 }
-}
 
 const nginx = await startNginx()
 t.teardown(() => nginx.stop())
 let plain: Engine
 t.before(async () => {
-  const tiers = [
-    { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },
-    { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
-  ]
-  await convertModel({ from: embedded, to: whole, tiers })
-  // The local folder has all but the archive's files, and the server has only those.
-  cpSync(whole, part, { recursive: true })
-  mkdirSync(join(nginx.files, 'experts'))
-  cpSync(join(whole, 'experts/rare'), join(nginx.files, 'experts/rare'), { recursive: true })
-  rmSync(join(part, 'experts/rare'), { recursive: true })
-  const served = readdirSync(join(nginx.files, 'experts'), { recursive: true, encoding: 'utf8' })
-  for (const path of ['', ...served]) {
-    const full = join(nginx.files, 'experts', path)
-    chmodSync(full, statSync(full).isDirectory() ? 0o755 : 0o644)
-  }
+  await writeArchived(nginx, whole, part)
   plain = await createEngine({ threads: 2, maxBatchTokens: 64 })
   await plain.loadModel({ id: 'tiny', model: whole, contextLength })
 })
@@ -55,18 +43,10 @@ t.beforeEach(() => {
   nginx.requests()
 })
 
-async function open(t: Test, coldFolder: string, load: LoadModelRequest = {}, archive = {}, url = nginx.url) {
-  const engine = await createEngine({ threads: 2, maxBatchTokens: 64 })
-  t.teardown(() => engine.dispose())
-  const options = { ...quick, url, coldFolder, ...archive }
-  await engine.loadModel({ id: 'tiny', model: part, contextLength, archive: options, ...load })
-  return engine
-}
+const open = (t: Test, coldFolder: string, load: LoadModelRequest = {}, archive = {}, url = nginx.url) =>
+  openTiny(t, { model: part, archive: { ...quick, url, coldFolder, ...archive }, ...load })
 /** Memory in which so many of the 64 experts fit. */
-function memoryFor(experts: number): number {
-  const { base, arena, experts: all } = plain.listModels()[0]!.memory
-  return base + arena + experts * all.slot
-}
+const memoryFor = (experts: number) => memoryOf(plain, experts)
 const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
   promise.then(
     () => undefined,
@@ -175,10 +155,6 @@ t.test('a cold folder that is removed while it is in use is filled again', async
 t.test('an address in the manifest: the folder works with no option, and an option goes before it', async (t) => {
   const addressed = join(temporaryFolder(t), 'addressed')
   cpSync(whole, addressed, { recursive: true })
-  const tiers = [
-    { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },
-    { name: 'rare', placement: 'archive' as const, experts: 'rest' as const }
-  ]
   const from = embedded
   const { manifest, written } = await convertModel({ from, to: addressed, tiers, archiveUrl: nginx.url })
   t.match([manifest.archive, written], [{ url: nginx.url }, 0])
@@ -201,6 +177,8 @@ t.test('an address in the manifest: the folder works with no option, and an opti
   t.ok(nginx.requests().length > 0, 'it came from there')
   const inspected = await promisify(execFile)(process.execPath, ['dist/esm/cli/main.js', 'inspect', addressed])
   t.match(inspected.stdout, nginx.url)
+  const verified = await promisify(execFile)(process.execPath, ['dist/esm/cli/main.js', 'verify', addressed])
+  t.match(verified.stdout, `4 files are in the archive only, at ${nginx.url}\n`)
   const engine = await createEngine({ threads: 2 })
   t.teardown(() => engine.dispose())
   const archive = { ...quick, url: `${nginx.url}/none`, coldFolder: temporaryFolder(t) }
