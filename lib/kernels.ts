@@ -6,37 +6,33 @@
  *
  * Every backend has the asynchronous form; the CPU backend also has `sync` (on the calling thread) and `naive` (the reference that a
  * reader can check by eye, on weights in the file's layout). All forms give the same bits on every instruction set. `webgpu` runs the same
- * requests on a GPU, and arrays can stay in its memory from call to call: `const backend = await openBackend('webgpu')`.
+ * requests on a GPU, and arrays can stay in its memory from call to call: `const backend = await openBackend('webgpu')`. `cuda` runs them with
+ * the CPU's bits on an NVIDIA GPU: `await openBackend('cuda')`.
  */
 import { createError } from './errors/index.js'
-import { prepare } from './kernels/calls.js'
+import type { CudaBackend } from './kernels/cuda.js'
+import { openCuda } from './kernels/cuda.js'
 import type { Packing } from './kernels/packing.js'
-import { packing, reading } from './kernels/packing.js'
-import type { KernelName, KernelTable } from './kernels/requests.js'
+import { packing } from './kernels/packing.js'
+import type { AsyncKernels, SyncKernels } from './kernels/table.js'
+import { asyncTable, syncTable } from './kernels/table.js'
 import type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
 import { openWebgpu } from './kernels/webgpu.js'
 import type { Isa, NativeBackend } from './native.js'
 import { native } from './native.js'
 import { validationError } from './validation.js'
 
+export type { CudaBackend } from './kernels/cuda.js'
 export type { DeviceArray, Element, HostArrays, OnDevice } from './kernels/device-arrays.js'
 export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
+export type { AsyncKernels, SyncKernels } from './kernels/table.js'
 export type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
 export type { DType, Isa, KvType } from './native.js'
 export type { Carry, ExpertRank, RankGroupOptions, RankTokens } from './ranks/group.js'
 export { RankGroup } from './ranks/group.js'
 export type { Segment, SegmentArrays, SegmentHeader } from './ranks/segment.js'
 export { type ExpertShare, expertShares } from './ranks/share.js'
-
-/** Every kernel as a promise. Work runs in order, off the JavaScript thread; arrays must not be changed until it has settled. */
-export type AsyncKernels = {
-  [Name in KernelName]: (request: KernelTable[Name]['request']) => Promise<KernelTable[Name]['result']>
-}
-/** Every kernel on the calling thread. */
-export type SyncKernels = {
-  [Name in KernelName]: (request: KernelTable[Name]['request']) => KernelTable[Name]['result']
-}
 
 export interface BackendOptions {
   /** Worker threads of the asynchronous form, 1 to 1024; default 1. */
@@ -57,40 +53,23 @@ export interface KernelBackend extends AsyncKernels, Packing {
   dispose(): void
 }
 
-const names = Object.keys(prepare) as KernelName[]
-
-type Call = (op: KernelName, args: readonly unknown[]) => unknown
-
-/** A table of kernels around one way to call them. */
-function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown) => unknown) => unknown): unknown {
-  return Object.fromEntries(
-    names.map((name) => [
-      name,
-      (request: never) => {
-        if (typeof request !== 'object' || request === null)
-          throw validationError(name, 'the argument', request, 'an object')
-        const { args, result } = reading(name, () => prepare[name](request))
-        return settle(call(name, args), result)
-      }
-    ])
-  )
-}
-
 /**
  * Opens a backend. Throws BACKEND_UNAVAILABLE for a name that it does not know, ISA_UNSUPPORTED, VALIDATION_ERROR, RESOURCE_MEMORY_EXHAUSTED
- * (no thread could be started). `webgpu` is a promise: see `openWebgpu` for what it rejects with.
+ * (no thread could be started). `webgpu` and `cuda` are promises: see `openWebgpu` and `openCuda` for what they reject with.
  */
 export function openBackend(name: 'cpu', options?: BackendOptions): KernelBackend
 export function openBackend(name: 'webgpu', options?: WebgpuOptions): Promise<WebgpuBackend>
+export function openBackend(name: 'cuda'): Promise<CudaBackend>
 export function openBackend(
-  name: 'cpu' | 'webgpu',
+  name: 'cpu' | 'webgpu' | 'cuda',
   options: BackendOptions | WebgpuOptions = {}
-): KernelBackend | Promise<WebgpuBackend> {
+): KernelBackend | Promise<WebgpuBackend | CudaBackend> {
   if (name === 'webgpu') return openWebgpu(options as WebgpuOptions)
+  if (name === 'cuda') return openCuda()
   if (name === 'cpu') return openCpu(options as BackendOptions)
   throw createError('BACKEND_UNAVAILABLE', `backend '${String(name)}' is not in this version`, {
     backend: String(name),
-    available: ['cpu', 'webgpu']
+    available: ['cpu', 'webgpu', 'cuda']
   })
 }
 
@@ -99,18 +78,14 @@ function openCpu(options: BackendOptions): KernelBackend {
     throw validationError('openBackend', 'options', options, 'an object')
   const { threads = 1, isa = 'auto' } = options
   const handle: NativeBackend = native().createBackend({ threads, isa })
-  const run = (settle: (returned: unknown, result: (value: unknown) => unknown) => unknown, call: Call) =>
-    tableOf(call, settle)
-  const now = (returned: unknown, result: (value: unknown) => unknown) => result(returned)
-  const later = async (returned: unknown, result: (value: unknown) => unknown) => result(await returned)
 
   return {
-    ...(run(later, (op, args) => handle.callAsync(op, args, false)) as AsyncKernels),
+    ...asyncTable(handle),
     name: 'cpu',
     isa: handle.isa,
     threads: handle.threads,
-    sync: run(now, (op, args) => handle.call(op, args, false)) as SyncKernels,
-    naive: run(now, (op, args) => handle.call(op, args, true)) as SyncKernels,
+    sync: syncTable((op, args) => handle.call(op, args, false)),
+    naive: syncTable((op, args) => handle.call(op, args, true)),
     kernels: () => handle.kernels(),
     ...packing(handle),
     dispose: () => handle.dispose()

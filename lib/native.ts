@@ -33,6 +33,7 @@ export interface BackendMemory {
 
 /** What a device has done since it was opened, and holds now. */
 export interface DeviceCounts {
+  /** Of CUDA: launches. */
   submits: number
   /** Milliseconds that were spent waiting for it. */
   waitedMs: number
@@ -74,6 +75,10 @@ export interface NativeBackend {
   /** Runs one kernel of the kernel-level API (lib/kernels.ts knows the positional arguments). */
   call(op: string, args: readonly unknown[], naive: boolean): unknown
   callAsync(op: string, args: readonly unknown[], naive: boolean): Promise<unknown>
+  /** Of an addon for a device: it, the bytes that nobody has of its memory, and the counts. CUDA_DEVICE_FAILED. */
+  deviceCounts?(): (DeviceCounts & { device: string; availableBytes: number }) | undefined
+  /** Of an addon for a device: most that the buffers of one step take there. VALIDATION_ERROR for a plan that is none. */
+  deviceStepBytes?(plan: Plan, maxBatchTokens: number): number | undefined
   /**
    * Opens the device again after it failed; what was on it is lost, so its models are to be disposed before. Throws as opening it did. Not there:
    * no device can be lost.

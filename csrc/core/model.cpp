@@ -41,6 +41,8 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
                    const std::atomic<bool>* cancel, std::shared_ptr<Model>& out) {
     const GgufFile& file = *shared;
     TMOE_RETURN_IF_ERROR(validate(plan));
+    // A device that has room for every expert of a file takes them from it like other tensors.
+    const bool stored = options.store && !(backend.device && options.experts.device_bytes == 0 && options.experts.blobs.places.empty());
     std::shared_ptr<Model> model(new (std::nothrow) Model());
     if (!model) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate a model");
     model->plan_ = std::move(plan);
@@ -55,7 +57,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     std::vector<size_t> base;      // tensors that are loaded here; the others are the store's
     uint64_t total = 0, done = 0;  // bytes of the file
     for (size_t i = 0; i < p.tensors.size(); i++) {
-        if (options.store && p.tensors[i].role == TensorRole::Experts) continue;
+        if (stored && p.tensors[i].role == TensorRole::Experts) continue;
         TMOE_RETURN_IF_ERROR(describe_tensor(file, p.tensors[i], model->weights_[i]));
         model->weight_bytes_ += loaded_bytes(model->weights_[i]);
         total += file.find(p.tensors[i].file_name())->bytes;
@@ -67,9 +69,10 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
             if (model) model->close();
         }
     } close_failed{model};
-    if (options.store) TMOE_RETURN_IF_ERROR(model->open_store(backend, std::move(shared), options.experts));
+    if (stored) TMOE_RETURN_IF_ERROR(model->open_store(backend, std::move(shared), options.experts));
     TMOE_RETURN_IF_ERROR(step_bytes(p, options.max_batch, backend.pool.threads(), model->arena_bytes_));
-    const uint64_t required = model->weight_bytes_ + model->arena_bytes_;
+    // Weights only pass through host memory where a device takes them.
+    const uint64_t required = (backend.device ? model->expert_budget_.load() : model->weight_bytes_) + model->arena_bytes_;
     const int64_t available = available_memory();
     if (required > static_cast<uint64_t>(std::max<int64_t>(available, 0))) {
         return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("the model needs %llu bytes of memory, %lld are available", static_cast<unsigned long long>(required), static_cast<long long>(available)))
@@ -114,7 +117,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         if (progress) progress({p.tensors[i].name, index, count, done, total});
         index++;
     }
-    if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->finish());
+    if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->finish(cancel));
     out = std::move(model);
     return {};
 }

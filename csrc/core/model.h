@@ -159,6 +159,8 @@ class Model {
     uint64_t weight_bytes() const { return weight_bytes_; }
     /** Null where every expert stays in memory. */
     const ExpertStore* store() const { return store_.get(); }
+    /** Null where a device has every expert, or there is none. */
+    const DeviceExperts* device_experts() const { return device_ ? device_->experts() : nullptr; }
     /** Null where nothing is recorded. */
     const TraceLog* trace() const { return trace_.get(); }
     /** Before the last reference goes, on the backend's thread: waits for reads under way, some seconds at most. */
@@ -195,7 +197,7 @@ class Model {
     Status place_versions(const std::vector<ExpertVersionList>& lists);
     /** Where each expert is, [layers][experts] of bits as below. Any thread. Needs a store. */
     void whereabouts(uint8_t* out) const;
-    static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16;
+    static constexpr uint8_t kResidencyBits = 3, kPinnedBit = 4, kDemotedBit = 8, kLocalBit = 16, kDeviceBit = 32;
     uint64_t arena_bytes() const { return arena_bytes_; }
     /** Most that the buffers of one step take, those of the expert store's predictions too. VALIDATION_ERROR for a plan that is none. */
     static Status step_bytes(const Plan& plan, size_t max_batch, size_t threads, uint64_t& out);
@@ -221,6 +223,7 @@ class Model {
     struct RoutedLayer {
         const PlanOp *route, *experts, *norm;
     };
+    DeviceExperts* slots() { return device_ ? device_->experts() : nullptr; }
     void find_routed_layers();
     ExpertLayout layout_of(size_t layer) const;
     Status check_versions(const std::vector<ExpertVersionList>& lists) const;

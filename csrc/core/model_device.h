@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "core/status.h"
+#include "core/device_experts.h"
 
 namespace tmoe {
 
 struct Backend;
 struct LoadOptions;
+struct Plan;
 struct Weight;
+class KernelDevice;
 class Model;
 struct StepItem;
 struct StepResult;
@@ -24,7 +26,9 @@ class ModelDevice {
     /** Weight `index` of the plan has been read: it moves to the device, and its host memory is released. GPU_VRAM_EXHAUSTED, CUDA_DEVICE_FAILED. */
     virtual Status take(size_t index, Weight& weight) = 0;
     /** Every weight is there: memory of steps of max_batch tokens, and of experts. */
-    virtual Status finish() = 0;
+    virtual Status finish(const std::atomic<bool>* cancel) = 0;
+    /** Null where every expert stays on the device. */
+    virtual DeviceExperts* experts() const = 0;
     /** Model::step. */
     virtual Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) = 0;
 };
@@ -40,6 +44,17 @@ class BackendDevice {
   public:
     virtual ~BackendDevice() = default;
     virtual std::string name() const = 0;
+    struct Counts {
+        uint64_t free_bytes = 0;            ///< that nobody has
+        uint64_t held_bytes = 0, buffers = 0;   ///< this process's
+        uint64_t launches = 0, wait_nanoseconds = 0;
+    };
+    /** Any thread. CUDA_DEVICE_FAILED. */
+    virtual Status counts(Counts& out) const = 0;
+    /** Device memory of steps of so many tokens, at most. The plan is valid. */
+    virtual uint64_t step_bytes(const Plan& plan, size_t max_batch) const = 0;
+    /** The kernel-level interface; on the backend's queue. */
+    virtual KernelDevice& kernels() = 0;
     virtual Status create_model(Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out) = 0;
 };
 

@@ -37,7 +37,7 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     store.seed = options.seed;
     store.scrub = options.scrub;
     if (options.trace_words > 0) trace_ = std::make_shared<TraceLog>(options.trace_words);
-    store.trace = trace_;
+    if (!backend.device) store.trace = trace_;  // a device's slots are what is asked first
     expert_budget_ = store.budget_bytes;
     kv_reserve_ = options.kv_reserve_bytes;
     weight_bytes_ += expert_budget_;
@@ -56,6 +56,7 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
 
 Status Model::set_expert_budget(uint64_t bytes) {
     if (!store_) return no_store();
+    if (DeviceExperts* own = slots()) return own->set_budget(bytes);
     const uint64_t budget = std::min<uint64_t>(bytes, uint64_t{slot_bytes_} * routing_.mask_size()) / slot_bytes_ * slot_bytes_;
     // What the requests under way hold stays theirs: a budget that leaves too little beside it changes nothing.
     const uint64_t beyond = (beyond_reserve(static_cast<uint64_t>(held_->load())) + slot_bytes_ - 1) / slot_bytes_ * slot_bytes_;
@@ -72,6 +73,7 @@ Status Model::set_expert_budget(uint64_t bytes) {
 
 Status Model::place_experts(const uint8_t* placement) {
     if (!store_) return no_store();
+    if (DeviceExperts* own = slots()) return own->place(placement);
     std::vector<std::vector<uint32_t>> promoted(routed_.size());
     for (size_t i = 0; i < placement_.size(); i++) {
         const bool back = placement_[i] == static_cast<uint8_t>(Placement::Demoted) && placement[i] != placement_[i];
@@ -117,6 +119,7 @@ Status Model::adopt_experts(const std::vector<std::string>& files, const std::ve
 
 Status Model::read_ahead(const uint8_t* wanted) {
     if (!store_) return no_store();
+    if (DeviceExperts* own = slots()) return own->read_ahead(wanted);
     for (size_t layer = 0; layer < routing_.layers; layer++) {
         std::vector<uint32_t> experts;
         for (size_t expert = 0; expert < routing_.experts; expert++) {
@@ -128,10 +131,14 @@ Status Model::read_ahead(const uint8_t* wanted) {
 }
 
 void Model::whereabouts(uint8_t* out) const {
+    std::vector<uint8_t> in_slot, placed;
+    if (const DeviceExperts* own = device_experts()) own->whereabouts(in_slot, placed);
     for (size_t i = 0; i < routing_.mask_size(); i++) {
         const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
-        const auto placement = static_cast<Placement>(placement_[i].load());
-        out[i] = static_cast<uint8_t>(static_cast<uint8_t>(store_->residency(layer, expert)) | (placement == Placement::Pinned ? kPinnedBit : 0) |
+        const auto placement = static_cast<Placement>(placed.empty() ? placement_[i].load() : placed[i]);
+        const bool hot = !in_slot.empty() && in_slot[i];
+        const uint8_t residency = hot ? static_cast<uint8_t>(Residency::Resident) | kDeviceBit : static_cast<uint8_t>(store_->residency(layer, expert));
+        out[i] = static_cast<uint8_t>(residency | (placement == Placement::Pinned ? kPinnedBit : 0) |
                                       (placement == Placement::Demoted ? kDemotedBit : 0) | (store_->local(layer, expert) ? kLocalBit : 0));
     }
 }

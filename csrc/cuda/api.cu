@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <chrono>
+
 namespace tmoe {
 namespace cuda {
 
@@ -77,7 +79,12 @@ Stream::~Stream() {
     if (handle_) cudaStreamDestroy(stream_of(handle_));
 }
 
-Status Stream::wait() { return failed("the device failed", cudaStreamSynchronize(stream_of(handle_))); }
+Status Stream::wait() {
+    const auto began = std::chrono::steady_clock::now();
+    const cudaError_t error = cudaStreamSynchronize(stream_of(handle_));
+    device_counters().wait_nanoseconds += static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - began).count());
+    return failed("the device failed", error);
+}
 
 Status Stream::to_device(void* to, const void* from, size_t bytes) {
     device_counters().copies++;
@@ -115,6 +122,7 @@ Status DeviceBuffer::allocate(size_t bytes) {
     data_ = static_cast<uint8_t*>(memory);
     size_ = bytes;
     device_counters().device_bytes += static_cast<int64_t>(bytes);
+    device_counters().buffers++;
     return {};
 }
 
@@ -122,6 +130,7 @@ void DeviceBuffer::release() {
     if (!data_) return;
     cudaFree(data_);
     device_counters().device_bytes -= static_cast<int64_t>(size_);
+    device_counters().buffers--;
     data_ = nullptr;
     size_ = 0;
 }

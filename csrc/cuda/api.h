@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <tuple>
 
 #include "core/memory.h"
 #include "core/status.h"
@@ -36,9 +38,15 @@ Status free_memory(uint64_t& out);
 /** Device and pinned memory that this process holds. */
 struct DeviceCounters {
     LiveBytes device_bytes, pinned_bytes;
-    std::atomic<uint64_t> launches{0}, copies{0};
+    std::atomic<int64_t> buffers{0};             ///< of device memory
+    std::atomic<uint64_t> launches{0}, copies{0}, wait_nanoseconds{0};
 };
 DeviceCounters& device_counters();
+
+/** Blocks of a launch. Nothing is launched where one of them is 0. */
+struct Grid {
+    size_t x = 1, y = 1, z = 1;
+};
 
 /** Work in order, beside that of other streams. */
 class Stream {
@@ -116,15 +124,10 @@ class PinnedBuffer {
     size_t size_ = 0;
 };
 
-/** Blocks of a launch. Nothing is launched where one of them is 0. */
-struct Grid {
-    size_t x = 1, y = 1, z = 1;
-};
-
 /** The status of the launch just made. */
 Status launched(const char* name);
-/** One grid of an emulated launch. */
-Status emulate(const char* name, Grid grid, unsigned threads, size_t shared_bytes, void (*body)(void*), void* context);
+/** One grid of an emulated launch; `body` is one thread's. */
+Status emulate(const char* name, Stream& stream, Grid grid, unsigned threads, size_t shared_bytes, std::function<void()> body);
 
 inline constexpr size_t kMostGridX = 0x7fffffff, kMostGridYZ = 65535, kMostShared = 48 * 1024;
 
@@ -144,9 +147,8 @@ Status launch(const char* name, Stream& stream, Grid grid, unsigned threads, siz
     kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream.handle())>>>(arguments...);
     return launched(name);
 #else
-    static_cast<void>(stream);
-    const auto call = [&] { kernel(arguments...); };
-    return emulate(name, grid, threads, shared_bytes, [](void* own) { (*static_cast<decltype(call)*>(own))(); }, const_cast<void*>(static_cast<const void*>(&call)));
+    // Arguments are copied, as a launch does: it may run later.
+    return emulate(name, stream, grid, threads, shared_bytes, [kernel, given = std::make_tuple(static_cast<P>(arguments)...)] { std::apply(kernel, given); });
 #endif
 }
 #endif

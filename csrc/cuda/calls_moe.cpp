@@ -1,3 +1,5 @@
+#include <map>
+
 #include "cuda/calls.h"
 #include "cuda/expert_matmul.h"
 #include "cuda/moe.h"
@@ -58,7 +60,12 @@ Status route(Workspace& w, const RouteArgs& a) {
     c.positions = w.in(a.positions, a.tokens);
     std::vector<const uint8_t*> masks;
     c.enabled = a.enabled ? w.in(a.enabled, experts) : nullptr;
-    for (size_t t = 0; a.masks && t < a.tokens; t++) masks.push_back(a.masks[t] ? w.in(a.masks[t], experts) : nullptr);
+    std::map<const uint8_t*, const uint8_t*> sent = {{nullptr, nullptr}};  // tokens share masks
+    for (size_t t = 0; a.masks && t < a.tokens; t++) {
+        const auto known = sent.find(a.masks[t]);
+        masks.push_back(known != sent.end() ? known->second : w.in(a.masks[t], experts));
+        sent.emplace(a.masks[t], masks.back());
+    }
     c.masks = a.masks ? w.in(masks.data(), masks.size()) : nullptr;
     c.ids = w.out(a.ids, a.tokens * a.k);
     c.weights = w.out(a.weights, a.tokens * a.k);

@@ -29,7 +29,7 @@ Status ExpertMemory::reserve(size_t tokens, size_t k, size_t width, size_t hidde
 }
 
 size_t ExpertMemory::bytes(size_t tokens, size_t k, size_t width, size_t hidden_width) {
-    return tokens * width * 3 / 2 + tokens * k * hidden_width * 3 / 2 + 2 * tokens * k * hidden_width * sizeof(float);
+    return Rows::bytes(tokens, width) + Rows::bytes(tokens * k, hidden_width) + 2 * tokens * k * hidden_width * sizeof(float);
 }
 
 Status begin_expert_matmul(Stream& stream, const ExpertCall& c, const ExpertMemory& memory) {

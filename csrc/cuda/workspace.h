@@ -1,6 +1,7 @@
 // Device memory of one call on host memory: what goes there, what comes back. The first failure sticks; nothing is done after it.
 #pragma once
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda/api.h"
@@ -69,7 +70,7 @@ class Workspace {
         if (status_.ok()) status_ = waited;
         results_.clear();
         buffers_.clear();
-        return std::move(status_);
+        return std::exchange(status_, Status());
     }
     /** `finish`, or `end` with the failure of what was launched. */
     Status finish(Status launched) {

@@ -109,6 +109,40 @@ Status load_model(Call& call, napi_value& result) {
     return start(call.environment, std::move(task), keep, queue, result);
 }
 
+/** deviceCounts(): what the device is, has done and holds; undefined where there is none. */
+Status device_counts(Call& call, napi_value& result) {
+    BackendHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
+    const BackendDevice* device = handle->backend->device.get();
+    if (!device) return {};
+    BackendDevice::Counts counts;
+    TMOE_RETURN_IF_ERROR(device->counts(counts));
+    if (napi_create_object(call.env, &result) != napi_ok) return exception_pending();
+    define(call.env, result, "device", js_text(call.env, device->name()));
+    const std::pair<const char*, double> numbers[] = {{"availableBytes", static_cast<double>(counts.free_bytes)},
+                                                      {"memoryBytes", static_cast<double>(counts.held_bytes)},
+                                                      {"buffers", static_cast<double>(counts.buffers)},
+                                                      {"submits", static_cast<double>(counts.launches)},
+                                                      {"waitedMs", static_cast<double>(counts.wait_nanoseconds) / 1e6}};
+    for (const auto& [name, value] : numbers) define(call.env, result, name, js_number(call.env, value));
+    return {};
+}
+
+/** deviceStepBytes(plan, maxBatchTokens); undefined where there is no device. */
+Status device_step_bytes(Call& call, napi_value& result) {
+    BackendHandle* handle = nullptr;
+    Plan plan;
+    int64_t max_batch = 0;
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
+    TMOE_RETURN_IF_ERROR(read_plan(call.env, call.args[0], plan));
+    TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[1], "maxBatchTokens", 1, kMostBatch, max_batch));
+    TMOE_RETURN_IF_ERROR(validate(plan));
+    if (!handle->backend) return backend_disposed();  // by a getter of the plan
+    const BackendDevice* device = handle->backend->device.get();
+    if (device) result = js_number(call.env, static_cast<double>(device->step_bytes(plan, static_cast<size_t>(max_batch))));
+    return {};
+}
+
 Status dispose(Call& call, napi_value&) {
     BackendHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.self, "this", handle));
@@ -134,6 +168,8 @@ napi_status bind_backend(Environment& environment, napi_value exports) {
                               {"readWeight", promising<read_weight>, nullptr},
                               {"call", throwing<backend_call>, nullptr},
                               {"callAsync", promising<backend_call_async>, nullptr},
+                              {"deviceCounts", throwing<device_counts>, nullptr},
+                              {"deviceStepBytes", throwing<device_step_bytes>, nullptr},
                               {"dispose", throwing<dispose>, nullptr}};
     napi_status status = define_class(environment, ClassId::Backend, members, sizeof members / sizeof members[0]);
     if (status == napi_ok) status = export_function(environment.env, exports, "createBackend", throwing<create_backend>);

@@ -1,4 +1,5 @@
-// backend.call and backend.callAsync: one kernel on caller-owned memory, on this thread or on the backend's.
+// backend.call and backend.callAsync: one kernel on caller-owned memory, on this thread (the CPU computes) or on the backend's (its device, if
+// it has one).
 #include "napi/bindings.h"
 #include "napi/kernel_calls.h"
 
@@ -35,6 +36,7 @@ class KernelTask : public Task {
         : backend_(std::move(backend)), work_(std::move(work)), copies_(std::move(copies)) {}
     Status run(const Ticket&) override {
         KernelScratch scratch;
+        if (backend_->device) scratch.device = &backend_->device->kernels();
         return work_.run ? work_.run({*backend_->kernels, backend_->pool, nullptr}, scratch) : Status();
     }
     void release() override { backend_.reset(); }

@@ -232,7 +232,13 @@ Status whereabouts(Call& call, napi_value& result) {
     if (napi_create_typedarray(env, napi_float64_array, shape.layers, buffer, 0, &bytes) != napi_ok) return exception_pending();
     define(env, result, "bits", bits);
     define(env, result, "layerBytes", bytes);
-    const StoreCounts counts = model.store()->counts();
+    const DeviceExperts* slots = model.device_experts();
+    const StoreCounts counts = slots ? slots->counts().store : model.store()->counts();
+    if (slots) {
+        napi_value own = nullptr;
+        if (napi_get_boolean(env, true, &own) != napi_ok) return exception_pending();
+        define(env, result, "ownMemory", own);
+    }
     define(env, result, "usedBytes", js_number(env, static_cast<double>(counts.resident_bytes)));
     define(env, result, "budgetBytes", js_number(env, static_cast<double>(counts.budget_bytes)));
     return {};

@@ -181,23 +181,43 @@ Status store_counts(napi_env env, const StoreCounts& counts, napi_value& out) {
 Status expert_stats(napi_env env, const Model& model, napi_value& out) {
     const ExpertStore* store = model.store();
     if (!store) return {};
-    const StoreCounts counts = store->counts();
     const RoutingShape& shape = model.routing();
-    TMOE_RETURN_IF_ERROR(store_counts(env, counts, out));
-    define(env, out, "limitBytes", js_number(env, static_cast<double>(model.expert_limit())));
+    const DeviceExperts* slots = model.device_experts();
+    StoreCounts counts = store->counts();
+    std::vector<CacheCounts> uses = store->layer_counts();
+    std::vector<uint8_t> in_slot(shape.mask_size());
+    double limit = static_cast<double>(model.expert_limit());
+    if (slots) {
+        const DeviceExperts::Counts own = slots->counts();
+        napi_value host = nullptr;
+        std::vector<uint8_t> placement;
+        in_slot.clear();
+        slots->whereabouts(in_slot, placement);
+        TMOE_RETURN_IF_ERROR(store_counts(env, counts, host));
+        counts = own.store;
+        uses = own.layers;
+        limit = static_cast<double>(counts.budget_bytes);
+        TMOE_RETURN_IF_ERROR(store_counts(env, counts, out));
+        define(env, out, "host", host);
+        define(env, out, "uploads", js_number(env, static_cast<double>(own.uploads)));
+        define(env, out, "uploadedBytes", js_number(env, static_cast<double>(own.uploaded_bytes)));
+    } else {
+        TMOE_RETURN_IF_ERROR(store_counts(env, counts, out));
+    }
+    define(env, out, "limitBytes", js_number(env, limit));
     define(env, out, "pressureEvents", js_number(env, static_cast<double>(model.pressure_events())));
 
     napi_value buffer = nullptr, residency = nullptr, layers = nullptr;
     void* data = nullptr;
     if (napi_create_arraybuffer(env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
     for (size_t i = 0; i < shape.mask_size(); i++) {
-        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(store->residency(static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts)));
+        const Residency host = store->residency(static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts));
+        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(in_slot[i] ? Residency::Resident : host);
     }
     if (napi_create_typedarray(env, napi_uint8_array, shape.mask_size(), buffer, 0, &residency) != napi_ok) return exception_pending();
     define(env, out, "residency", residency);
 
     const std::vector<Prefetcher::Layer> predictions = model.prefetcher()->layers();
-    const std::vector<CacheCounts> uses = store->layer_counts();
     if (napi_create_array_with_length(env, shape.layers, &layers) != napi_ok) return exception_pending();
     for (size_t i = 0; i < shape.layers; i++) {
         napi_value layer = nullptr, active = nullptr;

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 
+#include "core/kernel_device.h"
 #include "core/memory.h"
 #include "cpu/attention.h"
 #include "cpu/expert_matmul.h"
@@ -11,8 +12,9 @@
 
 namespace tmoe {
 
-/** Memory that kernels need besides their arguments, reused from call to call. */
+/** What kernels need besides their arguments: memory, reused from call to call, and the device that computes where the CPU does not. */
 struct KernelScratch {
+    KernelDevice* device = nullptr;
     ExpertScratch experts;
     AttentionScratch attention;
     ActivationBuffer activations;

@@ -26,7 +26,8 @@ KernelWork read_quantize(KernelArgs& in, bool) {
     in.parts("columns", columns, dtype_info(type).block);
     const size_t rows = in.parts("x", length, columns), row = row_bytes(type, columns);
     uint8_t* to = in.out_bytes("out", product(rows, row));
-    return {[=](const Context& context, KernelScratch&) -> Status {
+    return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                if (scratch.device) return scratch.device->quantize(type, from, rows, columns, to);
                 RowFlags bad;
                 TMOE_RETURN_IF_ERROR(bad.allocate(rows));
                 const NonFinite flags = bad.flags();
@@ -46,7 +47,8 @@ KernelWork read_dequantize(KernelArgs& in, bool) {
     in.parts("columns", columns, dtype_info(type).block);
     const size_t row = row_bytes(type, columns), rows = in.parts("data", length, row);
     float* to = in.out_floats("out", product(rows, columns));
-    return {[=](const Context& context, KernelScratch&) {
+    return {[=](const Context& context, KernelScratch& scratch) {
+                if (scratch.device) return scratch.device->dequantize({type, rows, columns, from}, to);
                 const bool done = context.pool.for_each(rows, context.cancel, [&](size_t i, size_t) {
                     decode_row(type, from + i * row, to + i * columns, columns);
                 });
@@ -65,7 +67,11 @@ KernelWork read_rms_norm(KernelArgs& in, bool naive) {
     a.rows = in.parts("x", length, a.n);
     a.epsilon = static_cast<float>(in.number("epsilon", 0, 1e30));
     a.out = in.floats("out", length);
-    return {[=](const Context& context, KernelScratch&) { return naive ? rms_norm_ref(a) : rms_norm(context, a); }, nullptr};
+    return {[=](const Context& context, KernelScratch& scratch) {
+                if (naive) return rms_norm_ref(a);
+                return scratch.device ? scratch.device->rms_norm(a) : rms_norm(context, a);
+            },
+            nullptr};
 }
 
 // [x, positions, heads, headDim, rotaryDim, base, pairs]
@@ -79,10 +85,11 @@ KernelWork read_rope(KernelArgs& in, bool naive) {
     const RopePairs pairs = in.choice("pairs", {"neox", "interleaved"}) == 0 ? RopePairs::Neox : RopePairs::Interleaved;
     if (rotary % 2 != 0 || rotary > head_dim) in.refuse("rotaryDim: must be even and at most headDim");
     in.require("x", length, product(tokens, heads, head_dim));
-    return {[=](const Context& context, KernelScratch&) {
+    return {[=](const Context& context, KernelScratch& scratch) {
                 const RopeTable table(base, rotary);
                 const RopeArgs a = {x, positions, tokens, heads, head_dim, table, pairs};
-                return naive ? rope_ref(a) : rope(context, a);
+                if (naive) return rope_ref(a);
+                return scratch.device ? scratch.device->rope(a) : rope(context, a);
             },
             nullptr};
 }
@@ -120,6 +127,7 @@ KernelWork read_attention(KernelArgs& in, bool naive) {
                 a.runs = &run;
                 a.run_count = 1;
                 if (naive) return attention_ref(a);
+                if (scratch.device) return scratch.device->attention(a);
                 TMOE_RETURN_IF_ERROR(scratch.attention.reserve(context.pool.threads(), positions));
                 return attention(context, a, scratch.attention);
             },
@@ -133,7 +141,11 @@ KernelWork read_embed(KernelArgs& in, bool naive) {
     a.ids = in.ids("ids", 0);
     a.count = in.last_length();
     a.out = in.out_floats("out", product(a.count, a.table.columns));
-    return {[=](const Context& context, KernelScratch&) { return naive ? embed_ref(a) : embed(context, a); }, nullptr};
+    return {[=](const Context& context, KernelScratch& scratch) {
+                if (naive) return embed_ref(a);
+                return scratch.device ? scratch.device->embed(a) : embed(context, a);
+            },
+            nullptr};
 }
 
 // [states, type, rows, columns, data, out]
@@ -147,6 +159,7 @@ KernelWork read_logits(KernelArgs& in, bool naive) {
         return {[=](const Context&, KernelScratch&) { return matmul_ref(weight.raw(), x, tokens, out); }, nullptr};
     }
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                if (scratch.device) return scratch.device->matmul(weight.packed().shape, x, tokens, out);
                 const auto cancelled = [] { return Status(StatusCode::CANCELLED, "logits was cancelled"); };
                 ActivationView a;
                 a.columns = a.value_stride = weight.columns;
@@ -182,6 +195,7 @@ KernelWork read_sample(KernelArgs& in, bool naive) {
     params->banned = in.optional_tokens("banned");
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
                 if (naive) return sample_ref(logits, vocab, *params, position, *out);
+                if (scratch.device) return scratch.device->sample(logits, vocab, *params, position, *out);
                 TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(2, vocab, sizeof(float))));
                 return sample(context.kernels, logits, vocab, *params, position, scratch.first.as<float>(), *out);
             },

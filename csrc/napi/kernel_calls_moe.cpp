@@ -152,7 +152,7 @@ KernelWork read_route(KernelArgs& in, bool naive) {
                 a.states24 = scratch.first.as<int32_t>();
                 a.probabilities = scratch.second.as<float>();
                 if (!a.scores) a.scores = scratch.third.as<int64_t>();
-                TMOE_RETURN_IF_ERROR(naive ? route_ref(a) : route(context, a));
+                TMOE_RETURN_IF_ERROR(naive ? route_ref(a) : scratch.device ? scratch.device->route(a) : route(context, a));
                 return check_finite("route", a.weights, a.tokens, a.k);  // logits beyond the float range
             },
             nullptr};
@@ -169,7 +169,11 @@ KernelWork read_dispatch(KernelArgs& in, bool naive) {
     a.offsets = in.out_uint32s("offsets", a.experts + 1);
     a.slots = in.out_uint32s("slots", slots);
     a.rows = in.out_uint32s("rows", slots);
-    return {[=](const Context&, KernelScratch&) { return naive ? dispatch_ref(a) : dispatch(a); }, nullptr};
+    return {[=](const Context&, KernelScratch& scratch) {
+                if (naive) return dispatch_ref(a);
+                return scratch.device ? scratch.device->dispatch(a) : dispatch(a);
+            },
+            nullptr};
 }
 
 // [x, k, offsets, slots, gate…, up…, down…, out], a matrix being type, rows, columns, data
@@ -194,9 +198,10 @@ KernelWork read_expert_matmul(KernelArgs& in, bool naive) {
                 nullptr};
     }
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
+                const ExpertMatmulArgs a = {x, tokens, width, k, experts, gate.packed(), up.packed(), down.packed(), offsets, slots, out};
+                if (scratch.device) return scratch.device->expert_matmul(a);
                 RowFlags bad;
                 TMOE_RETURN_IF_ERROR(bad.allocate(tokens));
-                const ExpertMatmulArgs a = {x, tokens, width, k, experts, gate.packed(), up.packed(), down.packed(), offsets, slots, out};
                 TMOE_RETURN_IF_ERROR(expert_matmul(context, a, scratch.experts, bad.flags()));
                 return bad.check("expertMatmul");
             },
@@ -219,7 +224,11 @@ KernelWork read_combine(KernelArgs& in, bool naive) {
     a.tokens = in.parts("ids", slots, a.k);
     in.require("values", values, product(slots, a.width));
     a.out = in.out_floats("out", product(a.tokens, a.width));
-    return {[=](const Context& context, KernelScratch&) { return naive ? combine_ref(a) : combine(context, a); }, nullptr};
+    return {[=](const Context& context, KernelScratch& scratch) {
+                if (naive) return combine_ref(a);
+                return scratch.device ? scratch.device->combine(a) : combine(context, a);
+            },
+            nullptr};
 }
 
 // pack: [x, width, k, offsets, slots, ranks, out, rankRows]; unpack: [packed, width, k, offsets, slots, out]
@@ -239,9 +248,10 @@ KernelWork read_all_to_all(KernelArgs& in, bool naive, bool packing) {
     a.to = in.out_floats("out", product(a.rows, a.width));
     if (packing) a.rank_rows = in.out_uint32s("rankRows", a.ranks);
     in.require(source, from, product(packing ? a.tokens : a.rows, a.width));
-    return {[=](const Context&, KernelScratch&) {
-                if (packing) return naive ? all_to_all_pack_ref(a) : all_to_all_pack(a);
-                return naive ? all_to_all_unpack_ref(a) : all_to_all_unpack(a);
+    return {[=](const Context&, KernelScratch& scratch) {
+                if (naive) return packing ? all_to_all_pack_ref(a) : all_to_all_unpack_ref(a);
+                if (scratch.device) return packing ? scratch.device->all_to_all_pack(a) : scratch.device->all_to_all_unpack(a);
+                return packing ? all_to_all_pack(a) : all_to_all_unpack(a);
             },
             nullptr};
 }

@@ -1,13 +1,13 @@
 /** The options that every command with a model has, and the engine that they ask for. */
 import { type Command, Option } from 'commander'
-import { createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
+import { type BackendName, createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
 import type { Isa, Prefetch } from '../native.js'
 import { filePath, given, integer } from './arguments.js'
 import type { Session } from './session.js'
 
 export interface EngineChoices {
-  backend?: 'cpu' | 'webgpu'
-  /** Of webgpu. */
+  backend?: BackendName
+  /** Of webgpu and cuda. */
   gpuMemory?: string
   threads?: number
   isa?: Isa | 'auto'
@@ -29,10 +29,10 @@ export interface EngineChoices {
 
 export function withEngineOptions(command: Command): Command {
   return command
-    .addOption(new Option('--backend <name>', 'what runs the model').choices(['cpu', 'webgpu']).default('cpu'))
+    .addOption(new Option('--backend <name>', 'what runs the model').choices(['cpu', 'webgpu', 'cuda']).default('cpu'))
     .option(
       '--gpu-memory <bytes>',
-      "with webgpu: all GPU memory that the model may take, as '2GiB' (default: what it needs)"
+      "with webgpu and cuda: all GPU memory that the model may take, as '2GiB' (default: what it needs)"
     )
     .option('--threads <n>', 'worker threads (default: all cores)', integer(1, 1024))
     .addOption(

@@ -6,11 +6,11 @@ import type { EngineParts } from './parts.js'
 /** How the engine computes. */
 export interface BackendInfo {
   name: BackendName
-  /** Of webgpu: the GPU, as its driver names it. */
+  /** Of webgpu and cuda: the GPU, as its driver names it. */
   device?: string
-  /** Of webgpu: what the GPU has done since the engine began, and holds now. */
+  /** Of webgpu and cuda: what the GPU has done since the engine began (cuda: since the process did), and holds now. */
   gpu?: DeviceCounts
-  /** Of the CPU; with webgpu it reads and packs weights. */
+  /** Of the CPU; with webgpu and cuda it reads and packs weights. */
   isa: Isa
   threads: number
   /** The instruction set that each kernel resolved to. */

@@ -292,7 +292,7 @@ export class ModelLoad {
       return { contextLength, memory, warmBytes }
     }
     if (this.#request.gpuMemory !== undefined) {
-      throw validationError('loadModel', 'gpuMemory', this.#request.gpuMemory, 'only with the backend webgpu')
+      throw validationError('loadModel', 'gpuMemory', this.#request.gpuMemory, 'only with the backends webgpu and cuda')
     }
     const request = {
       kvType,

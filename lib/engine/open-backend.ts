@@ -1,5 +1,6 @@
 /** What runs an engine's models: what its addon brings, or a GPU through WebGPU beside the CPU. */
 import { availableParallelism } from 'node:os'
+import { withDeviceMemory } from '../backends/cuda.js'
 import { GpuDevice } from '../backends/webgpu/device.js'
 import { WebGpuBackend } from '../backends/webgpu/model/backend.js'
 import { onNode } from '../backends/webgpu/node-provider.js'
@@ -13,16 +14,16 @@ export function checkGpuSettings({ backend, gpu }: Pick<CheckedOptions, 'backend
 }
 
 /**
- * BACKEND_UNAVAILABLE where the package `webgpu` is not installed, GPU_ADAPTER_UNAVAILABLE, GPU_LIMIT_EXCEEDED, ISA_UNSUPPORTED,
- * RESOURCE_MEMORY_EXHAUSTED.
+ * CUDA_DEVICE_FAILED of the addon for CUDA; BACKEND_UNAVAILABLE where the package `webgpu` is not installed, GPU_ADAPTER_UNAVAILABLE,
+ * GPU_LIMIT_EXCEEDED; ISA_UNSUPPORTED, RESOURCE_MEMORY_EXHAUSTED.
  */
 export async function openEngineBackend(
   { backend, threads = availableParallelism(), isa, gpu = {} }: CheckedOptions,
   addon: NativeAddon
 ): Promise<NativeBackend> {
   const host = addon.createBackend({ threads, isa })
-  if (backend !== 'webgpu') return host
   try {
+    if (backend !== 'webgpu') return withDeviceMemory(host)
     const { memory, timeoutMs, timestamps } = gpu
     const open = () =>
       GpuDevice.open({

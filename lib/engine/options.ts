@@ -144,7 +144,7 @@ export interface LoadModelRequest {
   /**
    * All GPU memory that the model may take, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, KV cache, and the rest
    * for experts, which come from host memory and from the file when they are needed. `memory` is then that of the host. Only with the
-   * backend webgpu. Default: everything.
+   * backends webgpu and cuda. Default: everything.
    */
   gpuMemory?: number | string
   /**

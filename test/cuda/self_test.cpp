@@ -84,12 +84,12 @@ int main(int argc, char** argv) {
 #if defined(TMOE_CUDA_DEVICE)
     const int orders = 1;
 #else
-    const int orders = 2;  // in which the emulation runs the threads of a block
+    const int orders = 2;  // in which the emulation runs blocks and threads
 #endif
     for (int order = 0; order < orders; order++) {
 #if !defined(TMOE_CUDA_DEVICE)
         cuda::host::set_order(order == 0 ? cuda::host::Order::Descending : cuda::host::Order::Shuffled);
-        printf("threads %s\n", order == 0 ? "in descending order" : "shuffled");
+        printf("blocks and threads %s\n", order == 0 ? "in descending order" : "shuffled");
 #endif
         if (!check::run_golden(w, cases)) return 2;
         part("golden cases");

@@ -1,4 +1,7 @@
-/** Every way in which a kernel can run here (instruction set × synchronous or on 1 to 3 threads), compared with the naive twin. */
+/**
+ * Every way in which a kernel can run here (instruction set × synchronous or on 1 to 3 threads), compared with the naive twin. With
+ * TIERED_MOE_TEST_BACKEND=cuda the one form is that of CUDA (scripts/test-cuda.mjs), which has to give the same bits.
+ */
 
 import type { Test } from 'tap'
 import { isEngineError } from 'tiered-moe'
@@ -41,6 +44,12 @@ export interface Case<Name extends KernelName> {
   row?: number
 }
 
+function cudaForm(test: Test): Form {
+  const opening = openBackend('cuda')
+  test.teardown(async () => (await opening).dispose())
+  return { name: 'cuda', run: async (kernel, request) => call(await opening, kernel, request) as never }
+}
+
 export class Forms {
   readonly backend: KernelBackend
   readonly all: Form[] = []
@@ -54,6 +63,15 @@ export class Forms {
       this.#test = inner
     })
     const opened: KernelBackend[] = []
+    test.teardown(() => {
+      for (const backend of opened) backend.dispose()
+    })
+    if (process.env.TIERED_MOE_TEST_BACKEND === 'cuda') {
+      this.backend = openBackend('cpu')
+      opened.push(this.backend)
+      this.all.push(cudaForm(test))
+      return
+    }
     for (const isa of everyIsa) {
       try {
         for (const threads of threadCounts) opened.push(openBackend('cpu', { isa, threads }))
@@ -76,9 +94,6 @@ export class Forms {
       })
     }
     this.backend = opened[0]!
-    test.teardown(() => {
-      for (const backend of opened) backend.dispose()
-    })
   }
 
   /** A matrix as a request wants it: packed for the kernels, as it is for the naive twin. */

@@ -1,6 +1,8 @@
 #include "cuda/host/emulation.h"
 
 #include <memory>
+#include <numeric>
+#include <thread>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -101,6 +103,20 @@ void change(Flow& from, Flow& to) {
 #endif
 }
 
+Order order = Order::Ascending;
+uint64_t random_state = 1;
+
+/** 0 … n - 1 in the order in which they are to run. */
+void arrange(std::vector<unsigned>& out, size_t n) {
+    out.resize(n);
+    std::iota(out.begin(), out.end(), 0u);
+    for (size_t i = 0; order == Order::Descending && i < n; i++) out[i] = static_cast<unsigned>(n - 1 - i);
+    for (size_t i = n; order == Order::Shuffled && i > 1; i--) {
+        random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
+        std::swap(out[i - 1], out[(random_state >> 33) % i]);
+    }
+}
+
 enum class State : uint8_t { Ready, AtWarp, AtBlock, Done };
 
 class Block {
@@ -115,11 +131,15 @@ class Block {
         words_.resize(size_t{threads} * 8);
         started_ = done_ = at_block_ = 0;
         fault_ = nullptr;
+        if (owner_ != std::this_thread::get_id()) flows_.clear(), free_.clear();  // they go back to another thread's stack
+        owner_ = std::this_thread::get_id();
+        arrange(turns_, threads);
         while (started_ < threads && !fault_) resume(take_flow());
         while (done_ < threads && !fault_) {
             bool any = false;
+            if (order == Order::Shuffled) arrange(turns_, threads);
             for (unsigned i = 0; i < threads && !fault_; i++) {
-                const unsigned thread = in_order(i);
+                const unsigned thread = turns_[i];
                 if (states_[thread] != State::Ready) continue;
                 any = true;
                 resume(flow_of_[thread]);
@@ -145,19 +165,12 @@ class Block {
     }
 
     uint32_t* words(unsigned lane) { return words_.data() + (thread_index.x / 32 * 32 + lane) * 8; }
-    void set_order(Order order) { order_ = order; }
 
   private:
     struct OwnFlow {
         Flow flow;
         uint32_t thread = kNone;
     };
-
-    unsigned in_order(unsigned i) const {
-        if (order_ == Order::Ascending) return i;
-        if (order_ == Order::Descending) return threads_ - 1 - i;
-        return threads_ % 7 == 0 ? threads_ - 1 - i : (i * 7 + 3) % threads_;  // 7 has no factor in common with the block
-    }
 
     uint32_t take_flow() {
         if (!free_.empty()) {
@@ -203,7 +216,7 @@ class Block {
         for (;;) {
             const uint32_t own = current_;
             while (started_ < threads_) {
-                const unsigned thread = in_order(started_++);
+                const unsigned thread = turns_[started_++];
                 flow_of_[thread] = own;
                 flows_[own]->thread = thread;
                 thread_index.x = thread;
@@ -223,13 +236,14 @@ class Block {
     void (*body_)(void*) = nullptr;
     void* context_ = nullptr;
     std::vector<State> states_;
+    std::vector<unsigned> turns_;
     std::vector<uint32_t> flow_of_, words_;
     std::vector<unsigned> at_warp_;
     std::vector<std::unique_ptr<OwnFlow>> flows_;
     std::vector<uint32_t> free_;
     Flow scheduler_;
     uint32_t current_ = 0;
-    Order order_ = Order::Ascending;
+    std::thread::id owner_;
     const char* fault_ = nullptr;
 };
 
@@ -240,7 +254,10 @@ std::unique_ptr<unsigned char[]> shared;
 
 void Block::enter() { block.serve(); }
 
-void set_order(Order order) { block.set_order(order); }
+void set_order(Order wanted, uint64_t seed) {
+    order = wanted;
+    random_state = seed;
+}
 unsigned char* shared_memory() { return shared.get(); }
 void block_barrier() { block.barrier(State::AtBlock); }
 void warp_barrier() { block.barrier(State::AtWarp); }
@@ -250,13 +267,12 @@ const char* run(Index grid, unsigned threads, size_t shared_bytes, void (*body)(
     grid_size = grid;
     block_size = {threads, 1, 1};
     shared.reset(new unsigned char[shared_bytes]);  // of exactly this size, so that the sanitizer sees a step beyond it
-    for (block_index.z = 0; block_index.z < grid.z; block_index.z++) {
-        for (block_index.y = 0; block_index.y < grid.y; block_index.y++) {
-            for (block_index.x = 0; block_index.x < grid.x; block_index.x++) {
-                if (shared_bytes) memset(shared.get(), kUnset, shared_bytes);
-                if (const char* fault = block.run(threads, body, context)) return fault;
-            }
-        }
+    std::vector<unsigned> blocks;
+    arrange(blocks, size_t{grid.x} * grid.y * grid.z);
+    for (const unsigned index : blocks) {
+        block_index = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
+        if (shared_bytes) memset(shared.get(), kUnset, shared_bytes);
+        if (const char* fault = block.run(threads, body, context)) return fault;
     }
     return nullptr;
 }

@@ -24,9 +24,12 @@ struct Index {
 };
 extern Index thread_index, block_index, block_size, grid_size;
 
-/** In which order a block's threads run between two barriers; a kernel without races gives the same with any. */
+/**
+ * In which order blocks run, and a block's threads between two barriers; a kernel without races gives the same with any. Shuffled: by chance, drawn
+ * anew from the seed for every grid and after every barrier.
+ */
 enum class Order { Ascending, Descending, Shuffled };
-void set_order(Order order);
+void set_order(Order order, uint64_t seed = 1);
 
 /** Runs body once per thread of the grid. Null, or what went wrong in words. Not to be called by two threads at once. */
 const char* run(Index grid, unsigned threads, size_t shared_bytes, void (*body)(void*), void* context);

@@ -10,20 +10,33 @@ namespace cuda {
 
 namespace {
 
-constexpr uint64_t kLeastLeft = uint64_t{256} << 20;   // bytes that slots leave for KV caches, at least
 constexpr size_t kScoreFloats = size_t{1} << 22;       // of attention from the start: 16 MiB
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+size_t routed_layers(const Plan& plan) {
+    size_t count = 0;
+    for (const PlanOp& op : plan.ops) count += op.kind == OpKind::Route;
+    return count;
+}
+
+/** Most that a step's StepData holds where a layer's experts come in eight waves or fewer. */
+uint64_t sent_bytes(const Plan& plan, const StepSizes& s, size_t batch) {
+    constexpr size_t kPieceRounding = 256, kWaves = 8;
+    const uint64_t layers = routed_layers(plan), mask = layers * s.experts;
+    const uint64_t token = 3 * sizeof(uint32_t) + s.tables.size() * s.rotary * sizeof(float) + layers * (sizeof(void*) + s.k * 2 * sizeof(float)) + mask + 3 * kPieceRounding;
+    const uint64_t wave = 2 * (s.experts * (sizeof(void*) + sizeof(uint32_t)) + 2 * kPieceRounding);
+    return 2 * (batch * token + layers * kWaves * wave) + StepData::kChunkBytes;  // twice: what a chunk's end has no room for
+}
+
+/** Rows whose activations are quantised together. */
+size_t quantised_rows(size_t batch) { return batch > kLogitRows ? batch : kLogitRows; }
+
 }  // namespace
 
-Status StepMemory::allocate(const Plan& plan, const StepSizes& s, size_t layers, size_t batch) {
-    const size_t rows_of_values = s.k > 0 ? s.k : 1, logits_rows = kLogitRows * size_t{plan.vocab};
-    buffers.resize(plan.buffer_widths.size());
-    for (size_t i = 0; i < buffers.size(); i++) TMOE_RETURN_IF_ERROR(buffers[i].allocate(batch * plan.buffer_widths[i] * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(activations.reserve(batch > kLogitRows ? batch : kLogitRows, round_up(s.width, 32)));
-    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
-    const std::pair<DeviceBuffer*, size_t> rest[] = {
+std::vector<StepMemory::Block> StepMemory::blocks(const Plan& plan, const StepSizes& s, size_t batch) {
+    const size_t layers = routed_layers(plan), logits_rows = kLogitRows * size_t{plan.vocab};
+    std::vector<Block> out = {
         {&marks, batch * sizeof(uint32_t)},
         {&ids, layers * batch * s.k * sizeof(int32_t)},
         {&weights, layers * batch * s.k * sizeof(float)},
@@ -34,7 +47,7 @@ Status StepMemory::allocate(const Plan& plan, const StepSizes& s, size_t layers,
         {&slots, batch * s.k * sizeof(uint32_t)},
         {&rows, batch * s.k * sizeof(uint32_t)},
         {&counts, s.experts * sizeof(uint32_t)},
-        {&values, batch * rows_of_values * s.width * sizeof(float)},
+        {&values, batch * s.value_rows() * s.width * sizeof(float)},
         {&scores, kScoreFloats * sizeof(float)},
         {&gathered, kLogitRows * s.width * sizeof(float)},
         {&logits, logits_rows * sizeof(float)},
@@ -43,8 +56,28 @@ Status StepMemory::allocate(const Plan& plan, const StepSizes& s, size_t layers,
         {&keys, kLogitRows * sort_size(plan.vocab) * sizeof(uint64_t)},
         {&outcomes, batch * sizeof(SampleOutcome)},
     };
-    for (const auto& [buffer, bytes] : rest) TMOE_RETURN_IF_ERROR(buffer->allocate(bytes));
-    return back.allocate(batch * sizeof(uint32_t) + batch * sizeof(SampleOutcome) + layers * batch * s.k * (sizeof(int32_t) + sizeof(float)));
+    buffers.resize(plan.buffer_widths.size());
+    for (size_t i = 0; i < buffers.size(); i++) out.push_back({&buffers[i], batch * plan.buffer_widths[i] * sizeof(float)});
+    return out;
+}
+
+Status StepMemory::allocate(const Plan& plan, size_t batch) {
+    const StepSizes s(plan);
+    for (const Block& block : blocks(plan, s, batch)) TMOE_RETURN_IF_ERROR(block.buffer->allocate(block.bytes));
+    TMOE_RETURN_IF_ERROR(activations.reserve(quantised_rows(batch), round_up(s.width, 32)));
+    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
+    const size_t choices = routed_layers(plan) * batch * s.k;
+    return back.allocate(batch * sizeof(uint32_t) + batch * sizeof(SampleOutcome) + choices * (sizeof(int32_t) + sizeof(float)));
+}
+
+uint64_t StepMemory::bytes(const Plan& plan, size_t batch) {
+    const StepSizes s(plan);
+    const size_t width = round_up(s.width, 32), hidden = round_up(s.hidden, 32);
+    uint64_t sum = sent_bytes(plan, s, batch) + ExpertMemory::Rows::bytes(quantised_rows(batch), width);
+    if (hidden) sum += ExpertMemory::bytes(batch, s.k, width, hidden);
+    StepMemory none;
+    for (const Block& block : none.blocks(plan, s, batch)) sum += round_up(block.bytes, 256);
+    return sum;
 }
 
 Status DeviceModel::create(const DeviceFacts& facts, Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out) {
@@ -55,6 +88,8 @@ Status DeviceModel::create(const DeviceFacts& facts, Model& model, const LoadOpt
     TMOE_RETURN_IF_ERROR(made->compute_.open());
     TMOE_RETURN_IF_ERROR(made->copies_.open());
     made->slot_budget_ = options.experts.device_bytes;
+    made->policy_ = options.experts.policy;
+    made->seed_ = options.experts.seed;
     made->weights_.resize(model.plan().tensors.size());
     out = std::move(made);
     return {};
@@ -69,7 +104,7 @@ Status DeviceModel::take(size_t index, Weight& weight) {
     return {};
 }
 
-Status DeviceModel::finish() {
+Status DeviceModel::finish(const std::atomic<bool>* cancel) {
     const Plan& plan = model_.plan();
     for (size_t i = 0; i < weights_.size(); i++) {
         const Weight& from = model_.weights_[i];
@@ -97,19 +132,25 @@ Status DeviceModel::finish() {
         TMOE_RETURN_IF_ERROR(upload(op.hser.tier_groups, hser_[i].tier_groups));
         TMOE_RETURN_IF_ERROR(upload(op.hser.group_experts, hser_[i].group_experts));
     }
-    TMOE_RETURN_IF_ERROR(memory_.allocate(plan, StepSizes(plan), model_.routing().layers, model_.max_batch()));
+    TMOE_RETURN_IF_ERROR(memory_.allocate(plan, model_.max_batch()));
     TMOE_RETURN_IF_ERROR(compute_.wait());
     if (!model_.store_) return {};
     HotOptions hot;
     hot.layers = model_.routing().layers;
     hot.experts = model_.routing().experts;
     hot.slot_bytes = model_.slot_bytes_;
-    uint64_t bytes = slot_budget_;
-    if (bytes == 0) {
-        TMOE_RETURN_IF_ERROR(free_memory(bytes));
-        bytes = bytes > 2 * kLeastLeft ? bytes - bytes / 10 - kLeastLeft : bytes / 2;
-    }
-    return ExpertSlots::create(hot, model_.store_, bytes, slots_);
+    hot.policy = policy_;
+    hot.seed = seed_;
+    hot.trace = model_.trace_;
+    const uint64_t bytes = slot_budget_ > 0 ? slot_budget_ : uint64_t{hot.slot_bytes} * model_.routing().mask_size();
+    TMOE_RETURN_IF_ERROR(ExpertSlots::create(hot, model_.store_, bytes, copies_, slots_));
+    TMOE_RETURN_IF_ERROR(slots_->fill(cancel));
+    if (hot.trace || !slots_->hold_all()) return {};
+    TMOE_RETURN_IF_ERROR(slots_->settle());
+    model_.store_->close();
+    model_.store_.reset();
+    model_.weight_bytes_ += bytes - model_.expert_budget_;
+    return {};
 }
 
 Status DeviceModel::step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) {

@@ -38,14 +38,24 @@ struct StepMemory {
     PinnedBuffer back;                   ///< what comes back at the end
 
     float* buffer(uint32_t index) const { return buffers[index].as<float>(); }
-    Status allocate(const Plan& plan, const StepSizes& sizes, size_t routed_layers, size_t max_batch);
+    Status allocate(const Plan& plan, size_t max_batch);
+    /** What `allocate` takes of device memory, at most, with the data of a step. */
+    static uint64_t bytes(const Plan& plan, size_t max_batch);
+
+  private:
+    struct Block {
+        DeviceBuffer* buffer;
+        size_t bytes;
+    };
+    std::vector<Block> blocks(const Plan& plan, const StepSizes& sizes, size_t max_batch);
 };
 
 class DeviceModel : public ModelDevice {
   public:
     static Status create(const DeviceFacts& facts, Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out);
     Status take(size_t index, Weight& weight) override;
-    Status finish() override;
+    Status finish(const std::atomic<bool>* cancel) override;
+    DeviceExperts* experts() const override { return slots_ && !slots_->settled() ? slots_.get() : nullptr; }
     Status step(Backend& backend, std::vector<StepItem>& items, const std::atomic<bool>* cancel, StepResult& result) override;
 
   private:
@@ -55,7 +65,9 @@ class DeviceModel : public ModelDevice {
     DeviceFacts facts_;
     Model& model_;
     Stream compute_, copies_;
-    uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = what the device has left
+    uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = for all of them
+    CachePolicy policy_ = CachePolicy::Adaptive;
+    uint32_t seed_ = 0;                        ///< of the policy
     std::vector<DeviceWeight> weights_;
     std::vector<DeviceHser> hser_;             ///< per operation of the plan
     std::vector<int32_t> mark_of_op_;          ///< the layer that a value that is not finite is reported for

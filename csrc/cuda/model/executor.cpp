@@ -15,7 +15,7 @@ Status cancelled() { return Status(StatusCode::CANCELLED, "the step was cancelle
 Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
     TMOE_RETURN_IF_ERROR(begin_store());
-    if (device_.slots_) device_.slots_->begin_step(shape());
+    if (device_.experts()) device_.slots_->begin_step(shape());
     device_.data_.begin();
     Status status = run_ops();
     // Whatever happened: nothing of this step is under way any more when it has ended.
@@ -239,12 +239,14 @@ Status Executor::experts(const PlanOp& op, Marks marks) {
     call.slots = dispatched.args.slots;
     call.out = memory_.values.as<float>();
     call.marks = marks;
-    if (device_.slots_) {
+    const auto layer = static_cast<uint32_t>(routed_layer_);
+    if (device_.experts()) {
         int32_t* ids = arena_.ids.as<int32_t>();
         TMOE_RETURN_IF_ERROR(stream_.to_host(ids, layer_ids(routed_layer_), tokens_ * k * sizeof(int32_t)));
         TMOE_RETURN_IF_ERROR(stream_.wait());
-        TMOE_RETURN_IF_ERROR(device_.slots_->run_layer(static_cast<uint32_t>(routed_layer_), ids, tokens_ * k, call, memory_.experts, device_.facts_, stream_, device_.copies_, device_.data_,
-                                                       context_.cancel));
+        TMOE_RETURN_IF_ERROR(device_.slots_->run_layer(layer, ids, tokens_ * k, call, memory_.experts, device_.facts_, stream_, device_.data_, context_.cancel));
+    } else if (device_.slots_) {
+        TMOE_RETURN_IF_ERROR(device_.slots_->run_settled(layer, call, memory_.experts, device_.facts_, stream_));
     } else {
         TMOE_RETURN_IF_ERROR(expert_matmul(stream_, device_.facts_, call, memory_.experts));
     }

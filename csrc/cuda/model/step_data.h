@@ -26,8 +26,9 @@ class StepData {
     }
     template <class T> Status send(Stream& stream, const std::vector<T>& from, T*& out) { return send(stream, from.data(), from.size(), out); }
 
-  private:
     static constexpr size_t kChunkBytes = size_t{1} << 20;
+
+  private:
     struct Chunk {
         PinnedBuffer host;
         DeviceBuffer device;
