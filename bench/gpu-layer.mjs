@@ -1,4 +1,4 @@
-// One MoE layer with seeded weights, as both sides of bench/gpu-peers.mjs read it.
+// One MoE layer with seeded weights, as both sides of bench/gpu-peers.mjs and bench/gpu-loads.mjs read it.
 // Weights are 4-bit numbers with an offset of 8 and one f16 scale per 32: Q4_0, and with other places the same numbers for QMoE.
 
 /** OLMoE's: width, experts, experts used, hidden width. */
@@ -20,20 +20,19 @@ function words(seed) {
 const normal = (next) => ((next() + next() + next() + next()) / 2 ** 32 - 2) * Math.sqrt(3)
 
 /** States of `tokens` tokens, as an RMS norm leaves them. */
-export function statesOf(tokens) {
+export function statesOf(tokens, { width } = shape) {
   const next = words(77)
-  return Float32Array.from({ length: tokens * shape.width }, () => normal(next))
+  return Float32Array.from({ length: tokens * width }, () => normal(next))
 }
 
 /** The router, [experts][width]. */
-export function routerWeights() {
+export function routerWeights({ width, experts } = shape) {
   const next = words(78)
-  return Float32Array.from({ length: shape.experts * shape.width }, () => normal(next) * shape.width ** -0.5)
+  return Float32Array.from({ length: experts * width }, () => normal(next) * width ** -0.5)
 }
 
 /** Matrix `index` (0 gate, 1 up, 2 down) of all experts: f16 scales and 16 bytes of codes per block, rows one after another. */
-export function weightsOf(index) {
-  const { width, experts, hidden } = shape
+export function weightsOf(index, { width, experts, hidden } = shape) {
   const [rows, columns] = index === 2 ? [width, hidden] : [hidden, width]
   const next = words(80 + index)
   const blocks = (experts * rows * columns) / block
@@ -43,6 +42,18 @@ export function weightsOf(index) {
   const scales = new Uint16Array(blocks)
   for (let i = 0; i < blocks; i++) scales[i] = (7 << 10) | (next() & 1023)
   return { rows, columns, scales, codes: new Uint8Array(codes.buffer) }
+}
+
+/** Matrix `index` of all experts as a Q4_0 file has it: a scale and 16 bytes of codes per block. */
+export function matrixOf(index, sizes = shape) {
+  const { rows, columns, scales, codes } = weightsOf(index, sizes)
+  const data = new Uint8Array(scales.length * 18)
+  const view = new DataView(data.buffer)
+  for (let i = 0; i < scales.length; i++) {
+    view.setUint16(i * 18, scales[i], true)
+    data.set(codes.subarray(i * 16, i * 16 + 16), i * 18 + 2)
+  }
+  return { type: 'Q4_0', rows, columns, data }
 }
 
 /** A number as the nearest f16 of its size or less: the seeded numbers here need no more. */

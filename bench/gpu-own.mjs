@@ -1,27 +1,14 @@
 // Child process of bench/gpu-peers.mjs: the layer through the kernel-level interface, arrays staying on the device between its four calls.
 import { openBackend } from '../dist/esm/kernels.js'
 import { serve } from './gpu-children.mjs'
-import { routerWeights, shape, timed, weightsOf } from './gpu-layer.mjs'
+import { matrixOf, routerWeights, shape, timed } from './gpu-layer.mjs'
 
 const { width, experts, k } = shape
 
-/** A matrix of all experts in the file's layout: a scale and 16 bytes of codes per block. */
-function blocksOf({ scales, codes }) {
-  const data = new Uint8Array(scales.length * 18)
-  const view = new DataView(data.buffer)
-  for (let i = 0; i < scales.length; i++) {
-    view.setUint16(i * 18, scales[i], true)
-    data.set(codes.subarray(i * 16, i * 16 + 16), i * 18 + 2)
-  }
-  return data
-}
-
 const backend = await openBackend('webgpu')
 const matrix = async (index) => {
-  const own = weightsOf(index)
-  const { rows, columns } = own
-  const packed = backend.pack({ type: 'Q4_0', rows, columns, data: blocksOf(own) }, experts)
-  return { type: 'Q4_0', rows, columns, data: await backend.upload(packed.data) }
+  const packed = backend.pack(matrixOf(index), experts)
+  return { ...packed, data: await backend.upload(packed.data) }
 }
 const [gate, up, down] = [await matrix(0), await matrix(1), await matrix(2)]
 const packed = backend.packRouter(routerWeights())

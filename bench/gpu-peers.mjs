@@ -1,7 +1,7 @@
-// On one GPU in one run: a MoE layer of OLMoE's shape through the kernel-level interface beside onnxruntime's QMoE on its WebGPU provider, and
+// First what the layer's shaders load (bench/gpu-loads.mjs). Then, on one GPU in one run: a MoE layer of OLMoE's shape through the kernel-level interface beside onnxruntime's QMoE on its WebGPU provider, and
 // one layer of a whole model beside llama.cpp's Vulkan backend. Both sides find the same numbers, run in turn, and only ratios are given.
 //   npm run bench:gpu                       1 and 16 tokens, 3 runs
-//   npm run bench:gpu -- --full             1, 16 and 128 tokens, 7 runs, and the whole model
+//   npm run bench:gpu -- --full             1, 16 and 128 tokens, 7 runs, and the whole model; loads at the real shape
 //   npm run bench:gpu -- --tokens 1,128 --runs 5 --model
 // Peers: `npm install` in bench/ (PEER_NODE_MODULES names another folder). The layer: 64 experts of 2048 × 1024, 8 used, Q4_0 weights; the
 // router's product, the choice, the three matrices and the weighted sum, from states in host memory to results there.
@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { start } from './gpu-children.mjs'
 import { shape } from './gpu-layer.mjs'
+import { measureLoads } from './gpu-loads.mjs'
 import { measureModel } from './gpu-model.mjs'
 import { environment, printEnvironment, printTable, show, showSpread, summarise, writeReport } from './harness.mjs'
 import { peerModules } from './peers.mjs'
@@ -66,9 +67,12 @@ async function measure(own, peer, tokens) {
 
 const stamp = environment()
 printEnvironment(stamp)
+const failures = []
+const loads = await measureLoads({ full: options.full, failures })
 if (!existsSync(join(peerModules, 'onnxruntime-node'))) {
   console.log(`skipped: onnxruntime-node is not in ${peerModules} (npm install in bench/, or PEER_NODE_MODULES)`)
-  process.exit(process.env.CI ? 1 : 0)
+  for (const failure of failures) console.error(failure)
+  process.exit(process.env.CI || failures.length > 0 ? 1 : 0)
 }
 const own = await start('tiered-moe', 'gpu-own.mjs')
 console.log(`adapter: ${own.device}`)
@@ -92,7 +96,6 @@ printTable(
     show(agreement.largest)
   ])
 )
-const failures = []
 for (const tokens of counts) {
   const ofCount = results.filter((result) => result.tokens === tokens)
   // The peer's better float type counts.
@@ -105,6 +108,6 @@ for (const tokens of counts) {
   }
 }
 const model = options.full || options.model ? await measureModel({ runs, failures }) : undefined
-writeReport('gpu-peers', { environment: stamp, device: own.device, results, model })
+writeReport('gpu-peers', { environment: stamp, device: own.device, loads, results, model })
 for (const failure of failures) console.error(failure)
 process.exitCode = failures.length === 0 ? 0 : 1

@@ -4,11 +4,11 @@
 //   quantised: load_block (32 columns), block_words (g 0 to 7: columns 4g … 4g + 3, a byte each; signed for Q8_0) and add_block, which adds
 //   a block's part to `acc` from the exact dots of its two halves and the sums of their activations: one fma a block, blocks in order;
 //   float: load_column.
-// Defines: TYPE, MATRICES, F16 (the shader-f16 feature), COUNT_LOADS (counts the words that are read, for bench and tests).
+// Defines: TYPE, MATRICES, F16 (the shader-f16 feature), COUNT_LOADS (counts the words that are read, for the bench of loads).
 
 fn fetch(matrix: u32, quad: u32) -> vec4u {
 #if COUNT_LOADS
-    atomicAdd(&loads, 4u);
+    atomicAdd(&loads[0], 4u);
 #endif
 #if MATRICES == 2
     if (matrix == 1u) {
@@ -21,7 +21,7 @@ fn fetch(matrix: u32, quad: u32) -> vec4u {
 /** Word `lane` of a quad. */
 fn fetch_word(matrix: u32, quad: u32, lane: u32) -> u32 {
 #if COUNT_LOADS
-    atomicAdd(&loads, 1u);
+    atomicAdd(&loads[0], 1u);
 #endif
 #if MATRICES == 2
     if (matrix == 1u) {

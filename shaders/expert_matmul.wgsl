@@ -2,13 +2,14 @@
 // Bindings: 0 params · 1 tiles vec4u, from expert_tiles.wgsl · 2 slots u32 [rows], from dispatch · 3 slot_table u32 [experts]: the slot in
 // which an expert's weights are, 0xffffffff = nowhere · 4 weights0 u32 (quads): slots slab_first … slab_first + slab_slots - 1 ·
 // 5 activations: f32 […][columns] for float weights, blocks of quantise.wgsl for quantised ones; of tokens with GATHER, else of dispatched rows ·
-// 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with COUNT_LOADS last: loads.
+// 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with COUNT_LOADS last: loads u32 [2].
 // Defines: those of tile.wgsl, GATHER.
-// Dispatch: x over 4 · GROUP output rows each, y over tiles. A workgroup ends at once where its tile is empty or its expert is in no slot of the
-// binding, so that one launch per slab does a layer. Numerical notes: tile.wgsl; silu as math.wgsl.
+// Dispatch: x over 4 · GROUP output rows each, y over tiles of up to TOKENS · PARTS rows, with STAGE 0 over their parts. A workgroup ends at once where its tile is empty or its
+// expert is in no slot of the binding, so that one launch per slab does a layer. Numerical notes: tile.wgsl; silu as math.wgsl.
 
 #if BROADCAST
 enable subgroups;
+diagnostic(off, subgroup_uniformity);  // GROUP is whole subgroups, so that each has one part
 #endif
 #if F16
 enable f16;
@@ -33,8 +34,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read> weights0: array<vec4u>;
 #if !QUANTISED
 @group(0) @binding(5) var<storage, read> activations: array<f32>;
-#elif BROADCAST
-@group(0) @binding(5) var<storage, read> activations: array<u32>;
 #else
 @group(0) @binding(5) var<storage, read> activations: array<vec4u>;
 #endif
@@ -42,10 +41,10 @@ struct Params {
 #if MATRICES == 2
 @group(0) @binding(7) var<storage, read> weights1: array<vec4u>;
 #if COUNT_LOADS
-@group(0) @binding(8) var<storage, read_write> loads: atomic<u32>;
+@group(0) @binding(8) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
 #elif COUNT_LOADS
-@group(0) @binding(7) var<storage, read_write> loads: atomic<u32>;
+@group(0) @binding(7) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
 
 #include "math.wgsl"
@@ -73,23 +72,6 @@ fn store(work: vec4u, place: u32, first: u32, values: vec4f) {
             }
         }
     }
-}
-
-fn rows_of(work: vec4u, place: u32) -> Rows {
-    var rows: Rows;
-    rows.t0 = row_of(work, place + 0u);
-#if TOKENS != 1
-    rows.t1 = row_of(work, place + 1u);
-    rows.t2 = row_of(work, place + 2u);
-    rows.t3 = row_of(work, place + 3u);
-#if TOKENS != 4
-    rows.t4 = row_of(work, place + 4u);
-    rows.t5 = row_of(work, place + 5u);
-    rows.t6 = row_of(work, place + 6u);
-    rows.t7 = row_of(work, place + 7u);
-#endif
-#endif
-    return rows;
 }
 
 fn store_tile(work: vec4u, place: u32, first: u32, acc: array<Outputs, matrices>) {
@@ -124,22 +106,36 @@ fn store_tile(work: vec4u, place: u32, first: u32, acc: array<Outputs, matrices>
 #endif
 }
 
-@compute @workgroup_size($GROUP)
+@compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
-    let work = tiles[group.y];
-    let slot = slot_table[work.x] - params.slab_first;
-    if (work.z == 0u || slot >= params.slab_slots) {
+#if STAGE == 0
+    let whole = tiles[group.y / parts];
+    let place = group.y % parts * tile_tokens;
+    if (place >= whole.z) {
         return;
     }
-    let four = group.x * $GROUP + invocation;
+    let work = vec4(whole.x, whole.y + place, min(whole.z - place, tile_tokens), 0u);
+    let own = 0u;
+#else
+    let work = tiles[group.y];
+    if (work.z == 0u) {
+        return;
+    }
+    let own = invocation / group_fours * tile_tokens;
+#endif
+    let slot = slot_table[work.x] - params.slab_first;
+    if (slot >= params.slab_slots) {
+        return;
+    }
+    let four = group.x * group_fours + invocation % group_fours;
     let most = (params.rows - 1u) / 4u;
     let held = min(four, most);  // invocations past the end compute the last rows and write them again
-    let lane = held % 4u;
     let quads = held / 4u * row_group(params.columns);
 #if MATRICES == 2
     let groups = array(slot * params.stride0 + params.base0 + quads, slot * params.stride1 + params.base1 + quads);
 #else
     let groups = array(slot * params.stride0 + params.base0 + quads);
 #endif
-    store_tile(work, 0u, held * 4u, tile(groups, lane, invocation, rows_of(work, 0u), params.columns));
+    set_rows(invocation, work);
+    store_tile(work, own, held * 4u, tile(groups, held % 4u, invocation, work.z, params.columns));
 }

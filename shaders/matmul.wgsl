@@ -1,7 +1,7 @@
 // matmul: out[token][first + row] (+)= W · a[token], W packed (csrc/quant/repack.h). Also logits.
 // Bindings: 0 params · 1 weights u32 (quads) · 2 activations: f32 [tokens][columns] for float weights, blocks of quantise.wgsl for quantised ones ·
-// 3 out f32 [tokens][stride] · with COUNT_LOADS 4 loads.
-// Defines: those of tile.wgsl (MATRICES 1), ADD. Dispatch: x over 4 · GROUP rows each, y over TOKENS
+// 3 out f32 [tokens][stride] · with COUNT_LOADS 4 loads u32 [2].
+// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD. Dispatch: x over 4 · GROUP rows each, y over TOKENS
 // tokens each. Numerical notes: tile.wgsl.
 
 #if BROADCAST
@@ -24,17 +24,19 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weights0: array<vec4u>;
 #if !QUANTISED
 @group(0) @binding(2) var<storage, read> activations: array<f32>;
-#elif BROADCAST
-@group(0) @binding(2) var<storage, read> activations: array<u32>;
 #else
 @group(0) @binding(2) var<storage, read> activations: array<vec4u>;
 #endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 #if COUNT_LOADS
-@group(0) @binding(4) var<storage, read_write> loads: atomic<u32>;
+@group(0) @binding(4) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
 
 #include "tile.wgsl"
+
+fn row_of(work: vec4u, place: u32) -> u32 {
+    return work.y + min(place, work.z - 1u);
+}
 
 fn store(token: u32, first: u32, values: vec4f) {
     if (token < params.tokens) {
@@ -51,27 +53,16 @@ fn store(token: u32, first: u32, values: vec4f) {
     }
 }
 
-@compute @workgroup_size($GROUP)
+@compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
     let four = group.x * $GROUP + invocation;
     let most = (params.rows - 1u) / 4u;
     let held = min(four, most);  // invocations past the end compute the last rows and write nothing
     let token = group.y * tile_tokens;
-    var rows: Rows;
-    rows.t0 = min(token + 0u, params.tokens - 1u);
-#if TOKENS != 1
-    rows.t1 = min(token + 1u, params.tokens - 1u);
-    rows.t2 = min(token + 2u, params.tokens - 1u);
-    rows.t3 = min(token + 3u, params.tokens - 1u);
-#if TOKENS != 4
-    rows.t4 = min(token + 4u, params.tokens - 1u);
-    rows.t5 = min(token + 5u, params.tokens - 1u);
-    rows.t6 = min(token + 6u, params.tokens - 1u);
-    rows.t7 = min(token + 7u, params.tokens - 1u);
-#endif
-#endif
+    let tokens = min(tile_tokens, params.tokens - token);
+    set_rows(invocation, vec4(0u, token, tokens, 0u));
     let groups = array(params.base + held / 4u * row_group(params.columns));
-    let acc = tile(groups, held % 4u, invocation, rows, params.columns);
+    let acc = tile(groups, held % 4u, invocation, tokens, params.columns);
     if (four > most) {
         return;
     }

@@ -1,16 +1,28 @@
-// tile: four output rows × TOKENS tokens of MATRICES matrices, the inner product of matmul and expert_matmul.
+// tile: four output rows × TOKENS tokens of MATRICES matrices per invocation, the inner product of matmul and expert_matmul.
 // Each output is one chain over the columns in order: one fma a block of 32 of quantised weights, whose integer dots are exact (so the order
-// inside a block is free), one fma a column of float weights. TOKENS changes speed and never bits.
-// Activations (binding `activations`): float weights f32 [rows][columns]; quantised weights blocks [rows][columns / 32] of 12 words, from
-// quantise.wgsl: 8 of int8, the scale, the sums of columns 0 to 15 and 16 to 31, one unused.
-// Defines: TYPE, QUANTISED, TOKENS, MATRICES, BROADCAST (subgroups of at least 8: each invocation loads one of 8 words and the
-// subgroup shares them; for devices whose loads cost the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (invocations of a workgroup).
+// inside a block is free), one fma a column of float weights. TOKENS, PARTS and GROUP change speed and never bits.
+// Activations (binding `activations`): float weights f32 [rows][columns]; quantised weights blocks [rows][columns / 32] of 3 quads, from
+// quantise.wgsl: 8 words of int8, the scale, the sums of columns 0 to 15 and 16 to 31, one unused.
+// A workgroup has GROUP × PARTS invocations: 4 · GROUP output rows, and PARTS times TOKENS tokens. It reads an activation once, into workgroup
+// memory, and with PARTS a weight too, which the parts load in turn for all of them. A part that has no token only loads. With STAGE 0 each part is a
+// workgroup of GROUP invocations, which read both where they need them and meet no barrier: for CPUs, whose caches do as well.
+// The caller has row_of(work, place): the activations' row of a tile's place, of which work.z are used; set_rows comes before tile.
+// Defines: TYPE, QUANTISED, TOKENS (1, 4 or 8), PARTS (1, or with quantised weights 4), STAGE (blocks of 32 columns that are read at a time), MATRICES, BROADCAST (subgroups of 8: each invocation reads one of 8 words and the subgroup shares them; for devices whose reads cost
+// the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (a multiple of 8), COUNT_LOADS (`loads`: words of weights, of activations).
 
 #include "bytes.wgsl"
 #include "blocks.wgsl"
 
 const tile_tokens = $TOKENS;
+const parts = $PARTS;
+const tile_rows = $TOKENS * $PARTS;
 const matrices = $MATRICES;
+const group_fours = $GROUP;
+#if STAGE == 0
+const invocations = $GROUP;
+#else
+const invocations = $GROUP * $PARTS;
+#endif
 
 // Tokens are fields and statements of their own, not elements of arrays in a loop: WGSL's bounds checks keep compilers from unrolling such loops.
 
@@ -29,20 +41,109 @@ struct Outputs {
 #endif
 }
 
-struct Rows {
-    t0: u32,
+#if QUANTISED
+alias Loaded = vec4u;
+const loaded_words = 4u;
+const unit = 3u;    // of 32 columns
+#else
+alias Loaded = f32;
+const loaded_words = 1u;
+const unit = 32u;
+#endif
+
+fn fetch_activations(at: u32) -> Loaded {
+#if COUNT_LOADS
+    atomicAdd(&loads[1], loaded_words);
+#endif
+    return activations[at];
+}
+
+#if STAGE == 0
+
+/** The activations' row of each token, and the elements of a row. */
+var<private> rows: array<u32, tile_tokens>;
+var<private> row_length: u32;
+
+fn set_rows(invocation: u32, work: vec4u) {
+#if QUANTISED
+    row_length = params.columns / 32u * unit;
+#else
+    row_length = params.columns;
+#endif
+    rows[0] = row_of(work, 0u);
 #if TOKENS != 1
-    t1: u32,
-    t2: u32,
-    t3: u32,
+    rows[1] = row_of(work, 1u);
+    rows[2] = row_of(work, 2u);
+    rows[3] = row_of(work, 3u);
 #if TOKENS != 4
-    t4: u32,
-    t5: u32,
-    t6: u32,
-    t7: u32,
+    rows[4] = row_of(work, 4u);
+    rows[5] = row_of(work, 5u);
+    rows[6] = row_of(work, 6u);
+    rows[7] = row_of(work, 7u);
 #endif
 #endif
 }
+
+/** Element `at` of token t's row. */
+fn place(t: u32, at: u32) -> u32 {
+    return rows[t] * row_length + at;
+}
+
+fn activations_at(at: u32) -> Loaded {
+    return fetch_activations(at);
+}
+
+#if QUANTISED
+fn activation_word(at: u32, word: u32) -> u32 {
+#if COUNT_LOADS
+    atomicAdd(&loads[1], 1u);
+#endif
+    return activations[at][word];
+}
+#endif
+
+#else
+
+const staged_blocks = $STAGE;
+const staged_row = staged_blocks * unit;
+
+/** The activations' row of each token. */
+var<workgroup> rows: array<u32, tile_rows>;
+
+fn set_rows(invocation: u32, work: vec4u) {
+    for (var place = invocation; place < work.z; place += invocations) {
+        rows[place] = row_of(work, place);
+    }
+}
+
+/** Some blocks of them. */
+var<workgroup> staged: array<Loaded, tile_rows * staged_row>;
+
+/** Blocks from `first` on of the first `held` tokens, whose rows have `length` elements; all invocations together. */
+fn stage(held: u32, first: u32, length: u32, invocation: u32) {
+    for (var i = invocation; i < held * staged_row; i += invocations) {
+        let at = first * unit + i % staged_row;
+        if (at < length) {
+            staged[i] = fetch_activations(rows[i / staged_row] * length + at);
+        }
+    }
+}
+
+fn place(t: u32, at: u32) -> u32 {
+    return t * staged_row + at;
+}
+
+fn activations_at(at: u32) -> Loaded {
+    return staged[at];
+}
+
+#if QUANTISED
+fn activation_word(at: u32, word: u32) -> u32 {
+    return staged[at][word];
+}
+#endif
+
+#endif
 
 #if QUANTISED
 
@@ -52,8 +153,8 @@ struct Activations {
     rest: u32,    // scale, sum, sum, unused: of invocations 0, 1, 2 and 3
 }
 
-fn load_activations(block: u32, invocation: u32) -> Activations {
-    return Activations(activations[block * 12u + invocation % 8u], activations[block * 12u + 8u + invocation % 4u]);
+fn load_activations(at: u32, invocation: u32) -> Activations {
+    return Activations(activation_word(at + invocation / 4u % 2u, invocation % 4u), activation_word(at + 2u, invocation % 4u));
 }
 
 fn add_product(block: Block, a: Activations, acc: vec4f) -> vec4f {
@@ -73,8 +174,8 @@ struct Activations {
     rest: vec4u,
 }
 
-fn load_activations(block: u32, invocation: u32) -> Activations {
-    return Activations(activations[block * 3u], activations[block * 3u + 1u], activations[block * 3u + 2u]);
+fn load_activations(at: u32, invocation: u32) -> Activations {
+    return Activations(activations_at(at), activations_at(at + 1u), activations_at(at + 2u));
 }
 
 fn add_product(block: Block, a: Activations, acc: vec4f) -> vec4f {
@@ -119,18 +220,19 @@ struct TileActivations {
 #endif
 }
 
-fn load_tile(rows: Rows, blocks: u32, b: u32, invocation: u32) -> TileActivations {
+/** The block at `at` of each token from `first` on. */
+fn load_tile(first: u32, at: u32, invocation: u32) -> TileActivations {
     var a: TileActivations;
-    a.t0 = load_activations(rows.t0 * blocks + b, invocation);
+    a.t0 = load_activations(place(first + 0u, at), invocation);
 #if TOKENS != 1
-    a.t1 = load_activations(rows.t1 * blocks + b, invocation);
-    a.t2 = load_activations(rows.t2 * blocks + b, invocation);
-    a.t3 = load_activations(rows.t3 * blocks + b, invocation);
+    a.t1 = load_activations(place(first + 1u, at), invocation);
+    a.t2 = load_activations(place(first + 2u, at), invocation);
+    a.t3 = load_activations(place(first + 3u, at), invocation);
 #if TOKENS != 4
-    a.t4 = load_activations(rows.t4 * blocks + b, invocation);
-    a.t5 = load_activations(rows.t5 * blocks + b, invocation);
-    a.t6 = load_activations(rows.t6 * blocks + b, invocation);
-    a.t7 = load_activations(rows.t7 * blocks + b, invocation);
+    a.t4 = load_activations(place(first + 4u, at), invocation);
+    a.t5 = load_activations(place(first + 5u, at), invocation);
+    a.t6 = load_activations(place(first + 6u, at), invocation);
+    a.t7 = load_activations(place(first + 7u, at), invocation);
 #endif
 #endif
     return a;
@@ -153,20 +255,67 @@ fn add_tile(block: Block, a: TileActivations, acc: Outputs) -> Outputs {
     return sum;
 }
 
-/** Outputs of each matrix: groups of 16 rows at these quads, activations of these rows. */
-fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: Rows, columns: u32) -> array<Outputs, matrices> {
+#if STAGE != 0
+#if PARTS != 1
+/** Some blocks of the matrices, of each of the workgroup's four rows. */
+var<workgroup> staged_weights: array<Block, staged_blocks * matrices * group_fours>;
+#endif
+#endif
+
+/**
+ * Outputs of each matrix: groups of 16 rows at these quads, for the `held` tokens of the workgroup. To be called in uniform control flow: it
+ * has barriers.
+ */
+fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, held: u32, columns: u32) -> array<Outputs, matrices> {
     var first: Outputs;
 #if MATRICES == 2
     var second: Outputs;
 #endif
     let blocks = columns / 32u;
+#if STAGE == 0
     for (var b = 0u; b < blocks; b++) {
-        let a = load_tile(rows, blocks, b, invocation);
+        let a = load_tile(0u, b * unit, invocation);
         first = add_tile(load_block(0u, groups[0], lane, b), a, first);
 #if MATRICES == 2
         second = add_tile(load_block(1u, groups[1], lane, b), a, second);
 #endif
     }
+#else
+#if PARTS != 1
+    let four = invocation % group_fours;
+    let part = invocation / group_fours;
+#endif
+    for (var begin = 0u; begin < blocks; begin += staged_blocks) {
+        let count = min(staged_blocks, blocks - begin);
+        workgroupBarrier();
+        stage(held, begin, blocks * unit, invocation);
+#if PARTS != 1
+        for (var i = part; i < count * matrices; i += parts) {
+            let m = i % matrices;
+            staged_weights[i * group_fours + four] = load_block(m, groups[m], lane, begin + i / matrices);
+        }
+        workgroupBarrier();
+        if (part * tile_tokens < held) {
+            for (var b = 0u; b < count; b++) {
+                let a = load_tile(part * tile_tokens, b * unit, invocation);
+                first = add_tile(staged_weights[b * matrices * group_fours + four], a, first);
+#if MATRICES == 2
+                second = add_tile(staged_weights[(b * matrices + 1u) * group_fours + four], a, second);
+#endif
+            }
+        }
+#else
+        workgroupBarrier();
+        for (var b = 0u; b < count; b++) {
+            let a = load_tile(0u, b * unit, invocation);
+            first = add_tile(load_block(0u, groups[0], lane, begin + b), a, first);
+#if MATRICES == 2
+            second = add_tile(load_block(1u, groups[1], lane, begin + b), a, second);
+#endif
+        }
+#endif
+    }
+#endif
 #if MATRICES == 2
     return array(first, second);
 #else
@@ -176,35 +325,51 @@ fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: Rows, co
 
 #else
 
-fn add_tile(weight: vec4f, rows: Rows, columns: u32, column: u32, acc: Outputs) -> Outputs {
+/** Column `at` of each token. */
+fn add_tile(weight: vec4f, at: u32, acc: Outputs) -> Outputs {
     var sum: Outputs;
-    sum.t0 = fma(weight, vec4(activations[rows.t0 * columns + column]), acc.t0);
+    sum.t0 = fma(weight, vec4(activations_at(place(0u, at))), acc.t0);
 #if TOKENS != 1
-    sum.t1 = fma(weight, vec4(activations[rows.t1 * columns + column]), acc.t1);
-    sum.t2 = fma(weight, vec4(activations[rows.t2 * columns + column]), acc.t2);
-    sum.t3 = fma(weight, vec4(activations[rows.t3 * columns + column]), acc.t3);
+    sum.t1 = fma(weight, vec4(activations_at(place(1u, at))), acc.t1);
+    sum.t2 = fma(weight, vec4(activations_at(place(2u, at))), acc.t2);
+    sum.t3 = fma(weight, vec4(activations_at(place(3u, at))), acc.t3);
 #if TOKENS != 4
-    sum.t4 = fma(weight, vec4(activations[rows.t4 * columns + column]), acc.t4);
-    sum.t5 = fma(weight, vec4(activations[rows.t5 * columns + column]), acc.t5);
-    sum.t6 = fma(weight, vec4(activations[rows.t6 * columns + column]), acc.t6);
-    sum.t7 = fma(weight, vec4(activations[rows.t7 * columns + column]), acc.t7);
+    sum.t4 = fma(weight, vec4(activations_at(place(4u, at))), acc.t4);
+    sum.t5 = fma(weight, vec4(activations_at(place(5u, at))), acc.t5);
+    sum.t6 = fma(weight, vec4(activations_at(place(6u, at))), acc.t6);
+    sum.t7 = fma(weight, vec4(activations_at(place(7u, at))), acc.t7);
 #endif
 #endif
     return sum;
 }
 
-/** Outputs of each matrix: groups of 16 rows at these quads, activations of these rows. */
-fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, rows: Rows, columns: u32) -> array<Outputs, matrices> {
+/** As above. */
+fn tile(groups: array<u32, matrices>, lane: u32, invocation: u32, held: u32, columns: u32) -> array<Outputs, matrices> {
     var first: Outputs;
 #if MATRICES == 2
     var second: Outputs;
 #endif
+#if STAGE == 0
     for (var column = 0u; column < columns; column++) {
-        first = add_tile(load_column(0u, groups[0], lane, column), rows, columns, column, first);
+        first = add_tile(load_column(0u, groups[0], lane, column), column, first);
 #if MATRICES == 2
-        second = add_tile(load_column(1u, groups[1], lane, column), rows, columns, column, second);
+        second = add_tile(load_column(1u, groups[1], lane, column), column, second);
 #endif
     }
+#else
+    for (var begin = 0u; begin < columns; begin += staged_row) {
+        workgroupBarrier();
+        stage(held, begin / unit, columns, invocation);
+        workgroupBarrier();
+        let count = min(staged_row, columns - begin);
+        for (var column = 0u; column < count; column++) {
+            first = add_tile(load_column(0u, groups[0], lane, begin + column), column, first);
+#if MATRICES == 2
+            second = add_tile(load_column(1u, groups[1], lane, begin + column), column, second);
+#endif
+        }
+    }
+#endif
 #if MATRICES == 2
     return array(first, second);
 #else

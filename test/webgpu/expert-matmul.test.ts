@@ -56,12 +56,13 @@ if (gpu && plain) {
       const [width, hidden] = sizesOf[type]
       await near(test, gpu, { tokens: 1, experts: 8, k: 3, skew: 'even', types: [type, type, type], width, hidden })
     }
-    // Tiles of 8 rows, some full and some not.
+    // Tiles of 16 and 32 rows in parts, some full and some not.
     const types = ['Q4_0', 'Q4_0', 'Q4_0'] as const
     for (const [tokens, skew] of [
       [17, 'even'],
       [19, 'one'],
-      [17, 'idle']
+      [17, 'idle'],
+      [40, 'even']
     ] as const)
       await near(test, gpu, { tokens, experts: 5, k: 2, skew, types, width: 64, hidden: 96 })
   })
@@ -82,18 +83,34 @@ if (gpu && plain) {
       await near(test, gpu, { tokens: 3, experts: 4, k: 2, skew: 'even', types, width: 256, hidden: 256 })
   })
 
-  t.test('a row has the same bits alone and among others', async (test) => {
+  t.test('a row has the same bits alone and among others, whatever the tile', async (test) => {
+    const [width, hidden] = [64, 160]
     for (const type of ['F16', 'Q4_0'] as const) {
-      const shape = { experts: 2, k: 1, skew: 'one', types: [type, type, type], width: 64, hidden: 96 } as const
-      const { request } = layer({ ...shape, tokens: 20 })
+      const types = [type, type, type] as const
+      const { request } = layer({ tokens: 45, experts: 2, k: 1, skew: 'one', types, width, hidden })
       const all = await gpu.expertMatmul(request)
-      const offsets = request.offsets[1] === 20 ? Uint32Array.of(0, 1, 1) : Uint32Array.of(0, 0, 1)
-      for (const token of [0, 13, 19]) {
-        const x = request.x.slice(token * 64, (token + 1) * 64)
-        const alone = await gpu.expertMatmul({ ...request, x, offsets, slots: new Uint32Array(1) })
-        test.same(alone, all.slice(token * 64, (token + 1) * 64), `${type}, token ${token}`)
+      const [first] = request.offsets[1] === 45 ? [0] : [1]
+      // Tiles of 1, 4, 16 and 32 rows of Q4_0, the last twice, of 1, 4 and 8 of F16; rows at the ends of parts of a tile.
+      for (const [begin, count] of [
+        [0, 1],
+        [44, 1],
+        [31, 4],
+        [13, 5],
+        [20, 25]
+      ] as const) {
+        const part = {
+          ...request,
+          x: request.x.slice(begin * width, (begin + count) * width),
+          offsets: first === 0 ? Uint32Array.of(0, count, count) : Uint32Array.of(0, 0, count),
+          slots: Uint32Array.from({ length: count }, (_, i) => i)
+        }
+        const wanted = all.slice(begin * width, (begin + count) * width)
+        test.same(await gpu.expertMatmul(part), wanted, `${type}, ${count} from ${begin}`)
       }
     }
+    const types = ['Q4_0', 'Q4_0', 'Q4_0'] as const
+    const { request } = layer({ tokens: 45, experts: 2, k: 1, skew: 'one', types, width, hidden })
+    test.same(await plain.expertMatmul(request), await gpu.expertMatmul(request), 'without subgroups, f16 and dot4')
   })
 
   t.test('arrays that stay on the device', async (test) => {

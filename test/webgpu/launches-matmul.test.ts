@@ -7,7 +7,8 @@ import {
   expertTilesLaunch,
   gateUpLaunches,
   mostTiles,
-  type SlabShape
+  type SlabShape,
+  tilesBytes
 } from '../../lib/backends/webgpu/launches/expert-matmul.js'
 import type { DeviceFacts } from '../../lib/backends/webgpu/launches/launch.js'
 import { matmulLaunches } from '../../lib/backends/webgpu/launches/matmul.js'
@@ -16,7 +17,11 @@ const facts = {
   subgroups: false,
   dot4: true,
   f16: false,
-  limits: { maxComputeWorkgroupsPerDimension: 65535, maxStorageBufferBindingSize: 2 ** 27 }
+  limits: {
+    maxComputeWorkgroupsPerDimension: 65535,
+    maxStorageBufferBindingSize: 2 ** 27,
+    maxComputeWorkgroupStorageSize: 2 ** 15
+  }
 } as DeviceFacts
 const narrow = { ...facts, subgroups: true, subgroupMin: 8, subgroupMax: 8 }
 
@@ -51,7 +56,8 @@ t.test('tiles by the number of tokens, groups by the width of a subgroup', async
     [1, 4, 4, 8, 8]
   )
   test.same(launchOf(17, facts).workgroups, [1, 3, 1])
-  test.same(launchOf(17, narrow).workgroups, [4, 3, 1])
+  test.same(launchOf(1, facts).workgroups, [1, 1, 1])
+  test.same(launchOf(1, narrow).workgroups, [4, 1, 1])
   test.equal(launchOf(1, facts).defines.BROADCAST, false)
   test.equal(launchOf(1, narrow).defines.BROADCAST, true)
 })
@@ -68,15 +74,51 @@ t.test('experts', async (test) => {
     down: { stride: 4 * matrix, offset: 2 * matrix }
   }
   // The worst routing: every expert used, all further rows on one.
-  test.equal(mostTiles(shape), 64 + (128 - 64) / 4)
+  test.equal(mostTiles(shape), 64 + (128 - 64) / 16)
   test.equal(mostTiles({ ...shape, tokens: 1 }), 8, 'one row each')
-  test.same([...expertTilesLaunch(shape).params], [64, 128, 4, 80])
+  test.same([...expertTilesLaunch(shape).params], [64, 128, 16, 68])
   const fused = gateUpLaunches(shape, slab, facts)
   test.equal(fused.length, 1)
   test.same([...fused[0]!.params.subarray(0, 9)], [1024, 2048, 8, 32, 32, matrix / 4, 0, matrix / 4, matrix / 16])
-  test.same(fused[0]!.workgroups, [8, 80, 1])
+  test.same(fused[0]!.workgroups, [4, 68, 1])
   test.equal(gateUpLaunches({ ...shape, types: { ...types, up: 'Q8_0' } }, slab, facts).length, 2)
   const down = downLaunch(shape, slab, facts)
   test.same([...down.params.subarray(0, 7)], [2048, 1024, 8, 32, 32, matrix / 4, matrix / 8])
   test.match(down.defines, { TYPE: 'Q6_K', MATRICES: 1, GATHER: false })
+})
+
+t.test('tiles of experts by the rows that they have', async (test) => {
+  const quantised = { gate: 'Q4_0', up: 'Q4_0', down: 'Q6_K' } as const
+  const place = { stride: 2 ** 20, offset: 0 }
+  const slab = { first: 0, slots: 64, gate: place, up: place, down: place }
+  const shapeOf = (tokens: number, types: ExpertShape['types'] = quantised): ExpertShape => ({
+    tokens,
+    k: 8,
+    experts: 64,
+    width: 2048,
+    hidden: 1024,
+    types
+  })
+  const sizes = (shape: ExpertShape, own = facts) => {
+    const { TOKENS, PARTS, STAGE, GROUP } = downLaunch(shape, slab, own).defines
+    return [TOKENS, PARTS, STAGE, GROUP]
+  }
+  test.same(sizes(shapeOf(8)), [1, 1, 64, 32])
+  test.same(sizes(shapeOf(16)), [4, 4, 2, 64], 'up to twice the mean in one tile')
+  test.same(sizes(shapeOf(128)), [8, 4, 2, 64])
+  test.same(sizes(shapeOf(128), narrow), [8, 4, 0, 8], 'the same tiles on a CPU')
+  test.same(sizes(shapeOf(128, { ...quantised, down: 'Q4_0' })), [8, 4, 4, 64], 'smaller blocks, more of them')
+  test.same([...expertTilesLaunch(shapeOf(128)).params], [64, 1024, 32, 64 + 30])
+  test.same(downLaunch(shapeOf(128), slab, facts).workgroups, [8, 94, 1])
+  test.same(sizes(shapeOf(128, { ...quantised, down: 'F16' })), [8, 1, 8, 32], 'one list of tiles for all three')
+  test.same(downLaunch(shapeOf(128), slab, narrow).workgroups, [64, 4 * 94, 1], 'there a workgroup for each part')
+  const small = { ...facts, limits: { ...facts.limits, maxComputeWorkgroupStorageSize: 2 ** 14 } }
+  const launch = downLaunch(shapeOf(128), slab, small)
+  test.match(launch.defines, { GROUP: 32, STAGE: 2 }, 'where workgroups have little memory')
+  test.same(launch.workgroups, [16, 94, 1])
+  // Scratch memory is made for the most tokens: fewer tokens have smaller tiles.
+  for (let tokens = 1; tokens < 200; tokens++) {
+    const shape = shapeOf(tokens)
+    test.ok(tilesBytes(shape) >= 16 * mostTiles(shape) && tilesBytes(shape) <= tilesBytes(shapeOf(tokens + 1)))
+  }
 })

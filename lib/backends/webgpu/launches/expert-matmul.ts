@@ -2,7 +2,17 @@
 import type { DType } from '../../../native.js'
 import type { DeviceFacts, Launch } from './launch.js'
 import { grid, words } from './launch.js'
-import { isQuantised, quadBytes, rowGroups, tileDefines, tileTokens } from './tile.js'
+import {
+  isQuantised,
+  leastTileRows,
+  quadBytes,
+  rowGroups,
+  type Tile,
+  tileDefines,
+  tileGroups,
+  tileOfExperts,
+  tileRows
+} from './tile.js'
 
 export interface ExpertShape {
   tokens: number
@@ -11,7 +21,6 @@ export interface ExpertShape {
   width: number
   hidden: number
   types: { gate: DType; up: DType; down: DType }
-  countLoads?: boolean
 }
 
 /** Where a matrix of every expert lies in a binding, in bytes, each a multiple of 16. */
@@ -32,23 +41,29 @@ export interface SlabShape {
 }
 
 const rowsOf = ({ tokens, k }: ExpertShape) => tokens * k
-const tileOf = (shape: ExpertShape) => tileTokens(rowsOf(shape) / Math.min(shape.experts, Math.max(1, rowsOf(shape))))
+/** One for all matrices of a layer, whose tiles are the same list. */
+function tileOf(shape: ExpertShape): Tile {
+  const mean = rowsOf(shape) / Math.min(shape.experts, Math.max(1, rowsOf(shape)))
+  return tileOfExperts(mean, Object.values(shape.types).every(isQuantised))
+}
 
-/** The most tiles that any routing of these sizes makes. */
-export function mostTiles(shape: ExpertShape): number {
+/** The most tiles of so many rows that any routing of these sizes makes: every expert used, all further rows on one. */
+function tilesOf(shape: ExpertShape, rowsOfTile: number): number {
   const rows = rowsOf(shape)
   const used = Math.min(shape.experts, rows)
-  return used + Math.floor((rows - used) / tileOf(shape))
+  return used + Math.floor((rows - used) / rowsOfTile)
 }
+
+export const mostTiles = (shape: ExpertShape): number => tilesOf(shape, tileRows(tileOf(shape)))
+
+/** Bytes of the tiles' list; enough for fewer tokens too, whose tiles may be smaller and more. */
+export const tilesBytes = (shape: ExpertShape): number => tilesOf(shape, leastTileRows) * quadBytes
 
 /** How `dispatchLaunch` makes the tiles of these sizes. */
 export const expertTiles = (shape: ExpertShape): { size: number; most: number } => ({
-  size: tileOf(shape),
+  size: tileRows(tileOf(shape)),
   most: mostTiles(shape)
 })
-
-/** Bytes of the tiles' list. */
-export const tilesBytes = (shape: ExpertShape): number => mostTiles(shape) * quadBytes
 
 /** Whether gate and up share a launch, which needs no buffers between them. */
 export const isFused = ({ types }: ExpertShape): boolean => types.gate === types.up
@@ -59,7 +74,7 @@ export function expertTilesLaunch(shape: ExpertShape): Launch {
     shader: 'expert_tiles',
     defines: {},
     workgroups: [1, 1, 1],
-    params: words(shape.experts, rowsOf(shape), tileOf(shape), mostTiles(shape))
+    params: words(shape.experts, rowsOf(shape), tileRows(tileOf(shape)), mostTiles(shape))
   }
 }
 
@@ -77,24 +92,20 @@ function partLaunch(
   places: MatrixPlace[],
   facts: DeviceFacts
 ): Launch {
-  const tile = {
-    type: part.type,
-    tokens: tileOf(shape),
-    matrices: places.length as 1 | 2,
-    countLoads: shape.countLoads ?? false
-  }
+  const tile = tileOf(shape)
   const [first, second] = places.flatMap(({ stride, offset }) => [[stride / quadBytes, offset / quadBytes]])
+  const defines = { ...tileDefines(part.type, tile, places.length as 1 | 2, facts), GATHER: part.gather }
   return {
     shader: 'expert_matmul',
-    defines: { ...tileDefines(tile, facts), GATHER: part.gather },
-    workgroups: [rowGroups(part.rows, facts), mostTiles(shape), 1],
+    defines,
+    workgroups: [rowGroups(part.rows, defines), mostTiles(shape) * tileGroups(defines), 1],
     params: words(part.rows, part.columns, shape.k, slab.first, slab.slots, ...first!, ...(second ?? [0, 0]))
   }
 }
 
 /**
  * Fused: one launch. Buffers: tiles, slots, slot table (u32 [experts], 0xffffffff = in no slot), gate weights, activations of the tokens, hidden out
- * f32 [dispatched rows][hidden], up weights (may be the same buffer as gate's); with countLoads a counter.
+ * f32 [dispatched rows][hidden], up weights (may be the same buffer as gate's).
  * Not fused: a launch for gate and one for up, each with tiles, slots, slot table, its weights, activations, its out; then `siluMulLaunch`.
  */
 export function gateUpLaunches(shape: ExpertShape, slab: SlabShape, facts: DeviceFacts): Launch[] {
@@ -113,7 +124,7 @@ export function siluMulLaunch(shape: ExpertShape, facts: DeviceFacts): Launch {
   return { shader: 'silu_mul', defines: {}, workgroups: grid(Math.ceil(count / 64), facts), params: words(count) }
 }
 
-/** Buffers: tiles, slots, slot table, down weights, activations of the dispatched rows, out f32 [dispatched rows][width]; with countLoads a counter. */
+/** Buffers: tiles, slots, slot table, down weights, activations of the dispatched rows, out f32 [dispatched rows][width]. */
 export function downLaunch(shape: ExpertShape, slab: SlabShape, facts: DeviceFacts): Launch {
   const part = { type: shape.types.down, rows: shape.width, columns: shape.hidden, gather: false }
   return partLaunch(shape, slab, part, [slab.down], facts)

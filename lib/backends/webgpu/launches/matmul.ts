@@ -2,7 +2,7 @@ import { packedBytes } from '../../../kernels/layout.js'
 import type { DType } from '../../../native.js'
 import type { DeviceFacts, Launch } from './launch.js'
 import { words } from './launch.js'
-import { rowGroups, tileDefines, tileTokens } from './tile.js'
+import { rowGroups, tileDefines, tileOfTokens, tileRows } from './tile.js'
 
 export interface MatmulShape {
   type: DType
@@ -13,7 +13,6 @@ export interface MatmulShape {
   add?: boolean
   /** Where a row of `out` has this matrix's numbers, and its floats. Default: the row is these alone. */
   place?: { first: number; stride: number }
-  countLoads?: boolean
 }
 
 /** A launch and the part of the packed matrix, in bytes, that it binds as its weights. */
@@ -24,15 +23,15 @@ export interface MatmulPart {
 
 /**
  * out[token] (+)= W · a[token]. Buffers: weights (the part), activations (f32 [tokens][columns] for float types, else those of
- * `quantiseLaunch`), out f32 [tokens][rows]; with countLoads a counter. More than one part where the matrix is larger than a binding may be:
+ * `quantiseLaunch`), out f32 [tokens][rows]. More than one part where the matrix is larger than a binding may be:
  * every part writes rows of its own.
  */
 export function matmulLaunches(
-  { type, rows, columns, tokens, add = false, place, countLoads = false }: MatmulShape,
+  { type, rows, columns, tokens, add = false, place }: MatmulShape,
   facts: DeviceFacts
 ): MatmulPart[] {
-  const tile = tileTokens(tokens)
-  const defines = { ...tileDefines({ type, tokens: tile, matrices: 1, countLoads }, facts), ADD: add }
+  const tile = tileOfTokens(tokens)
+  const defines = { ...tileDefines(type, tile, 1, facts), ADD: add }
   const most = mostRows(type, columns, facts)
   const parts: MatmulPart[] = []
   for (let first = 0; first < rows; first += most) {
@@ -41,7 +40,7 @@ export function matmulLaunches(
       launch: {
         shader: 'matmul',
         defines,
-        workgroups: [rowGroups(own, facts), Math.ceil(tokens / tile), 1],
+        workgroups: [rowGroups(own, defines), Math.ceil(tokens / tileRows(tile)), 1],
         params: words(own, columns, tokens, 0, place?.stride ?? rows, (place?.first ?? 0) + first)
       },
       weights: { offset: packedBytes(type, first, columns), size: packedBytes(type, own, columns) }

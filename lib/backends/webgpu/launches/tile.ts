@@ -18,45 +18,84 @@ export const activationBytes = (rows: number, columns: number): number => rows *
 /** Output rows that an invocation computes: the words of a quad. */
 const rowsOfInvocation = 4
 
+/** Tokens that an invocation computes, and the parts of so many that a tile has. */
+export interface Tile {
+  tokens: 1 | 4 | 8
+  parts: 1 | 4
+}
+
+/** Rows of the activations in a tile. */
+export const tileRows = ({ tokens, parts }: Tile): number => tokens * parts
+
+/** Of the smallest tile where an expert has more than one row. */
+export const leastTileRows = 4
+
+/** The tile where a matrix meets `tokens`, all at once: changes speed and never bits. */
+export function tileOfTokens(tokens: number): Tile {
+  if (tokens <= 1) return { tokens: 1, parts: 1 }
+  return { tokens: tokens <= 4 ? 4 : 8, parts: 1 }
+}
+
 /**
- * A subgroup of 8 is a CPU's vector: there a load costs the same whether it is uniform or not, so the subgroup shares what it has loaded, and
- * a workgroup is one vector.
+ * A subgroup of 8 is a CPU's vector: there a load costs the same whether it is uniform or not, so the subgroup shares what it has loaded, and a
+ * workgroup is one vector without barriers (with them a layer takes 1.3 to 1.5 times as long on lavapipe), which reads from the CPU's caches.
  */
 const isNarrow = (facts: DeviceFacts) => facts.subgroups && facts.subgroupMin === 8 && facts.subgroupMax === 8
 
-/** Invocations of a workgroup. */
-const groupOf = (facts: DeviceFacts) => (isNarrow(facts) ? 8 : 32)
+/**
+ * The tile where experts meet `mean` rows each, some twice as many: these too shall read their weights once. Parts share no float weights.
+ * Changes speed and never bits.
+ */
+export function tileOfExperts(mean: number, quantised: boolean): Tile {
+  if (mean <= 1 || !quantised) return tileOfTokens(mean)
+  return { tokens: mean <= 8 ? 4 : 8, parts: 4 }
+}
+
+/** Bytes that a block of four rows takes in workgroup memory (`struct Block` of shaders/blocks_<type>.wgsl), and one of a token's activations. */
+const blockBytes = (type: DType): number => (type === 'Q4_0' || type === 'MXFP4' ? 80 : 144)
+const tokenBytes = 48
+/** Of the rows of a workgroup's tokens, which lie in workgroup memory too. */
+const rowListBytes = 256
+
+/**
+ * How a workgroup reads: invocations along the rows (the more, the less often activations are read), and blocks of 32 columns at a time (the
+ * more, the fewer barriers). Weights that parts share take workgroup memory.
+ */
+function readingOf(type: DType, tile: Tile, matrices: 1 | 2, facts: DeviceFacts): { group: number; stage: number } {
+  if (isNarrow(facts)) return { group: 8, stage: 0 }
+  if (tile.parts === 1) return { group: 32, stage: 64 / tile.tokens }
+  const choices = [
+    { group: 64, stage: 4 / matrices },
+    { group: 64, stage: 2 / matrices }
+  ]
+  const bytes = ({ group, stage }: { group: number; stage: number }) =>
+    stage * (matrices * group * blockBytes(type) + tileRows(tile) * tokenBytes)
+  const fits = choices.find((choice) => bytes(choice) <= facts.limits.maxComputeWorkgroupStorageSize - rowListBytes)
+  return fits ?? { group: 32, stage: 2 / matrices }
+}
 
 /** Workgroups that `rows` output rows take. */
-export const rowGroups = (rows: number, facts: DeviceFacts): number =>
-  Math.ceil(rows / (rowsOfInvocation * groupOf(facts)))
+export const rowGroups = (rows: number, { GROUP }: Defines): number =>
+  Math.ceil(rows / (rowsOfInvocation * (GROUP as number)))
 
-/** Tokens of a tile where a matrix meets about `tokens` of them: changes speed and never bits. */
-export function tileTokens(tokens: number): number {
-  if (tokens <= 1) return 1
-  return tokens <= 4 ? 4 : 8
-}
+/** Workgroups of one tile. */
+export const tileGroups = ({ STAGE, PARTS }: Defines): number => (STAGE === 0 ? (PARTS as number) : 1)
 
-export interface TileOptions {
-  type: DType
-  tokens: number
-  matrices: 1 | 2
-  /** Adds a binding in which the words of weights that are loaded are counted. */
-  countLoads?: boolean
-}
-
-/** The defines of shaders/tile.wgsl. */
-export function tileDefines({ type, tokens, matrices, countLoads = false }: TileOptions, facts: DeviceFacts): Defines {
+/** The defines of shaders/tile.wgsl. COUNT_LOADS adds a binding in which the words that are loaded are counted. */
+export function tileDefines(type: DType, tile: Tile, matrices: 1 | 2, facts: DeviceFacts): Defines {
   const quantised = isQuantised(type)
+  const { group, stage } = readingOf(type, tile, matrices, facts)
   return {
     TYPE: type,
     QUANTISED: quantised,
     BROADCAST: quantised && isNarrow(facts),
     DOT4: quantised && facts.dot4,
     F16: facts.f16 && withHalves.includes(type),
-    TOKENS: tokens,
+    TOKENS: tile.tokens,
+    PARTS: tile.parts,
+    STAGE: stage,
     MATRICES: matrices,
-    GROUP: groupOf(facts),
-    COUNT_LOADS: countLoads
+    GROUP: group,
+    COUNT_LOADS: false
   }
 }
