@@ -6,9 +6,8 @@
 import { parseArgs } from 'node:util'
 import { GpuCalls } from '../dist/esm/backends/webgpu/backend.js'
 import { GpuDevice } from '../dist/esm/backends/webgpu/device.js'
-import { nodeGpu } from '../dist/esm/backends/webgpu/node-provider.js'
+import { onNode } from '../dist/esm/backends/webgpu/node-provider.js'
 import { openBackend } from '../dist/esm/kernels.js'
-import { native } from '../dist/esm/native.js'
 import { environment, printEnvironment, printTable, seededRandom, show, writeReport } from './harness.mjs'
 
 const { values: options } = parseArgs({
@@ -210,8 +209,11 @@ const mutants = {
 
 /** A GPU whose shaders `change` may alter. */
 async function openGpu(change = (text) => text) {
-  const shaders = (name, defines) => change(native().shader(name, defines))
-  const device = await GpuDevice.open({ provider: nodeGpu, shaders, timeoutMs: 600_000 })
+  const shaders = (name) => {
+    const text = onNode.shaders(name)
+    return text === undefined ? undefined : change(text)
+  }
+  const device = await GpuDevice.open({ ...onNode, shaders, timeoutMs: 600_000 })
   return { ...new GpuCalls(device).table(), device: device.name, dispose: () => device.dispose() }
 }
 

@@ -50,10 +50,11 @@ import type { EngineState } from './lifecycle.js'
 import type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters } from './native.js'
+import { validated } from './schemas.js'
 import type { MetricFamily } from './telemetry/metrics.js'
 import type { PlacementView } from './tiers/placement-view.js'
 import type { Steered } from './tiers/steering.js'
-import { validated, validationError } from './validation.js'
+import { validationError } from './validation.js'
 
 /** Made by createEngine. Every method throws (or rejects with) an EngineError: VALIDATION_ERROR, ENGINE_DISPOSED, and those it names. */
 export class Engine implements AsyncDisposable {

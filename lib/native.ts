@@ -6,7 +6,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import loaded from '#addon'
 import type { ErrorDetails } from './errors/index.js'
-import { createError, createNativeError } from './errors/index.js'
+import { createError } from './errors/index.js'
+import { createNativeError } from './errors/native-error.js'
 import type { Plan, PlanTensor } from './model/plan.js'
 import type { ExpertBlobPlace, NativeExpertReader } from './native/device-experts.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
@@ -187,15 +188,8 @@ export interface NativeAddon {
       mix?: Float64Array
     }
   ): Promise<CacheSimulation>
-  /**
-   * The WGSL of shaders/<name>.wgsl with its pieces, specialised (csrc/shaders/specialise.h). Numbers are integers. VALIDATION_ERROR {shader,
-   * line} for an unknown shader, a define that is missing, an #if that is not closed. `files` (up to 4 KiB each) come before the embedded ones.
-   */
-  shader(
-    name: string,
-    defines: Readonly<Record<string, number | string | boolean>>,
-    files?: Readonly<Record<string, string>>
-  ): string
+  /** The WGSL of shaders/<name>.wgsl as it was at build time; undefined where there is none. lib/backends/webgpu/specialise.ts makes shaders of it. */
+  shaderText(name: string): string | undefined
   /** Every file of shaders/, pieces too. */
   shaderNames(): string[]
   /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */

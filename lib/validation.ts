@@ -1,5 +1,4 @@
-/** Checks what callers hand in, at the border: zod schemas in, VALIDATION_ERROR with path, found and allowed out. */
-import { z } from 'zod'
+/** What is wrong with what callers hand in: VALIDATION_ERROR with path, found and allowed; and sizes in bytes as they write them. */
 import type { EngineError } from './errors/index.js'
 import { createError, isEngineError } from './errors/index.js'
 
@@ -29,7 +28,8 @@ export function validationError(
   return refusal(subject, path, describeValue(found), allowed, cause)
 }
 
-function refusal(subject: string, path: string, text: string, allowed: string, cause?: unknown): EngineError {
+/** The same where the fault has no value of its own, or one that is better told in words. */
+export function refusal(subject: string, path: string, text: string, allowed: string, cause?: unknown): EngineError {
   return createError(
     'VALIDATION_ERROR',
     `${subject}: ${path} is ${text}, allowed: ${allowed}`,
@@ -38,74 +38,18 @@ function refusal(subject: string, path: string, text: string, allowed: string, c
   )
 }
 
-/**
- * `value` as the schema types it. Each field's description says what is allowed. Throws VALIDATION_ERROR {path, found, allowed};
- * of several faults the first. A getter or proxy that throws is a fault too.
- */
-export function validated<Shape extends z.core.$ZodLooseShape>(
-  schema: z.ZodObject<Shape, z.core.$strict>,
-  value: unknown,
-  subject: string
-): z.output<z.ZodObject<Shape, z.core.$strict>> {
-  try {
-    const result = schema.safeParse(value)
-    if (result.success) return result.data
-    const [issue] = result.error.issues
-    const [field, ...rest] = issue?.path ?? []
-    if (field === undefined && issue?.code === 'unrecognized_keys') {
-      throw refusal(subject, String(issue.keys[0]), 'not an option', Object.keys(schema.shape).join(', '))
-    }
-    if (field === undefined) throw validationError(subject, 'the argument', value, 'an object of options')
-    const allowed = allowedAt(schema, [field, ...rest])
-    let found: unknown = (value as Record<PropertyKey, unknown>)[field]
-    for (const key of rest) found = (found as Record<PropertyKey, unknown> | undefined)?.[key]
-    const path = [String(field), ...rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))].join(
-      ''
-    )
-    throw validationError(subject, path, found, allowed)
-  } catch (error) {
-    if (isEngineError(error)) throw error
-    throw unreadable(subject, error)
-  }
-}
-
-/** The description of the field at a path, or of the nearest around it that has one. */
-function allowedAt(schema: z.ZodType, path: readonly PropertyKey[]): string {
-  let allowed = 'see the documentation'
-  let at: z.ZodType | undefined = schema
-  for (const key of path) {
-    at = at instanceof z.ZodObject ? (at.shape as Record<PropertyKey, z.ZodType>)[key] : undefined
-    allowed = at?.description ?? allowed
-    // An optional field, or one with a default, is a schema around that of its values.
-    while (at instanceof z.ZodOptional || at instanceof z.ZodDefault || at instanceof z.ZodPrefault) {
-      at = at.unwrap() as z.ZodType
-      allowed = at.description ?? allowed
-    }
-  }
-  return allowed
-}
-
 /** The error of an argument that throws when it is looked at. */
 export const unreadable = (subject: string, cause: unknown): EngineError =>
   refusal(subject, 'the argument', 'an object that cannot be read', 'a plain object', cause)
 
-/** The longest delay that a timer can have, in milliseconds. */
-const longestTimeout = 2 ** 31 - 1
-
-/** The fields that every call takes. */
-export const callFields = {
-  signal: z.instanceof(AbortSignal).optional().describe('an AbortSignal'),
-  timeoutMs: z
-    .number()
-    .positive()
-    .max(longestTimeout)
-    .optional()
-    .describe(`a number of milliseconds above 0, up to ${longestTimeout}`)
+/** What `read` makes of a request. VALIDATION_ERROR where reading it fails: a getter that throws, a bigint where a number belongs. */
+export function reading<Result>(subject: string, read: () => Result): Result {
+  try {
+    return read()
+  } catch (error) {
+    throw isEngineError(error) ? error : unreadable(subject, error)
+  }
 }
-
-/** A function of the caller's, not called here. */
-export const callback = <F extends (...args: never[]) => unknown>() =>
-  z.custom<F>((value) => typeof value === 'function').optional()
 
 const byteUnits: Readonly<Record<string, number>> = {
   '': 1,

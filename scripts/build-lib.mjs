@@ -1,7 +1,7 @@
 // Compiles lib/ twice: dist/esm (with the command line) and dist/cjs. Both import the one addon loader through "#addon".
 // The old output is replaced only after both compiled, so that a failing build never leaves half a package.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,6 +28,16 @@ const imports = { '#addon': './addon.cjs', '#webgpu': './webgpu.cjs' }
 writeFileSync(join(next, 'cjs', 'package.json'), `${JSON.stringify({ type: 'commonjs', imports })}\n`)
 for (const path of Object.values(imports)) {
   writeFileSync(join(next, 'cjs', path), `module.exports = require('../../${path.slice(2)}')\n`)
+}
+// The shaders for where there is no addon: lib/backends/webgpu/shader-texts.d.ts.
+const shaders = readdirSync(join(root, 'shaders')).filter((name) => name.endsWith('.wgsl'))
+const texts = shaders.sort().map((name) => [name.slice(0, -5), readFileSync(join(root, 'shaders', name), 'utf8')])
+for (const [format, exported] of [
+  ['esm', 'export const shaderTexts'],
+  ['cjs', 'exports.shaderTexts']
+]) {
+  const path = join(next, format, 'backends', 'webgpu', 'shader-texts.js')
+  writeFileSync(path, `${exported} = ${JSON.stringify(Object.fromEntries(texts), null, 2)}\n`)
 }
 const cli = join(next, 'esm', 'cli', 'main.js')
 if (existsSync(cli)) chmodSync(cli, 0o755)

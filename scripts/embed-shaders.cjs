@@ -1,4 +1,4 @@
-// The files of shaders/ as C++ source (the table of csrc/shaders/shader_table.h). Both builds run it, with a path in their own folder.
+// The files of shaders/ as C++ source (the table of csrc/napi/shader_table.h). Both builds run it, with a path in their own folder.
 //   node scripts/embed-shaders.cjs OUT.cpp    writes it
 //   node scripts/embed-shaders.cjs --list     prints the files that it is made of, one a line
 const { readdirSync, readFileSync, writeFileSync } = require('node:fs')
@@ -15,7 +15,7 @@ function source() {
   const texts = names.map((name) => readFileSync(join(__dirname, '..', 'shaders', name), 'utf8'))
   const constants = texts.map((text, i) => `const char text_${i}[] = ${literal(text)};`)
   const rows = names.map((name, i) => `    {"${name.slice(0, -5)}", text_${i}, sizeof text_${i} - 1},`)
-  return `#include "shaders/shader_table.h"
+  return `#include "napi/shader_table.h"
 
 namespace tmoe {
 

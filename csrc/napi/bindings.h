@@ -21,7 +21,7 @@ napi_status bind_model(Environment& environment, napi_value exports);
 napi_status bind_experts(Environment& environment, napi_value exports);
 /** simulateCache. */
 napi_status bind_trace(Environment& environment, napi_value exports);
-/** shader, shaderNames. */
+/** shaderText, shaderNames. */
 napi_status bind_shaders(Environment& environment, napi_value exports);
 
 /** Methods of a backend that run one kernel (bind_kernels.cpp). */

@@ -1,7 +1,7 @@
 /** Tiered checkpoints: made from a model, checked, and described. Loading one is the engine's. */
 import { createError } from '../errors/index.js'
 import { native } from '../native.js'
-import { validated } from '../validation.js'
+import { validated } from '../schemas.js'
 import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
 import { convertCallSchema, convertSchema, verifyCallSchema, verifySchema } from './requests.js'
 import { MEASURED_TIERS, type RoutingStatistics, type TierSpec } from './tiers.js'

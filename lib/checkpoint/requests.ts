@@ -1,6 +1,6 @@
 /** What callers of convertModel and verifyCheckpoint hand in, checked at the border. */
 import { z } from 'zod'
-import { callback, callFields } from '../validation.js'
+import { callback, callFields } from '../schemas.js'
 import type { ConvertProgress } from './convert.js'
 import { manifestUrl } from './manifest.js'
 import { statisticsSchema } from './tiers-file.js'

@@ -2,7 +2,8 @@
 import { randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { isEngineError } from '../errors/index.js'
-import { callFields, unreadable, validated, validationError } from '../validation.js'
+import { callFields, validated } from '../schemas.js'
+import { unreadable, validationError } from '../validation.js'
 import type { RoutingCapture } from './routing.js'
 import { isRoutingCapture } from './routing.js'
 

@@ -1,7 +1,6 @@
 /** Weights in the layout that every backend's kernels read. */
-import { isEngineError } from '../errors/index.js'
 import type { NativeBackend } from '../native.js'
-import { unreadable, validationError } from '../validation.js'
+import { reading, validationError } from '../validation.js'
 import { preparePack, prepareRouter } from './calls.js'
 import type { Matrix } from './requests.js'
 
@@ -10,15 +9,6 @@ export interface Packing {
   pack(matrix: Matrix, experts?: number): Matrix
   /** Router weights [experts][width] f32, finite, as 24-bit integers with one exponent: w ≈ q · 2^(exponent - 23). */
   packRouter(weights: Float32Array): { router: Int32Array; routerExponent: number }
-}
-
-/** What `read` makes of a request. VALIDATION_ERROR where reading it fails: a getter that throws, a bigint where a number belongs. */
-export function reading<Result>(subject: string, read: () => Result): Result {
-  try {
-    return read()
-  } catch (error) {
-    throw isEngineError(error) ? error : unreadable(subject, error)
-  }
 }
 
 export const packing = (handle: NativeBackend): Packing => ({

@@ -1,8 +1,7 @@
 /** Tables of all kernels around one way to call them. */
 import type { NativeBackend } from '../native.js'
-import { validationError } from '../validation.js'
+import { reading, validationError } from '../validation.js'
 import { prepare } from './calls.js'
-import { reading } from './packing.js'
 import type { KernelName, KernelTable } from './requests.js'
 
 /** Every kernel as a promise. Work runs in order, off the JavaScript thread; arrays must not be changed until it has settled. */

@@ -5,7 +5,7 @@ import { readTiers, tierSpecs } from '../checkpoint/tiers-file.js'
 import { createError } from '../errors/index.js'
 import { groupCount, PLACEMENTS, type Placement } from '../model/hser.js'
 import type { ModelDescription } from '../model/index.js'
-import { validated } from '../validation.js'
+import { validated } from '../schemas.js'
 import type { TierLabels } from './model-tiers.js'
 
 interface Described {

@@ -2,7 +2,8 @@ import { createRequire } from 'node:module'
 import { resolve } from 'node:path'
 import t from 'tap'
 import * as esm from 'tiered-moe'
-import { createError, createNativeError, createTimeoutError } from '../../lib/errors/index.js'
+import { createError, createTimeoutError } from '../../lib/errors/index.js'
+import { createNativeError } from '../../lib/errors/native-error.js'
 
 const cjs: typeof esm = createRequire(resolve('package.json'))('tiered-moe')
 

@@ -38,6 +38,10 @@ t.test('contents', async (t) => {
     'dist/cjs/index.d.ts',
     'dist/cjs/kernels.js',
     'dist/cjs/package.json',
+    'dist/esm/webgpu.js',
+    'dist/esm/webgpu.d.ts',
+    'dist/esm/backends/webgpu/shader-texts.js',
+    'dist/cjs/webgpu.js',
     'models/tiny-shakespeare-moe-q8_0.gguf',
     'models/README.md'
   ]
@@ -56,7 +60,7 @@ t.test('contents', async (t) => {
   t.equal(manifest.gypfile, false)
   for (const script of ['preinstall', 'install', 'postinstall'])
     t.notOk(manifest.scripts[script], `no ${script} script`)
-  t.same(Object.keys(manifest.exports), ['.', './kernels', './package.json'])
+  t.same(Object.keys(manifest.exports), ['.', './kernels', './webgpu', './package.json'])
 
   const skip = existsSync(addon) ? false : 'the addon is not built'
   await t.test('import and require from an installed copy', { skip }, async (t) => {

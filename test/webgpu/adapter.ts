@@ -4,7 +4,14 @@ import { isEngineError } from 'tiered-moe'
 import type { WebgpuBackend, WebgpuOptions } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
 
-const absent = ['GPU_ADAPTER_UNAVAILABLE', 'BACKEND_UNAVAILABLE']
+/** What the machine lacks: a reported skip, under CI=1 a failure. */
+export function skipHere(test: Test, reason: string): void {
+  if (process.env.CI) test.fail(reason)
+  else test.pass(reason, { skip: reason })
+}
+
+/** Codes of a machine without a GPU. */
+export const absent = ['GPU_ADAPTER_UNAVAILABLE', 'BACKEND_UNAVAILABLE']
 
 /** The backend for a whole test file, ended after it; undefined where the machine has no adapter. */
 export async function openGpu(test: Test, options: WebgpuOptions = {}): Promise<WebgpuBackend | undefined> {
@@ -15,9 +22,7 @@ export async function openGpu(test: Test, options: WebgpuOptions = {}): Promise<
     return backend
   } catch (error) {
     if (!isEngineError(error) || !absent.includes(error.code)) throw error
-    const reason = `no WebGPU adapter here: ${error.message}`
-    if (process.env.CI) test.fail(reason)
-    else test.pass(reason, { skip: reason })
+    skipHere(test, `no WebGPU adapter here: ${error.message}`)
     return undefined
   }
 }

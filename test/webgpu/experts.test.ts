@@ -10,7 +10,7 @@ import { GpuDevice } from '../../lib/backends/webgpu/device.js'
 import { type ExpertStep, Experts } from '../../lib/backends/webgpu/experts/experts.js'
 import { quantiseLaunch } from '../../lib/backends/webgpu/launches/quantise.js'
 import { activationBytes } from '../../lib/backends/webgpu/launches/tile.js'
-import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
+import { onNode } from '../../lib/backends/webgpu/node-provider.js'
 import type { Matrix } from '../../lib/kernels/requests.js'
 import { readModel } from '../../lib/model/index.js'
 import type { DType, ExpertOptions } from '../../lib/native.js'
@@ -241,7 +241,7 @@ async function slotBytes(path: string): Promise<number> {
 }
 
 if (await openGpu(t)) {
-  const device = await GpuDevice.open({ provider: nodeGpu, shaders: (name, defines) => addon.shader(name, defines) })
+  const device = await GpuDevice.open(onNode)
   t.teardown(() => device.dispose())
   const models: [string, MoeModelOptions][] = [
     ['Q8_0', { type: 'Q8_0', feedForward: 64 }],

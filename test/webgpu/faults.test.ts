@@ -10,7 +10,6 @@ import type { Launch } from '../../lib/backends/webgpu/launches/launch.js'
 import { words } from '../../lib/backends/webgpu/launches/launch.js'
 import { type AttentionOp, KvPool, pageBytes } from '../../lib/backends/webgpu/model/kv-pool.js'
 import { onNode } from '../../lib/backends/webgpu/node-provider.js'
-import { native } from '../../lib/native.js'
 import { openGpu } from './adapter.js'
 
 /** A shader of this test's own, behind the same preprocessor: `params.rounds` rounds, then `$BODY`. */
@@ -32,7 +31,7 @@ const launch = (count: number, { head = '', body = 'x[0]=sum;', x = 1 }: Parts =
   params: words(count)
 })
 const open = (options: Partial<GpuDeviceOptions> = {}) =>
-  GpuDevice.open({ ...onNode, shaders: (shader, defines) => native().shader(shader, defines, { rounds }), ...options })
+  GpuDevice.open({ ...onNode, shaders: (name) => (name === 'rounds' ? rounds : onNode.shaders(name)), ...options })
 
 /** Runs `count` rounds on a buffer of its own and gives the sum. */
 async function run(device: GpuDevice, count: number, parts?: Parts): Promise<number> {

@@ -9,6 +9,7 @@ import t from 'tap'
 import type { KernelName, Matrix } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
 import { root } from '../fixtures/package.js'
+import { firstOff } from '../kernels/close.js'
 import { goldenUnits } from '../kernels/tolerance.js'
 import { openGpu } from './adapter.js'
 
@@ -34,31 +35,6 @@ const { freeze } = (await load('frozen.mjs')) as Frozen
 const files = readdirSync(folder)
   .filter((name) => name.endsWith('.json'))
   .map((name) => JSON.parse(readFileSync(join(folder, name), 'utf8')) as GoldenFile)
-
-/** The numbers of a result by name. */
-function numbersOf(result: unknown, name = 'out'): [string, ArrayLike<number | bigint>][] {
-  if (ArrayBuffer.isView(result)) return [[name, result as unknown as ArrayLike<number | bigint>]]
-  if (typeof result === 'number') return [[name, name === 'token' ? Int32Array.of(result) : Float32Array.of(result)]]
-  return Object.entries(result as object).flatMap(([key, value]) => numbersOf(value, key))
-}
-
-/** The first place where a result is further off than so many units of 2^-24 of the largest number around it. */
-function firstOff(got: unknown, expected: unknown, units: number): string | undefined {
-  const [own, theirs] = [new Map(numbersOf(got)), numbersOf(expected)]
-  if (own.size !== theirs.length) return `outputs ${[...own.keys()].join(', ')}`
-  for (const [name, numbers] of theirs) {
-    const found = own.get(name)
-    if (found?.length !== numbers.length) return `${name}: ${found?.length} numbers, expected ${numbers.length}`
-    const float = numbers instanceof Float32Array
-    const largest = float ? numbers.reduce((most, x) => Math.max(most, Math.abs(x)), 0) : 0
-    for (let i = 0; i < numbers.length; i++) {
-      if (found[i] === numbers[i]) continue
-      const near = float && Math.abs(Number(found[i]) - Number(numbers[i])) <= units * 2 ** -24 * largest
-      if (!near) return `${name}[${i}] = ${found[i]}, expected ${numbers[i]}, the largest is ${largest}`
-    }
-  }
-  return undefined
-}
 
 const gpu = await openGpu(t)
 

@@ -1,11 +1,18 @@
 // The preprocessor of shaders, and the rules that every file of shaders/ keeps. No device is needed.
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
+import type { Defines } from '../../lib/backends/webgpu/launches/launch.js'
 import { bindingsOf, keyOf, variantOf } from '../../lib/backends/webgpu/pipelines.js'
+import { specialise as specialiseOf } from '../../lib/backends/webgpu/specialise.js'
 import { native } from '../../lib/native.js'
+import { built } from '../fixtures/package.js'
 
-const specialise = (text: string, defines: Record<string, number | string | boolean> = {}, more = {}) =>
-  native().shader('main', defines, { main: text, ...more })
+const { shaderTexts } = (await built('backends/webgpu/shader-texts.js')) as { shaderTexts: Record<string, string> }
+
+const specialise = (text: string, defines: Defines = {}, more = {}) => {
+  const texts: Record<string, string> = { main: text, ...more }
+  return specialiseOf((name) => texts[name], 'main', defines)
+}
 
 t.test('what a define does', async (t) => {
   t.equal(specialise('a $N b$N_2;\n', { N: 16, N_2: 'x' }), 'a 16 bx;\n')
@@ -50,8 +57,10 @@ t.test('refused', async (t) => {
       details: { shader: 'main', line }
     })
   }
-  t.throws(() => native().shader('nothing', {}), { code: 'VALIDATION_ERROR', message: /there is no shader 'nothing'/ })
-  t.throws(() => specialise('', { N: 1.5 }), { code: 'VALIDATION_ERROR' })
+  t.throws(() => specialiseOf((name) => native().shaderText(name), 'nothing', {}), {
+    code: 'VALIDATION_ERROR',
+    message: "shader nothing: there is no shader 'nothing'"
+  })
 })
 
 t.test('a key says all that a shader is made from', async (t) => {
@@ -64,9 +73,13 @@ t.test('a key says all that a shader is made from', async (t) => {
 
 t.test('files of shaders/', async (t) => {
   const files = readdirSync('shaders').filter((name) => name.endsWith('.wgsl'))
-  t.same(native().shaderNames(), files.map((name) => name.slice(0, -5)).sort(), 'each is embedded')
+  const names = files.map((name) => name.slice(0, -5)).sort()
+  t.same(native().shaderNames(), names, 'each is embedded')
+  t.same(Object.keys(shaderTexts), names, 'and in the module for pages')
   for (const name of files) {
     const text = readFileSync(`shaders/${name}`, 'utf8')
+    t.equal(native().shaderText(name.slice(0, -5)), text)
+    t.equal(shaderTexts[name.slice(0, -5)], text)
     t.match(text, /^\/\/ /, `${name} begins with what it is`)
     if (!text.includes('@compute')) continue
     const bindings = bindingsOf(text).map(({ binding }) => binding)

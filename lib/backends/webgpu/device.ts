@@ -10,15 +10,16 @@ import { mapRead, usage } from './flags.js'
 import type { DeviceFacts, Launch, LimitName } from './launches/launch.js'
 import type { GpuProvider, OpenedDevice, OptionalFeature } from './open-device.js'
 import { openDevice } from './open-device.js'
-import type { Pipeline, ShaderSource } from './pipelines.js'
+import type { Pipeline } from './pipelines.js'
 import { Pipelines } from './pipelines.js'
+import type { ShaderTexts } from './specialise.js'
 import { PassTimer } from './timer.js'
 
 export type { BoundLaunch, Commands } from './commands.js'
 
 export interface GpuDeviceOptions {
   provider: GpuProvider
-  shaders: ShaderSource
+  shaders: ShaderTexts
   /** Budget of all buffers. Default: what the driver gives; of a GPU in software what the machine has available. */
   memoryBytes?: number
   /** The machine's memory, asked where the GPU is one in software. */

@@ -35,6 +35,6 @@ function grants(bytes: number): boolean {
 /** `GpuDevice.open({ ...onNode, … })` */
 export const onNode: Pick<GpuDeviceOptions, 'provider' | 'shaders' | 'hostMemory'> = {
   provider: nodeGpu,
-  shaders: (shader, defines) => native().shader(shader, defines),
+  shaders: (name) => native().shaderText(name),
   hostMemory: { available: () => native().availableMemory(), grants }
 }

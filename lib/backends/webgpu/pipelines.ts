@@ -2,10 +2,9 @@
 import { createError } from '../../errors/index.js'
 import { validationFailed } from './failures.js'
 import { computeStage } from './flags.js'
-import type { Defines, Launch } from './launches/launch.js'
-
-/** WGSL of a shader, specialised (in Node: the addon's). */
-export type ShaderSource = (shader: string, defines: Defines) => string
+import type { Launch } from './launches/launch.js'
+import type { ShaderTexts } from './specialise.js'
+import { specialise } from './specialise.js'
 
 export interface Pipeline {
   readonly key: string
@@ -43,11 +42,11 @@ export function bindingsOf(code: string): { binding: number; type: GPUBufferBind
 export class Pipelines {
   readonly #device: GPUDevice
   readonly #name: string
-  readonly #shaders: ShaderSource
+  readonly #shaders: ShaderTexts
   readonly #compiled = new Map<string, Promise<Pipeline>>()
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
-  constructor(device: GPUDevice, name: string, shaders: ShaderSource) {
+  constructor(device: GPUDevice, name: string, shaders: ShaderTexts) {
     this.#device = device
     this.#name = name
     this.#shaders = shaders
@@ -70,7 +69,7 @@ export class Pipelines {
 
   async #compile(key: string): Promise<Pipeline> {
     const { shader, defines } = variantOf(key)
-    const code = this.#shaders(shader, defines)
+    const code = specialise(this.#shaders, shader, defines)
     const { module, invalid } = this.#scoped(() => ({ module: this.#device.createShaderModule({ code, label: key }) }))
     const [{ messages }, wrong] = await Promise.all([module.getCompilationInfo(), invalid])
     const errors = messages.filter(({ type }) => type === 'error')
