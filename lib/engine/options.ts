@@ -143,7 +143,7 @@ export interface LoadModelRequest {
    */
   memory?: number | string
   /**
-   * All GPU memory that the model may take, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, KV cache, and the rest
+   * GPU memory for the model, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, the KV cache of one sequence, and the rest
    * for experts, which come from host memory and from the file when they are needed. `memory` is then that of the host. Only with the
    * backends webgpu and cuda. Default: everything.
    */

@@ -1,8 +1,7 @@
 /** What a model takes of a device's memory: the plan alone, with the figures and the ways out of a refusal. */
 import t from 'tap'
 import { expertScratchBytes } from '../../lib/backends/webgpu/experts/scratch.js'
-import { arenaBytes, routeOps } from '../../lib/backends/webgpu/model/arena.js'
-import { routingOf } from '../../lib/backends/webgpu/model/model.js'
+import { stepBytes as webgpuStepBytes } from '../../lib/backends/webgpu/model/step-bytes.js'
 import { planOwnMemory, warmMemory } from '../../lib/engine/own-memory.js'
 import { readModel } from '../../lib/model/index.js'
 import { moeModel } from '../fixtures/moe-model.js'
@@ -12,14 +11,7 @@ const { plan } = readModel(file)
 const model = 'm'
 const request = { model, kvType: 'f32', contextLength: 1024, maxBatchTokens: 512, memory: undefined } as const
 
-/** As WebGpuBackend has it. */
-const stepBytes = (maxBatchTokens: number): number => {
-  const routerRows = Math.max(
-    ...routeOps(plan).map(({ weight }) => plan.tensors.find(({ name }) => name === weight)!.shape[1]!)
-  )
-  const arena = arenaBytes({ plan, maxBatchTokens, routing: routingOf(plan), routerRows }, 256)
-  return arena + expertScratchBytes(plan, maxBatchTokens)
-}
+const stepBytes = (batch: number): number => webgpuStepBytes(plan, batch, 256)
 const own = (available: number) => ({
   device: 'a device',
   available: () => available,
@@ -52,7 +44,8 @@ t.test('all of it, with what the experts of a step go through', async (t) => {
   t.equal(experts.count, 24)
   t.equal(experts.all, experts.certain)
   t.ok(expertScratchBytes(plan, 512) > 0)
-  t.ok(arena >= stepBytes(512), 'the scratch of experts is in it')
+  t.ok(arena >= stepBytes(512))
+  t.ok(stepBytes(512) > expertScratchBytes(plan, 512) + 512 * 4 * 64, 'the scratch of experts is in it')
   const needed = base + keyValues + arena + experts.all
   t.equal(plans(needed).kept, 'all')
   const { code, details } = refusal(needed - 1)

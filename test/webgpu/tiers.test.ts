@@ -37,6 +37,8 @@ if (engines) {
   const { base, keyValues, arena, experts } = gpu.listModels()[0]!.memory
   t.equal(experts.count, count)
   t.equal(gpu.modelStats('whole').experts, undefined, 'nothing is decided where every expert has a slot')
+  /** With the KV cache of the whole context, 256 positions. */
+  const fullContext = (slots: number) => base + arena + 2 * keyValues + slots * experts.slot
   const gpuMemory = (slots: number) => base + arena + keyValues + slots * experts.slot
   const load = (request: LoadModelRequest) => gpu.loadModel({ contextLength, recordTrace: true, ...request })
 
@@ -120,6 +122,22 @@ if (engines) {
     t.equal(gpu.modelStats('short').experts!.budgetBytes, 16 * experts.slot, 'hot ones stay')
     t.same(await results(gpu, 'short'), expected)
     await gpu.unloadModel('short')
+  })
+
+  t.test('gpuMemory is all that one sequence makes a model take', async (t) => {
+    const before = gpu.backend.gpu!.memoryBytes
+    await gpu.loadModel({ id: 'small', gpuMemory: fullContext(16), memory: 20 * experts.slot })
+    const request = { model: 'small', prompt: 'ROMEO: '.repeat(20), maxTokens: 100, temperature: 0, ignoreEos: true }
+    let most = 0
+    for await (const _ of gpu.createGenerator(request)) most = Math.max(most, gpu.backend.gpu!.memoryBytes - before)
+    t.comment(`${most} bytes of ${fullContext(16)}`)
+    t.ok(most <= fullContext(16))
+    t.equal(gpu.modelStats('small').experts!.budgetBytes, 16 * experts.slot)
+    await gpu.unloadModel('small')
+    await t.rejects(gpu.loadModel({ id: 'small', gpuMemory: base }), {
+      code: 'RESOURCE_BUDGET_TOO_SMALL',
+      details: { alternatives: [{ change: 'gpuMemory' }] }
+    })
   })
 
   t.test('a checkpoint, with host memory for less than half of the experts', async (t) => {

@@ -17,12 +17,11 @@ import type {
 } from '../../../native.js'
 import type { GpuDevice } from '../device.js'
 import { Experts } from '../experts/experts.js'
-import { expertScratchBytes } from '../experts/scratch.js'
-import type { ArenaSizes } from './arena.js'
-import { Arena, arenaBytes, routeOps } from './arena.js'
-import { GpuModel, routingOf } from './model.js'
+import { Arena, routeOps } from './arena.js'
+import { GpuModel } from './model.js'
 import { Progress } from './progress.js'
 import { Routers } from './routers.js'
+import { sizesOf, stepBytes } from './step-bytes.js'
 import { stackedWeights } from './step-ops.js'
 import { GpuWeights } from './weights.js'
 
@@ -30,15 +29,6 @@ export interface GpuModelOptions {
   maxBatchTokens: number
   onProgress?: (progress: LoadProgress) => void
   experts?: ExpertOptions
-}
-
-/** What a step of a plan needs of GPU memory. */
-const sizesOf = (plan: Plan, maxBatchTokens: number): ArenaSizes => {
-  const rows = new Map(plan.tensors.map(({ name, shape }) => [name, shape[1] ?? 0]))
-  const routers = routeOps(plan).map(({ weight, hser }) =>
-    [weight, hser?.groupRouter, hser?.tierRouter].reduce((sum, name) => sum + (name ? (rows.get(name) ?? 0) : 0), 0)
-  )
-  return { plan, maxBatchTokens, routing: routingOf(plan), routerRows: Math.max(0, ...routers) }
 }
 
 export class WebGpuBackend implements NativeBackend {
@@ -68,8 +58,7 @@ export class WebGpuBackend implements NativeBackend {
         return Math.min(limitBytes - usedBytes, host)
       },
       stepBytes: (plan, maxBatchTokens) =>
-        arenaBytes(sizesOf(plan, maxBatchTokens), now().facts.limits.minStorageBufferOffsetAlignment) +
-        expertScratchBytes(plan, maxBatchTokens),
+        stepBytes(plan, maxBatchTokens, now().facts.limits.minStorageBufferOffsetAlignment),
       counts: () => {
         const { submits, waitedMs, computedMs, memory } = now()
         const timed = computedMs !== undefined && { computedMs }

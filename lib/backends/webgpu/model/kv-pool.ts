@@ -8,7 +8,7 @@ import { limitExceeded } from '../failures.js'
 /** Positions in a page, as the CPU has it (csrc/cpu/kernels.h). */
 export const pagePositions = 64
 /** Pages of a pool's first buffers. */
-const firstPages = 8
+const firstPages = 4
 
 export type AttentionOp = Extract<PlanOp, { op: 'attention' }>
 

@@ -1,0 +1,32 @@
+/** What a model takes of GPU memory beside its weights, its KV cache and the slots of its experts: bounds, known before anything is made. */
+import type { Plan } from '../../../model/plan.js'
+import { expertScratchBytes } from '../experts/scratch.js'
+import type { ArenaSizes } from './arena.js'
+import { arenaBytes, logitRows, routeOps } from './arena.js'
+import { routingOf } from './model.js'
+
+/** What a step's outcome takes: the buffer that it is gathered in has a power of two of bytes, what it is read from up to a quarter more than it. */
+const outcomeTimes = 2 + 1.25
+
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
+
+/** What a step of a plan needs. */
+export function sizesOf(plan: Plan, maxBatchTokens: number): ArenaSizes {
+  const rows = new Map(plan.tensors.map(({ name, shape }) => [name, shape[1] ?? 0]))
+  const routers = routeOps(plan).map(({ weight, hser }) =>
+    [weight, hser?.groupRouter, hser?.tierRouter].reduce((sum, name) => sum + (name ? (rows.get(name) ?? 0) : 0), 0)
+  )
+  return { plan, maxBatchTokens, routing: routingOf(plan), routerRows: Math.max(0, ...routers) }
+}
+
+/** With logits of up to 32 rows: `forward({ logits: 'all' })` of more takes more while it runs. */
+export function stepBytes(plan: Plan, maxBatchTokens: number, alignment: number): number {
+  const sizes = sizesOf(plan, maxBatchTokens)
+  const { layers, experts, k } = sizes.routing
+  const status = (plan.layers + 2) * alignment
+  const choices = layers * roundUp(maxBatchTokens * k * 4, alignment)
+  const logits = Math.min(maxBatchTokens, logitRows) * plan.vocab * 4
+  const slotTable = layers * roundUp(experts * 4, alignment)
+  const outcome = Math.ceil(outcomeTimes * (status + 2 * choices + logits))
+  return arenaBytes(sizes, alignment) + expertScratchBytes(plan, maxBatchTokens) + slotTable + outcome
+}
