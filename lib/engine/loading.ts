@@ -106,6 +106,10 @@ export class ModelLoad {
       const native = await this.#loadWeights(open, this.#expertOptions(open, memory, warmBytes), phases, onProgress)
       weights = native
       const { selection, steering, files } = await this.#select(open, native, memory)
+      const { kvType } = this.#request
+      if (native.warmUp) {
+        await phases.run('warm-up', () => native.warmUp?.(kvType, (done, count) => phases.progress(done, count)))
+      }
       // The last step that an abort can end: what the journal has been told of stays loaded.
       phases.skip('optimizer', 'inference')
       const seed = textOf(this.#seed(description.plan))

@@ -5,18 +5,21 @@ import type { Span } from '../telemetry/tracing.js'
 
 /** Boot: `model` is each load. */
 export type BootPhase = 'configuration' | 'resources' | 'routing-seed' | 'telemetry' | 'model'
-/** Loading: `optimizer` is there for the day of training, and is skipped for inference. */
-export type LoadPhase = 'manifest' | 'base-parameters' | 'experts' | 'routers' | 'optimizer'
+/** Loading: `warm-up` is there for a GPU, which compiles; `optimizer` for the day of training, and is skipped for inference. */
+export type LoadPhase = 'manifest' | 'base-parameters' | 'experts' | 'routers' | 'warm-up' | 'optimizer'
 
 export interface PhaseEvent {
   phase: BootPhase | LoadPhase
-  status: 'started' | 'finished' | 'failed' | 'skipped'
+  status: 'started' | 'progress' | 'finished' | 'failed' | 'skipped'
   /** The id of the model that is being loaded; not there for the steps of booting. */
   model?: string
   /** What the step took, in milliseconds of a monotonic clock; when it ended. */
   durationMs?: number
   /** Why it was skipped. */
   reason?: string
+  /** Progress: so many shaders of so many. */
+  done?: number
+  count?: number
 }
 
 const loadOrder: readonly LoadPhase[] = ['manifest', 'base-parameters', 'experts', 'routers', 'optimizer']
@@ -55,6 +58,11 @@ export class Phases {
     this.#check()
     this.#current = { phase, began: performance.now(), span: this.#span?.child(`tiered_moe.load.${phase}`) }
     this.#emit({ phase, status: 'started' })
+  }
+
+  /** Of what the phase consists of so much is done. */
+  progress(done: number, count: number): void {
+    if (this.#current) this.#emit({ phase: this.#current.phase, status: 'progress', done, count })
   }
 
   end(): void {

@@ -138,6 +138,8 @@ export interface NativeModel {
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
   createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence
+  /** Where something has to be compiled first: what a decoded token needs. Tells how many shaders are, of those that were begun. */
+  warmUp?(kvType: KvType, onProgress: (done: number, count: number) => void): Promise<void>
   /**
    * Runs one forward call over a batch of tokens off the JavaScript thread. On rejection (CANCELLED, ...) every sequence is as it was before.
    * EXPERT_UNAVAILABLE {layer, expert, experts?, wanted?, archived} where experts are to be brought first: `experts` has the ids of all of the

@@ -181,7 +181,6 @@ function faults(gpu: WebgpuBackend): void {
       /workgroup/i
     )
     await test.rejects(device.bind({ ...launch(1), shader: 'unheard_of' }, []), { code: 'VALIDATION_ERROR' })
-    await test.rejects(device.warmUp([launch(1), launch(1, { body: 'x=1;' })]), { code: 'GPU_SHADER_INVALID' })
     test.ok(await works(device))
   })
 

@@ -2,7 +2,7 @@
 import { cpSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import type { Engine, EngineOptions } from 'tiered-moe'
+import type { Engine, EngineOptions, PhaseEvent } from 'tiered-moe'
 import { convertModel, createEngine } from 'tiered-moe'
 import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
 import { embedded } from '../fixtures/package.js'
@@ -153,6 +153,20 @@ if (await openGpu(t)) {
     await test.rejects(engine.generate(request), { code: 'GPU_SUBMIT_TIMEOUT', details: { timeoutMs: 1000 } })
     await engine.recover()
     test.equal((await engine.generate(request)).text, text)
+  })
+
+  t.test('a load compiles what a token needs', async (test) => {
+    const seen: PhaseEvent[] = []
+    const engine = await open({ onPhase: (event) => void (event.phase === 'warm-up' && seen.push(event)) })
+    await engine.loadModel({})
+    const compiled = seen.filter(({ status }) => status === 'progress')
+    test.match([seen[0], seen.at(-1)], [{ status: 'started' }, { status: 'finished', durationMs: Number }])
+    test.ok(compiled.length > 5 && compiled.at(-1)?.done === compiled.at(-1)?.count, `${compiled.length} shaders`)
+    const controller = new AbortController()
+    const onPhase = ({ phase }: PhaseEvent) => void (phase === 'warm-up' && controller.abort())
+    const other = await open({ onPhase })
+    await test.rejects(other.loadModel({}, { signal: controller.signal }), { code: 'CANCELLED' })
+    test.match(other.backend.gpu, { memoryBytes: 0, buffers: 0 }, 'an abort meanwhile leaves nothing')
   })
 
   t.test('what the GPU computes, by its own clock', async (test) => {

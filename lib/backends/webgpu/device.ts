@@ -119,19 +119,6 @@ export class GpuDevice {
     if (this.#failure) throw this.#failure
   }
 
-  /** Compiles what is not compiled yet, and reports each. Throws as Pipelines.get. */
-  async warmUp(
-    variants: readonly Pick<Launch, 'shader' | 'defines'>[],
-    onProgress?: (done: number, count: number) => void
-  ) {
-    let done = 0
-    const one = async (variant: Pick<Launch, 'shader' | 'defines'>) => {
-      await this.pipelines.get(variant)
-      onProgress?.(++done, variants.length)
-    }
-    await this.#orFailure(Promise.all(variants.map(one)))
-  }
-
   /**
    * Makes launches ready, all or none of them: `buffers` are the bindings 1, 2, …; binding 0 is made of the params, which share a buffer. Throws
    * as Pipelines.get, and GPU_VALIDATION_FAILED where the buffers do not fit the shader.

@@ -44,6 +44,8 @@ export class Pipelines {
   readonly #name: string
   readonly #shaders: ShaderTexts
   readonly #compiled = new Map<string, Promise<Pipeline>>()
+  #done = 0
+  #listener: ((done: number, count: number) => void) | undefined
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
   constructor(device: GPUDevice, name: string, shaders: ShaderTexts) {
@@ -56,6 +58,16 @@ export class Pipelines {
     return this.#compiled.size
   }
 
+  /** Tells how many are compiled of those that were asked for so far, while `work` goes on. */
+  async watched<Result>(listener: (done: number, count: number) => void, work: () => Promise<Result>): Promise<Result> {
+    this.#listener = listener
+    try {
+      return await work()
+    } finally {
+      this.#listener = undefined
+    }
+  }
+
   /** Throws GPU_SHADER_INVALID {shader, defines, compiler}; VALIDATION_ERROR for an unknown shader or a define that is missing. */
   get(variant: Variant): Promise<Pipeline> {
     const key = keyOf(variant)
@@ -63,7 +75,10 @@ export class Pipelines {
     if (known) return known
     const compiling = this.#compile(key)
     this.#compiled.set(key, compiling)
-    compiling.catch(() => this.#compiled.delete(key))
+    compiling.then(
+      () => this.#listener?.(++this.#done, this.#compiled.size),
+      () => this.#compiled.delete(key)
+    )
     return compiling
   }
 

@@ -179,6 +179,14 @@ export class GpuModel implements NativeModel {
     return new GpuSequence(this.#pool(kvType), maxTokens, this.routing, captureRouting)
   }
 
+  warmUp(kvType: KvType, onProgress: (done: number, count: number) => void): Promise<void> {
+    return this.#turns.run(async () => {
+      this.#check()
+      const { pipelines } = this.#parts.device
+      await pipelines.watched(onProgress, () => this.#shapes.warmUp(this.#pool(kvType)))
+    })
+  }
+
   async step(items: StepItem[], cancel: NativeCancel): Promise<StepResult> {
     return this.#turns.run(async () => {
       this.#check()

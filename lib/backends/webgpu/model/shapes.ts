@@ -21,6 +21,15 @@ const powerOfTwo = (n: number, least: number): number => Math.max(least, 2 ** Ma
 export const farthest = (items: readonly Item[]): number =>
   Math.max(0, ...items.map(({ sequence, tokens }) => sequence.length + tokens.length))
 
+/** Of so many sequences with one token each. */
+const steadyKey = (rows: number, held: number): ShapeKey => ({
+  rows,
+  positions: held * pagePositions,
+  pages: held,
+  together: false,
+  steady: true
+})
+
 /** What a step of these items looks like: the same for many steps. `held`: pages of the pool. */
 export function keyOf(items: readonly Item[], held: number): ShapeKey {
   let [rows, pages, together] = [0, 0, false]
@@ -29,9 +38,7 @@ export function keyOf(items: readonly Item[], held: number): ShapeKey {
     pages += Math.ceil((sequence.length + tokens.length) / pagePositions)
     together ||= tokens.length > 1
   }
-  if (!together && rows * held * pagePositions <= steadyPositions) {
-    return { rows, positions: held * pagePositions, pages: held, together, steady: true }
-  }
+  if (!together && rows * held * pagePositions <= steadyPositions) return steadyKey(rows, held)
   const positions = powerOfTwo(farthest(items), leastPositions)
   return { rows, positions, pages: powerOfTwo(pages, leastPages), together, steady: false }
 }
@@ -95,6 +102,15 @@ export class Shapes {
   /** The logits of `count` rows as part `part` of a step's. */
   logits(count: number, part: number): Promise<LogitsShape> {
     return this.#logits.get(`${count} ${part}`, () => LogitsShape.make(this.#parts, count, part))
+  }
+
+  /** Compiles what a decoded token needs, and makes room for its first positions. Throws as KvPool.reserve and `step`. */
+  async warmUp(pool: KvPool): Promise<void> {
+    const pages: number[] = []
+    await pool.reserve(pages, 1)
+    pool.giveBack(pages)
+    await this.step(steadyKey(1, pool.pages), pool)
+    await this.logits(1, 0)
   }
 
   /** The next steps are encoded anew. */
