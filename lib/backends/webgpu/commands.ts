@@ -21,8 +21,8 @@ export interface Commands {
   copy(from: GPUBufferBinding, to: GPUBufferBinding): void
   /** Fills with zeros. */
   clear(what: GPUBufferBinding): void
-  /** The bytes as they are then, once the submit is done. Rejects with what failed. */
-  read(from: GPUBufferBinding): Promise<ArrayBuffer>
+  /** The bytes as they are then, once the submit is done; with `into` at the begin of this memory. Rejects with what failed. */
+  read(from: GPUBufferBinding, into?: ArrayBuffer): Promise<ArrayBuffer>
   readonly encoder: GPUCommandEncoder
 }
 
@@ -33,6 +33,7 @@ export interface StagedCopy {
 }
 
 export interface StagedRead extends StagedCopy {
+  into: ArrayBuffer | undefined
   resolve(data: ArrayBuffer): void
   reject(reason: unknown): void
 }
@@ -83,9 +84,9 @@ export function encodeCommands(
       outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, sizeOf(from))
     },
     clear: (what) => outside().clearBuffer(what.buffer, what.offset ?? 0, sizeOf(what)),
-    read: (from) => {
+    read: (from, into) => {
       const copied = stage(from)
-      return new Promise((resolve, reject) => reads.push({ ...copied, resolve, reject }))
+      return new Promise((resolve, reject) => reads.push({ ...copied, into, resolve, reject }))
     }
   }
   try {

@@ -227,10 +227,12 @@ export class GpuDevice {
     this.device.queue.onSubmittedWorkDone().then(destroy, destroy)
   }
 
-  async #map({ staging, bytes }: StagedRead, refusals: readonly Refusal[]): Promise<ArrayBuffer> {
+  async #map({ staging, bytes, into }: StagedRead, refusals: readonly Refusal[]): Promise<ArrayBuffer> {
     await this.#orFailure(staging.made)
     await this.#watched(staging.buffer.mapAsync(mapRead, 0, staging.buffer.size))
-    const copy = staging.buffer.getMappedRange(0, Math.ceil(bytes / 8) * 8).slice(0, bytes)
+    const mapped = staging.buffer.getMappedRange(0, Math.ceil(bytes / 8) * 8)
+    const copy = into ?? new ArrayBuffer(bytes)
+    new Uint8Array(copy).set(new Uint8Array(mapped, 0, bytes))
     staging.buffer.unmap()
     this.memory.give(staging.buffer)
     await this.#throwRefusal(refusals)

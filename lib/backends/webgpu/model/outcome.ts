@@ -41,7 +41,10 @@ export class Outcome {
     this.#take(commands, arena.get('status').buffer, 'status', status)
     if (ids > 0) this.#take(commands, arena.get('ids').buffer, 'ids', ids)
     if (captures && weights > 0) this.#take(commands, arena.get('weights').buffer, 'weights', weights)
-    this.#reading = commands.read({ buffer: this.#buffer as GPUBuffer, offset: 0, size: this.#bytesOf('end') })
+    const size = this.#bytesOf('end')
+    // The same memory for every step: making it anew takes longer than the copy.
+    if (this.#bytes.byteLength < size) this.#bytes = new ArrayBuffer(size)
+    this.#reading = commands.read({ buffer: this.#buffer as GPUBuffer, offset: 0, size }, this.#bytes)
   }
 
   /** Takes over logits: `count` rows, the first of which is row `first` of all. */
