@@ -14,6 +14,12 @@ namespace tmoe {
 /** Runs `body` on a thread of its own, which nothing waits for. RESOURCE_MEMORY_EXHAUSTED when the system refuses. */
 Status start_thread(std::function<void()> body);
 
+/**
+ * For a thread that waits for a device most of the time: it is to run as soon as it wakes, beside threads that compute all the time. It asks
+ * the scheduler for short turns, which come sooner; its share of the time stays the same. Where the system knows no such wish nothing happens.
+ */
+void ask_for_short_turns();
+
 /** What a piece of work needs to know of the thread that runs it. */
 using ItemFn = void (*)(void* context, size_t item, size_t worker);
 

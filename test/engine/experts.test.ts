@@ -1,4 +1,6 @@
 /** Experts under a budget: the same bits as with all of them in memory, whatever is cold; what is counted; what is refused. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
@@ -72,6 +74,21 @@ for (const [experts, policy] of [
     else t.ok(stats.evictions > 0)
   })
 }
+
+/** Nanoseconds of the turns that the threads of this process run in (Linux 6.12 on), as the scheduler tells. */
+const turns = (): number[] =>
+  readdirSync('/proc/self/task').map((task) =>
+    Number(/^se\.slice\s*:\s*(\d+)/m.exec(readFileSync(`/proc/self/task/${task}/sched`, 'utf8'))?.[1])
+  )
+const [major = 0, minor = 0] = release().split('.').map(Number)
+const tellsTurns =
+  existsSync('/proc/self/sched') && (major > 6 || (major === 6 && minor >= 12)) && turns().every((turn) => turn > 0)
+t.test('threads that read ask to run as soon as they wake', { skip: !tellsTurns }, async (t) => {
+  const short = () => turns().filter((turn) => turn === 100_000).length
+  await open(t, { memory: memoryFor(24) })
+  t.ok(short() >= 4, 'each thread of the store, and no thread that computes')
+  t.ok(turns().some((turn) => turn > 100_000))
+})
 
 t.test('experts are compared with their checksums at each step', async (t) => {
   const engine = await open(t, { memory: memoryFor(24), scrub: 30 })

@@ -43,6 +43,7 @@ Status IoQueue::start(std::shared_ptr<Shared> shared, size_t threads, size_t slo
             threads_->running++;
         }
         const Status status = start_thread([state = shared_, threads = threads_]() mutable {
+            ask_for_short_turns();
             run(state);
             state.reset();
             std::lock_guard<std::mutex> lock(threads->mutex);
