@@ -83,6 +83,7 @@ export class NaiveCache {
   #slots: number
   #step = 1
   #lastLayer: number | undefined
+  #foretoldTurns = 0
   #waiting: Entry[] = []
   #parts: Item[][] = []
   #computed = 0
@@ -148,7 +149,10 @@ export class NaiveCache {
     if (policy === 'lru') return entry.usedAt.length ? layer.turns - entry.usedAt.at(-1)! : NEVER
     let probability = 0
     for (let i = 0; i < TERMS; i++) probability += layer.weights[i]! * entry.rates[i]!
-    const turns = layer.turns ? Math.trunc(65536 / Math.min(Math.max(probability, 1e-4), 1)) : NEVER
+    const estimate = layer.turns ? Math.trunc(65536 / Math.min(Math.max(probability, 1e-4), 1)) : NEVER
+    // where experts are read ahead, a use in the first fifth of the layers counts twice
+    const early = this.#foretoldTurns > 0 && entry.layer < Math.floor((layers + 2) / 5)
+    const turns = early ? Math.trunc(estimate / 2) : estimate
     if (this.#lastLayer === undefined) return turns
     // the next layer's turn comes first, the last one's after all others
     const distance = ((entry.layer - this.#lastLayer - 1 + 2 * layers) % layers) + 1
@@ -195,6 +199,7 @@ export class NaiveCache {
     const layer = this.#layers[index]!
     this.#lastLayer = index
     layer.turns++
+    if (this.#foretoldTurns > 0) this.#foretoldTurns--
     const own = this.#entries.filter((entry) => entry.layer === index)
     const learning = this.#options.policy === 'adaptive' && this.#slots < this.#entries.length
     if (learning) {
@@ -293,6 +298,8 @@ export class NaiveCache {
     while (this.#parts.length > 0 && this.#computed < computed) this.#advance()
     for (const id of ids) {
       const entry = this.#entries[id]!
+      const { policy, layers } = this.#options
+      if (policy === 'adaptive' && this.#layers[entry.layer]!.turns > 0) this.#foretoldTurns = 16 * layers
       if (entry.slot === undefined) {
         const full = this.#resident().length >= this.#slots
         const victim = full ? this.#victims()[0] : undefined

@@ -6,6 +6,7 @@ namespace {
 
 constexpr uint32_t kPhase = 4;
 constexpr uint32_t kTurn = 1u << 16;
+constexpr uint64_t kForetold = 16;               ///< turns of every layer: so long what was foretold says that experts are read ahead
 constexpr uint32_t kNever = 1u << 30;            ///< wait of what was never used: of Lru and Lfu the longest
 constexpr double kLeastProbability = 1e-4;
 constexpr uint64_t kLesson = 16;                 ///< turns from one solution of the weights to the next
@@ -42,6 +43,7 @@ void Ranking::estimate(uint32_t entry) {
 
 void Ranking::advance(uint32_t layer, const std::vector<uint32_t>& wanted, bool learning) {
     clock_[layer]++;
+    if (turns_left_ > 0 && --turns_left_ == 0) early_ = 0;
     if (predicts_) {
         for (uint32_t entry : wanted) last_use_[entry] = clock_[layer];
         advance_rates(layer, learning);
@@ -70,6 +72,12 @@ void Ranking::advance_rates(uint32_t layer, bool learning) {
     each_entry(layer, [&](uint32_t entry) { estimate(entry); });
     const auto layers = static_cast<uint32_t>(options_.layers);
     for (uint32_t l = 0; l < layers; l++) phase_[l] = kPhase * kTurn / layers * ((l + 2 * layers - layer - 1) % layers + 1);
+}
+
+void Ranking::foresee(uint32_t layer) {
+    if (clock_[layer] == 0 || options_.policy != CachePolicy::Adaptive) return;
+    early_ = static_cast<uint32_t>((options_.layers + 2) / 5);
+    turns_left_ = kForetold * options_.layers;
 }
 
 void Ranking::use(uint32_t entry) {

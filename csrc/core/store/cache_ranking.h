@@ -4,6 +4,9 @@
 // Lru and Lfu are the plain ones. Mix and Adaptive evict what will probably not be wanted for the longest time: an expert that is used with
 // probability p at each turn of its layer is wanted after 1 / p turns, and a layer whose turn has just been comes again later than the next
 // one: a part of a turn that counts kPhase-fold, because p is only an estimate.
+//
+// Where experts are read ahead, Adaptive counts a use in the first layers twice. What they want follows from a token that has just been chosen,
+// so a miss there is waited for; of later layers reads are ahead, and the disk has time for more of them.
 #pragma once
 #include <vector>
 
@@ -23,7 +26,10 @@ class Ranking {
     /** A new entry, never used. */
     void add_entry(uint32_t layer);
 
-    uint32_t worth(uint32_t entry) const { return ~(wait_[entry] + phase_[layer_[entry]]); }
+    /** An expert of the layer was foretold. Before its layer's first turn that is how a cache is filled, and says nothing. */
+    void foresee(uint32_t layer);
+
+    uint32_t worth(uint32_t entry) const { return ~((wait_[entry] >> (layer_[entry] < early_)) + phase_[layer_[entry]]); }
     /** Whether the entry was used in its layer's latest turn. */
     bool recent(uint32_t entry) const { return clock_[layer_[entry]] != 0 && last_use_[entry] == clock_[layer_[entry]]; }
     uint32_t layer(uint32_t entry) const { return layer_[entry]; }
@@ -35,6 +41,8 @@ class Ranking {
     void estimate(uint32_t entry);
 
     CacheOptions options_;
+    uint32_t early_ = 0;                         ///< how many layers count twice now
+    uint64_t turns_left_ = 0;                    ///< of all layers, until they do not any more
     bool predicts_;                              ///< Mix and Adaptive
     std::vector<uint64_t> clock_;                ///< per layer: turns
     std::vector<uint32_t> phase_;                ///< per layer: until its next turn, in 2^-16 of all layers' turns, times kPhase

@@ -196,6 +196,7 @@ void Cache::release(const std::vector<WaveItem>& wave) {
 bool Cache::prefetch(uint32_t entry, WaveItem& out) {
     State& state = states_[entry];
     const uint32_t layer = ranking_.layer(entry);
+    ranking_.foresee(layer);
     const auto expect = [&] {
         if (!state.expected) expected_[layer].push_back(entry);
         state.expected = true;
