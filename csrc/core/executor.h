@@ -43,6 +43,7 @@ class Executor {
     Status stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
     Status resident_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
     void read_ahead(size_t seen, const float* states);
+    bool norm_foreseen(size_t layer, float* states) const;
     Status logits(const PlanOp& op);
     void commit();
     NonFinite flags() { return {arena_.bad.get()}; }

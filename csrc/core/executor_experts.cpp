@@ -4,6 +4,7 @@
 
 #include "core/executor.h"
 #include "core/prefetcher.h"
+#include "core/router_copies.h"
 #include "cpu/dispatch.h"
 #include "cpu/route_hser.h"
 
@@ -258,27 +259,39 @@ void Executor::read_ahead(size_t seen, const float* states) {
     if (!prefetcher.on() || store.holds_all() || !model_.foreseeable_) return;
     prefetcher.see(seen, states);
     const size_t next = seen == Prefetcher::kEmbeddings ? 0 : seen + 1;
+    size_t leads[Prefetcher::kMostLead], count = 0;
     for (size_t lead = 1; lead <= Prefetcher::kMostLead && next + lead - 1 < model_.routed_.size(); lead++) {
-        const size_t layer = next + lead - 1;
-        if (!prefetcher.wanted(layer)) continue;
-        prefetcher.foresee(lead);
-        const Model::RoutedLayer& there = model_.routed_[layer];
-        const Weight& norm = model_.weights_[there.norm->weight];
-        float* foreseen = prefetcher.states.as<float>();
-        bool finite = true;
-        for (size_t t = 0; t < tokens_ && finite; t++) {
-            float* state = foreseen + t * norm.columns;
-            finite = context_.kernels.rms_norm(state, norm.data.as<float>(), norm.columns, there.norm->epsilon, state);
-        }
-        if (!finite) return;
+        if (prefetcher.wanted(next + lead - 1)) leads[count++] = lead;
+    }
+    RouterCopies& copies = *model_.copies_;
+    bool found[Prefetcher::kMostLead] = {};
+    const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t) {
+        const size_t layer = next + leads[i] - 1;
+        prefetcher.foresee(leads[i], copies.states(i));
+        found[i] = norm_foreseen(layer, copies.states(i));
+        if (found[i] && copies.has(layer)) copies.score(context_.kernels, layer, i, tokens_);
+    });
+    for (size_t i = 0; i < count && done && found[i]; i++) {
+        const size_t layer = next + leads[i] - 1;
         RouteArgs args;
         HserRouting hser;
-        fill_route(*there.route, layer, foreseen, prefetcher, args, hser);
-        if (!tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
+        fill_route(*model_.routed_[layer].route, layer, copies.states(i), prefetcher, args, hser);
+        if (!copies.has(layer) && !tmoe::route(context_, args).ok()) return;  // cancelled: the next operation says so
         ahead_.clear();
-        prefetcher.predict(layer, lead, args, store, ahead_);
+        prefetcher.predict(layer, leads[i], {copies.has(layer) ? copies.scores(i) : nullptr, args.ids, args.masks}, store, ahead_);
         if (!ahead_.empty()) store.prefetch(static_cast<uint32_t>(layer), ahead_);
     }
+}
+
+/** The norm before a layer's router, in place. False where a state is not finite. */
+bool Executor::norm_foreseen(size_t layer, float* states) const {
+    const PlanOp& norm = *model_.routed_[layer].norm;
+    const Weight& weight = model_.weights_[norm.weight];
+    for (size_t t = 0; t < tokens_; t++) {
+        float* state = states + t * weight.columns;
+        if (!context_.kernels.rms_norm(state, weight.data.as<float>(), weight.columns, norm.epsilon, state)) return false;
+    }
+    return true;
 }
 
 }  // namespace tmoe

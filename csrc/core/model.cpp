@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/prefetcher.h"
+#include "core/router_copies.h"
 #include "core/tensor_loader.h"
 
 namespace tmoe {
@@ -118,13 +119,14 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         index++;
     }
     if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->finish(cancel));
+    else if (model->copies_) TMOE_RETURN_IF_ERROR(model->copy_routers());
     out = std::move(model);
     return {};
 }
 
 Status Model::step_bytes(const Plan& plan, size_t max_batch, size_t threads, uint64_t& out) {
     TMOE_RETURN_IF_ERROR(validate(plan));
-    out = Arena::bytes(plan, max_batch, threads) + Prefetcher::bytes(plan);
+    out = Arena::bytes(plan, max_batch, threads) + Prefetcher::bytes(plan) + RouterCopies::bytes(plan, Prefetcher::kMostTokens, Prefetcher::kMostLead);
     return {};
 }
 

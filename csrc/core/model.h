@@ -85,6 +85,7 @@ struct LoadOptions {
 
 class Sequence;
 class Prefetcher;
+class RouterCopies;
 namespace cuda {
 class DeviceModel;
 class Executor;
@@ -230,6 +231,8 @@ class Model {
     void set_first_version(uint32_t layer, const HeldVersion& version, std::shared_ptr<DirectFile> file);
     Status read_version(uint32_t layer, HeldVersion& version);
     Status open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options);
+    /** For the predictions. RESOURCE_MEMORY_EXHAUSTED. */
+    Status copy_routers();
     /** The experts get what `held` bytes beside them leave. RESOURCE_MEMORY_EXHAUSTED. */
     Status balance_memory(uint64_t held);
     /** Room for a sequence's positions; where there is no memory, experts make some. */
@@ -249,6 +252,7 @@ class Model {
     std::shared_ptr<ExpertStore> store_;
     std::shared_ptr<TraceLog> trace_;
     std::unique_ptr<Prefetcher> prefetcher_;
+    std::unique_ptr<RouterCopies> copies_;  ///< for its predictions
     size_t slot_bytes_ = 0;                ///< of the store
     size_t workers_least_ = 0;             ///< slots that have to be free of pins
     std::atomic<uint64_t> expert_budget_{0};   ///< what the experts may have while the KV cache keeps to its reserve

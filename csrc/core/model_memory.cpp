@@ -4,6 +4,8 @@
 #include "core/expert_tensors.h"
 #include "core/model.h"
 #include "core/prefetcher.h"
+#include "core/router_copies.h"
+#include "cpu/route_hser.h"
 
 namespace tmoe {
 
@@ -48,10 +50,25 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     }
     TMOE_RETURN_IF_ERROR(ExpertStore::create(std::move(store), std::move(source), store_));
     prefetcher_.reset(new (std::nothrow) Prefetcher(options.prefetch, routing_));
-    if (!prefetcher_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the prefetcher");
+    copies_.reset(new (std::nothrow) RouterCopies());
+    if (!prefetcher_ || !copies_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the prefetcher");
     size_t rows = 0;
     for (const RoutedLayer& layer : routed_) rows = std::max(rows, routing_.experts + layer.route->hser.tier_groups.size() + layer.route->hser.group_experts.size());
-    return prefetcher_->reserve(plan_.buffer_widths[routed_[0].route->in], rows);
+    const size_t width = plan_.buffer_widths[routed_[0].route->in];
+    TMOE_RETURN_IF_ERROR(copies_->reserve(width, routing_, Prefetcher::kMostTokens, Prefetcher::kMostLead));
+    return prefetcher_->reserve(width, rows);
+}
+
+Status Model::copy_routers() {
+    if (!foreseeable_ || prefetcher_->mode() == PrefetchMode::Off) return {};
+    for (size_t layer = 0; layer < routed_.size(); layer++) {
+        RouteArgs args;
+        HserRouting levels;
+        describe_route(*routed_[layer].route, args, levels);
+        if (args.form == RouteForm::Hser) continue;  // its levels count too: what is foreseen there is the route itself
+        TMOE_RETURN_IF_ERROR(copies_->copy(layer, args.router));
+    }
+    return {};
 }
 
 Status Model::set_expert_budget(uint64_t bytes) {

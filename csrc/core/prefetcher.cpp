@@ -33,7 +33,6 @@ Status Prefetcher::reserve(size_t width, size_t rows) {
     width_ = width;
     TMOE_RETURN_IF_ERROR(last_.allocate(kMostTokens * width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(moves_.allocate(shape_.layers * width * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(states.allocate(kMostTokens * width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(states24.allocate(kMostTokens * width * sizeof(int32_t)));
     TMOE_RETURN_IF_ERROR(ids.allocate(kMostTokens * shape_.k * sizeof(int32_t)));
     TMOE_RETURN_IF_ERROR(weights.allocate(kMostTokens * shape_.k * sizeof(float)));
@@ -49,9 +48,9 @@ uint64_t Prefetcher::bytes(const Plan& plan) {
         const uint64_t width = plan.buffer_widths[op.in];
         layers++;
         widest = std::max(widest, width);
-        most = std::max(most, 3 * width + 2 * uint64_t{op.k} + 3 * rows);
+        most = std::max(most, 2 * width + 2 * uint64_t{op.k} + 3 * rows);
     }
-    return (most * kMostTokens + layers * widest) * sizeof(float) + 8 * 64;  // eight blocks, each rounded up
+    return (most * kMostTokens + layers * widest) * sizeof(float) + 7 * 64;  // seven blocks, each rounded up
 }
 
 void Prefetcher::begin_step(size_t tokens, const StoreCounts& counts, size_t expert_bytes) {
@@ -104,14 +103,13 @@ void Prefetcher::see(size_t layer, const float* states) {
     seen_ = layer == kEmbeddings ? 1 : layer + 2;
 }
 
-void Prefetcher::foresee(size_t lead) {
+void Prefetcher::foresee(size_t lead, float* states) const {
     const float* last = last_.as<float>();
     const float* moves = moves_.as<float>() + (seen_ - 1) * width_;
-    float* out = states.as<float>();
-    memcpy(out, last, tokens_ * width_ * sizeof(float));
+    memcpy(states, last, tokens_ * width_ * sizeof(float));
     for (size_t l = 0; l < lead; l++) {
         for (size_t t = 0; t < tokens_; t++) {
-            for (size_t i = 0; i < width_; i++) out[t * width_ + i] += moves[l * width_ + i];
+            for (size_t i = 0; i < width_; i++) states[t * width_ + i] += moves[l * width_ + i];
         }
     }
 }
@@ -120,19 +118,17 @@ size_t Prefetcher::bin_of(float margin) {
     return static_cast<size_t>(std::upper_bound(std::begin(kMarginBounds), std::end(kMarginBounds), margin) - std::begin(kMarginBounds));
 }
 
-/** Raises each expert's margin to this token's. */
-void Prefetcher::add_margins(const RouteArgs& route, size_t token) {
-    const size_t k = shape_.k, experts = shape_.experts;
-    const int32_t* ids = route.ids + token * k;
-    if (route.form == RouteForm::Hser) {  // scores of several routers have no common scale: the place in the order stands for it
-        for (size_t rank = 0; rank < k; rank++) {
-            float& margin = margins_[static_cast<size_t>(ids[rank])];
-            margin = std::max(margin, static_cast<float>(k - rank) / static_cast<float>(k));
-        }
-        return;
+/** Raises each expert's margin to its place among this token's. */
+void Prefetcher::add_ranks(const int32_t* ids) {
+    for (size_t rank = 0; rank < shape_.k; rank++) {
+        float& margin = margins_[static_cast<size_t>(ids[rank])];
+        margin = std::max(margin, static_cast<float>(shape_.k - rank) / static_cast<float>(shape_.k));
     }
-    const uint8_t* mask = route.mask(token);
-    const int64_t* scores = route.scores + token * experts;
+}
+
+/** Raises each expert's margin to this token's. */
+void Prefetcher::add_margins(const float* scores, const uint8_t* mask) {
+    const size_t k = shape_.k, experts = shape_.experts;
     size_t enabled = 0;
     double sum = 0, squares = 0;
     for (size_t e = 0; e < experts; e++) {
@@ -140,10 +136,11 @@ void Prefetcher::add_margins(const RouteArgs& route, size_t token) {
         const double score = static_cast<double>(scores[e]);
         sum += score;
         squares += score * score;
-        order_[enabled++] = static_cast<float>(score);
+        order_[enabled++] = scores[e];
     }
-    std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(std::min(k, enabled - 1)), order_.begin() + static_cast<std::ptrdiff_t>(enabled), std::greater<>());
-    const double last = static_cast<double>(scores[ids[k - 1]]), first_out = enabled > k ? static_cast<double>(order_[k]) : last;
+    const auto rest = order_.begin() + static_cast<std::ptrdiff_t>(k), end = order_.begin() + static_cast<std::ptrdiff_t>(enabled);
+    std::nth_element(order_.begin(), rest - 1, end, std::greater<>());
+    const double last = static_cast<double>(order_[k - 1]), first_out = rest < end ? static_cast<double>(*std::max_element(rest, end)) : last;
     const double mean = sum / static_cast<double>(enabled), deviation = std::sqrt(std::max(0.0, squares / static_cast<double>(enabled) - mean * mean));
     if (!(deviation > 0)) return;
     for (size_t e = 0; e < experts; e++) {
@@ -152,12 +149,15 @@ void Prefetcher::add_margins(const RouteArgs& route, size_t token) {
     }
 }
 
-void Prefetcher::predict(size_t layer, size_t lead, const RouteArgs& route, const ExpertStore& store, std::vector<uint32_t>& ahead) {
+void Prefetcher::predict(size_t layer, size_t lead, const Foreseen& foreseen, const ExpertStore& store, std::vector<uint32_t>& ahead) {
     made_[layer] = 1;
     uint8_t* in_guess = in_guess_.data() + layer * shape_.experts;
     uint8_t* asked = asked_.data() + layer * shape_.experts;
     std::fill(margins_.begin(), margins_.end(), kNotChosen);
-    for (size_t token = 0; token < tokens_; token++) add_margins(route, token);
+    for (size_t token = 0; token < tokens_; token++) {
+        if (foreseen.scores) add_margins(foreseen.scores + token * shape_.experts, foreseen.masks ? foreseen.masks[token] : nullptr);
+        else add_ranks(foreseen.ids + token * shape_.k);
+    }
     candidates_.clear();
     for (uint32_t e = 0; e < shape_.experts; e++) {
         if (margins_[e] >= kLeastMargin) candidates_.push_back({e, margins_[e]});

@@ -11,7 +11,6 @@
 
 #include "core/model.h"
 #include "core/store/expert_store.h"
-#include "cpu/route.h"
 
 namespace tmoe {
 
@@ -42,10 +41,16 @@ class Prefetcher {
     /** The states [tokens][width] that come to the router of `layer` but for its norm, or, before layer 0, the embeddings: kEmbeddings. */
     void see(size_t layer, const float* states);
     static constexpr size_t kEmbeddings = SIZE_MAX;
-    /** Fills `states` with what will probably come to the router of a layer `lead` ones after those seen last, but for its norm. */
-    void foresee(size_t lead);
-    /** The route that was foreseen for a layer (its ids and scores): appends what is to be read ahead or kept, most probable first. */
-    void predict(size_t layer, size_t lead, const RouteArgs& route, const ExpertStore& store, std::vector<uint32_t>& ahead);
+    /** Fills `states` [tokens][width] with what will probably come to the router of a layer `lead` ones after those seen last, but for its norm. */
+    void foresee(size_t lead, float* states) const;
+    /** What was foreseen for a layer. */
+    struct Foreseen {
+        const float* scores;            ///< [tokens][experts]; null where several routers' scores have no common scale: the ids count then
+        const int32_t* ids;             ///< [tokens][k], best first
+        const uint8_t* const* masks;    ///< [tokens]: of RouteArgs; null = all enabled
+    };
+    /** Appends what is to be read ahead or kept, most probable first. */
+    void predict(size_t layer, size_t lead, const Foreseen& foreseen, const ExpertStore& store, std::vector<uint32_t>& ahead);
     /** The experts that the layer really wants, ascending, before they are demanded. */
     void observe(size_t layer, const std::vector<uint32_t>& experts, const ExpertStore& store);
 
@@ -53,8 +58,8 @@ class Prefetcher {
     /** Any thread. */
     std::vector<Layer> layers() const;
 
-    // Scratch of a prediction, [kMostTokens][…].
-    Buffer states, ids, weights, scores, states24, probabilities;
+    // Scratch of a route that is foreseen, [kMostTokens][…].
+    Buffer ids, weights, scores, states24, probabilities;
 
   private:
     static constexpr size_t kMarginBins = 9;
@@ -83,7 +88,8 @@ class Prefetcher {
     static size_t bin_of(float margin);
     Odds* odds(size_t layer, size_t lead) { return odds_.data() + (layer * kMostLead + lead - 1) * kMarginBins; }
     bool pays(size_t layer) const;
-    void add_margins(const RouteArgs& route, size_t token);
+    void add_ranks(const int32_t* ids);
+    void add_margins(const float* scores, const uint8_t* mask);
 
     PrefetchMode mode_;
     RoutingShape shape_;

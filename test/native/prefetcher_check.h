@@ -7,21 +7,16 @@ namespace tmoe {
 
 /** A route of one token by scores: its k best experts. */
 struct ScoredRoute {
-    std::vector<int64_t> scores;
+    std::vector<float> scores;
     std::vector<int32_t> ids;
-    RouteArgs args = {};
+    size_t k;
 
-    ScoredRoute(std::vector<int64_t> given, size_t k) : scores(std::move(given)), ids(scores.size()) {
+    ScoredRoute(std::vector<float> given, size_t active) : scores(std::move(given)), ids(scores.size()), k(active) {
         for (size_t e = 0; e < ids.size(); e++) ids[e] = static_cast<int32_t>(e);
         std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)]; });
-        args.tokens = 1;
-        args.k = k;
-        args.form = RouteForm::SoftmaxTopk;
-        args.ids = ids.data();
-        args.scores = scores.data();
     }
     Expected chosen() const {
-        Expected experts(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(args.k));
+        Expected experts(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(k));
         std::sort(experts.begin(), experts.end());
         return experts;
     }
@@ -40,14 +35,16 @@ inline std::vector<uint32_t> asked_for(const Experts& files, uint32_t most_micro
     for (uint32_t step = 0; step < 120; step++) {
         prefetcher.begin_step(1, store->counts(), files.layout.bytes);
         store->begin_step();
-        std::vector<std::vector<int64_t>> scores(files.layers, std::vector<int64_t>(files.experts));
+        std::vector<std::vector<float>> scores(files.layers, std::vector<float>(files.experts));
         for (auto& layer : scores)
-            for (int64_t& score : layer) score = random.below(1000);
+            for (float& score : layer) score = static_cast<float>(random.below(1000));
         const auto foretell = [&](size_t layer, size_t lead) {
-            std::vector<int64_t> guessed = scores[layer];
-            for (int64_t& score : guessed) score += random.below(static_cast<uint32_t>(lead) * (step % 30 < 20 ? 60 : 400));
+            std::vector<float> guessed = scores[layer];
+            for (float& score : guessed) score += static_cast<float>(random.below(static_cast<uint32_t>(lead) * (step % 30 < 20 ? 60 : 400)));
             std::vector<uint32_t> ahead;
-            prefetcher.predict(layer, lead, ScoredRoute(guessed, kActive).args, *store, ahead);
+            const ScoredRoute route(guessed, kActive);
+            // Every fourth step as where several routers' scores are not to be compared.
+            prefetcher.predict(layer, lead, {step % 4 ? route.scores.data() : nullptr, route.ids.data(), nullptr}, *store, ahead);
             store->prefetch(static_cast<uint32_t>(layer), ahead);
             asked.push_back(UINT32_MAX);
             asked.insert(asked.end(), ahead.begin(), ahead.end());
