@@ -1,24 +1,27 @@
 // Builds tiered_moe_cuda.node with cmake-js.
 //   npm run build:cuda                        with nvcc, into build-cuda (where `backend: 'cuda'` looks)
 //   node scripts/build-cuda.mjs --emulated    for the host, into build-cuda-host: for tests, through TIERED_MOE_CUDA_ADDON
+//   node scripts/build-cuda.mjs --sanitized   the same with csrc/cuda under AddressSanitizer and UBSan, into build-cmake
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const emulated = process.argv.includes('--emulated')
+const sanitized = process.argv.includes('--sanitized')
+const emulated = sanitized || process.argv.includes('--emulated')
 const require = createRequire(import.meta.url)
 const cmake = join(dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js')
 const args = [
   'build',
   '--out',
-  emulated ? 'build-cuda-host' : 'build-cuda',
+  sanitized ? 'build-cmake' : emulated ? 'build-cuda-host' : 'build-cuda',
   '--target',
   'tiered_moe_cuda',
   '--CDTMOE_CUDA=ON'
 ]
 if (emulated) args.push('--CDTMOE_CUDA_EMULATED=ON')
+if (sanitized) args.push('--CDTMOE_SANITIZE=address,undefined')
 // The compiler may be a wrapper too: `ccache g++`.
 const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ').reverse()
 const env = { ...process.env, CXX: compiler }

@@ -1,17 +1,24 @@
-// The self-test of csrc/cuda, and (on a GPU) models on `backend: 'cuda'` beside the CPU.
+// The self-test of csrc/cuda, then the addon: the CPU's cases of every kernel through `openBackend('cuda')`, and models on `backend: 'cuda'`.
 //   npm run test:cuda                   compiled by nvcc for every architecture, run on this machine's GPU
 //   npm run test:cuda -- --emulated     compiled for the host under the emulation and the sanitizers, run here
-// Without nvcc the first says that it is skipped; without a GPU it compiles only. Builds stay in build-cuda-test and build-cuda-emulated.
+// Without nvcc the first says that it is skipped; without a GPU it compiles only. Builds stay in build-cuda-test, build-cuda-emulated, build-cmake.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { runSanitized } from './sanitized.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const emulated = process.argv.includes('--emulated')
 const build = join(root, emulated ? 'build-cuda-emulated' : 'build-cuda-test')
 const cases = join(build, 'cases.bin')
+// Tests of kernels that compare forms: with this variable the one form is CUDA's.
+process.env.TIERED_MOE_TEST_BACKEND = 'cuda'
+const kernelTests = ['kernels', 'golden']
+  .flatMap((folder) => readdirSync(join(root, 'test', folder)).map((name) => `test/${folder}/${name}`))
+  .filter((path) => path.endsWith('.test.ts') && readFileSync(join(root, path), 'utf8').includes('new Forms('))
+const cudaTests = ['test/cuda/kernels.test.ts', 'test/cuda/tiers.test.ts']
 const nvcc = ['nvcc', '/usr/local/cuda/bin/nvcc'].find(
   (path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0
 )
@@ -45,6 +52,15 @@ if (emulated) {
   process.env.ASAN_OPTIONS = 'detect_stack_use_after_return=0:detect_leaks=1'
   run(join(build, 'cuda_self_test'), cases)
   console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
+  run(process.execPath, 'scripts/build-cuda.mjs', '--sanitized')
+  const addon = { TIERED_MOE_CUDA_ADDON: join(root, 'build-cmake/Release/tiered_moe_cuda.node') }
+  const failed = [
+    ...runSanitized(kernelTests, addon),
+    // Threads, blocks and streams in a shuffled order.
+    ...runSanitized([...cudaTests, 'test/cuda/model.mjs --tokens 4'], { ...addon, TIERED_MOE_EMULATED_SEED: '7' })
+  ]
+  if (failed.length > 0) process.exit(1)
+  console.log('the addon, compiled for the host, gives the bits of the CPU under AddressSanitizer and UBSan')
 } else if (gpus() === '') {
   // What a machine without a driver gets: a typed error that says what to install.
   const { status, stderr } = spawnSync(join(build, 'cuda_self_test'), [cases], { encoding: 'utf8' })
@@ -57,5 +73,6 @@ if (emulated) {
   console.log(gpus())
   run(join(build, 'cuda_self_test'), cases)
   run(process.execPath, 'scripts/build-cuda.mjs')
+  run('npx', 'tap', ...kernelTests, ...cudaTests)
   run(process.execPath, 'test/cuda/model.mjs')
 }
