@@ -17,22 +17,24 @@ export function validated<Shape extends z.core.$ZodLooseShape>(
     if (result.success) return result.data
     const [issue] = result.error.issues
     const [field, ...rest] = issue?.path ?? []
-    if (field === undefined && issue?.code === 'unrecognized_keys') {
-      throw refusal(subject, String(issue.keys[0]), 'not an option', Object.keys(schema.shape).join(', '))
+    if (issue?.code === 'unrecognized_keys') {
+      const allowed = field === undefined ? Object.keys(schema.shape).join(', ') : allowedAt(schema, issue.path)
+      throw refusal(subject, pathText([...issue.path, String(issue.keys[0])]), 'not an option', allowed)
     }
     if (field === undefined) throw validationError(subject, 'the argument', value, 'an object of options')
     const allowed = allowedAt(schema, [field, ...rest])
     let found: unknown = (value as Record<PropertyKey, unknown>)[field]
     for (const key of rest) found = (found as Record<PropertyKey, unknown> | undefined)?.[key]
-    const path = [String(field), ...rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))].join(
-      ''
-    )
-    throw validationError(subject, path, found, allowed)
+    throw validationError(subject, pathText([field, ...rest]), found, allowed)
   } catch (error) {
     if (isEngineError(error)) throw error
     throw unreadable(subject, error)
   }
 }
+
+/** A path as a caller writes it: `gpu.memory`, `tiers[0]`. */
+const pathText = ([field, ...rest]: readonly PropertyKey[]): string =>
+  [String(field), ...rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`))].join('')
 
 /** The description of the field at a path, or of the nearest around it that has one. */
 function allowedAt(schema: z.ZodType, path: readonly PropertyKey[]): string {

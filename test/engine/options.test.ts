@@ -1,4 +1,5 @@
 import t from 'tap'
+import { createEngine } from 'tiered-moe'
 import { checkCall, checkRequest } from '../../lib/generation/options.js'
 
 const check = (request: unknown) => checkRequest('generate', request)
@@ -59,4 +60,14 @@ t.test('each refusal names the path, what was found and what is allowed', async 
   t.throws(() => checkCall('x', { timeoutMs: Number.POSITIVE_INFINITY }), { code: 'VALIDATION_ERROR' })
   t.throws(() => checkCall('x', { signal: {} }), { code: 'VALIDATION_ERROR', details: { path: 'signal' } })
   t.same(checkCall('x', undefined), {})
+})
+
+t.test('a misspelt option is named, in an option too', async (t) => {
+  const cases: [object, string, RegExp][] = [
+    [{ thread: 2 }, 'thread', /threads/],
+    [{ gpu: { memry: '2GiB' } }, 'gpu.memry', /memory: bytes/],
+    [{ gpu: { memory: 'much' } }, 'gpu.memory', /memory: bytes/]
+  ]
+  for (const [options, path, allowed] of cases)
+    await t.rejects(createEngine(options), { code: 'VALIDATION_ERROR', details: { path, allowed } }, path)
 })

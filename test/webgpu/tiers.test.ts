@@ -5,30 +5,18 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { convertModel, type Engine, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
+import { convertModel, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
 import { native } from '../../lib/native.js'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
+import { checkCounts, logitBits, results } from '../fixtures/device-tiers.js'
 import { embedded } from '../fixtures/package.js'
 import { openEngines } from './engines.js'
 
 const [layers, count, contextLength] = [4, 64, 128]
-const tokens = Int32Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 200)
-const bits = (array: Float32Array) => new Uint32Array(array.buffer, array.byteOffset, array.length)
 
 let onEvent: (event: EngineEvent) => void = () => {}
 const engines = await openEngines(t, { maxBatchTokens: 32, onEvent: (event) => onEvent(event) })
 const folder = t.testdir({})
-
-/** What is generated alone, together and with a seed, and the logits of a prompt of several steps. */
-async function results(engine: Engine, model: string) {
-  const prompts = ['ROMEO: '.repeat(12), 'JULIET:\nO', 'What news, my lord?']
-  const together = await Promise.all(
-    prompts.map((prompt, seed) => engine.generate({ model, prompt, maxTokens: 16 + seed, temperature: 1, seed }))
-  )
-  const alone = await engine.generate({ model, prompt: 'Enter', maxTokens: 32, temperature: 0, ignoreEos: true })
-  const logits = await engine.forward({ model, tokens, logits: 'all' })
-  return { texts: [...together, alone].map(({ text }) => text), logits: bits(logits) }
-}
 
 if (engines) {
   const { gpu } = engines
@@ -42,21 +30,6 @@ if (engines) {
   const gpuMemory = (slots: number) => base + arena + keyValues + slots * experts.slot
   const load = (request: LoadModelRequest) => gpu.loadModel({ contextLength, recordTrace: true, ...request })
 
-  /** The live counts are those of the simulator. */
-  const checkCounts = async (model: string) => {
-    const live = gpu.modelStats(model).experts!
-    const trace = gpu.expertTrace(model)
-    const { slots, policy, seed } = trace
-    const simulated = await native().simulateCache(trace, { slots, policy, seed, decisions: false })
-    const { uses, hits, misses, evictions, prefetches, waves } = live
-    t.match(simulated, { uses, hits, misses, evictions, prefetches, waves }, `${model}: the simulator's counts`)
-    for (const [index, layer] of live.layers.entries())
-      t.match(simulated.layers[index], { uses: layer.uses, hits: layer.hits, misses: layer.misses })
-    t.ok(uses > 1000 && misses > 0 && evictions > 0)
-    t.equal(slots, live.budgetBytes / experts.slot)
-    return live
-  }
-
   for (const [slots, cachePolicy, prefetch] of [
     [16, 'adaptive', 'off'],
     [16, 'lru', 'on'],
@@ -68,7 +41,7 @@ if (engines) {
       const id = `${slots}-${cachePolicy}`
       await load({ id, gpuMemory: gpuMemory(slots), cachePolicy, prefetch })
       t.same(await results(gpu, id), expected)
-      const live = await checkCounts(id)
+      const live = await checkCounts(t, gpu, id)
       const { waves, uploads, misses, prefetches, host, residentBytes, budgetBytes } = live
       t.equal(budgetBytes, slots * experts.slot)
       t.ok(residentBytes <= budgetBytes)
@@ -145,7 +118,7 @@ if (engines) {
     await convertModel({ from: embedded, to })
     await load({ id: 'three', model: to, gpuMemory: gpuMemory(16), memory: 28 * experts.slot, cachePolicy: 'lru' })
     t.same(await results(gpu, 'three'), expected)
-    const { host } = await checkCounts('three')
+    const { host } = await checkCounts(t, gpu, 'three')
     t.equal(host!.budgetBytes, 28 * experts.slot)
     t.ok(host!.misses > 0 && host!.evictions > 0 && host!.hits > 0, 'some are still in host memory')
     const view = gpu.placement('three')
@@ -156,17 +129,16 @@ if (engines) {
       const blobs: { shard: number; offset: number }[] = manifest[1].experts
       const path = join(to, shards[blobs[0]!.shard].path)
       const whole = readFileSync(path)
-      const request = { model: 'three', tokens, logits: 'all' } as const
       for (const { offset } of blobs) flip(path, offset + 1000)
-      await t.rejects(gpu.forward(request), { code: 'EXPERT_CORRUPTED', details: { layer: 1 } })
+      await t.rejects(logitBits(gpu, 'three'), { code: 'EXPERT_CORRUPTED', details: { layer: 1 } })
       truncateSync(path, 4096)
-      await t.rejects(gpu.forward(request), { code: 'EXPERT_UNAVAILABLE', details: { layer: 1 } })
+      await t.rejects(logitBits(gpu, 'three'), { code: 'EXPERT_UNAVAILABLE', details: { layer: 1 } })
       t.equal(gpu.state, 'active')
-      t.same(bits(await gpu.forward({ ...request, model: 'whole' })), expected.logits, 'the other model goes on')
+      t.same(await logitBits(gpu, 'whole'), expected.logits, 'the other model goes on')
       t.ok(gpu.modelStats('three').experts!.readErrors > 0)
       writeFileSync(path, whole)
-      t.same(bits(await gpu.forward(request)), expected.logits, 'mended, it is read again')
-      await checkCounts('three')
+      t.same(await logitBits(gpu, 'three'), expected.logits, 'mended, it is read again')
+      await checkCounts(t, gpu, 'three')
     })
     await gpu.unloadModel('three')
   })
