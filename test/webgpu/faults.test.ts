@@ -272,6 +272,24 @@ function faults(gpu: WebgpuBackend): void {
     test.equal(ended, 0)
   })
 
+  t.test('a thread that is held up for longer than a submit may take', async (test) => {
+    const device = await open({ timeoutMs: 300 })
+    test.teardown(() => device.dispose())
+    const buffer = await device.memory.allocate(16, 'a test')
+    const bound = await device.bind(launch(100_000), [{ buffer }])
+    const asleep = new Int32Array(new SharedArrayBuffer(4))
+    const waits = [() => device.finished(), () => device.read({ buffer, size: 4 })]
+    for (const wait of waits) {
+      device.submit((commands) => commands.run(bound))
+      const done = wait()
+      // A read is waited for once its buffer is there.
+      await new Promise((resolve) => setImmediate(resolve))
+      Atomics.wait(asleep, 0, 0, 900)
+      await test.resolves(done, 'what ended meanwhile has ended')
+    }
+    test.ok(await works(device))
+  })
+
   t.test('a script ends by itself', async (test) => {
     for (const last of ['gpu.dispose()', '', 'const later = gpu.rmsNorm(one)']) {
       const { lines, ended } = program(

@@ -42,6 +42,8 @@ export interface UnboundLaunch {
 
 /** Where params may begin in a buffer, on every device. */
 const paramsAlignment = 256
+/** A timer that comes later than so was not held up by much else. */
+const punctualMs = 5
 
 /** The params of all launches, in order. */
 function paramsOf(unbound: readonly UnboundLaunch[]): Uint32Array<ArrayBuffer> {
@@ -153,14 +155,18 @@ export class GpuDevice {
       bound.add(one)
     }
     const made = [...bound]
-    const wrong = await this.#orFailure(this.device.popErrorScope())
-    if (!wrong) return made
-    for (const one of made) one.dispose()
-    throw validationFailed(
-      this.name,
-      `the buffers of ${unbound.length > 1 ? `${unbound.length} launches` : key}`,
-      wrong
-    )
+    try {
+      const wrong = await this.#orFailure(this.device.popErrorScope())
+      if (!wrong) return made
+      throw validationFailed(
+        this.name,
+        `the buffers of ${unbound.length > 1 ? `${unbound.length} launches` : key}`,
+        wrong
+      )
+    } catch (error) {
+      for (const one of made) one.dispose()
+      throw error
+    }
   }
 
   /** One launch. */
@@ -228,8 +234,14 @@ export class GpuDevice {
   }
 
   async #map({ staging, bytes, into }: StagedRead, refusals: readonly Refusal[]): Promise<ArrayBuffer> {
-    await this.#orFailure(staging.made)
-    await this.#watched(staging.buffer.mapAsync(mapRead, 0, staging.buffer.size))
+    try {
+      await this.#orFailure(staging.made)
+      await this.#watched(staging.buffer.mapAsync(mapRead, 0, staging.buffer.size))
+    } catch (error) {
+      // Nobody knows when it will be mapped, if ever.
+      this.memory.free(staging.buffer)
+      throw error
+    }
     const mapped = staging.buffer.getMappedRange(0, Math.ceil(bytes / 8) * 8)
     const copy = into ?? new ArrayBuffer(bytes)
     new Uint8Array(copy).set(new Uint8Array(mapped, 0, bytes))
@@ -264,7 +276,17 @@ export class GpuDevice {
   /** Waits for the GPU as long as it may take. */
   async #watched<T>(work: Promise<T>): Promise<T> {
     const began = performance.now()
-    const timer = setTimeout(() => this.#fail(submitTimeout(this.name, this.timeoutMs)), this.timeoutMs)
+    let timer: ReturnType<typeof setTimeout> | undefined
+    const wait = (ms: number): void => {
+      const due = performance.now() + ms
+      timer = setTimeout(() => {
+        const late = performance.now() - due
+        // The thread was held up, or the process: what ended meanwhile is told after its timers.
+        if (late > punctualMs) wait(late)
+        else this.#fail(submitTimeout(this.name, this.timeoutMs))
+      }, ms)
+    }
+    wait(this.timeoutMs)
     try {
       return await this.#orFailure(work)
     } finally {

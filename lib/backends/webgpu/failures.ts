@@ -1,6 +1,7 @@
 /** What WebGPU reports, as typed errors. */
 import type { EngineError } from '../../errors/index.js'
 import { createError } from '../../errors/index.js'
+import type { Alternative } from '../../memory-plan.js'
 
 /** GPU_LIMIT_EXCEEDED {limit, required, available}. */
 export const limitExceeded = (device: string, limit: string, required: number, available: number): EngineError =>
@@ -15,10 +16,16 @@ export const limitExceeded = (device: string, limit: string, required: number, a
 export const memoryExhausted = (
   device: string,
   what: string,
-  memory: { required: number; available: number | null; used: number; limit: number | null },
+  memory: {
+    required: number
+    available: number | null
+    used: number
+    limit: number | null
+    alternatives?: readonly Alternative[]
+  },
   cause?: unknown
 ): EngineError => {
-  const { required, available, used, limit } = memory
+  const { required, available, used, limit, alternatives = [] } = memory
   const free = available === null ? 'no more is granted' : `${available} are free`
   return createError(
     'GPU_VRAM_EXHAUSTED',
@@ -28,7 +35,7 @@ export const memoryExhausted = (
       model: null,
       required,
       available,
-      alternatives: [],
+      alternatives,
       resourceInfo: { required, available: available ?? 0, current: used, limit, unit: 'bytes' }
     },
     { cause }
