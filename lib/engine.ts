@@ -111,7 +111,9 @@ export class Engine implements AsyncDisposable {
     request: LoadModelRequest = {},
     options: LoadModelOptions = {}
   ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
-    return this.#call('loadModel', () => {
+    return this.#call('loadModel', async () => {
+      checkOpen(this.#parts, 'loadModel')
+      if (this.#recovery.rebuilding) await this.#recovery.rebuilding.catch(() => {})
       checkOpen(this.#parts, 'loadModel')
       return loadModel(this.#parts, request, options, this.#recovery)
     })

@@ -20,6 +20,11 @@ export class Recovery {
     return this.#running
   }
 
+  /** The device is being opened again. */
+  get rebuilding(): Promise<void> | undefined {
+    return this.#rebuilding
+  }
+
   /** A broken invariant ends what runs; weights never change, so the engine can go on after it. */
   begin(error: unknown): void {
     const { lifecycle } = this.#parts
@@ -75,6 +80,8 @@ export class Recovery {
 
   async #rebuild(reopen: () => unknown, load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
     const { lifecycle, models, backend } = this.#parts
+    // One that has brought everything would end with a model on a device that is gone.
+    await Promise.allSettled(models.loads().map(({ done }) => done))
     const before = models.asLoaded()
     try {
       const device = backend.memory?.device

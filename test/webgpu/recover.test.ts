@@ -2,7 +2,7 @@
 import { cpSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import type { Engine, EngineOptions, PhaseEvent } from 'tiered-moe'
+import type { Engine, EngineOptions, LoadProgress, PhaseEvent } from 'tiered-moe'
 import { convertModel, createEngine } from 'tiered-moe'
 import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
 import { embedded } from '../fixtures/package.js'
@@ -90,6 +90,57 @@ if (await openGpu(t)) {
     await test.rejects(engine.generate(request), { code: 'ENGINE_DISPOSED' })
     await cpu.recover()
     test.equal(cpu.state, 'active', 'a CPU has no device to lose')
+  })
+
+  t.test('a device that is lost in the middle of a load', async (test) => {
+    const controller: { at?: (phase: string, part: number) => boolean } = {}
+    const lose = (phase: string, part: number) => {
+      if (!controller.at?.(phase, part)) return
+      delete controller.at
+      devices.at(-1)?.destroy()
+    }
+    const engine = await open({ onPhase: ({ phase, done = 0, count = 1 }) => lose(phase, done / count) })
+    const onProgress = ({ bytesDone, bytesTotal }: LoadProgress) => lose('load', bytesDone / bytesTotal)
+    await engine.loadModel({})
+    const { text } = await engine.generate(request)
+    const { base, arena, keyValues, experts } = engine.listModels()[0]!.memory
+    await engine.unloadModel(request.model)
+    for (const load of [{}, { gpuMemory: base + arena + keyValues + 20 * experts.slot }]) {
+      for (const [where, least] of [
+        ['load', 0],
+        ['load', 0.2],
+        ['load', 0.7],
+        ['load', 1],
+        ['warm-up', 0.5]
+      ] as const) {
+        controller.at = (phase, part) => phase === where && part >= least
+        await test.rejects(engine.loadModel(load, { onProgress }), { code: 'GPU_DEVICE_LOST' }, `${where} ${least}`)
+        test.match(engine.backend.gpu, { memoryBytes: 0, buffers: 0 }, 'nothing is held')
+        test.same(engine.listModels(), [])
+        await engine.recover()
+      }
+      await engine.loadModel(load)
+      test.equal((await engine.generate(request)).text, text)
+      await engine.unloadModel(request.model)
+    }
+  })
+
+  t.test('recover() while a model is being loaded', async (test) => {
+    let recovered: Promise<void> | undefined
+    const engine = await open({
+      onPhase: ({ phase, status }) => {
+        if (phase === 'warm-up' && status === 'finished') recovered ??= engine.recover()
+      }
+    })
+    await engine.loadModel({})
+    await recovered
+    const { text } = await engine.generate(request)
+    test.ok(text, 'it is on the new device')
+    await engine.unloadModel(request.model)
+    const again = engine.recover()
+    await engine.loadModel({})
+    await again
+    test.equal((await engine.generate(request)).text, text, 'and so is one that is asked for meanwhile')
   })
 
   t.test('the budget, TierSets, an added tier, pins and swapped experts are those of before', async (test) => {
