@@ -322,9 +322,10 @@ export class ModelLoad {
     const own = this.#parts.backend.memory !== undefined
     if (kept === 'all' && !blobs && !own) return undefined
     const { cachePolicy: policy, prefetch, scrub, recordTrace } = this.#request
-    // What the KV cache may need is not lent to experts: slots are not given back.
-    const certain = Math.floor(memory.memory - memory.base - memory.arena - memory.keyValues)
-    const hot = kept === 'budget' && { gpuBudgetBytes: certain }
+    // What the KV cache may need is not lent to experts: slots that make room do not come back.
+    const { memory: whole, base, arena, keyValues } = memory
+    const certain = Math.floor(whole - base - arena - keyValues)
+    const hot = kept === 'budget' && { gpuBudgetBytes: certain, gpuParts: { whole, keyValues } }
     return {
       ...(own ? { budgetBytes: warmBytes, ...hot } : { budgetBytes: experts.budget }),
       kvReserveBytes: Math.min(keyValuesBeside, 2 ** 52),

@@ -33,6 +33,8 @@ export interface ExpertOptions {
   blobs?: ExpertBlobs
   /** Of a backend with memory of its own: bytes of slots there. Not there: a slot for every expert. `budgetBytes` is the host's memory. */
   gpuBudgetBytes?: number
+  /** With `gpuBudgetBytes`: all that the model may take there, and what of it is set aside for the KV cache; more of that takes slots. */
+  gpuParts?: { whole: number; keyValues: number }
 }
 
 /** The versions of one expert that requests may still use, by ascending epoch; the first is that of all epochs before the second's. */

@@ -9,10 +9,11 @@ import { convertModel, type EngineEvent, type LoadModelRequest } from 'tiered-mo
 import { native } from '../../lib/native.js'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
 import { checkCounts, logitBits, results } from '../fixtures/device-tiers.js'
+import { writeMoeModel } from '../fixtures/moe-model.js'
 import { embedded } from '../fixtures/package.js'
 import { openEngines } from './engines.js'
 
-const [layers, count, contextLength] = [4, 64, 128]
+const [layers, count] = [4, 64]
 
 let onEvent: (event: EngineEvent) => void = () => {}
 const engines = await openEngines(t, { maxBatchTokens: 32, onEvent: (event) => onEvent(event) })
@@ -20,15 +21,14 @@ const folder = t.testdir({})
 
 if (engines) {
   const { gpu } = engines
-  await gpu.loadModel({ id: 'whole', contextLength })
+  await gpu.loadModel({ id: 'whole' })
   const expected = await results(gpu, 'whole')
   const { base, keyValues, arena, experts } = gpu.listModels()[0]!.memory
   t.equal(experts.count, count)
   t.equal(gpu.modelStats('whole').experts, undefined, 'nothing is decided where every expert has a slot')
-  /** With the KV cache of the whole context, 256 positions. */
-  const fullContext = (slots: number) => base + arena + 2 * keyValues + slots * experts.slot
+  /** With the KV cache of one sequence of the whole context, 256 positions in 4 pages. */
   const gpuMemory = (slots: number) => base + arena + keyValues + slots * experts.slot
-  const load = (request: LoadModelRequest) => gpu.loadModel({ contextLength, recordTrace: true, ...request })
+  const load = (request: LoadModelRequest) => gpu.loadModel({ recordTrace: true, ...request })
 
   for (const [slots, cachePolicy, prefetch] of [
     [16, 'adaptive', 'off'],
@@ -97,20 +97,68 @@ if (engines) {
     await gpu.unloadModel('short')
   })
 
-  t.test('gpuMemory is all that one sequence makes a model take', async (t) => {
-    const before = gpu.backend.gpu!.memoryBytes
-    await gpu.loadModel({ id: 'small', gpuMemory: fullContext(16), memory: 20 * experts.slot })
-    const request = { model: 'small', prompt: 'ROMEO: '.repeat(20), maxTokens: 100, temperature: 0, ignoreEos: true }
+  /** Texts of requests together, or what they failed with, and the most that the GPU's memory was meanwhile beside what it was before. */
+  const together = async (model: string, prompts: number[][], maxTokens: number, before: number) => {
     let most = 0
-    for await (const _ of gpu.createGenerator(request)) most = Math.max(most, gpu.backend.gpu!.memoryBytes - before)
-    t.comment(`${most} bytes of ${fullContext(16)}`)
-    t.ok(most <= fullContext(16))
-    t.equal(gpu.modelStats('small').experts!.budgetBytes, 16 * experts.slot)
-    await gpu.unloadModel('small')
+    const generate = async (promptTokens: number[]) => {
+      let text = ''
+      for await (const item of gpu.createGenerator({ model, promptTokens, maxTokens, temperature: 0, ignoreEos: true })) {
+        text += item.text
+        most = Math.max(most, gpu.backend.gpu!.memoryBytes - before)
+      }
+      return text
+    }
+    const done = await Promise.all(prompts.map((prompt) => generate(prompt).catch((error: Error) => error)))
+    return { most, done }
+  }
+  const tokens = (length: number, first: number) => Array.from({ length }, (_, i) => (i * 37 + first) % 200)
+
+  t.test('gpuMemory is all that a model takes', async (t) => {
+    const before = gpu.backend.gpu!.memoryBytes
+    const path = writeMoeModel(join(folder, 'long.gguf'), { layers: 1, heads: 16, headDim: 64, contextLength: 600 })
+    await gpu.loadModel({ model: path, id: 'long' })
+    const own = gpu.listModels().find(({ id }) => id === 'long')!.memory
+    await gpu.unloadModel('long')
+    const all = own.base + own.arena + own.keyValues + 4 * own.experts.slot
+    await gpu.loadModel({ model: path, id: 'long', gpuMemory: all })
+    const { most, done } = await together('long', [tokens(570, 1)], 8, before)
+    t.type(done[0], 'string')
+    t.comment(`${most} bytes of ${all}`)
+    t.ok(most <= all, 'partial sums of attention over long texts too')
+    await gpu.unloadModel('long')
     await t.rejects(gpu.loadModel({ id: 'small', gpuMemory: base }), {
       code: 'RESOURCE_BUDGET_TOO_SMALL',
       details: { alternatives: [{ change: 'gpuMemory' }] }
     })
+  })
+
+  t.test('what the KV cache of more sequences takes is what slots had', async (t) => {
+    const prompts = [1, 2, 3].map((first) => tokens(200, first))
+    const { done: texts } = await together('whole', prompts, 6, 0)
+    const before = gpu.backend.gpu!.memoryBytes
+    await load({ id: 'several', gpuMemory: gpuMemory(40), cachePolicy: 'lru', prefetch: 'off' })
+    const { most, done } = await together('several', prompts, 6, before)
+    t.comment(`${most} bytes of ${gpuMemory(40)}`)
+    t.ok(most <= gpuMemory(40))
+    t.same(done, texts)
+    const { budgetBytes } = gpu.modelStats('several').experts!
+    t.ok(budgetBytes <= 40 * experts.slot - 2 * keyValues, `${budgetBytes / experts.slot} slots are left`)
+    await checkCounts(t, gpu, 'several')
+    await gpu.unloadModel('several')
+
+    // Two slots are the least.
+    await load({ id: 'several', gpuMemory: gpuMemory(4) })
+    const few = await together('several', prompts, 6, before)
+    t.ok(few.most <= gpuMemory(4))
+    const failures = few.done.filter((answer) => typeof answer !== 'string')
+    t.ok(failures.length > 0 && failures.length < prompts.length, `${failures.length} find no room, the others go on`)
+    for (const failure of failures) {
+      const alternative = { change: 'gpuMemory', value: Number, required: Number }
+      t.match(failure, { code: 'GPU_VRAM_EXHAUSTED', details: { required: Number, alternatives: [alternative] } })
+    }
+    for (const [i, answer] of few.done.entries()) if (typeof answer === 'string') t.equal(answer, texts[i])
+    t.same((await together('several', prompts.slice(0, 1), 6, before)).done, texts.slice(0, 1), 'alone each has room')
+    await gpu.unloadModel('several')
   })
 
   t.test('a checkpoint, with host memory for less than half of the experts', async (t) => {

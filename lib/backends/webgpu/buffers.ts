@@ -8,6 +8,9 @@ const storage = usage.storage | usage.copySrc | usage.copyDst
 /** Sizes are multiples of this, so that copies and writes of whole words always fit. */
 const granule = 16
 
+/** What a buffer of so many bytes takes. */
+export const sizeOf = (bytes: number): number => Math.max(granule, Math.ceil(bytes / granule) * granule)
+
 /** Sizes that pooled buffers have: four to each power of two, so that at most a fifth is not used. */
 function sizeClass(bytes: number): number {
   const step = Math.max(256, 2 ** Math.floor(Math.log2(Math.max(1, bytes)) - 2))
@@ -118,7 +121,7 @@ export class GpuMemory {
   }
 
   #make(bytes: number, what: string, flags: number): { buffer: GPUBuffer; made: Promise<void> } {
-    const size = Math.max(granule, Math.ceil(bytes / granule) * granule)
+    const size = sizeOf(bytes)
     const most = this.#limits.maxBufferSize
     if (size > most) throw limitExceeded(this.#name, 'maxBufferSize', size, most)
     const limit = this.limitBytes ?? null
@@ -138,13 +141,16 @@ export class GpuMemory {
     this.#buffers.add(buffer)
     this.usedBytes += size
     this.peakBytes = Math.max(this.peakBytes, this.usedBytes)
-    const made = this.#guard(Promise.all([invalid, exhausted])).then(([wrong, none]) => {
-      if (!wrong && !none) return
-      this.free(buffer)
-      if (none)
-        throw memoryExhausted(this.#name, what, { required: size, available: null, used: this.usedBytes, limit }, none)
-      if (wrong) throw validationFailed(this.#name, `a buffer of ${size} bytes for ${what}`, wrong)
-    })
+    const made = this.#guard(Promise.all([invalid, exhausted]))
+      .then(([wrong, none]) => {
+        const memory = { required: size, available: null, used: this.usedBytes - size, limit }
+        if (none) throw memoryExhausted(this.#name, what, memory, none)
+        if (wrong) throw validationFailed(this.#name, `a buffer of ${size} bytes for ${what}`, wrong)
+      })
+      .catch((error) => {
+        this.free(buffer)
+        throw error
+      })
     return { buffer, made }
   }
 }

@@ -183,6 +183,16 @@ export class Experts {
     return this.#parts.slabs.bytes + this.#parts.scratch.bytes
   }
 
+  /** Of these, slots. */
+  get slotBytes(): number {
+    return this.#parts.slabs.bytes
+  }
+
+  /** Whether some expert has several versions now. */
+  get hasVersions(): boolean {
+    return this.#versions.count > 0
+  }
+
   /** Whether a layer takes its states quantised. */
   quantises(layer: number): boolean {
     return quantises(this.#parts.scratch.shape(layer, 1)).input
@@ -262,7 +272,7 @@ export class Experts {
   /** Another budget of GPU memory. RESOURCE_BUDGET_TOO_SMALL, GPU_VRAM_EXHAUSTED; then nothing has changed. */
   async setBudget(bytes: number): Promise<void> {
     const { slabs, slots, table, layouts } = await this.#open()
-    if (this.#versions.count > 0)
+    if (this.hasVersions)
       throw validationError(
         'setExpertBudget',
         'this',
@@ -277,7 +287,14 @@ export class Experts {
     const beyond = table.beyond(wanted)
     slots.drop(Uint32Array.from(beyond))
     table.clear(beyond)
-    if (wanted < slabs.slots) await slabs.resize(wanted)
+    if (wanted >= slabs.slots) return
+    try {
+      await slabs.resize(wanted)
+    } catch (error) {
+      // They are empty.
+      slots.resize(slabs.slots)
+      throw error
+    }
   }
 
   /** Another budget of host memory. RESOURCE_BUDGET_TOO_SMALL, RESOURCE_MEMORY_EXHAUSTED. */

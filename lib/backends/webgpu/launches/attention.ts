@@ -20,6 +20,8 @@ export interface AttentionShape {
   quantise?: boolean
   /** Some sequence has more than one row: rows share what they read. */
   together: boolean
+  /** Beyond so many bytes of partial sums the rows are done in parts. Default: 16 MiB. */
+  scratchLimit?: number
 }
 
 export interface AttentionPart {
@@ -41,8 +43,19 @@ export interface AttentionLaunches {
 export const chunk = 256
 /** Queries that share a workgroup. */
 const queries = 4
-/** Beyond so many bytes of partial sums the rows are done in parts. */
-const scratchLimit = 16 * 2 ** 20
+const mostScratchBytes = 16 * 2 ** 20
+
+/** Bytes of partial sums of one row over so many positions. */
+function rowScratchBytes({ heads, valueDim, positions }: Pick<AttentionShape, 'heads' | 'valueDim' | 'positions'>): number {
+  const chunks = Math.ceil(positions / chunk)
+  return chunks > 1 ? heads * chunks * (valueDim + 2) * 4 : 0
+}
+
+/** Bytes of partial sums with which every shape of up to so many rows and positions can do, as its `scratchLimit`. */
+export function scratchLimitOf(shape: Pick<AttentionShape, 'rows' | 'heads' | 'valueDim' | 'positions'>): number {
+  const row = rowScratchBytes(shape)
+  return Math.max(Math.min(shape.rows, queries) * row, Math.min(mostScratchBytes, shape.rows * row))
+}
 
 export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): AttentionLaunches {
   const {
@@ -56,7 +69,8 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
     positions,
     together,
     values,
-    quantise = false
+    quantise = false,
+    scratchLimit = mostScratchBytes
   } = shape
   const f16 = kvType === 'f16'
   const rowWords = kvHeads * (headDim + (f16 ? Math.ceil(valueDim / 2) : valueDim))
@@ -72,7 +86,7 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
   const blockHeads = group === 1 ? 1 : group === 2 ? 2 : queries
   const blockRows = together ? queries / blockHeads : 1
   const chunks = Math.max(1, Math.ceil(positions / chunk))
-  const rowBytes = chunks > 1 ? heads * chunks * (valueDim + 2) * 4 : 0
+  const rowBytes = rowScratchBytes(shape)
   const most = Math.min(scratchLimit, facts.limits.maxStorageBufferBindingSize)
   const partRows = Math.min(
     rows,

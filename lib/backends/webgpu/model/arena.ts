@@ -1,9 +1,14 @@
 /** GPU memory that every step of a model uses again: the plan's buffers, and what operations need beside them. Made for the largest step. */
 import type { Plan, PlanOp } from '../../../model/plan.js'
 import type { RoutingShape } from '../../../native.js'
+import { sizeOf } from '../buffers.js'
 import type { GpuDevice } from '../device.js'
+import { scratchLimitOf } from '../launches/attention.js'
+import { attentionOps } from './kv-pool.js'
 import { headsWidth } from './step-ops.js'
 
+/** The fewest positions that attention is made for. */
+export const leastPositions = 256
 /** Positions whose logits are computed together. */
 export const logitRows = 32
 /** Words of failures in a slice of the status buffer, which is bound for itself. */
@@ -29,6 +34,12 @@ export const routeOps = (plan: Plan): RouteOp[] => plan.ops.filter((op): op is R
 const statusSlices = ({ plan, maxBatchTokens }: ArenaSizes): number =>
   plan.layers + 1 + Math.ceil(maxBatchTokens / logitRows)
 
+/** Bytes of partial sums that attention over the whole context does with, in steps of any size. */
+const partialBytes = ({ plan, maxBatchTokens: rows }: ArenaSizes): number => {
+  const positions = 2 ** Math.ceil(Math.log2(Math.max(plan.contextLength, leastPositions)))
+  return Math.max(0, ...attentionOps(plan).map((op) => scratchLimitOf({ ...op, rows, positions })))
+}
+
 /** Bytes of every buffer, by name. */
 function sizes(s: ArenaSizes, alignment: number): Map<string, number> {
   const { maxBatchTokens: rows, plan, routing } = s
@@ -46,12 +57,13 @@ function sizes(s: ArenaSizes, alignment: number): Map<string, number> {
   sizes.set('sound', statusSlices(s) * alignment)
   sizes.set('gathered', logitRows * widest * 4)
   sizes.set('logits', logitRows * plan.vocab * 4)
+  sizes.set('partials', partialBytes(s))
   return sizes
 }
 
 /** Bytes of GPU memory that steps take beside weights and KV cache. */
 export const arenaBytes = (s: ArenaSizes, alignment: number): number =>
-  [...sizes(s, alignment).values()].reduce((sum, bytes) => sum + bytes, 0)
+  [...sizes(s, alignment).values()].reduce((sum, bytes) => sum + sizeOf(bytes), 0)
 
 export class Arena {
   readonly sizes: ArenaSizes
@@ -89,6 +101,11 @@ export class Arena {
 
   get(name: string): GPUBufferBinding {
     return { buffer: this.#buffers.get(name) as GPUBuffer }
+  }
+
+  /** Bytes of attention's partial sums, which all steps share. */
+  get partialBytes(): number {
+    return this.get('partials').buffer.size
   }
 
   /** Where operations say what is wrong with a layer's values; `layer` = the plan's number of layers for what comes after the last. */

@@ -15,7 +15,7 @@ export interface AttentionBuffers {
   cache: GPUBufferBinding
   status: GPUBufferBinding
   /** Memory for partial sums, of at least `partialBytes`. */
-  partials: GPUBufferBinding | undefined
+  partials: GPUBufferBinding
 }
 
 /** `runFar`: a launch whose depth is for the farthest position that a step may reach. */
@@ -25,16 +25,18 @@ export interface AttentionRuns {
 }
 
 const launchesOf = (
-  { device }: ShapeParts,
+  { device, arena }: ShapeParts,
   { rows, positions, together }: ShapeKey,
   { heads, kvHeads, headDim, valueDim, scale }: OpOf<'attention'>,
   kvType: KvType,
   more: Pick<AttentionShape, 'values' | 'quantise'> = {}
-): AttentionLaunches =>
-  attentionLaunches(
-    { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together, ...more },
+): AttentionLaunches => {
+  const { partialBytes: scratchLimit } = arena
+  return attentionLaunches(
+    { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together, scratchLimit, ...more },
     device.facts
   )
+}
 
 /** Bytes that an operation needs for partial sums. */
 export const partialBytes = (parts: ShapeParts, key: ShapeKey, op: StepOp['op'], kvType: KvType): number => {
@@ -51,11 +53,10 @@ function attend(
   { run, runFar }: AttentionRuns
 ): boolean {
   const [q, out] = [arena.buffer(op.q), arena.buffer(op.out)]
-  const sums = partials ?? out
   const quantises = parts.every(({ merge }) => merge?.defines.QUANTISE === true)
   for (const { attend, merge } of parts) {
-    runFar(attend, [q, places, pages, cache, merge ? sums : out, status])
-    if (merge) run(merge, [places, sums, out, ...(quantises ? [arena.get('activations'), status] : [])])
+    runFar(attend, [q, places, pages, cache, merge ? partials : out, status])
+    if (merge) run(merge, [places, partials, out, ...(quantises ? [arena.get('activations'), status] : [])])
   }
   return quantises
 }

@@ -18,6 +18,7 @@ import type {
 import type { GpuDevice } from '../device.js'
 import { Experts } from '../experts/experts.js'
 import { Arena, routeOps } from './arena.js'
+import { KvShare } from './kv-share.js'
 import { GpuModel } from './model.js'
 import { Progress } from './progress.js'
 import { Routers } from './routers.js'
@@ -139,7 +140,12 @@ export class WebGpuBackend implements NativeBackend {
       await load(true)
       const routers = keep(await Routers.make(device, plan, weights))
       await weights.finish()
-      return new GpuModel({ device, host: this.#host, plan, maxBatchTokens, weights, routers, arena, experts })
+      const { gpuBudgetBytes, gpuParts } = options.experts ?? {}
+      const kvShare =
+        gpuBudgetBytes !== undefined && gpuParts
+          ? new KvShare(device, experts, { gpuBudgetBytes, gpuParts })
+          : undefined
+      return new GpuModel({ device, host: this.#host, plan, maxBatchTokens, weights, routers, arena, experts, kvShare })
     } catch (error) {
       for (const made of held.reverse()) await made.dispose()
       throw error

@@ -22,21 +22,32 @@ const valueBytes: Record<KvType, number> = { f16: 2, f32: 4 }
 export const pageBytes = ({ kvHeads, headDim, valueDim }: AttentionOp, type: KvType): number =>
   pagePositions * kvHeads * (headDim + valueDim) * valueBytes[type]
 
+/** Of a model that may take no more than so much memory. */
+export interface KvRoom {
+  /** Bytes that are set aside for pages. */
+  readonly certain: number
+  /** Pages take up to so many bytes from now on. GPU_VRAM_EXHAUSTED {required, available, alternatives}; then nothing has changed. */
+  take(bytes: number): Promise<void>
+}
+
 export class KvPool {
   readonly type: KvType
   /** Grows each time that the buffers are others than before. */
   generation = 0
   readonly #device: GpuDevice
-  readonly #layers: readonly AttentionOp[]
+  /** Of each layer. */
+  readonly #pageBytes: readonly number[]
+  readonly #room: KvRoom | undefined
   #buffers: GPUBuffer[] = []
   /** Pages that the buffers hold, and those of them that nobody has. */
   #pages = 0
   #free: number[] = []
 
-  constructor(device: GpuDevice, type: KvType, layers: readonly AttentionOp[]) {
+  constructor(device: GpuDevice, type: KvType, layers: readonly AttentionOp[], room?: KvRoom) {
     this.#device = device
     this.type = type
-    this.#layers = layers
+    this.#pageBytes = layers.map((layer) => pageBytes(layer, type))
+    this.#room = room
   }
 
   /** How many pages there are, in use or not. */
@@ -68,36 +79,48 @@ export class KvPool {
     this.#pages = 0
   }
 
-  /** Room for twice as many pages where the limits and memory allow it, and for at least `least`. */
+  /** Room for at least `least` pages, and for later ones where the limits and memory allow it. */
   async #grow(least: number): Promise<void> {
     const { maxStorageBufferBindingSize: limit } = this.#device.facts.limits
-    const each = this.#layers.map((layer) => pageBytes(layer, this.type))
-    const largest = Math.max(...each)
+    const largest = Math.max(...this.#pageBytes)
     const most = Math.floor(limit / largest)
     if (least > most) {
       throw limitExceeded(this.#device.name, 'maxStorageBufferBindingSize', least * largest, limit)
     }
-    let pages = Math.min(most, Math.max(least, 2 * this.#pages, firstPages))
-    const layers = [...each.keys()]
     try {
-      await this.#enlarge(layers, each, pages)
+      await this.#growTo(Math.min(most, Math.max(least, this.#wanted())), this.#room === undefined)
     } catch (error) {
       if (!isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
-      // There is no room for the old buffers beside the new ones, or for twice as many pages: a layer at a time needs the least.
-      pages = least
-      for (const layer of layers) await this.#enlarge([layer], each, pages)
+      // There is no room for the old buffers beside the new ones, or for so many pages: a layer at a time needs the least.
+      await this.#growTo(least, false)
     }
+  }
+
+  /** Twice as many pages as now; where memory is set aside for them first all of that, and then a quarter more. */
+  #wanted(): number {
+    if (!this.#room) return Math.max(2 * this.#pages, firstPages)
+    const whole = this.#pageBytes.reduce((sum, bytes) => sum + bytes, 0)
+    return Math.max(Math.ceil(1.25 * this.#pages), Math.floor(this.#room.certain / whole))
+  }
+
+  /** `together`: all layers at once, so that either all have so many pages or none. */
+  async #growTo(pages: number, together: boolean): Promise<void> {
+    const whole = this.#pageBytes.reduce((sum, bytes) => sum + bytes, 0)
+    // A layer's old buffer is there until it is copied.
+    await this.#room?.take(pages * whole + this.#pages * Math.max(...this.#pageBytes))
+    const layers = [...this.#pageBytes.keys()]
+    for (const some of together ? [layers] : layers.map((layer) => [layer])) await this.#enlarge(some, pages)
     for (let page = pages - 1; page >= this.#pages; page--) this.#free.push(page)
     this.#pages = pages
   }
 
   /** Buffers of so many pages for these layers, with what the old ones held. Where there is no memory for them all is as it was. */
-  async #enlarge(layers: readonly number[], each: readonly number[], pages: number): Promise<void> {
+  async #enlarge(layers: readonly number[], pages: number): Promise<void> {
     const { memory } = this.#device
     const made: { layer: number; buffer: GPUBuffer; before: GPUBuffer | undefined; size: number }[] = []
     try {
       for (const layer of layers) {
-        const bytes = each[layer] as number
+        const bytes = this.#pageBytes[layer] as number
         const before = this.#buffers[layer]
         // From a time when another layer found no memory.
         if (before && before.size >= pages * bytes) continue

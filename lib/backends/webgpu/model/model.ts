@@ -23,6 +23,7 @@ import type { Experts } from '../experts/experts.js'
 import { type Arena, routeOps } from './arena.js'
 import { checkEnabled } from './enabled.js'
 import { attentionOps, KvPool, pageBytes, pagePositions } from './kv-pool.js'
+import type { KvShare } from './kv-share.js'
 import { rotationsOf } from './rotations.js'
 import type { Routers } from './routers.js'
 import { Sampler } from './sampler.js'
@@ -44,6 +45,8 @@ export interface ModelParts {
   routers: Routers
   arena: Arena
   experts: Experts | undefined
+  /** Of a model that may take no more than so much GPU memory. */
+  kvShare: KvShare | undefined
 }
 
 export const routingOf = (plan: Plan): RoutingShape => {
@@ -213,8 +216,8 @@ export class GpuModel implements NativeModel {
   #pool(type: KvType): KvPool {
     const known = this.#pools.get(type)
     if (known) return known
-    const { device, plan } = this.#parts
-    const pool = new KvPool(device, type, attentionOps(plan))
+    const { device, plan, kvShare } = this.#parts
+    const pool = new KvPool(device, type, attentionOps(plan), kvShare?.room())
     this.#pools.set(type, pool)
     return pool
   }

@@ -1,6 +1,6 @@
 /** The shapes of a model's steps, each encoded once: few are in use at a time, and those used last are kept. */
 
-import { logitRows } from './arena.js'
+import { leastPositions, logitRows } from './arena.js'
 import type { KvPool } from './kv-pool.js'
 import { pagePositions } from './kv-pool.js'
 import { LogitsShape } from './logits-shape.js'
@@ -8,9 +8,10 @@ import type { Item } from './step-items.js'
 import type { ShapeKey, ShapeParts } from './step-shape.js'
 import { StepShape } from './step-shape.js'
 
-const [mostShapes, mostLogits] = [6, 8]
-/** The fewest positions that attention is made for, and the fewest entries of page tables. */
-const [leastPositions, leastPages] = [256, 16]
+export const mostShapes = 6
+const mostLogits = 8
+/** The fewest entries of page tables. */
+const leastPages = 16
 
 /** Up to so many positions, times rows, attention is made for all that the pool has: its partial sums take some megabytes. */
 const steadyPositions = 2 ** 17

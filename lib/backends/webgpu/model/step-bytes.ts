@@ -1,9 +1,14 @@
 /** What a model takes of GPU memory beside its weights, its KV cache and the slots of its experts: bounds, known before anything is made. */
 import type { Plan } from '../../../model/plan.js'
 import { expertScratchBytes } from '../experts/scratch.js'
+import { maskWords } from '../launches/route.js'
 import type { ArenaSizes } from './arena.js'
 import { arenaBytes, logitRows, routeOps } from './arena.js'
+import { mostForeseenRows } from './foresight.js'
+import { pagePositions } from './kv-pool.js'
 import { routingOf } from './model.js'
+import { mostShapes } from './shapes.js'
+import { layoutOf } from './step-data.js'
 
 /** What a step's outcome takes: the buffer that it is gathered in has a power of two of bytes, what it is read from up to a quarter more than it. */
 const outcomeTimes = 2 + 1.25
@@ -19,6 +24,25 @@ export function sizesOf(plan: Plan, maxBatchTokens: number): ArenaSizes {
   return { plan, maxBatchTokens, routing: routingOf(plan), routerRows: Math.max(0, ...routers) }
 }
 
+/** Launches that an operation of a plan becomes, at most, and the bytes of each one's params. */
+const [launchesOfOp, paramsBytes] = [8, 256]
+
+/** What the shapes of steps take that are kept: each one's data and params, and what tells the routes of the next layer. */
+function shapesBytes({ plan, routing, maxBatchTokens: rows }: ArenaSizes, alignment: number): number {
+  const { layers, experts, k } = routing
+  const tables = new Map(plan.ops.flatMap((op) => (op.op === 'rope' ? [[`${op.base} ${op.rotaryDim}`, op.rotaryDim]] : [])))
+  const rotations = [...tables.values()] as number[]
+  const pages = 2 * (rows + Math.ceil(plan.contextLength / pagePositions))
+  const data = layoutOf({ rows, pages, maskWords: layers * maskWords(experts), rotations }, alignment).bytes
+  const widest = Math.max(...Object.values(plan.buffers))
+  const foreseen = layers > 0 ? mostForeseenRows * (widest + 2 * k) * 4 + alignment : 0
+  return mostShapes * (data + foreseen + plan.ops.length * launchesOfOp * paramsBytes)
+}
+
+/** What the routers of hierarchical layers take a second time, one behind another. */
+const stackedRouterBytes = ({ plan, routerRows }: ArenaSizes): number =>
+  routeOps(plan).reduce((sum, op) => sum + (op.hser ? routerRows * (plan.buffers[op.in] as number) * 4 : 0), 0)
+
 /** With logits of up to 32 rows: `forward({ logits: 'all' })` of more takes more while it runs. */
 export function stepBytes(plan: Plan, maxBatchTokens: number, alignment: number): number {
   const sizes = sizesOf(plan, maxBatchTokens)
@@ -28,5 +52,6 @@ export function stepBytes(plan: Plan, maxBatchTokens: number, alignment: number)
   const logits = Math.min(maxBatchTokens, logitRows) * plan.vocab * 4
   const slotTable = layers * roundUp(experts * 4, alignment)
   const outcome = Math.ceil(outcomeTimes * (status + 2 * choices + logits))
-  return arenaBytes(sizes, alignment) + expertScratchBytes(plan, maxBatchTokens) + slotTable + outcome
+  const beside = shapesBytes(sizes, alignment) + stackedRouterBytes(sizes) + 2 * choices
+  return arenaBytes(sizes, alignment) + expertScratchBytes(plan, maxBatchTokens) + slotTable + outcome + beside
 }

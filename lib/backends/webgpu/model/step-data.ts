@@ -3,6 +3,7 @@
  * is bound for itself, so that launches and bind groups stay the same.
  */
 
+import { sizeOf } from '../buffers.js'
 import { pagePositions } from './kv-pool.js'
 import type { GpuSequence } from './sequence.js'
 
@@ -34,6 +35,27 @@ export interface Run {
 
 const wordBytes = 4
 
+/** What lies where, and the bytes of all. `alignment`: of a binding's offset. */
+export function layoutOf({ rows, pages, maskWords, rotations }: DataShape, alignment: number) {
+  let end = 0
+  const section = (words: number): Section => {
+    const offset = Math.ceil(end / alignment) * alignment
+    const size = Math.max(1, words) * wordBytes
+    end = offset + size
+    return { offset, size }
+  }
+  const sections = {
+    tokens: section(rows),
+    positions: section(rows),
+    places: section(2 * rows),
+    pages: section(pages),
+    maskOf: section(rows),
+    rotations: rotations.map((floats) => section(rows * floats)),
+    masks: section(rows * maskWords)
+  }
+  return { ...sections, bytes: sizeOf(end) }
+}
+
 export class StepData {
   /** Bytes of the buffer. */
   readonly bytes: number
@@ -54,24 +76,16 @@ export class StepData {
   /** Words that the step before wrote to the masks' section. */
   #end = 0
 
-  /** `alignment`: of a binding's offset. */
   constructor(shape: DataShape, alignment: number) {
-    const { rows, pages, maskWords, rotations } = shape
-    let end = 0
-    const section = (words: number): Section => {
-      const offset = Math.ceil(end / alignment) * alignment
-      const size = Math.max(1, words) * wordBytes
-      end = offset + size
-      return { offset, size }
-    }
-    this.tokens = section(rows)
-    this.positions = section(rows)
-    this.places = section(2 * rows)
-    this.pages = section(pages)
-    this.maskOf = section(rows)
-    this.rotations = rotations.map((floats) => section(rows * floats))
-    this.masks = section(rows * maskWords)
-    this.bytes = Math.ceil(end / 16) * 16
+    const layout = layoutOf(shape, alignment)
+    this.tokens = layout.tokens
+    this.positions = layout.positions
+    this.places = layout.places
+    this.pages = layout.pages
+    this.maskOf = layout.maskOf
+    this.rotations = layout.rotations
+    this.masks = layout.masks
+    this.bytes = layout.bytes
     this.#shape = shape
     this.#memory = new ArrayBuffer(this.bytes)
     this.#words = new Uint32Array(this.#memory)

@@ -256,10 +256,12 @@ export class StepShape {
     return this.#foresight
   }
 
-  /** Memory for partial sums, which all layers share. */
-  async #partials(ops: readonly StepOp[]): Promise<GPUBufferBinding | undefined> {
+  /** Memory for partial sums, which all layers share; of this shape's own where it is for more positions than one sequence may have. */
+  async #partials(ops: readonly StepOp[]): Promise<GPUBufferBinding> {
+    const { arena } = this.#parts
     const bytes = Math.max(0, ...ops.map(({ op }) => partialBytes(this.#parts, this.key, op, this.pool.type)))
-    return bytes > 0 ? { buffer: await this.#allocate(bytes, "attention's partial sums") } : undefined
+    if (bytes <= arena.partialBytes) return arena.get('partials')
+    return { buffer: await this.#allocate(bytes, "attention's partial sums") }
   }
 
   async #allocate(bytes: number, what: string): Promise<GPUBuffer> {
