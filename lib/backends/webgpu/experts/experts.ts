@@ -4,7 +4,6 @@
  * counters), and what is missing is written before the layer is submitted.
  */
 
-import { createError, isEngineError } from '../../../errors/index.js'
 import type { Plan } from '../../../model/plan.js'
 import type {
   AdoptedExperts,
@@ -28,6 +27,7 @@ import { LayerLaunches } from './launches.js'
 import { expertOps, layerShapes, Scratch } from './scratch.js'
 import { Slabs, slotsPerSlab } from './slabs.js'
 import { SlotTable } from './slot-table.js'
+import { SpareSlots } from './spare-slots.js'
 import { statsOf, whereaboutsOf } from './stats.js'
 import { runLayer, withoutVersions } from './tiered.js'
 import { Transfer } from './transfer.js'
@@ -101,10 +101,7 @@ export class Experts {
   readonly #never: NativeCancel
   readonly #scrubs: boolean
   readonly #versions: Versions
-  /** Most slots, those of versions too. */
-  readonly #most: number
-  /** Slots behind the policy's that no version needs any more. */
-  readonly #idle = new Set<number>()
+  readonly #spare: SpareSlots
   /** Of the step's requests. */
   #epoch = 0
   /** Since the step began. */
@@ -122,14 +119,13 @@ export class Experts {
     this.#never = addon.createCancel()
     this.#scrubs = (options.scrub ?? 0) > 0
     this.resident = made.resident
-    this.#most = Math.floor((options.gpuBudgetBytes ?? Number.MAX_SAFE_INTEGER) / parts.slabs.slotBytes)
+    this.#spare = new SpareSlots(parts, made.resident, options.gpuBudgetBytes ?? Number.MAX_SAFE_INTEGER)
     this.#versions = new Versions({
       parts,
       addon,
       reader: made.resident ? undefined : made.reader,
       blobs: options.blobs,
-      take: () => this.#takeSlot(),
-      giveBack: (slot) => this.#giveBack(slot)
+      spare: this.#spare
     })
   }
 
@@ -186,6 +182,11 @@ export class Experts {
   /** Of these, slots. */
   get slotBytes(): number {
     return this.#parts.slabs.bytes
+  }
+
+  /** So many bytes of its budget are lent to the KV cache. */
+  lend(bytes: number): void {
+    this.#spare.lent = bytes
   }
 
   /** Whether some expert has several versions now. */
@@ -362,51 +363,6 @@ export class Experts {
     if (beside.size === 0 || !ids) return beside
     const wanted = new Set(ids)
     return new Map([...beside].filter(([expert]) => wanted.has(expert)))
-  }
-
-  /** Where every expert has a slot for good there has to be more memory; else it is the policy's last one. */
-  async #takeSlot(): Promise<number> {
-    const { slots, slabs, table } = this.#parts
-    const { slotBytes } = slabs
-    const short = (required: number, available: number, cause?: unknown) =>
-      createError(
-        'RESOURCE_MEMORY_EXHAUSTED',
-        `another version of an expert takes ${slotBytes} bytes of GPU memory beside the one that requests under way need`,
-        {
-          resourceInfo: { required, available, current: null, limit: this.#most * slotBytes, unit: 'bytes' },
-          required,
-          available
-        },
-        { cause }
-      )
-    if (this.resident) {
-      const spare = this.#most * slotBytes - slabs.bytes
-      if (spare < slotBytes) throw short(slotBytes, spare)
-      return slabs.addBeside()
-    }
-    const last = slots.counts().slots - 1
-    try {
-      table.clear(slots.resize(last))
-    } catch (error) {
-      if (!isEngineError(error) || error.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw error
-      throw short(slotBytes, 0, error)
-    }
-    const beyond = table.beyond(last)
-    slots.drop(Uint32Array.from(beyond))
-    table.clear(beyond)
-    return last
-  }
-
-  #giveBack(slot: number): void {
-    const { slots, slabs } = this.#parts
-    if (this.resident) {
-      slabs.removeBeside(slot)
-      return
-    }
-    this.#idle.add(slot)
-    let count = slots.counts().slots
-    while (this.#idle.delete(count)) count++
-    slots.resize(count)
   }
 
   async #foresee(layer: number, routes: Int32Array, cancel: NativeCancel): Promise<void> {

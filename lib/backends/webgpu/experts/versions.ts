@@ -6,6 +6,7 @@ import { createError } from '../../../errors/index.js'
 import type { ExpertBlobs, ExpertLayout, NativeAddon, NativeExpertReader, PlacedVersions } from '../../../native.js'
 import { validationError } from '../../../validation.js'
 import type { ExpertParts } from './experts.js'
+import type { SpareSlots } from './spare-slots.js'
 
 type Version = PlacedVersions['versions'][number]
 
@@ -40,9 +41,8 @@ interface VersionsSetup {
   /** Not there: every expert has a slot for good. */
   reader: NativeExpertReader | undefined
   blobs: ExpertBlobs | undefined
-  /** A slot for a version, which nothing else uses until it is given back; the errors of Experts.placeVersions. */
-  take(): Promise<number>
-  giveBack(slot: number): void
+  /** Slots for versions, which nothing else uses until they are given back. */
+  spare: SpareSlots
 }
 
 export class Versions {
@@ -100,7 +100,7 @@ export class Versions {
 
   /** NativeModel.placeVersions; between two steps. Resolves with the layers whose experts have changed. */
   async place(lists: readonly PlacedVersions[]): Promise<Set<number>> {
-    const { parts, take, giveBack, reader } = this.#setup
+    const { parts, spare, reader } = this.#setup
     const made: { layer: number; held: Held }[] = []
     const firsts: First[] = []
     try {
@@ -113,7 +113,7 @@ export class Versions {
             firsts.push({ layer, expert, version, from: await this.#bytes(layer, expert, version, here) })
           } else if (!here) {
             const blob = await this.#read(layer, expert, version)
-            const slot = await take()
+            const slot = await spare.take()
             made.push({ layer, held: { expert, epoch: version.epoch, bytes, slot } })
             parts.slabs.write(slot, blob)
           }
@@ -121,7 +121,7 @@ export class Versions {
       }
       await reader?.replaceExperts(firsts.map(({ layer, expert, version }) => ({ layer, expert, ...placeOf(version) })))
     } catch (error) {
-      for (const { held } of made) giveBack(held.slot)
+      for (const { held } of made) spare.giveBack(held.slot)
       throw error
     }
     for (const first of firsts) this.#takePlace(first)
@@ -184,7 +184,7 @@ export class Versions {
     this.#held[layer] = this.#of(layer).filter((held) => {
       if (held.expert !== expert) return true
       const epoch = epochs.get(held.bytes)
-      if (epoch === undefined) this.#setup.giveBack(held.slot)
+      if (epoch === undefined) this.#setup.spare.giveBack(held.slot)
       else held.epoch = epoch
       return epoch !== undefined
     })

@@ -36,6 +36,7 @@ export class KvShare {
         const all = this.#taken.reduce((sum, taken, pool) => sum + (pool === own ? 0 : taken), bytes)
         await this.#leave(all)
         this.#taken[own] = bytes
+        this.#experts?.lend(Math.max(0, all - this.#parts.keyValues))
       }
     }
   }
