@@ -1,31 +1,14 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
 import type { BackendInfo } from './engine/backend-info.js'
 import { backendInfo } from './engine/backend-info.js'
-import { boot } from './engine/boot.js'
 import type { ExpandRequest, Expansion } from './engine/expand.js'
 import { expand, expandSchema } from './engine/expand.js'
 import { loadModel, unloadModel } from './engine/load-model.js'
 import type { FreezeOptions } from './engine/maintenance.js'
 import { freeze, thaw } from './engine/maintenance.js'
-import type {
-  DisposeOptions,
-  EngineOptions,
-  ForwardRequest,
-  LoadModelOptions,
-  LoadModelRequest
-} from './engine/options.js'
-import {
-  activateSchema,
-  detokenizeSchema,
-  disposeSchema,
-  forwardSchema,
-  freezeSchema,
-  modelSchema,
-  perplexitySchema,
-  pinSchema,
-  swapSchema,
-  tokenizeSchema
-} from './engine/options.js'
+import type { DetokenizeRequest, DisposeOptions, ForwardRequest, TokenizeRequest } from './engine/calls.js'
+import type { LoadModelOptions, LoadModelRequest } from './engine/options.js'
+import { activateSchema, detokenizeSchema, disposeSchema, forwardSchema, freezeSchema, modelSchema, perplexitySchema, pinSchema, swapSchema, tokenizeSchema } from './engine/calls.js'
 import type { EngineParts } from './engine/parts.js'
 import { checkOpen, checkServing } from './engine/parts.js'
 import type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
@@ -47,7 +30,7 @@ import type { GenerationResult } from './generation/whole-text.js'
 import { wholeText } from './generation/whole-text.js'
 import type { Recovered } from './journal/index.js'
 import type { EngineState } from './lifecycle.js'
-import type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
+import type { ExpertTrace, LoadedModel, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Counters } from './native.js'
 import { validated } from './schemas.js'
@@ -111,18 +94,19 @@ export class Engine implements AsyncDisposable {
     request: LoadModelRequest = {},
     options: LoadModelOptions = {}
   ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
-    return this.#call('loadModel', async () => {
-      checkOpen(this.#parts, 'loadModel')
-      if (this.#recovery.rebuilding) await this.#recovery.rebuilding.catch(() => {})
-      checkOpen(this.#parts, 'loadModel')
+    return this.#open('loadModel', async () => {
+      const { rebuilding } = this.#recovery
+      if (rebuilding) {
+        await rebuilding.catch(() => {})
+        checkOpen(this.#parts, 'loadModel')
+      }
       return loadModel(this.#parts, request, options, this.#recovery)
     })
   }
 
   /** Ends the model's generations (they throw MODEL_NOT_LOADED) and frees it. MODEL_NOT_LOADED. */
   async unloadModel(model: string | { model: string }): Promise<void> {
-    return this.#call('unloadModel', () => {
-      checkOpen(this.#parts, 'unloadModel')
+    return this.#open('unloadModel', () => {
       const { model: id } = validated(modelSchema, typeof model === 'string' ? { model } : model, 'unloadModel')
       return unloadModel(this.#parts, id)
     })
@@ -133,8 +117,7 @@ export class Engine implements AsyncDisposable {
    * CONFIG_UNKNOWN_TIER {tier, known, tierSets}, ROUTING_TOO_FEW_EXPERTS {tierSet, layer, enabled, k}.
    */
   async activateTierSet(model: string, tierSet: string | readonly string[]): Promise<TierSetChange> {
-    return this.#call('activateTierSet', async () => {
-      checkOpen(this.#parts, 'activateTierSet')
+    return this.#open('activateTierSet', async () => {
       const { models, ledger } = this.#parts
       const checked = validated(activateSchema, { model, tierSet }, 'activateTierSet')
       const change = await models.get(checked.model).activateTierSet(checked.tierSet)
@@ -152,8 +135,7 @@ export class Engine implements AsyncDisposable {
     experts: readonly { layer: number; expert: number }[],
     pinned = true
   ): Promise<Steered> {
-    return this.#call('pinExperts', () => {
-      checkOpen(this.#parts, 'pinExperts')
+    return this.#open('pinExperts', () => {
       const checked = validated(pinSchema, { model, experts, pinned }, 'pinExperts')
       return this.#parts.models.get(checked.model).pinExperts(checked.experts, checked.pinned)
     })
@@ -166,8 +148,7 @@ export class Engine implements AsyncDisposable {
    * MODEL_CORRUPTED, CHECKPOINT_MISMATCH {expected, actual}, JOURNAL_WRITE_FAILED, CANCELLED, MODEL_LOAD_TIMEOUT; then nothing changes.
    */
   async expand(model: string, request: ExpandRequest, options: CallOptions = {}): Promise<Expansion> {
-    return this.#call('expand', () => {
-      checkOpen(this.#parts, 'expand')
+    return this.#open('expand', () => {
       const { model: id } = validated(modelSchema, { model }, 'expand')
       return expand(this.#parts, id, validated(expandSchema, request, 'expand'), checkCall('expand', options))
     })
@@ -180,8 +161,7 @@ export class Engine implements AsyncDisposable {
    * JOURNAL_WRITE_FAILED.
    */
   async swapExperts(model: string, changes: readonly ExpertChange[]): Promise<ExpertSwap> {
-    return this.#call('swapExperts', () => {
-      checkOpen(this.#parts, 'swapExperts')
+    return this.#open('swapExperts', () => {
       const checked = validated(swapSchema, { model, changes }, 'swapExperts')
       return this.#parts.models.get(checked.model).swaps.swap(checked.changes)
     })
@@ -193,9 +173,8 @@ export class Engine implements AsyncDisposable {
    * JOURNAL_LOCKED, FILE_WRITE_FAILED.
    */
   async persistExperts(model: string): Promise<PersistedExpert[]> {
-    return this.#call('persistExperts', () => {
-      checkOpen(this.#parts, 'persistExperts')
-      const { swaps } = this.#parts.models.get(validated(modelSchema, { model }, 'persistExperts').model)
+    return this.#open('persistExperts', () => {
+      const { swaps } = this.#loaded('persistExperts', model)
       if (swaps.isCheckpoint) return swaps.persist()
       throw validationError('persistExperts', 'model', model, 'a model that was loaded from a tiered checkpoint')
     })
@@ -208,14 +187,12 @@ export class Engine implements AsyncDisposable {
 
   /** Hits, misses, bytes and residency of a model's experts since its load. MODEL_NOT_LOADED. */
   modelStats(model: string): ModelStats {
-    checkOpen(this.#parts, 'modelStats')
-    return this.#parts.models.get(validated(modelSchema, { model }, 'modelStats').model).stats()
+    return this.#loaded('modelStats', model).stats()
   }
 
   /** Where every tier's experts are now, hot, warm, cold or archive, and each expert on demand (docs/placement.md). MODEL_NOT_LOADED. */
   placement(model: string): PlacementView {
-    checkOpen(this.#parts, 'placement')
-    return this.#parts.models.get(validated(modelSchema, { model }, 'placement').model).placement()
+    return this.#loaded('placement', model).placement()
   }
 
   /**
@@ -223,34 +200,20 @@ export class Engine implements AsyncDisposable {
    * MODEL_NOT_LOADED; VALIDATION_ERROR where the model was not loaded with `recordTrace`.
    */
   expertTrace(model: string): ExpertTrace {
-    checkOpen(this.#parts, 'expertTrace')
-    return this.#parts.models.get(validated(modelSchema, { model }, 'expertTrace').model).trace()
+    return this.#loaded('expertTrace', model).trace()
   }
 
   /** Text to token ids. MODEL_NOT_LOADED, TOKENIZER_UNSUPPORTED. */
-  async tokenize(request: {
-    model: string
-    text: string
-    /** Add the tokens that the model wants at the beginning. Default true. */
-    addSpecial?: boolean
-    /** Recognise special tokens written in the text. Default false. */
-    parseSpecial?: boolean
-  }): Promise<{ tokens: number[] }> {
-    return this.#call('tokenize', () => {
-      checkOpen(this.#parts, 'tokenize')
+  async tokenize(request: TokenizeRequest): Promise<{ tokens: number[] }> {
+    return this.#open('tokenize', () => {
       const { model, text, addSpecial, parseSpecial } = validated(tokenizeSchema, request, 'tokenize')
       return { tokens: this.#parts.models.get(model).tokenizer.encode(text, { addSpecial, parseSpecial }) }
     })
   }
 
-  /** Token ids to text; with `special`, control tokens are shown. MODEL_NOT_LOADED. */
-  async detokenize(request: {
-    model: string
-    tokens: readonly number[] | Int32Array | Uint32Array
-    special?: boolean
-  }): Promise<{ text: string }> {
-    return this.#call('detokenize', () => {
-      checkOpen(this.#parts, 'detokenize')
+  /** Token ids to text. MODEL_NOT_LOADED. */
+  async detokenize(request: DetokenizeRequest): Promise<{ text: string }> {
+    return this.#open('detokenize', () => {
       const { model, tokens, special } = validated(detokenizeSchema, request, 'detokenize')
       return { text: this.#parts.models.get(model).tokenizer.decode(tokens, { special }) }
     })
@@ -280,8 +243,7 @@ export class Engine implements AsyncDisposable {
 
   /** Takes a request out of the journal: its client has the text, or wants it no more (then it ends). REQUEST_NOT_FOUND, JOURNAL_WRITE_FAILED. */
   async acknowledgeRequest(request: { requestId: string }): Promise<void> {
-    return this.#call('acknowledgeRequest', async () => {
-      checkOpen(this.#parts, 'acknowledgeRequest')
+    return this.#open('acknowledgeRequest', async () => {
       const { requestId } = validated(acknowledgeSchema, request, 'acknowledgeRequest')
       await this.#parts.ledger.acknowledge(requestId)
       // It may have been the last one that needed an expert's earlier version.
@@ -335,18 +297,12 @@ export class Engine implements AsyncDisposable {
    * themselves or, after `drainMs`, with ENGINE_FROZEN and their partial text. LIFECYCLE_INVALID_TRANSITION where it is not active.
    */
   async freeze(options: FreezeOptions = {}): Promise<void> {
-    return this.#call('freeze', () => {
-      checkOpen(this.#parts, 'freeze')
-      return freeze(this.#parts, validated(freezeSchema, options, 'freeze'))
-    })
+    return this.#open('freeze', () => freeze(this.#parts, validated(freezeSchema, options, 'freeze')))
   }
 
   /** Ends the maintenance: requests are taken again. LIFECYCLE_INVALID_TRANSITION where the engine is not frozen. */
   async thaw(): Promise<void> {
-    return this.#call('thaw', () => {
-      checkOpen(this.#parts, 'thaw')
-      thaw(this.#parts)
-    })
+    return this.#open('thaw', () => thaw(this.#parts))
   }
 
   /**
@@ -385,10 +341,8 @@ export class Engine implements AsyncDisposable {
    * device (the engine is closed then), and the first failure of a load.
    */
   recover(): Promise<void> {
-    return this.#call('recover', () => {
-      checkOpen(this.#parts, 'recover')
-      return this.#recovery.rebuild((request) => loadModel(this.#parts, request, {}, this.#recovery))
-    })
+    const load = (request: LoadModelRequest) => loadModel(this.#parts, request, {}, this.#recovery)
+    return this.#open('recover', () => this.#recovery.rebuild(load))
   }
 
   #dispose(options: DisposeOptions, reason: string): Promise<void> {
@@ -400,6 +354,20 @@ export class Engine implements AsyncDisposable {
     } catch (error) {
       return Promise.reject(this.#parts.telemetry.error(error, { method: 'dispose' }))
     }
+  }
+
+  /** The model of that id. Throws MODEL_NOT_LOADED. */
+  #loaded(method: string, model: string): LoadedModel {
+    checkOpen(this.#parts, method)
+    return this.#parts.models.get(validated(modelSchema, { model }, method).model)
+  }
+
+  /** A method of an engine that is not disposed. */
+  #open<Result>(method: string, work: () => Result | Promise<Result>): Promise<Result> {
+    return this.#call(method, () => {
+      checkOpen(this.#parts, method)
+      return work()
+    })
   }
 
   /** Runs a method, and tells of the error that it ends with. */
@@ -421,19 +389,4 @@ export class Engine implements AsyncDisposable {
       throw this.#parts.telemetry.error(error, { method })
     }
   }
-}
-
-/**
- * Starts an engine: its threads, on the instruction set asked for. VALIDATION_ERROR, BACKEND_UNAVAILABLE {backend, available},
- * CUDA_DEVICE_FAILED (backend `cuda`: no addon for it, no driver or no device; the message says what to install),
- * ISA_UNSUPPORTED {isa, available}, ADDON_UNAVAILABLE {tried}, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID {path, line, reason},
- * FILE_WRITE_FAILED of the audit log, CANCELLED. With a journal: JOURNAL_LOCKED, JOURNAL_CORRUPTED, JOURNAL_VERSION_UNSUPPORTED,
- * JOURNAL_WRITE_FAILED, FILE_READ_FAILED, FILE_WRITE_FAILED.
- */
-export async function createEngine(options: EngineOptions = {}, call: CallOptions = {}): Promise<Engine> {
-  const parts = await boot(options, call)
-  const engine = new Engine(parts)
-  const { journal } = parts.options
-  if (typeof journal === 'object' && journal.recover === 'load') await engine.restore()
-  return engine
 }

@@ -2,7 +2,7 @@
 import type { EngineError } from '../errors/index.js'
 import { createError, isEngineError } from '../errors/index.js'
 import type { ChangeRecord } from '../experts/history.js'
-import type { FinalItem, TokenItem } from '../generation/generation.js'
+import type { FinalItem, TokenItem } from '../generation/items.js'
 import type { CheckedRequest } from '../generation/options.js'
 import type { RequestLog } from '../generation/request-log.js'
 import type { EarlierLoad, Journal, JournaledRequest, ModelIdentity, ModelRecord } from '../journal/index.js'

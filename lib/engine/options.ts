@@ -1,13 +1,10 @@
-/** The options of the engine's own methods, checked at the border. */
+/** The options of an engine and of the models that it loads, checked at the border. */
 import { z } from 'zod'
 import type { ArchiveOptions } from '../archive/options.js'
 import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
-import { changeSchema } from '../experts/changes.js'
-import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
-import type { RoutingCapture } from '../generation/routing.js'
-import { isRoutingCapture } from '../generation/routing.js'
+import { tierSetAllowed, tierSetSchema } from '../generation/options.js'
 import type { Transition } from '../lifecycle.js'
 import type { CachePolicy, Isa, KvType, LoadProgress, Prefetch } from '../native.js'
 import { callback, callFields } from '../schemas.js'
@@ -16,7 +13,6 @@ import type { Logger } from '../telemetry/logger.js'
 import { isLogger } from '../telemetry/logger.js'
 import type { ErrorContext } from '../telemetry/telemetry.js'
 import { isByteSize } from '../validation.js'
-import type { FreezeOptions } from './maintenance.js'
 import type { PhaseEvent } from './phases.js'
 import type { Staging } from './reserve.js'
 
@@ -95,11 +91,6 @@ export interface TelemetrySettings {
   logPrompts?: boolean
   /** Spans and metrics for OpenTelemetry, where `@opentelemetry/api` is installed. Default true. */
   openTelemetry?: boolean
-}
-
-export interface DisposeOptions {
-  /** Milliseconds that requests which have begun may go on for. Default: the engine's drainMs. */
-  drainMs?: number
 }
 
 export interface JournalOptions {
@@ -183,31 +174,17 @@ export interface LoadModelOptions {
   onProgress?: (progress: LoadProgress) => void
 }
 
-export interface ForwardRequest {
-  model: string
-  tokens: readonly number[] | Int32Array | Uint32Array
-  /** Which positions' logits to give. Default last. */
-  logits?: 'last' | 'all'
-  /** Give the experts that each token was routed to as well. */
-  captureRouting?: boolean
-  /** Use these routes from position 0 on instead of the router's. */
-  replayRouting?: RoutingCapture
-  /** Default: the model's active one. */
-  tierSet?: string | readonly string[]
-}
-
-const largest = 2 ** 31 - 1
+export const largest = 2 ** 31 - 1
 const positive = `an integer from 1 to ${largest}`
-const idSchema = z.string().min(1).max(200)
-const modelId = idSchema.describe('the id of a loaded model')
+export const idSchema = z.string().min(1).max(200)
 
 const filePath = z
   .string()
   .min(1)
   .refine((path) => !path.includes('\0'))
-const drainMs = z.number().min(0).max(largest)
+export const drainMs = z.number().min(0).max(largest)
 const deadline = z.number().positive().max(largest).optional()
-const drainAllowed = `a number of milliseconds from 0 to ${largest}`
+export const drainAllowed = `a number of milliseconds from 0 to ${largest}`
 
 export const journalSchema = z.strictObject({
   path: filePath,
@@ -338,66 +315,6 @@ export const loadSchema = z.strictObject({
 export const loadCallSchema = z.strictObject({
   ...callFields,
   onProgress: callback<(progress: LoadProgress) => void>().describe('a function')
-})
-
-export const disposeSchema = z.strictObject({ drainMs: drainMs.optional().describe(drainAllowed) })
-
-export const freezeSchema = z.strictObject({
-  reason: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters'),
-  drainMs: drainMs.optional().describe(drainAllowed),
-  retryAfterSeconds: z.number().min(0).max(largest).optional().describe(`a number of seconds from 0 to ${largest}`)
-}) satisfies z.ZodType<FreezeOptions>
-
-const expertIndex = z.number().int().min(0).max(4095)
-export const pinSchema = z.strictObject({
-  model: modelId,
-  experts: z
-    .array(z.strictObject({ layer: expertIndex, expert: expertIndex }))
-    .max(1_000_000)
-    .describe('a list of {layer, expert}, integers from 0 on'),
-  pinned: z.boolean().describe('true or false')
-})
-
-export const swapSchema = z.strictObject({
-  model: modelId,
-  changes: z.array(changeSchema).min(1).max(65536).describe('a list of changes, at least one')
-})
-
-export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
-
-const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)
-const tokensAllowed = 'an array, Int32Array or Uint32Array of token ids'
-
-export const perplexitySchema = z.strictObject({
-  model: modelId,
-  text: z.string().min(1).optional().describe('a string'),
-  tokens: tokenList.optional().describe(tokensAllowed),
-  window: z.number().int().min(2).max(largest).default(256).describe(`an integer from 2 to ${largest}`),
-  tierSet: tierSetSchema.optional().describe(tierSetAllowed)
-})
-
-export const modelSchema = z.strictObject({ model: modelId })
-
-export const tokenizeSchema = z.strictObject({
-  model: modelId,
-  text: z.string().describe('a string'),
-  addSpecial: z.boolean().default(true).describe('true or false'),
-  parseSpecial: z.boolean().default(false).describe('true or false')
-})
-
-export const detokenizeSchema = z.strictObject({
-  model: modelId,
-  tokens: tokenList.describe(tokensAllowed),
-  special: z.boolean().default(false).describe('true or false')
-})
-
-export const forwardSchema = z.strictObject({
-  model: modelId,
-  tokens: tokenList.describe(tokensAllowed),
-  logits: z.enum(['last', 'all']).default('last').describe('last or all'),
-  captureRouting: z.boolean().default(false).describe('true or false'),
-  replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
-  tierSet: tierSetSchema.optional().describe(tierSetAllowed)
 })
 
 /** The engine's options with their defaults. */

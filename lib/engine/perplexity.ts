@@ -6,7 +6,7 @@ import type { LoadedModel } from '../loaded-model.js'
 import type { NativeBackend } from '../native.js'
 import type { TierSetName } from '../tiers/tier-sets.js'
 import { validationError } from '../validation.js'
-import type { perplexitySchema } from './options.js'
+import type { perplexitySchema } from './calls.js'
 import type { EngineParts } from './parts.js'
 
 export interface Perplexity {

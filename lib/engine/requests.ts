@@ -1,7 +1,7 @@
 /** The requests that have begun and not ended: what is told of each, and when none is left. */
 import { randomUUID } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
-import type { GenerationObserver, GenerationOutcome } from '../generation/generation.js'
+import type { GenerationObserver, GenerationOutcome } from '../generation/items.js'
 import type { RequestStart } from '../loaded-model.js'
 import { shortened } from '../telemetry/redaction.js'
 import type { Telemetry } from '../telemetry/telemetry.js'

@@ -1,6 +1,6 @@
 /** What a generation tells of its way, so that another one can go on from there. */
 import type { EngineError } from '../errors/index.js'
-import type { FinalItem, FinishReason, TokenItem } from './generation.js'
+import type { FinalItem, FinishReason, TokenItem } from './items.js'
 
 /** Keeps a request from its consumer's first call to its end. No method but `begin` throws or waits. */
 export interface RequestLog {

@@ -1,4 +1,4 @@
-import type { TokenItem } from './generation.js'
+import type { TokenItem } from './items.js'
 import type { RoutingCapture, SequenceRoutes } from './routing.js'
 
 /**

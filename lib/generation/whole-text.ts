@@ -1,6 +1,6 @@
 /** A generation from its first token to its last, as one result. */
 import { createError } from '../errors/index.js'
-import type { FinishReason, GenerationItem, TokenItem, Usage } from './generation.js'
+import type { FinishReason, GenerationItem, TokenItem, Usage } from './items.js'
 import type { RoutingCapture } from './routing.js'
 import { joinCaptures } from './routing.js'
 

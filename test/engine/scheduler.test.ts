@@ -1,6 +1,7 @@
 import t from 'tap'
 import { createError } from '../../lib/errors/index.js'
-import { Generation, type GenerationItem } from '../../lib/generation/generation.js'
+import { Generation } from '../../lib/generation/generation.js'
+import type { GenerationItem } from '../../lib/generation/items.js'
 import { Generator } from '../../lib/generation/generator.js'
 import { checkRequest, type GenerationRequest } from '../../lib/generation/options.js'
 import { Scheduler } from '../../lib/generation/scheduler.js'

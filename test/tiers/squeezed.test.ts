@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { createEngine } from '../../lib/engine.js'
+import { createEngine } from '../../lib/create-engine.js'
 import type { NativeModel } from '../../lib/native.js'
 import { native } from '../../lib/native.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
