@@ -135,8 +135,8 @@ export interface LoadModelRequest {
   memory?: number | string
   /**
    * GPU memory for the model, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, the KV cache of one sequence, and the rest
-   * for experts, which come from host memory and from the file when they are needed. `memory` is then that of the host. Only with the
-   * backends webgpu and cuda. Default: everything.
+   * for experts, which come from host memory and from the file when they are needed (on webgpu the KV cache of further sequences takes of it).
+   * `memory` is then that of the host. Only with the backends webgpu and cuda. Default: everything.
    */
   gpuMemory?: number | string
   /**

@@ -94,6 +94,16 @@ function faults(gpu: WebgpuBackend): void {
       details: { limit: 'maxBufferSize' }
     })
     test.same(await gpu.rmsNorm(one), [1])
+
+    const device = await open()
+    test.teardown(() => device.dispose())
+    const { maxStorageBufferBindingSize: most, maxBufferSize } = device.facts.limits
+    if (most >= maxBufferSize || most > 2 ** 30) return
+    const buffer = await device.memory.allocate(most + 16, 'a test')
+    const limit = 'maxStorageBufferBindingSize'
+    const details = { limit, required: most + 16, available: most }
+    await test.rejects(device.bind(launch(1), [{ buffer }]), { code: 'GPU_LIMIT_EXCEEDED', details }, 'a binding')
+    test.ok(await works(device))
   })
 
   t.test('a byte budget', async (test) => {

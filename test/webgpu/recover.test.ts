@@ -143,6 +143,25 @@ if (await openGpu(t)) {
     test.equal((await engine.generate(request)).text, text, 'and so is one that is asked for meanwhile')
   })
 
+  t.test('what tells the next layer cannot be made', async (test) => {
+    const engine = await open()
+    await engine.loadModel({})
+    const { text } = await engine.generate(request)
+    const { base, arena, keyValues, experts } = engine.listModels()[0]!.memory
+    await engine.unloadModel(request.model)
+    const device = devices.at(-1)!
+    const createBuffer = device.createBuffer.bind(device)
+    let refused = 0
+    device.createBuffer = (descriptor) => {
+      if (descriptor.label !== 'routes that are foreseen') return createBuffer(descriptor)
+      refused++
+      return createBuffer({ ...descriptor, size: device.limits.maxBufferSize + 16 })
+    }
+    await engine.loadModel({ gpuMemory: base + arena + keyValues + 20 * experts.slot, prefetch: 'on' })
+    test.equal((await engine.generate(request)).text, text, 'it is done without')
+    test.ok(refused > 0)
+  })
+
   t.test('the budget, TierSets, an added tier, pins and swapped experts are those of before', async (test) => {
     const [whole, part] = ['whole', 'part'].map((name) => join(test.testdir({}), name)) as [string, string]
     const tiers = [

@@ -5,7 +5,7 @@ import type { HostMemory } from './buffers.js'
 import { GpuMemory } from './buffers.js'
 import type { BoundLaunch, Commands, StagedCopy, StagedRead } from './commands.js'
 import { encodeCommands } from './commands.js'
-import { deviceLost, memoryExhausted, submitTimeout, validationFailed } from './failures.js'
+import { deviceLost, limitExceeded, memoryExhausted, submitTimeout, validationFailed } from './failures.js'
 import { mapRead, usage } from './flags.js'
 import type { DeviceFacts, Launch, LimitName } from './launches/launch.js'
 import type { GpuProvider, OpenedDevice, OptionalFeature } from './open-device.js'
@@ -123,11 +123,12 @@ export class GpuDevice {
 
   /**
    * Makes launches ready, all or none of them: `buffers` are the bindings 1, 2, …; binding 0 is made of the params, which share a buffer. Throws
-   * as Pipelines.get, and GPU_VALIDATION_FAILED where the buffers do not fit the shader.
+   * as Pipelines.get, GPU_LIMIT_EXCEEDED for a binding that is too large, and GPU_VALIDATION_FAILED where the buffers do not fit the shader.
    */
   async bindAll(unbound: readonly UnboundLaunch[]): Promise<BoundLaunch[]> {
     this.check()
     if (unbound.length === 0) return []
+    for (const { buffers } of unbound) for (const binding of buffers) this.#checkBinding(binding)
     const compiled = await this.#orFailure(Promise.all(unbound.map(({ launch }) => this.pipelines.get(launch))))
     const words = paramsOf(unbound)
     const { key } = compiled[0] as Pipeline
@@ -167,6 +168,12 @@ export class GpuDevice {
       for (const one of made) one.dispose()
       throw error
     }
+  }
+
+  /** GPU_LIMIT_EXCEEDED. */
+  #checkBinding({ buffer, offset = 0, size = buffer.size - offset }: GPUBufferBinding): void {
+    const { maxStorageBufferBindingSize: most } = this.facts.limits
+    if (size > most) throw limitExceeded(this.name, 'maxStorageBufferBindingSize', size, most)
   }
 
   /** One launch. */

@@ -116,10 +116,7 @@ export class StepShape {
     for (const piece of this.pieces) if ('launch' in piece) piece.launch.dispose()
     this.pieces.length = 0
     this.experts?.dispose()
-    this.#foresight?.then(
-      (foresight) => foresight.dispose(),
-      () => {}
-    )
+    this.#foresight?.then((foresight) => foresight?.dispose())
     for (const buffer of this.#buffers) this.#parts.device.memory.free(buffer)
     this.#buffers.length = 0
   }
@@ -247,12 +244,15 @@ export class StepShape {
     return { positions: { buffer, ...positions }, masks: { buffer, ...masks }, maskOf: { buffer, ...maskOf } }
   }
 
-  #foresight: Promise<Foresight> | undefined
+  #foresight: Promise<Foresight | undefined> | undefined
 
-  /** What tells the routes of the next layer, made when it is first asked for; undefined for steps that are too large for it. */
-  foresight(): Promise<Foresight> | undefined {
+  /**
+   * What tells the routes of the next layer, made when it is first asked for; undefined for steps that are too large for it, and where it cannot be
+   * made: nothing but speed depends on it.
+   */
+  foresight(): Promise<Foresight | undefined> | undefined {
     if (this.key.rows > mostForeseenRows) return undefined
-    this.#foresight ??= Foresight.make(this.#parts, this.key.rows, this.#sections())
+    this.#foresight ??= Foresight.make(this.#parts, this.key.rows, this.#sections()).catch(() => undefined)
     return this.#foresight
   }
 
