@@ -78,7 +78,7 @@ for (const type of ['f16', 'q8_0']) {
   for (const engine of [gpu, cpu]) await engine.unloadModel(type)
 }
 printTable(['weights', 'text', 'greedy tokens', 'routes as on the CPU', 'logits apart (of the largest)'], rows)
-writeReport('gpu-agreement', { stamp, device: gpu.backend.device, report })
+writeReport('gpu-agreement.json', { stamp, device: gpu.backend.device, report })
 await Promise.all([gpu.dispose(), cpu.dispose()])
 if (failed) {
   console.error('the greedy tokens are not those of reference.json')

@@ -129,7 +129,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   printEnvironment(stamp)
   const failures = []
   const results = await measureLoads({ full: options.full, failures })
-  writeReport('gpu-loads', { environment: stamp, results })
+  writeReport('gpu-loads.json', { environment: stamp, results })
   for (const failure of failures) console.error(failure)
   process.exitCode = failures.length === 0 ? 0 : 1
 }

@@ -115,7 +115,7 @@ printTable(
     ]
   ]
 )
-writeReport('gpu-overhead', {
+writeReport('gpu-overhead.json', {
   stamp,
   tokens: after.own.length,
   median: ms,

@@ -108,6 +108,6 @@ for (const tokens of counts) {
   }
 }
 const model = options.full || options.model ? await measureModel({ runs, failures }) : undefined
-writeReport('gpu-peers', { environment: stamp, device: own.device, loads, results, model })
+writeReport('gpu-peers.json', { environment: stamp, device: own.device, loads, results, model })
 for (const failure of failures) console.error(failure)
 process.exitCode = failures.length === 0 ? 0 : 1

@@ -337,8 +337,8 @@ export class Engine implements AsyncDisposable {
 
   /**
    * Of webgpu, after GPU_DEVICE_LOST or GPU_SUBMIT_TIMEOUT: opens the device again and loads the models that were on it, with the TierSets that
-   * were active, their pins and swapped experts. Requests under way end with GPU_DEVICE_LOST; those of a journal go on with `resumeGenerator`. Throws what createEngine does of a
-   * device (the engine is closed then), and the first failure of a load.
+   * were active, their pins and swapped experts. Requests under way end with GPU_DEVICE_LOST; those of a journal go on with `resumeGenerator`. Loads
+   * under way end first, as they do. Throws what createEngine does of a device (the engine is closed then), and the first failure of a load.
    */
   recover(): Promise<void> {
     const load = (request: LoadModelRequest) => loadModel(this.#parts, request, {}, this.#recovery)

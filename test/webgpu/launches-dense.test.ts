@@ -1,6 +1,6 @@
 /** Launches of rmsNorm, rope, attention and sample: functions of shapes and limits alone. */
 import t from 'tap'
-import { type AttentionShape, attentionLaunches } from '../../lib/backends/webgpu/launches/attention.js'
+import { type AttentionShape, attentionLaunches, scratchLimitOf } from '../../lib/backends/webgpu/launches/attention.js'
 import { headsLaunch, writesCache } from '../../lib/backends/webgpu/launches/heads.js'
 import type { DeviceFacts } from '../../lib/backends/webgpu/launches/launch.js'
 import { bits } from '../../lib/backends/webgpu/launches/launch.js'
@@ -80,6 +80,29 @@ t.test('long sequences: chunks of 256, merged; rows in parts where the partial s
     next = end!
   }
   test.equal(next, 500, 'and have all rows')
+})
+
+t.test('attention with a limit of partial sums', async (test) => {
+  const most = { ...decode, rows: 500, positions: 8192 }
+  const scratchLimit = scratchLimitOf(most)
+  for (const rows of [1, 3, 32, 500])
+    for (const positions of [256, 512, 4096, 8192])
+      for (const [kvHeads, together] of [
+        [1, true],
+        [decode.heads / 2, true],
+        [decode.heads, true],
+        [decode.heads, false]
+      ] as const) {
+        const { parts, scratchBytes } = attentionLaunches(
+          { ...decode, rows, positions, kvHeads, together, scratchLimit },
+          facts
+        )
+        const ends = parts.map(({ attend }) => [...attend.params.subarray(0, 2)])
+        const name = `${rows} rows, ${positions} positions`
+        test.ok(scratchBytes <= scratchLimit, name)
+        test.same([ends[0]![0], ends.at(-1)![1]], [0, rows], name)
+      }
+  test.equal(scratchLimitOf({ ...most, positions: 256 }), 0, 'one chunk needs none')
 })
 
 t.test('rmsNorm, rope and sample', async (test) => {
