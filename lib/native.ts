@@ -32,7 +32,7 @@ export interface BackendMemory {
   counts(): DeviceCounts
 }
 
-/** What a device has done since it was opened, and holds now. */
+/** What a device, and those that were opened again in its place, have done since the engine began (CUDA: since the process did), and what it holds now. */
 export interface DeviceCounts {
   /** Of CUDA: launches. */
   submits: number

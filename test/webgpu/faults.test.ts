@@ -127,6 +127,24 @@ function faults(gpu: WebgpuBackend): void {
     test.same(await small.rmsNorm(one), [1], 'what was held is free again')
   })
 
+  t.test('a machine whose memory is taken by buffers that were given back', async (test) => {
+    const [large, limit] = [2 ** 22, 5 * 2 ** 20]
+    const granted = () => limit - (device?.memory.usedBytes ?? 0)
+    const hostMemory = { available: () => 2 ** 40, grants: (bytes: number) => bytes - 2 ** 29 <= granted() }
+    let device: GpuDevice | undefined
+    device = await open({ hostMemory })
+    test.teardown(() => device?.dispose())
+    if (!device.info.isFallbackAdapter) return
+    const { memory } = device
+    const from = await memory.allocate(2 ** 20, 'a test')
+    await device.read({ buffer: from, size: 2 ** 20 })
+    test.equal(memory.usedBytes, 2 * 2 ** 20, 'what it was read through is kept')
+    const buffer = await memory.allocate(large, 'a test')
+    test.equal(buffer.size, large)
+    await test.rejects(memory.allocate(large, 'a test'), { code: 'GPU_VRAM_EXHAUSTED' })
+    test.equal(memory.usedBytes, limit)
+  })
+
   t.test('a read that finds no memory for what it brings', async (test) => {
     const device = await open({ memoryBytes: 3 * 4096 })
     test.teardown(() => device.dispose())

@@ -76,7 +76,9 @@ if (await openGpu(t)) {
     test.ok(heard >= 3)
     await test.rejects(engine.generate(request), { code: 'GPU_DEVICE_LOST' }, 'afterwards, at once')
     test.ok((await cpu.generate(request)).text, 'another engine goes on')
+    const { submits, waitedMs } = engine.backend.gpu!
     await Promise.all([engine.recover(), engine.recover()])
+    test.ok(engine.backend.gpu!.submits > submits && engine.backend.gpu!.waitedMs > waitedMs, 'what was done is counted on')
     test.equal(engine.state, 'active', 'once for all who ask')
     test.equal((await engine.generate(request)).text, text, 'the same text on the new device')
     await engine.recover()

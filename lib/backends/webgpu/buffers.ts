@@ -1,4 +1,5 @@
 /** GPU memory: every buffer of a device is made and ended here, and counted. */
+import { isEngineError } from '../../errors/index.js'
 import { limitExceeded, memoryExhausted, validationFailed } from './failures.js'
 import { usage } from './flags.js'
 import type { DeviceLimits } from './launches/launch.js'
@@ -77,9 +78,14 @@ export class GpuMemory {
    * the budget, or the driver has no more). `what` names it in failures.
    */
   async allocate(bytes: number, what: string, flags: number = storage): Promise<GPUBuffer> {
-    const { buffer, made } = this.#make(bytes, what, flags)
-    await made
-    return buffer
+    try {
+      return await this.#made(bytes, what, flags)
+    } catch (error) {
+      if (this.#pool.size === 0 || !isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
+      // What was given back may be what is missing.
+      this.trim()
+      return this.#made(bytes, what, flags)
+    }
   }
 
   /** Ends a buffer; its memory goes when the work that uses it is done. */
@@ -118,6 +124,12 @@ export class GpuMemory {
   dispose(): void {
     for (const buffer of this.#buffers) this.free(buffer)
     this.#pool.clear()
+  }
+
+  async #made(bytes: number, what: string, flags: number): Promise<GPUBuffer> {
+    const { buffer, made } = this.#make(bytes, what, flags)
+    await made
+    return buffer
   }
 
   #make(bytes: number, what: string, flags: number): { buffer: GPUBuffer; made: Promise<void> } {

@@ -36,6 +36,8 @@ export class WebGpuBackend implements NativeBackend {
   readonly name = 'webgpu'
   readonly memory: BackendMemory
   #device: GpuDevice
+  /** What devices did that were opened before this one. */
+  readonly #before = { submits: 0, waitedMs: 0, computedMs: 0 }
   readonly #open: () => Promise<GpuDevice>
   readonly #host: NativeBackend
   readonly #addon: NativeAddon
@@ -62,8 +64,10 @@ export class WebGpuBackend implements NativeBackend {
         stepBytes(plan, maxBatchTokens, now().facts.limits.minStorageBufferOffsetAlignment),
       counts: () => {
         const { submits, waitedMs, computedMs, memory } = now()
-        const timed = computedMs !== undefined && { computedMs }
-        return { submits, waitedMs, ...timed, memoryBytes: memory.usedBytes, buffers: memory.buffers }
+        const before = this.#before
+        const timed = computedMs !== undefined && { computedMs: before.computedMs + computedMs }
+        const done = { submits: before.submits + submits, waitedMs: before.waitedMs + waitedMs, ...timed }
+        return { ...done, memoryBytes: memory.usedBytes, buffers: memory.buffers }
       }
     }
   }
@@ -74,8 +78,12 @@ export class WebGpuBackend implements NativeBackend {
   }
 
   async reopen(): Promise<void> {
-    this.#device.dispose()
+    const last = this.#device
+    last.dispose()
     this.#device = await this.#open()
+    this.#before.submits += last.submits
+    this.#before.waitedMs += last.waitedMs
+    this.#before.computedMs += last.computedMs ?? 0
   }
 
   /** Of the CPU's part. */
