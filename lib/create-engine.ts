@@ -1,6 +1,6 @@
-import { Engine } from './engine.js'
 import { boot } from './engine/boot.js'
 import type { EngineOptions } from './engine/options.js'
+import { Engine } from './engine.js'
 import type { CallOptions } from './generation/options.js'
 
 /**

@@ -1,14 +1,25 @@
 /** The engine's public face: checks what it is given, and hands it to the pieces in engine/. */
 import type { BackendInfo } from './engine/backend-info.js'
 import { backendInfo } from './engine/backend-info.js'
+import type { DetokenizeRequest, DisposeOptions, ForwardRequest, TokenizeRequest } from './engine/calls.js'
+import {
+  activateSchema,
+  detokenizeSchema,
+  disposeSchema,
+  forwardSchema,
+  freezeSchema,
+  modelSchema,
+  perplexitySchema,
+  pinSchema,
+  swapSchema,
+  tokenizeSchema
+} from './engine/calls.js'
 import type { ExpandRequest, Expansion } from './engine/expand.js'
 import { expand, expandSchema } from './engine/expand.js'
 import { loadModel, unloadModel } from './engine/load-model.js'
 import type { FreezeOptions } from './engine/maintenance.js'
 import { freeze, thaw } from './engine/maintenance.js'
-import type { DetokenizeRequest, DisposeOptions, ForwardRequest, TokenizeRequest } from './engine/calls.js'
 import type { LoadModelOptions, LoadModelRequest } from './engine/options.js'
-import { activateSchema, detokenizeSchema, disposeSchema, forwardSchema, freezeSchema, modelSchema, perplexitySchema, pinSchema, swapSchema, tokenizeSchema } from './engine/calls.js'
 import type { EngineParts } from './engine/parts.js'
 import { checkOpen, checkServing } from './engine/parts.js'
 import type { Perplexity, PerplexityRequest } from './engine/perplexity.js'

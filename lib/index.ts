@@ -14,15 +14,22 @@ export type {
   VerifyReport
 } from './checkpoint/index.js'
 export { convertModel, verifyCheckpoint } from './checkpoint/index.js'
+export { createEngine } from './create-engine.js'
 export type { BackendInfo } from './engine/backend-info.js'
+export type { DisposeOptions } from './engine/calls.js'
 export type { ExpandRequest, Expansion } from './engine/expand.js'
 export type { FreezeOptions } from './engine/maintenance.js'
-export type { DisposeOptions } from './engine/calls.js'
-export type { BackendName, EngineOptions, JournalOptions, LoadModelOptions, LoadModelRequest, TelemetrySettings } from './engine/options.js'
+export type {
+  BackendName,
+  EngineOptions,
+  JournalOptions,
+  LoadModelOptions,
+  LoadModelRequest,
+  TelemetrySettings
+} from './engine/options.js'
 export type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
 export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
 export type { ResumeRequest } from './engine/resume.js'
-export { createEngine } from './create-engine.js'
 export type { Engine } from './engine.js'
 export type {
   CatalogEntry,
@@ -42,8 +49,8 @@ export type { ExpertMemory } from './expert-budget.js'
 export type { ExpertChange } from './experts/changes.js'
 export type { PersistedExpert } from './experts/persist.js'
 export type { ExpertSwap, SwappedExpert } from './experts/swaps.js'
-export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from './generation/items.js'
 export type { Generator } from './generation/generator.js'
+export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from './generation/items.js'
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
 export type { RoutingCapture } from './generation/routing.js'
 export type { GenerationResult } from './generation/whole-text.js'

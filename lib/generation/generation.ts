@@ -3,7 +3,15 @@ import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
 import type { EpochHold } from '../experts/versions.js'
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
-import type { FinalItem, FinishReason, GenerationItem, GenerationObserver, GenerationOutcome, TokenItem, Usage } from './items.js'
+import type {
+  FinalItem,
+  FinishReason,
+  GenerationItem,
+  GenerationObserver,
+  GenerationOutcome,
+  TokenItem,
+  Usage
+} from './items.js'
 import type { CheckedRequest } from './options.js'
 import type { EarlierTokens, RequestLog } from './request-log.js'
 import { RoutedToken } from './routed-token.js'

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { createEngine } from '../../lib/engine.js'
+import { createEngine } from '../../lib/create-engine.js'
 import type { EngineError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import type { NativeAddon } from '../../lib/native.js'

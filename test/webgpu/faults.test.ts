@@ -313,7 +313,7 @@ function faults(gpu: WebgpuBackend): void {
       // A read is waited for once its buffer is there.
       await new Promise((resolve) => setImmediate(resolve))
       Atomics.wait(asleep, 0, 0, 900)
-      await test.resolves(done, 'what ended meanwhile has ended')
+      await test.resolves(Promise.resolve<unknown>(done), 'what ended meanwhile has ended')
     }
     test.ok(await works(device))
   })

@@ -102,7 +102,13 @@ if (engines) {
     let most = 0
     const generate = async (promptTokens: number[]) => {
       let text = ''
-      for await (const item of gpu.createGenerator({ model, promptTokens, maxTokens, temperature: 0, ignoreEos: true })) {
+      for await (const item of gpu.createGenerator({
+        model,
+        promptTokens,
+        maxTokens,
+        temperature: 0,
+        ignoreEos: true
+      })) {
         text += item.text
         most = Math.max(most, gpu.backend.gpu!.memoryBytes - before)
       }
@@ -133,7 +139,7 @@ if (engines) {
   })
 
   t.test('what the KV cache of more sequences takes is what slots had', async (t) => {
-    const prompts = [1, 2, 3].map((first) => tokens(200, first))
+    const prompts = [1, 2, 3].map((first) => tokens(150, first))
     const { done: texts } = await together('whole', prompts, 6, 0)
     const before = gpu.backend.gpu!.memoryBytes
     await load({ id: 'several', gpuMemory: gpuMemory(40), cachePolicy: 'lru', prefetch: 'off' })
@@ -142,7 +148,7 @@ if (engines) {
     t.ok(most <= gpuMemory(40))
     t.same(done, texts)
     const { budgetBytes } = gpu.modelStats('several').experts!
-    t.ok(budgetBytes <= 40 * experts.slot - 2 * keyValues, `${budgetBytes / experts.slot} slots are left`)
+    t.ok(budgetBytes <= 40 * experts.slot - keyValues / 2, `${budgetBytes / experts.slot} slots are left`)
     await checkCounts(t, gpu, 'several')
     await gpu.unloadModel('several')
 

@@ -21,7 +21,7 @@ export const memoryExhausted = (
     available: number | null
     used: number
     limit: number | null
-    alternatives?: readonly Alternative[]
+    alternatives?: Alternative[]
   },
   cause?: unknown
 ): EngineError => {

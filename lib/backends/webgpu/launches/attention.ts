@@ -46,7 +46,11 @@ const queries = 4
 const mostScratchBytes = 16 * 2 ** 20
 
 /** Bytes of partial sums of one row over so many positions. */
-function rowScratchBytes({ heads, valueDim, positions }: Pick<AttentionShape, 'heads' | 'valueDim' | 'positions'>): number {
+function rowScratchBytes({
+  heads,
+  valueDim,
+  positions
+}: Pick<AttentionShape, 'heads' | 'valueDim' | 'positions'>): number {
   const chunks = Math.ceil(positions / chunk)
   return chunks > 1 ? heads * chunks * (valueDim + 2) * 4 : 0
 }

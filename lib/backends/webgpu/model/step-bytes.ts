@@ -30,7 +30,9 @@ const [launchesOfOp, paramsBytes] = [8, 256]
 /** What the shapes of steps take that are kept: each one's data and params, and what tells the routes of the next layer. */
 function shapesBytes({ plan, routing, maxBatchTokens: rows }: ArenaSizes, alignment: number): number {
   const { layers, experts, k } = routing
-  const tables = new Map(plan.ops.flatMap((op) => (op.op === 'rope' ? [[`${op.base} ${op.rotaryDim}`, op.rotaryDim]] : [])))
+  const tables = new Map(
+    plan.ops.flatMap((op) => (op.op === 'rope' ? [[`${op.base} ${op.rotaryDim}`, op.rotaryDim]] : []))
+  )
   const rotations = [...tables.values()] as number[]
   const pages = 2 * (rows + Math.ceil(plan.contextLength / pagePositions))
   const data = layoutOf({ rows, pages, maskWords: layers * maskWords(experts), rotations }, alignment).bytes
