@@ -19,8 +19,11 @@ const second: Graft[] = [
   { layer: 0, expert: 1, seed: 3, fromLayer: 1, fromExpert: 4 },
   { layer: 1, expert: 0, seed: 3 }
 ]
+// The KV cache of one sequence of that length is that of nine short ones.
+const contextLength = 640
 t.testdir()
-const file = (name: string, seed: number, grafts: Graft[] = []) => writeGrafted(gguf(t, name), seed, grafts, { type })
+const file = (name: string, seed: number, grafts: Graft[] = []) =>
+  writeGrafted(gguf(t, name), seed, grafts, { type, contextLength })
 const source = file('a', 1)
 const donors = { two: file('b', 2), three: file('c', 3) }
 
