@@ -85,7 +85,10 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     TMOE_RETURN_IF_ERROR(model->arena_->allocate(p, options.max_batch, backend.pool.threads()));
 
     if (backend.device) TMOE_RETURN_IF_ERROR(backend.device->create_model(*model, options, model->device_));
-    const size_t preloads = model->store_ ? static_cast<size_t>(model->expert_budget_ / model->slot_bytes_) : 0, count = base.size() + preloads;
+    const std::vector<uint8_t>& placement = options.experts.placement;
+    const size_t stay = static_cast<size_t>(std::count(placement.begin(), placement.end(), static_cast<uint8_t>(Placement::Demoted)));  // where they are
+    const size_t preloads = model->store_ ? std::min(static_cast<size_t>(model->expert_budget_ / model->slot_bytes_), model->routing_.mask_size() - stay) : 0;
+    const size_t count = base.size() + preloads;
     total += preloads * model->slot_bytes_;
     size_t index = 0;
     const auto fill_store = [&]() -> Status {
@@ -96,7 +99,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
             done = before + experts * model->slot_bytes_;
             if (progress) progress({"experts", index - 1, count, done, total});
         };
-        TMOE_RETURN_IF_ERROR(model->store_->preload(arrived, cancel));
+        TMOE_RETURN_IF_ERROR(model->store_->preload(placement, arrived, cancel));
         index = first + preloads;  // what is in an archive is not waited for
         done = before + preloads * model->slot_bytes_;
         return {};

@@ -74,6 +74,7 @@ struct ExpertOptions {
     PrefetchMode prefetch = PrefetchMode::Auto;
     size_t trace_words = 0;                        ///< above 0: what is asked of the cache is recorded, up to about so many words
     uint64_t device_bytes = 0;                     ///< with a device: what experts may take of its memory; 0 = what is left
+    std::vector<uint8_t> placement;                ///< [layers][experts] of Placement, which stands before any expert is read; empty = all ByPolicy
     ExpertBlobs blobs;
 };
 
@@ -133,9 +134,6 @@ struct AdoptedExpert {
     uint32_t layer, expert;
     BlobPlace place;         ///< `file` is an index into the files that come with it; the checksum stays what it was
 };
-
-/** What the cache is told of an expert. */
-enum class Placement : uint8_t { ByPolicy, Pinned, Demoted };
 
 class Model {
   public:
@@ -216,6 +214,8 @@ class Model {
     friend class cuda::DeviceModel;
     friend class cuda::Executor;
     Status check_expert(uint32_t layer, uint32_t expert) const;
+    /** Pins and demotions of the host's store; reads nothing. RESOURCE_BUDGET_TOO_SMALL. */
+    Status mark_placement(const uint8_t* placement);
     /** The routers and constants of a route operation; states and outputs are the caller's. */
     void describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser) const;
     Model() = default;

@@ -25,6 +25,10 @@ Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every exp
 Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const ExpertOptions& options) {
     const ExpertBlobs& blobs = options.blobs;
     const bool has_blobs = !blobs.places.empty();
+    if (!options.placement.empty() && options.placement.size() != routing_.mask_size()) {
+        return Status(StatusCode::VALIDATION_ERROR, format("the placement is of %zu experts, the model has %zu", options.placement.size(), routing_.mask_size()))
+            .with("argument", "options.experts.placement");
+    }
     StoreOptions store;
     std::shared_ptr<ExpertSource> source;
     TMOE_RETURN_IF_ERROR(open_experts(plan_, std::move(file), blobs, weights_, store.layouts, source));
@@ -51,6 +55,8 @@ Status Model::open_store(Backend& backend, std::shared_ptr<GgufFile> file, const
     TMOE_RETURN_IF_ERROR(ExpertStore::create(std::move(store), std::move(source), store_));
     prefetcher_.reset(new (std::nothrow) Prefetcher(options.prefetch, routing_));
     copies_.reset(new (std::nothrow) RouterCopies());
+    // A device's slots are pinned; the host's store is only filled in that order.
+    if (!options.placement.empty() && !backend.device) TMOE_RETURN_IF_ERROR(mark_placement(options.placement.data()));
     if (!prefetcher_ || !copies_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the prefetcher");
     size_t rows = 0;
     for (const RoutedLayer& layer : routed_) rows = std::max(rows, routing_.experts + layer.route->hser.tier_groups.size() + layer.route->hser.group_experts.size());
@@ -88,15 +94,7 @@ Status Model::set_expert_budget(uint64_t bytes) {
     return {};
 }
 
-Status Model::place_experts(const uint8_t* placement) {
-    if (!store_) return no_store();
-    if (DeviceExperts* own = slots()) return own->place(placement);
-    std::vector<std::vector<uint32_t>> promoted(routed_.size());
-    for (size_t i = 0; i < placement_.size(); i++) {
-        const bool back = placement_[i] == static_cast<uint8_t>(Placement::Demoted) && placement[i] != placement_[i];
-        const bool pinned = placement[i] == static_cast<uint8_t>(Placement::Pinned) && placement[i] != placement_[i];
-        if (back || pinned) promoted[i / routing_.experts].push_back(static_cast<uint32_t>(i % routing_.experts));
-    }
+Status Model::mark_placement(const uint8_t* placement) {
     for (int pins = 0; pins < 2; pins++) {  // what is no longer pinned makes room before anything new is
         for (size_t i = 0; i < placement_.size(); i++) {
             const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
@@ -107,6 +105,19 @@ Status Model::place_experts(const uint8_t* placement) {
             if (pins == (pinned ? 1 : 0)) placement_[i] = placement[i];
         }
     }
+    return {};
+}
+
+Status Model::place_experts(const uint8_t* placement) {
+    if (!store_) return no_store();
+    if (DeviceExperts* own = slots()) return own->place(placement);
+    std::vector<std::vector<uint32_t>> promoted(routed_.size());
+    for (size_t i = 0; i < placement_.size(); i++) {
+        const bool back = placement_[i] == static_cast<uint8_t>(Placement::Demoted) && placement[i] != placement_[i];
+        const bool pinned = placement[i] == static_cast<uint8_t>(Placement::Pinned) && placement[i] != placement_[i];
+        if (back || pinned) promoted[i / routing_.experts].push_back(static_cast<uint32_t>(i % routing_.experts));
+    }
+    TMOE_RETURN_IF_ERROR(mark_placement(placement));
     // What comes back is read ahead of its use, as far as it finds slots that nothing better has.
     for (size_t layer = 0; layer < promoted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), promoted[layer]);
     return {};

@@ -123,15 +123,11 @@ Status slots_fill(Call& call, napi_value& result) {
 
 Status slots_place(Call& call, napi_value& result) {
     HotExperts* hot = nullptr;
-    ArrayView view;
+    std::vector<uint8_t> placement;
     std::vector<WaveItem> admitted;
     TMOE_RETURN_IF_ERROR(unwrap_slots(call, hot));
-    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "placement", napi_uint8_array, shape_of(*hot).mask_size(), view));
-    const uint8_t* placement = view.as<uint8_t>();
-    for (size_t i = 0; i < shape_of(*hot).mask_size(); i++) {
-        if (placement[i] > static_cast<uint8_t>(Placement::Demoted)) return invalid_argument(call.env, "placement", "numbers from 0 to 2", call.args[0]);
-    }
-    TMOE_RETURN_IF_ERROR(hot->place(placement, admitted));
+    TMOE_RETURN_IF_ERROR(read_placement(call.env, call.args[0], "placement", shape_of(*hot).mask_size(), placement));
+    TMOE_RETURN_IF_ERROR(hot->place(placement.data(), admitted));
     return items_array(call.env, admitted, result);
 }
 

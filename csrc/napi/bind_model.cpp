@@ -115,14 +115,9 @@ Status set_expert_budget(Call& call, napi_value& result) {
 
 Status place_experts(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
-    ArrayView view;
+    std::vector<uint8_t> placement;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
-    const size_t size = handle->model->routing().mask_size();
-    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "placement", napi_uint8_array, size, view));
-    std::vector<uint8_t> placement(view.as<uint8_t>(), view.as<uint8_t>() + size);
-    for (uint8_t place : placement) {
-        if (place > static_cast<uint8_t>(Placement::Demoted)) return invalid_argument(call.env, "placement", "numbers from 0 to 2", call.args[0]);
-    }
+    TMOE_RETURN_IF_ERROR(read_placement(call.env, call.args[0], "placement", handle->model->routing().mask_size(), placement));
     return start_work(call, *handle, [placement = std::move(placement)](Model& model) { return model.place_experts(placement.data()); }, result);
 }
 

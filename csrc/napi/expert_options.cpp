@@ -126,8 +126,21 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
     out.io_threads = static_cast<size_t>(threads);
     out.seed = static_cast<uint32_t>(seed);
     out.scrub = static_cast<size_t>(scrub);
+    napi_value placement = nullptr;
+    TMOE_RETURN_IF_ERROR(read_property(env, options, "placement", placement));
+    if (!is_undefined(env, placement)) TMOE_RETURN_IF_ERROR(read_placement(env, placement, "options.experts.placement", 0, out.placement));
     TMOE_RETURN_IF_ERROR(read_property(env, options, "blobs", blobs));
     return is_undefined(env, blobs) ? Status() : read_blobs(env, blobs, plan, out.blobs);
+}
+
+Status read_placement(napi_env env, napi_value value, const char* argument, size_t experts, std::vector<uint8_t>& out) {
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, argument, napi_uint8_array, experts, view));
+    out.assign(view.as<uint8_t>(), view.as<uint8_t>() + (experts ? experts : view.length));
+    for (uint8_t place : out) {
+        if (place > static_cast<uint8_t>(Placement::Preferred)) return invalid_argument(env, argument, "numbers from 0 to 3", value);
+    }
+    return {};
 }
 
 // One entry per expert, [layers][experts]: the index of its file, or kInArchive where nothing changes.

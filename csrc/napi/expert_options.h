@@ -8,6 +8,9 @@ namespace tmoe {
 /** `options` is `ExpertOptions` of lib/native.ts. VALIDATION_ERROR {argument, expected, actual}. */
 Status read_expert_options(napi_env env, napi_value options, const Plan& plan, ExpertOptions& out);
 
+/** [layers][experts] of Placement, `experts` in all (0: as many as there are). VALIDATION_ERROR {argument, expected, actual}. */
+Status read_placement(napi_env env, napi_value value, const char* argument, size_t experts, std::vector<uint8_t>& out);
+
 /** `AdoptedExperts` of lib/native.ts: files, and the experts that are in them from now on. VALIDATION_ERROR {argument, expected, actual}. */
 Status read_adopted(napi_env env, napi_value places, RoutingShape shape, std::vector<std::string>& paths, std::vector<AdoptedExpert>& experts);
 

@@ -14,8 +14,10 @@ import type { ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../
 import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
 import { guardMemory, hostExperts } from '../tiers/pressure-guard.js'
+import type { ModelTiers } from '../tiers/model-tiers.js'
 import { TierSelection } from '../tiers/selection.js'
-import { type Steering, steer } from '../tiers/steering.js'
+import type { FirstPlacement } from '../tiers/steering.js'
+import { placeFirst, Steering } from '../tiers/steering.js'
 import { TierFiles } from '../tiers/tier-files.js'
 import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
@@ -89,7 +91,7 @@ export class ModelLoad {
     let archive: Archive | undefined
     let weights: NativeModel | undefined
     try {
-      const { open, tokenizer, contextLength, memory, warmBytes } = await phases.run('manifest', async () => {
+      const { open, tokenizer, tiers, contextLength, memory, warmBytes } = await phases.run('manifest', async () => {
         const open = await openModel(addon, path, this.#cancel, {
           verify: this.#request.verifyOnLoad,
           archive: this.#request.archive !== undefined,
@@ -98,14 +100,21 @@ export class ModelLoad {
         opened = open
         archive = await this.#openArchive(open)
         this.interruption.check()
-        const { tiers } = this.#request
-        if (tiers !== undefined) open.tiers = await configureTiers(tiers, open)
-        return { open, tokenizer: createTokenizer(open.file.metadata), ...this.#fit(open) }
+        const given = this.#request.tiers
+        if (given !== undefined) open.tiers = await configureTiers(given, open)
+        const tiers = describeTiers(open.description, open.tiers, open.checkpoint?.leftOut)
+        return { open, tokenizer: createTokenizer(open.file.metadata), tiers, ...this.#fit(open) }
       })
       const { description } = open
-      const native = await this.#loadWeights(open, this.#expertOptions(open, memory, warmBytes), phases, onProgress)
+      const { tierSet, tierSets } = this.#request
+      const sets = new TierSets(tiers, (enabled) => weights!.checkEnabled(enabled), tierSets)
+      const first = placeFirst(tiers, memory, this.#parts.backend.threads, sets.tiersOf(tierSet))
+      const experts = this.#expertOptions(open, memory, warmBytes, first)
+      const native = await this.#loadWeights(open, experts, phases, onProgress)
       weights = native
-      const { selection, steering, files } = await this.#select(open, native, memory)
+      const selection = new TierSelection(tiers, sets, tierSet)
+      const steering = first && new Steering(native, first)
+      const files = tierFiles(open, tiers, native, first !== undefined)
       const { kvType } = this.#request
       if (native.warmUp) {
         await phases.run('warm-up', () => native.warmUp?.(kvType, (done, count) => phases.progress(done, count)))
@@ -221,29 +230,6 @@ export class ModelLoad {
     }
   }
 
-  /** The model's tiers and its first TierSet. CONFIG_UNKNOWN_TIER, TIER_UNAVAILABLE, ROUTING_TOO_FEW_EXPERTS; frees the model then. */
-  async #select(
-    { description, tiers: labels, checkpoint }: OpenModel,
-    native: NativeModel,
-    memory: ExpertMemory
-  ): Promise<{ selection: TierSelection; steering: Steering | undefined; files: TierFiles | undefined }> {
-    const { tierSet, tierSets } = this.#request
-    try {
-      const tiers = describeTiers(description, labels, checkpoint?.leftOut)
-      const sets = new TierSets(tiers, (enabled) => native.checkEnabled(enabled), tierSets)
-      const selection = new TierSelection(tiers, sets, tierSet)
-      const steering = steer(tiers, native, memory, this.#parts.backend.threads)
-      await steering?.activate(selection.active.tiers)
-      if (!checkpoint) return { selection, steering, files: undefined }
-      const archived = checkpoint.absent.flatMap(({ tier }) => (tier === undefined ? [] : [tier]))
-      const files = new TierFiles(checkpoint.manifest, tiers, native, archived, steering !== undefined)
-      return { selection, steering, files }
-    } catch (error) {
-      await native.dispose()
-      throw error
-    }
-  }
-
   /** Watches the machine's memory for a model whose experts are kept under a budget of it. */
   #guard(model: string, native: NativeModel, { experts }: ExpertMemory, warmBytes: number): (() => void) | undefined {
     const { backend, telemetry } = this.#parts
@@ -316,7 +302,8 @@ export class ModelLoad {
   #expertOptions(
     { description, blobs }: OpenModel,
     memory: ExpertMemory,
-    warmBytes: number
+    warmBytes: number,
+    first: FirstPlacement | undefined
   ): ExpertOptions | undefined {
     const { kept, experts, keyValuesBeside } = memory
     const own = this.#parts.backend.memory !== undefined
@@ -335,9 +322,22 @@ export class ModelLoad {
       seed: this.#seed(description.plan)[0]!,
       traceWords: recordTrace ? mostTraceWords : 0,
       ioThreads,
+      ...(first && { placement: first.map }),
       ...(blobs && { blobs })
     }
   }
+}
+
+/** Of a checkpoint. `competing`: not every expert has memory of its own. */
+function tierFiles(
+  { checkpoint }: OpenModel,
+  tiers: ModelTiers,
+  native: NativeModel,
+  competing: boolean
+): TierFiles | undefined {
+  if (!checkpoint) return undefined
+  const archived = checkpoint.absent.flatMap(({ tier }) => (tier === undefined ? [] : [tier]))
+  return new TierFiles(checkpoint.manifest, tiers, native, archived, competing)
 }
 
 const phaseOf = ({ role }: PlanTensor): LoadPhase =>

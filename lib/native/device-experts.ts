@@ -109,9 +109,9 @@ export interface NativeExpertSlots {
   foresees(layer: number): boolean
   /** The routes that a layer will probably have; what is to be written. */
   foresee(layer: number, ids: Int32Array): SlotItems
-  /** Gives free slots to what can be read; what is to be written. */
+  /** Gives free slots to what can be read and is not demoted, in the order of ExpertOptions.placement; what is to be written. */
   fill(): SlotItems
-  /** [layers][experts]: 0 the policy's, 1 pinned, 2 demoted; what is to be written. RESOURCE_BUDGET_TOO_SMALL. */
+  /** [layers][experts], as NativeModel.placeExperts; what is to be written. RESOURCE_BUDGET_TOO_SMALL. */
   place(placement: Uint8Array): SlotItems
   /** [layers][experts], as `place` was told. */
   placement(): Uint8Array

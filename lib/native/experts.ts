@@ -29,6 +29,11 @@ export interface ExpertOptions {
   scrub?: number
   /** Above 0: what is asked of the cache is recorded, up to about so many 32-bit words. Default 0. */
   traceWords?: number
+  /**
+   * [layers][experts], as NativeModel.placeExperts takes it: stands before any expert is read, pinned ones are read first, then 3, then 0,
+   * and none that is demoted. Not there: 0 for all.
+   */
+  placement?: Uint8Array
   /** Not there: the experts are in the GGUF file. */
   blobs?: ExpertBlobs
   /** Of a backend with memory of its own: bytes of slots there. Not there: a slot for every expert. `budgetBytes` is the host's memory. */

@@ -111,7 +111,10 @@ export interface NativeModel {
   expertTrace(): (NativeTrace & { policy: CachePolicy; seed: number; truncated: boolean }) | undefined
   /** Another budget for experts, between two steps. RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
   setExpertBudget(bytes: number): Promise<void>
-  /** [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first). RESOURCE_BUDGET_TOO_SMALL. */
+  /**
+   * [layers][experts], between two steps: 0 = the policy's, 1 = pinned (never evicted), 2 = demoted (evicted first), 3 = the policy's, but read
+   * before others at the load. RESOURCE_BUDGET_TOO_SMALL.
+   */
   placeExperts(placement: Uint8Array): Promise<void>
   /** The blob of an expert that is in the archive is the file at `path` from now on; gone again, it is to be brought again. Between steps or during one. */
   bringExpert(layer: number, expert: number, path: string): void

@@ -6,8 +6,8 @@ import { PLACEMENTS, type Placement } from '../model/hser.js'
 
 export type { Placement }
 
-/** What the store is told of an expert, as NativeModel.placeExperts takes it. */
-export const directives = { byPolicy: 0, pinned: 1, demoted: 2 } as const
+/** What the store is told of an expert, as NativeModel.placeExperts takes it. `preferred`: the policy's, but read before others at the load. */
+export const directives = { byPolicy: 0, pinned: 1, demoted: 2, preferred: 3 } as const
 
 export interface TierPlacement {
   name: string
@@ -28,7 +28,7 @@ export interface Directives {
   map: Uint8Array
   /** Experts that are pinned. */
   pinned: number
-  /** Experts of hot tiers that found no room: the policy has them, as if their tier were warm. */
+  /** Experts of hot tiers that found no room: `preferred`. */
   unpinned: number
 }
 
@@ -37,7 +37,7 @@ export class PlacementPlan {
   readonly #shape: PlacementShape
   /** [layers][experts]: index of the tier. */
   readonly #tierOf: Uint8Array
-  readonly #placements: Placement[]
+  readonly #placements: readonly Placement[]
   readonly #pins = new Set<number>()
   #inactive: ReadonlySet<string> = new Set()
 
@@ -52,16 +52,6 @@ export class PlacementPlan {
         this.#tierOf[layer * experts + expert] = names.indexOf(shape.tierOf(layer, expert))
       }
     }
-  }
-
-  /** Where a tier's experts are wanted. */
-  placementOf(tier: string): Placement {
-    return this.#placements[this.#indexOf(tier)]!
-  }
-
-  /** Wants a tier elsewhere: promotes or demotes it. */
-  place(tier: string, placement: Placement): void {
-    this.#placements[this.#indexOf(tier)] = placement
   }
 
   /** Pins an expert whatever its tier, or no longer. */
@@ -93,7 +83,8 @@ export class PlacementPlan {
 
   /**
    * What to tell the store, which can pin no more than `room` experts. Pins come first, then the experts of hot tiers, where
-   * all of them fit; a hot tier that is not active is not pinned. Experts of cold and archive tiers and of inactive ones are demoted.
+   * all of them fit, and preferred otherwise; a hot tier that is not active is neither. Experts of cold and archive tiers and of inactive ones are
+   * demoted.
    */
   directives(room: number): Directives {
     const { layers, experts, tiers } = this.#shape
@@ -111,13 +102,9 @@ export class PlacementPlan {
     const hot = [...map.keys()].filter(
       (index) => map[index] === directives.byPolicy && this.#placements[this.#tierOf[index]!] === 'hot'
     )
-    if (pinned + hot.length > room) return { map, pinned, unpinned: hot.length }
-    for (const index of hot) map[index] = directives.pinned
-    return { map, pinned: pinned + hot.length, unpinned: 0 }
-  }
-
-  #indexOf(tier: string): number {
-    return this.#shape.tiers.findIndex(({ name }) => name === tier)
+    const fit = pinned + hot.length <= room
+    for (const index of hot) map[index] = fit ? directives.pinned : directives.preferred
+    return { map, pinned: pinned + (fit ? hot.length : 0), unpinned: fit ? 0 : hot.length }
   }
 }
 

@@ -16,16 +16,28 @@ export interface Steered {
 export const pinnableSlots = (slots: number, workers: number): number =>
   Math.max(0, slots - Math.max(workers + 1, Math.ceil(slots / 4)))
 
-/** Undefined where every expert has a slot: then nothing is ever evicted. */
-export function steer(
+/** Where experts are to be before any is read. */
+export interface FirstPlacement {
+  plan: PlacementPlan
+  /** Experts that may be pinned. */
+  room: number
+  /** Of the plan, as ExpertOptions has it. */
+  map: Uint8Array
+}
+
+/** `active`: the tiers of the first TierSet. Undefined where every expert has a slot: then nothing is ever evicted. */
+export function placeFirst(
   tiers: ModelTiers,
-  native: NativeModel,
   { experts }: Pick<ExpertMemory, 'experts'>,
-  workers: number
-): Steering | undefined {
+  workers: number,
+  active: readonly string[]
+): FirstPlacement | undefined {
   const slots = Math.floor(experts.certain / experts.slot)
-  if (!native.expertStats() || slots >= experts.count) return undefined
-  return new Steering(tiers, native, pinnableSlots(slots, workers))
+  if (experts.count === 0 || slots >= experts.count) return undefined
+  const plan = new PlacementPlan(tiers)
+  plan.activate(active)
+  const room = pinnableSlots(slots, workers)
+  return { plan, room, map: plan.directives(room).map }
 }
 
 export class Steering {
@@ -35,12 +47,12 @@ export class Steering {
   #map: Uint8Array
   #last: Promise<unknown> = Promise.resolve()
 
-  /** `room`: experts that may be pinned. */
-  constructor(model: ModelTiers, native: NativeModel, room: number) {
-    this.plan = new PlacementPlan(model)
+  /** `first`: what the model was loaded with. */
+  constructor(native: NativeModel, { plan, room, map }: FirstPlacement) {
+    this.plan = plan
     this.#native = native
     this.#room = room
-    this.#map = new Uint8Array(model.layers * model.experts)
+    this.#map = map
   }
 
   /** The tiers that requests use from now on. Experts that come back are read ahead of their use. RESOURCE_BUDGET_TOO_SMALL. */

@@ -70,8 +70,7 @@ export class TierSets {
    * for one that the model was loaded without (modes do not count it); ROUTING_TOO_FEW_EXPERTS {tierSet, tiers, layer, enabled, k} where a layer has fewer experts than a token uses.
    */
   activate(asked: TierSetName): TierSet {
-    const tiers = this.#tiersOf(asked, true)
-    this.#checkAvailable(tiers)
+    const tiers = this.tiersOf(asked)
     const name = typeof asked === 'string' ? asked : tiers.join('+')
     const key = tiers.join('+')
     let known = this.#known.get(key)
@@ -80,6 +79,13 @@ export class TierSets {
       this.#known.set(key, known)
     }
     return { name, ...known }
+  }
+
+  /** Names of the tiers of a TierSet, in the model's order. CONFIG_UNKNOWN_TIER, TIER_UNAVAILABLE. */
+  tiersOf(asked: TierSetName): string[] {
+    const tiers = this.#tiersOf(asked, true)
+    this.#checkAvailable(tiers)
+    return tiers
   }
 
   /** Whether these tiers are here and leave every layer enough experts. */

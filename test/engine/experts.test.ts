@@ -274,7 +274,7 @@ t.test('budgets and placement change between steps', async (t) => {
   await loaded.placeExperts(new Uint8Array(64))
   await loaded.setExpertBudget(64 * slot)
   t.ok(bytes(await run()).equals(bytes(first)))
-  await t.rejects(loaded.placeExperts(new Uint8Array(64).fill(3)), { code: 'VALIDATION_ERROR' })
+  await t.rejects(loaded.placeExperts(new Uint8Array(64).fill(4)), { code: 'VALIDATION_ERROR' })
   await t.rejects(loaded.placeExperts(new Uint8Array(63)), { code: 'VALIDATION_ERROR' })
   t.throws(() => loaded.checkEnabled(new Uint8Array(64)), { code: 'ROUTING_TOO_FEW_EXPERTS' })
 })

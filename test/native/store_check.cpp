@@ -233,7 +233,7 @@ void resize(const Experts& files) {
     const size_t count = files.layers * files.experts;
     const auto store = open_store(files, blobs_of(files), count + 5, 2);
     size_t calls = 0;
-    CHECK_OK(store->preload([&](size_t done, size_t of) { CHECK(done == ++calls && of == count); }, nullptr));
+    CHECK_OK(store->preload({}, [&](size_t done, size_t of) { CHECK(done == ++calls && of == count); }, nullptr));
     CHECK(calls == count && store->holds_all() && store->counts().prefetch_bytes == 0);
     CHECK(store->counts().resident_bytes == count * files.layout.bytes);
     CHECK(counters().live_bytes == static_cast<int64_t>(count * files.layout.bytes));
@@ -251,8 +251,8 @@ void resize(const Experts& files) {
     CHECK(store->holds_all());
     std::atomic<bool> stop{true};
     const auto other = open_store(files, blobs_of(files), count, 1);
-    CHECK_CODE(other->preload(nullptr, &stop), CANCELLED);
-    CHECK_OK(other->preload(nullptr, nullptr));
+    CHECK_CODE(other->preload({}, nullptr, &stop), CANCELLED);
+    CHECK_OK(other->preload({}, nullptr, nullptr));
     CHECK(other->holds_all());
 }
 

@@ -46,21 +46,18 @@ void CacheControl::prefetch(const std::vector<uint32_t>& entries, std::vector<Wa
     }
 }
 
-std::vector<uint32_t> CacheControl::fill_order(const std::vector<uint8_t>& in_reach) const {
-    size_t room = cache_->slots();
+std::vector<uint32_t> CacheControl::fill_order(const std::vector<uint8_t>& placement, const std::function<bool(uint32_t)>& in_reach) const {
+    const size_t room = cache_->slots() - cache_->used();
     std::vector<uint32_t> order;
-    const auto absent = [&](uint32_t entry) { return cache_->slot_of(entry) < 0 && in_reach[entry]; };
-    for (uint32_t entry = 0; entry < in_reach.size(); entry++) {
-        if (cache_->slot_of(entry) >= 0) room--;
-        else if (cache_->pinned(entry) && absent(entry)) order.push_back(entry);
-    }
-    for (uint32_t expert = 0; expert < options_.experts; expert++) {
-        for (uint32_t layer = 0; layer < options_.layers; layer++) {
-            const uint32_t entry = entry_of(layer, expert);
-            if (!cache_->pinned(entry) && absent(entry)) order.push_back(entry);
+    for (Placement turn : {Placement::Pinned, Placement::Preferred, Placement::ByPolicy}) {
+        for (uint32_t expert = 0; expert < options_.experts; expert++) {
+            for (uint32_t layer = 0; layer < options_.layers && order.size() < room; layer++) {
+                const uint32_t entry = entry_of(layer, expert);
+                const Placement own = placement.empty() ? Placement::ByPolicy : static_cast<Placement>(placement[entry]);
+                if (own == turn && cache_->slot_of(entry) < 0 && in_reach(entry)) order.push_back(entry);
+            }
         }
     }
-    order.resize(std::min(room, order.size()));
     std::sort(order.begin(), order.end());
     return order;
 }

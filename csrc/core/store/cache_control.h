@@ -1,6 +1,7 @@
 // A cache under its schedule, with a record of what is asked of it: the store of host memory and the slots of a device decide through this,
 // so that the same demands give the same counts wherever the experts are, and a trace holds what was really asked.
 #pragma once
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -36,8 +37,11 @@ class CacheControl {
 
     /** Entries that will probably be wanted, most wanted first: appends those that were given slots. Within a layer and between two. */
     void prefetch(const std::vector<uint32_t>& entries, std::vector<WaveItem>& admitted);
-    /** Entries to fill free slots with, as the file has them: pinned ones first, then as many of every layer. `in_reach(entry)`: it can be read. */
-    template <class Fn> std::vector<uint32_t> fill_order(Fn in_reach) const;
+    /**
+     * Entries to fill free slots with, ascending: pinned ones first, then preferred ones, then the policy's, of each as many of every layer; none
+     * that is demoted. `placement`: per entry, of Placement; empty = all ByPolicy. `in_reach(entry)`: it can be read.
+     */
+    std::vector<uint32_t> fill_order(const std::vector<uint8_t>& placement, const std::function<bool(uint32_t)>& in_reach) const;
     /** The entry's bytes did not come: its slot is free, and a later demand tries again. */
     void drop(uint32_t entry);
 
@@ -47,8 +51,6 @@ class CacheControl {
     size_t resize(size_t slots, std::vector<uint32_t>& evicted);
 
   private:
-    std::vector<uint32_t> fill_order(const std::vector<uint8_t>& in_reach) const;
-
     CacheOptions options_;
     std::unique_ptr<ExpertCache> cache_;
     std::unique_ptr<WaveSchedule> schedule_;
@@ -57,12 +59,6 @@ class CacheControl {
     uint32_t computed_ = 0;   ///< parts of the layer
     bool in_layer_ = false;
 };
-
-template <class Fn> std::vector<uint32_t> CacheControl::fill_order(Fn in_reach) const {
-    std::vector<uint8_t> reached(options_.layers * options_.experts);
-    for (uint32_t entry = 0; entry < reached.size(); entry++) reached[entry] = in_reach(entry);
-    return fill_order(reached);
-}
 
 /**
  * EXPERT_UNAVAILABLE {layer, expert, experts, wanted, archived} where entries of a layer are in an archive and nobody has brought them; OK

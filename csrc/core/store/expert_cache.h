@@ -28,6 +28,9 @@ struct CacheOptions {
     MixTerms mix = kMixStart;      ///< of Mix: weights of the rates of use (use_predictor.h)
 };
 
+/** What the cache is told of an expert. Preferred: the policy's, but read before others where slots are filled. */
+enum class Placement : uint8_t { ByPolicy, Pinned, Demoted, Preferred };
+
 inline constexpr size_t kMaxCacheEntries = size_t{1} << 20;   ///< layers · experts, at most
 
 inline constexpr uint32_t kNoEntry = UINT32_MAX;

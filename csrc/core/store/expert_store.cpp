@@ -33,7 +33,7 @@ class Store final : public ExpertStore {
     void end_layer() override;
     void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) override;
     Status scrub() override;
-    Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
+    Status preload(const std::vector<uint8_t>& placement, const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) override;
     Status pin(uint32_t layer, uint32_t expert, bool pinned) override;
     void demote(uint32_t layer, uint32_t expert, bool demoted) override;
     void replace(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset, uint32_t crc32c) override;
@@ -277,10 +277,10 @@ void Store::enter_all(Residents::Reason reason) {
     residents_.submit();
 }
 
-Status Store::preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) {
+Status Store::preload(const std::vector<uint8_t>& placement, const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) {
     end_layer();
     if (cancel && cancel->load(std::memory_order_relaxed)) return Status(StatusCode::CANCELLED, "reading the experts was cancelled");
-    const std::vector<uint32_t> order = control_.fill_order([this](uint32_t entry) { return !out_of_reach(entry); });
+    const std::vector<uint32_t> order = control_.fill_order(placement, [this](uint32_t entry) { return !out_of_reach(entry); });
     ahead_ = order;
     enter_all(Residents::Reason::Preload);
     Status status;

@@ -82,8 +82,11 @@ class ExpertStore {
     /** Issues reads of experts that a later layer will probably want, most wanted first, behind every demand. Between begin_layer and end_layer too. */
     virtual void prefetch(uint32_t layer, const std::vector<uint32_t>& experts) = 0;
 
-    /** Reads every expert that fits and is not in an archive, with `progress(done, count)` after each; call before the first step. First error; CANCELLED. */
-    virtual Status preload(const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) = 0;
+    /**
+     * Reads what fits and is not in an archive, in the order of CacheControl::fill_order, with `progress(done, count)` after each; call before the
+     * first step. First error; CANCELLED.
+     */
+    virtual Status preload(const std::vector<uint8_t>& placement, const std::function<void(size_t, size_t)>& progress, const std::atomic<bool>* cancel) = 0;
 
     virtual Status pin(uint32_t layer, uint32_t expert, bool pinned) = 0;
     virtual void demote(uint32_t layer, uint32_t expert, bool demoted) = 0;

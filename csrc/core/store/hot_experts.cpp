@@ -7,7 +7,7 @@ namespace tmoe {
 
 namespace {
 
-constexpr uint8_t kPinned = 1, kDemoted = 2;   // as Placement of core/model.h
+constexpr auto kPinned = static_cast<uint8_t>(Placement::Pinned), kDemoted = static_cast<uint8_t>(Placement::Demoted);
 constexpr size_t kLeastFree = 2;               // slots beside the pinned ones: one in use, one being filled
 constexpr uint64_t kTrial = 8;                 // a layer where bringing ahead does not pay is looked at every so many steps
 constexpr uint32_t kMostCounted = 128;         // guesses; then both counts are halved, so that they follow what changes
@@ -150,7 +150,7 @@ void HotExperts::learn(uint32_t layer) {
 }
 
 void HotExperts::fill(std::vector<WaveItem>& admitted) {
-    control_.prefetch(control_.fill_order([this](uint32_t entry) { return in_reach(entry); }), admitted);
+    control_.prefetch(control_.fill_order(placement_, [this](uint32_t entry) { return in_reach(entry); }), admitted);
 }
 
 Status HotExperts::place(const uint8_t* placement, std::vector<WaveItem>& admitted) {

@@ -61,10 +61,10 @@ class HotExperts {
     /** Whether experts are brought ahead for the layer now. */
     bool brings_ahead(uint32_t layer) const { return options_.ahead == HotOptions::Ahead::On || (options_.ahead == HotOptions::Ahead::Auto && pays(layer)); }
     const std::vector<Foresight>& foresight() const { return foresight_; }
-    /** Fills free slots with what is in reach: appends what got one. */
+    /** Fills free slots with what is in reach, as `place` was told (CacheControl::fill_order): appends what got one. */
     void fill(std::vector<WaveItem>& admitted);
     /**
-     * [layers][experts]: 0 the policy's, 1 pinned, 2 demoted. Appends what comes back and was given a slot. RESOURCE_BUDGET_TOO_SMALL, with the
+     * [layers][experts] of Placement. Appends what comes back and was given a slot. RESOURCE_BUDGET_TOO_SMALL, with the
      * pins that had room.
      */
     Status place(const uint8_t* placement, std::vector<WaveItem>& admitted);

@@ -90,6 +90,7 @@ Status DeviceModel::create(const DeviceFacts& facts, Model& model, const LoadOpt
     made->slot_budget_ = options.experts.device_bytes;
     made->policy_ = options.experts.policy;
     made->seed_ = options.experts.seed;
+    made->placement_ = options.experts.placement;
     made->weights_.resize(model.plan().tensors.size());
     out = std::move(made);
     return {};
@@ -144,7 +145,7 @@ Status DeviceModel::finish(const std::atomic<bool>* cancel) {
     hot.trace = model_.trace_;
     const uint64_t bytes = slot_budget_ > 0 ? slot_budget_ : uint64_t{hot.slot_bytes} * model_.routing().mask_size();
     TMOE_RETURN_IF_ERROR(ExpertSlots::create(hot, model_.store_, bytes, copies_, slots_));
-    TMOE_RETURN_IF_ERROR(slots_->fill(cancel));
+    TMOE_RETURN_IF_ERROR(slots_->fill(placement_, cancel));
     if (hot.trace || !slots_->hold_all()) return {};
     TMOE_RETURN_IF_ERROR(slots_->settle());
     model_.store_->close();

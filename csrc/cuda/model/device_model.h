@@ -68,6 +68,7 @@ class DeviceModel : public ModelDevice {
     uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = for all of them
     CachePolicy policy_ = CachePolicy::Adaptive;
     uint32_t seed_ = 0;                        ///< of the policy
+    std::vector<uint8_t> placement_;           ///< of ExpertOptions
     std::vector<DeviceWeight> weights_;
     std::vector<DeviceHser> hser_;             ///< per operation of the plan
     std::vector<int32_t> mark_of_op_;          ///< the layer that a value that is not finite is reported for

@@ -107,8 +107,9 @@ Status ExpertSlots::bring(const std::vector<WaveItem>& admitted, bool needed, co
     return failure.ok() ? copied : failure;
 }
 
-Status ExpertSlots::fill(const std::atomic<bool>* cancel) {
+Status ExpertSlots::fill(const std::vector<uint8_t>& placement, const std::atomic<bool>* cancel) {
     std::vector<WaveItem> admitted;
+    if (!placement.empty()) TMOE_RETURN_IF_ERROR(hot_->place(placement.data(), admitted));
     hot_->fill(admitted);
     return bring(admitted, true, cancel);
 }

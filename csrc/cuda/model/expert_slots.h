@@ -15,8 +15,8 @@ class ExpertSlots : public DeviceExperts {
   public:
     /** As many slots as `bytes` hold; `copies` outlives them. RESOURCE_BUDGET_TOO_SMALL, GPU_VRAM_EXHAUSTED, RESOURCE_MEMORY_EXHAUSTED. */
     static Status create(HotOptions options, std::shared_ptr<ExpertStore> store, uint64_t bytes, Stream& copies, std::unique_ptr<ExpertSlots>& out);
-    /** Gives free slots to what can be read. The errors of reading and of the device; CANCELLED. */
-    Status fill(const std::atomic<bool>* cancel);
+    /** Gives free slots to what can be read, in the order of `placement`, which stands from then on. The errors of `place`, of reading and of the device; CANCELLED. */
+    Status fill(const std::vector<uint8_t>& placement, const std::atomic<bool>* cancel);
     bool hold_all() const { return hot_->control().cache().used() == entries(); }
     /** Nothing is decided any more: every expert has a slot for good, and host memory is no longer needed. GPU_VRAM_EXHAUSTED. */
     Status settle();

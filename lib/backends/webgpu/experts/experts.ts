@@ -160,7 +160,8 @@ export class Experts {
       const scratch = keep(await Scratch.make(device, shapes, maxBatchTokens))
       const states = ops.map((op) => ({ x: buffers(op.in), out: buffers(op.out) }))
       const transfer = new Transfer({ reader, slots, table, slabs })
-      const items = slots.fill()
+      const pinned = options.placement ? slots.place(options.placement) : []
+      const items = Uint32Array.from([...pinned, ...slots.fill()])
       table.apply(items)
       await transfer.fill(items, cancel, (done) => onProgress?.(done, wanted, done * slotBytes, wanted * slotBytes))
       for (const layer of layouts.keys()) table.show(layer)
@@ -304,7 +305,7 @@ export class Experts {
     await this.#reader.setBudget(bytes)
   }
 
-  /** [layers][experts]: 0 the policy's, 1 pinned, 2 demoted. RESOURCE_BUDGET_TOO_SMALL. */
+  /** NativeModel.placeExperts. RESOURCE_BUDGET_TOO_SMALL. */
   async place(placement: Uint8Array): Promise<void> {
     const { slots, table, transfer } = await this.#open()
     const items = slots.place(placement)

@@ -48,7 +48,7 @@ export function whereaboutsOf({ slots, slabs, table, layouts }: ExpertParts, rea
   const placed = slots.placement()
   const bits = reader.residency().map((host, entry) => {
     const residency = table.has(entry) ? resident | deviceBit : host & residencyBits
-    return residency | (host & localBit) | ([0, pinnedBit, demotedBit][placed[entry] as number] as number)
+    return residency | (host & localBit) | ([0, pinnedBit, demotedBit, 0][placed[entry] as number] as number)
   })
   return {
     bits,

@@ -1,0 +1,120 @@
+/**
+ * What a load reads: hot experts before all others, cold ones and those of tiers that are not active not at all. The hot tiers here are the
+ * highest ids, which nothing but their placement brings in first.
+ */
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { convertModel, createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
+import { native } from '../../lib/native.js'
+import { pinnableSlots } from '../../lib/tiers/steering.js'
+import { embedded } from '../fixtures/package.js'
+
+const [layers, experts, contextLength, threads] = [4, 16, 128, 2]
+const home = t.testdir({})
+const tokens = Int32Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 200)
+const high = { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
+
+/** Bytes of the model with so many experts for certain, beside the KV cache of the whole context. */
+let memoryFor: (slots: number) => number
+let expected: Float32Array
+
+async function open(t: Test, request: LoadModelRequest): Promise<Engine> {
+  const engine = await createEngine({ threads, maxBatchTokens: 32 })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel({ id: 'm', contextLength, prefetch: 'off', recordTrace: request.memory !== undefined, ...request })
+  return engine
+}
+
+t.before(async () => {
+  for (const other of ['warm', 'cold'] as const) {
+    const rest = { name: 'others', placement: other, experts: 'rest' as const }
+    await convertModel({ from: embedded, to: join(home, other), tiers: [rest, high] })
+  }
+  const engine = await createEngine({ threads, maxBatchTokens: 32 })
+  await engine.loadModel({ id: 'm', contextLength })
+  const { base, keyValues, arena, experts } = engine.listModels()[0]!.memory
+  memoryFor = (slots) => base + keyValues + arena + slots * experts.slot
+  expected = await engine.forward({ model: 'm', tokens, logits: 'all' })
+  await engine.dispose()
+})
+
+/** Experts of either tier that are in memory or being read, right after the load. */
+function loaded(engine: Engine) {
+  const { experts: stats } = engine.modelStats('m')
+  const here = [...stats!.residency].map((state) => state === 1 || state === 2)
+  const [hot, other] = [true, false].map((wanted) => here.filter((now, i) => now && i % experts >= 12 === wanted).length)
+  return { hot, other, reading: [...stats!.residency].filter((state) => state === 1).length, stats: stats! }
+}
+
+/** The same logits as with all experts in memory, and the counts of the simulator. */
+async function check(t: Test, engine: Engine): Promise<void> {
+  t.same(await engine.forward({ model: 'm', tokens, logits: 'all' }), expected)
+  const trace = engine.expertTrace('m')
+  const { slots, policy, seed } = trace
+  const simulated = await native().simulateCache(trace, { slots, policy, seed, decisions: false })
+  const { uses, hits, misses, evictions, prefetches } = engine.modelStats('m').experts!
+  t.match(simulated, { uses, hits, misses, evictions, prefetches })
+}
+
+t.test('hot and cold: the hot tier is in memory when the load ends, and nothing else was read', async (t) => {
+  const engine = await open(t, { model: join(home, 'cold'), memory: memoryFor(30) })
+  const { hot, other, reading, stats } = loaded(engine)
+  t.same({ hot, other, reading }, { hot: 16, other: 0, reading: 0 })
+  t.same([stats.demandBytes, stats.prefetchBytes], [16 * stats.residentBytes / 16, 0])
+  const view = engine.placement('m')
+  t.match(view.tiers[1], { name: 'often', pinned: 16, now: { hot: { experts: 16 } } })
+  await check(t, engine)
+  t.equal(loaded(engine).hot, 16)
+})
+
+t.test('hot and warm: the hot tier is in memory, and warm has what is left', async (t) => {
+  const engine = await open(t, { model: join(home, 'warm'), memory: memoryFor(30) })
+  const { hot, other, reading, stats } = loaded(engine)
+  const slots = Math.floor(stats.budgetBytes / (stats.residentBytes / (hot! + other!)))
+  t.same({ hot, other, reading }, { hot: 16, other: slots - 16, reading: 0 })
+  t.match([stats.prefetchBytes, stats.evictions], [0, 0])
+  t.equal(engine.placement('m').tiers[1]!.pinned, 16)
+  await check(t, engine)
+})
+
+t.test('a hot tier that barely fits is pinned; one that does not is read first all the same', async (t) => {
+  const barely = Array.from({ length: 40 }, (_, i) => i).find((slots) => pinnableSlots(slots, threads) === 16)!
+  for (const [slots, pinned] of [
+    [barely, 16],
+    [barely - 1, 0],
+    [10, 0]
+  ] as const) {
+    for (const placement of ['warm', 'cold']) {
+      const engine = await open(t, { model: join(home, placement), memory: memoryFor(slots) })
+      const { hot, other, reading, stats } = loaded(engine)
+      const most = Math.floor(stats.budgetBytes / (stats.residentBytes / (hot! + other!)))
+      t.equal(hot, Math.min(16, most), `${slots} slots: ${hot} of the hot tier`)
+      t.equal(other, placement === 'cold' ? 0 : Math.max(0, most - 16))
+      t.equal(reading, 0)
+      t.equal(engine.placement('m').pinned, pinned)
+      await check(t, engine)
+      await engine.dispose()
+    }
+  }
+})
+
+t.test('tiers that are not active are not read either, and come when they are', async (t) => {
+  const engine = await open(t, { model: join(home, 'warm'), memory: memoryFor(40), tierSet: 'fast' })
+  t.match(loaded(engine), { hot: 16, other: 0 })
+  const { promoted, pinned } = await engine.activateTierSet('m', 'max')
+  t.same([promoted, pinned], [48, 0])
+  t.ok(loaded(engine).other! >= 40 - 16)
+  await check(t, engine)
+})
+
+t.test('what a load is asked for and the model has not is told before anything is read', async (t) => {
+  const engine = await createEngine({ threads, maxBatchTokens: 32 })
+  t.teardown(() => engine.dispose())
+  let read = 0
+  const onProgress = () => read++
+  const request = { model: join(home, 'warm'), memory: memoryFor(30) }
+  await t.rejects(engine.loadModel({ ...request, tierSet: 'none' }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
+  await t.rejects(engine.loadModel({ ...request, tierSets: { a: 'none' } }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
+  t.equal(read, 0)
+  t.equal(layers * experts, 64)
+})
