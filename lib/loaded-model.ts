@@ -25,7 +25,7 @@ import { type PlacementView, viewPlacement } from './tiers/placement-view.js'
 import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
 import type { StarvationOptions } from './tiers/starvation.js'
 import { StarvationWatch } from './tiers/starvation.js'
-import type { Steered, Steering } from './tiers/steering.js'
+import { nothingSteered, type Steered, type Steering } from './tiers/steering.js'
 import type { TierFiles } from './tiers/tier-files.js'
 import type { TierSet, TierSetName } from './tiers/tier-sets.js'
 import type { Trace } from './tiers/trace.js'
@@ -172,7 +172,7 @@ export class LoadedModel {
     const { id, selection, steering, tell } = this.#options
     const { previous, active } = selection.activate(asked)
     const shown = ({ name, tiers }: TierSet) => ({ name, tiers })
-    const steered = (await steering?.activate(active.tiers)) ?? { pinned: 0, demoted: 0, promoted: 0 }
+    const steered = (await steering?.activate(active.tiers)) ?? nothingSteered
     tell('tierset_activated', `TierSet ${active.name} is the one of ${id} now`, {
       tierSet: active.tiers,
       previous: previous.tiers,
@@ -198,7 +198,7 @@ export class LoadedModel {
       if (layer >= layers) throw validationError('pinExperts', `experts[${i}].layer`, layer, `0 to ${layers - 1}`)
       if (expert >= each) throw validationError('pinExperts', `experts[${i}].expert`, expert, `0 to ${each - 1}`)
     }
-    const steered = (await steering?.pin(experts, pinned)) ?? { pinned: 0, demoted: 0, promoted: 0 }
+    const steered = (await steering?.pin(experts, pinned)) ?? nothingSteered
     const text = `${experts.length} experts of ${id} are ${pinned ? 'pinned' : 'not pinned any more'}`
     tell('experts_pinned', text, { experts, pinned })
     return steered
@@ -220,13 +220,14 @@ export class LoadedModel {
   }
 
   placement(): PlacementView {
-    const { id, native, selection, descriptor, archive } = this.#options
+    const { id, native, selection, descriptor, archive, steering } = this.#options
     const { expertBytes } = descriptor
     const whereabouts = native.whereabouts()
     return viewPlacement({
       model: id,
       tiers: selection.model,
       whereabouts,
+      told: steering?.map,
       expertBytes,
       archive: archive !== undefined
     })

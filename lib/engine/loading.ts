@@ -113,7 +113,7 @@ export class ModelLoad {
       const native = await this.#loadWeights(open, experts, phases, onProgress)
       weights = native
       const selection = new TierSelection(tiers, sets, tierSet)
-      const steering = first && new Steering(native, first)
+      const steering = first && new Steering(native, first, (experts) => this.#tellUnpinned(experts))
       const files = tierFiles(open, tiers, native, first !== undefined)
       const { kvType } = this.#request
       if (native.warmUp) {
@@ -248,6 +248,12 @@ export class ModelLoad {
           reason
         })
     })
+  }
+
+  #tellUnpinned(experts: number): void {
+    const model = this.#id
+    const text = `${experts} experts of hot tiers of ${model} find no room to be pinned: the cache's policy has them`
+    this.#parts.telemetry.event('hot_experts_unpinned', text, { model, experts })
   }
 
   #seed(plan: Plan): Plan['routingSeed'] {

@@ -76,6 +76,11 @@ export const eventCatalog = {
     meaning: 'Experts were pinned by hand, so that they are never evicted, or no longer.',
     chained: ['model', 'experts', 'pinned']
   },
+  hot_experts_unpinned: {
+    level: 'warn',
+    meaning: 'Hot tiers have more experts than can be pinned: the policy of the cache has them, as if their tier were warm.',
+    chained: ['model', 'experts']
+  },
   expert_budget_changed: {
     level: 'warn',
     meaning:

@@ -19,7 +19,7 @@ export interface TierLabels {
 
 /** Everything in one tier. */
 export const oneTier = (layers: number, experts: number): TierLabels => ({
-  tiers: [{ name: 'all', placement: 'hot' }],
+  tiers: [{ name: 'all', placement: 'warm' }],
   assignment: Array.from({ length: layers }, () => new Array<number>(experts).fill(0))
 })
 

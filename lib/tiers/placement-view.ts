@@ -2,7 +2,7 @@
 import type { Whereabouts } from '../native.js'
 import { validationError } from '../validation.js'
 import type { ModelTiers } from './model-tiers.js'
-import { type Placement, placementNow } from './placement.js'
+import { directives, type Placement, placementNow } from './placement.js'
 
 /** What the store has of an expert. `unavailable`: its last read failed; the next use tries again. */
 export type ExpertResidency = 'absent' | 'loading' | 'resident' | 'unavailable'
@@ -24,8 +24,9 @@ export interface ExpertCount {
 export interface PlacementCounts {
   /** Where the experts are now. */
   now: Record<Where, ExpertCount>
-  /** Experts of these that are pinned, that are being read, and that could not be read. */
+  /** Experts of these that are pinned, that would be (their tier is hot and active) but find no room, that are being read, and that could not be read. */
   pinned: number
+  unpinned: number
   loading: number
   unavailable: number
 }
@@ -71,6 +72,8 @@ export interface PlacementSource {
   tiers: ModelTiers
   /** Undefined where every expert stays in memory. */
   whereabouts: Whereabouts | undefined
+  /** What the store was told to do with each expert; undefined where every one has a slot. */
+  told: Uint8Array | undefined
   /** What an expert takes where every one stays in memory. */
   expertBytes: number
   /** Whether an archive has what no local file has. */
@@ -80,12 +83,13 @@ export interface PlacementSource {
 const noCounts = (): PlacementCounts => ({
   now: Object.fromEntries(places.map((place) => [place, { experts: 0, bytes: 0 }])) as PlacementCounts['now'],
   pinned: 0,
+  unpinned: 0,
   loading: 0,
   unavailable: 0
 })
 
 /** The view of what the store says now. One pass over its bits. */
-export function viewPlacement({ model, tiers, whereabouts, expertBytes, archive }: PlacementSource): PlacementView {
+export function viewPlacement({ model, tiers, whereabouts, told, expertBytes, archive }: PlacementSource): PlacementView {
   const { layers, experts } = tiers
   const count = layers * experts
   const bits = whereabouts?.bits ?? new Uint8Array(count).fill(2 | localBit)
@@ -115,6 +119,7 @@ export function viewPlacement({ model, tiers, whereabouts, expertBytes, archive 
       counts.now[place].experts++
       counts.now[place].bytes += bytes
       if (bits[index]! & pinnedBit) counts.pinned++
+      if (told?.[index] === directives.preferred) counts.unpinned++
       if (residency === 1) counts.loading++
       if (residency === 3) counts.unavailable++
     }

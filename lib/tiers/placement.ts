@@ -23,15 +23,6 @@ export interface PlacementShape {
   tierOf(layer: number, expert: number): string
 }
 
-export interface Directives {
-  /** [layers][experts] of `directives`. */
-  map: Uint8Array
-  /** Experts that are pinned. */
-  pinned: number
-  /** Experts of hot tiers that found no room: `preferred`. */
-  unpinned: number
-}
-
 /** What is wanted of one model's experts. */
 export class PlacementPlan {
   readonly #shape: PlacementShape
@@ -82,29 +73,25 @@ export class PlacementPlan {
   }
 
   /**
-   * What to tell the store, which can pin no more than `room` experts. Pins come first, then the experts of hot tiers, where
-   * all of them fit, and preferred otherwise; a hot tier that is not active is neither. Experts of cold and archive tiers and of inactive ones are
-   * demoted.
+   * What to tell the store, which can pin no more than `room` experts: [layers][experts] of `directives`. Pins come first, then the experts of hot
+   * tiers, where all of them fit, and preferred otherwise; a hot tier that is not active is neither. Experts of cold and archive tiers and of
+   * inactive ones are demoted.
    */
-  directives(room: number): Directives {
+  directives(room: number): Uint8Array {
     const { layers, experts, tiers } = this.#shape
     const map = new Uint8Array(layers * experts)
     for (const [index, tier] of this.#tierOf.entries()) {
       const far = PLACEMENTS.indexOf(this.#placements[tier]!) >= PLACEMENTS.indexOf('cold')
       if (far || this.#inactive.has(tiers[tier]!.name)) map[index] = directives.demoted
     }
-    let pinned = 0
-    for (const index of this.#pins) {
-      map[index] = directives.pinned
-      pinned++
-    }
+    for (const index of this.#pins) map[index] = directives.pinned
     // Part of what is hot, chosen by its number, would be in the way of what the policy knows: hot experts are pinned all or none.
     const hot = [...map.keys()].filter(
       (index) => map[index] === directives.byPolicy && this.#placements[this.#tierOf[index]!] === 'hot'
     )
-    const fit = pinned + hot.length <= room
+    const fit = this.#pins.size + hot.length <= room
     for (const index of hot) map[index] = fit ? directives.pinned : directives.preferred
-    return { map, pinned: pinned + (fit ? hot.length : 0), unpinned: fit ? 0 : hot.length }
+    return map
   }
 }
 

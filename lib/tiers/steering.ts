@@ -10,7 +10,14 @@ export interface Steered {
   pinned: number
   demoted: number
   promoted: number
+  /** Experts of active hot tiers that are not pinned because there is no room for all of them: the policy has them. */
+  unpinned: number
 }
+
+/** Of a model whose experts all have a slot. */
+export const nothingSteered: Steered = { pinned: 0, demoted: 0, promoted: 0, unpinned: 0 }
+
+const countOf = (map: Uint8Array, what: number): number => map.reduce((sum, now) => sum + Number(now === what), 0)
 
 /** Slots that stay free of pins: for what is not hot, and for one expert in flight beside each worker's. */
 export const pinnableSlots = (slots: number, workers: number): number =>
@@ -37,22 +44,31 @@ export function placeFirst(
   const plan = new PlacementPlan(tiers)
   plan.activate(active)
   const room = pinnableSlots(slots, workers)
-  return { plan, room, map: plan.directives(room).map }
+  return { plan, room, map: plan.directives(room) }
 }
 
 export class Steering {
   readonly plan: PlacementPlan
   readonly #native: NativeModel
   readonly #room: number
+  readonly #onUnpinned: (experts: number) => void
   #map: Uint8Array
   #last: Promise<unknown> = Promise.resolve()
 
-  /** `first`: what the model was loaded with. */
-  constructor(native: NativeModel, { plan, room, map }: FirstPlacement) {
+  /** `first`: what the model was loaded with. `onUnpinned`: so many experts of hot tiers find no room, more than before. */
+  constructor(native: NativeModel, { plan, room, map }: FirstPlacement, onUnpinned: (experts: number) => void) {
     this.plan = plan
     this.#native = native
     this.#room = room
+    this.#onUnpinned = onUnpinned
     this.#map = map
+    const unpinned = countOf(map, directives.preferred)
+    if (unpinned > 0) onUnpinned(unpinned)
+  }
+
+  /** [layers][experts] of `directives`: what the store was told last. */
+  get map(): Uint8Array {
+    return this.#map
   }
 
   /** The tiers that requests use from now on. Experts that come back are read ahead of their use. RESOURCE_BUDGET_TOO_SMALL. */
@@ -83,21 +99,24 @@ export class Steering {
 
   async #apply(): Promise<Steered> {
     const before = this.#map
-    let { map } = this.plan.directives(this.#room)
+    let map = this.plan.directives(this.#room)
     try {
       await this.#native.placeExperts(map)
     } catch (error) {
       if (!isEngineError(error) || error.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw error
       // Memory has become short since the load: only what was pinned by hand stays pinned.
-      map = this.plan.directives(0).map
+      map = this.plan.directives(0)
       await this.#native.placeExperts(map)
     }
     this.#map = map
     const became = (what: number) => map.filter((now, i) => now === what && before[i] !== what).length
+    const unpinned = countOf(map, directives.preferred)
+    if (unpinned > countOf(before, directives.preferred)) this.#onUnpinned(unpinned)
     return {
       pinned: became(directives.pinned),
       demoted: became(directives.demoted),
-      promoted: map.filter((now, i) => now !== directives.demoted && before[i] === directives.demoted).length
+      promoted: map.filter((now, i) => now !== directives.demoted && before[i] === directives.demoted).length,
+      unpinned
     }
   }
 }

@@ -4,22 +4,27 @@
  */
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { convertModel, createEngine, type Engine, type LoadModelRequest } from 'tiered-moe'
+import { convertModel, createEngine, type Engine, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
 import { native } from '../../lib/native.js'
 import { pinnableSlots } from '../../lib/tiers/steering.js'
 import { embedded } from '../fixtures/package.js'
 
-const [layers, experts, contextLength, threads] = [4, 16, 128, 2]
+const [experts, contextLength, threads] = [16, 128, 2]
 const home = t.testdir({})
 const tokens = Int32Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 200)
 const high = { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
 
 /** Bytes of the model with so many experts for certain, beside the KV cache of the whole context. */
 let memoryFor: (slots: number) => number
+let blobBytes: number
 let expected: Float32Array
 
+const told: Readonly<Record<string, unknown>>[] = []
+
 async function open(t: Test, request: LoadModelRequest): Promise<Engine> {
-  const engine = await createEngine({ threads, maxBatchTokens: 32 })
+  told.length = 0
+  const onEvent = ({ event, fields }: EngineEvent) => event === 'hot_experts_unpinned' && told.push(fields)
+  const engine = await createEngine({ threads, maxBatchTokens: 32, onEvent })
   t.teardown(() => engine.dispose())
   await engine.loadModel({ id: 'm', contextLength, prefetch: 'off', recordTrace: request.memory !== undefined, ...request })
   return engine
@@ -34,6 +39,7 @@ t.before(async () => {
   await engine.loadModel({ id: 'm', contextLength })
   const { base, keyValues, arena, experts } = engine.listModels()[0]!.memory
   memoryFor = (slots) => base + keyValues + arena + slots * experts.slot
+  blobBytes = experts.slot
   expected = await engine.forward({ model: 'm', tokens, logits: 'all' })
   await engine.dispose()
 })
@@ -60,7 +66,7 @@ t.test('hot and cold: the hot tier is in memory when the load ends, and nothing 
   const engine = await open(t, { model: join(home, 'cold'), memory: memoryFor(30) })
   const { hot, other, reading, stats } = loaded(engine)
   t.same({ hot, other, reading }, { hot: 16, other: 0, reading: 0 })
-  t.same([stats.demandBytes, stats.prefetchBytes], [16 * stats.residentBytes / 16, 0])
+  t.same([stats.residentBytes, stats.demandBytes, stats.prefetchBytes], [16 * blobBytes, 16 * blobBytes, 0])
   const view = engine.placement('m')
   t.match(view.tiers[1], { name: 'often', pinned: 16, now: { hot: { experts: 16 } } })
   await check(t, engine)
@@ -70,7 +76,7 @@ t.test('hot and cold: the hot tier is in memory when the load ends, and nothing 
 t.test('hot and warm: the hot tier is in memory, and warm has what is left', async (t) => {
   const engine = await open(t, { model: join(home, 'warm'), memory: memoryFor(30) })
   const { hot, other, reading, stats } = loaded(engine)
-  const slots = Math.floor(stats.budgetBytes / (stats.residentBytes / (hot! + other!)))
+  const slots = Math.floor(stats.budgetBytes / blobBytes)
   t.same({ hot, other, reading }, { hot: 16, other: slots - 16, reading: 0 })
   t.match([stats.prefetchBytes, stats.evictions], [0, 0])
   t.equal(engine.placement('m').tiers[1]!.pinned, 16)
@@ -87,12 +93,14 @@ t.test('a hot tier that barely fits is pinned; one that does not is read first a
     for (const placement of ['warm', 'cold']) {
       const engine = await open(t, { model: join(home, placement), memory: memoryFor(slots) })
       const { hot, other, reading, stats } = loaded(engine)
-      const most = Math.floor(stats.budgetBytes / (stats.residentBytes / (hot! + other!)))
+      const most = Math.floor(stats.budgetBytes / blobBytes)
       t.equal(hot, Math.min(16, most), `${slots} slots: ${hot} of the hot tier`)
       t.equal(other, placement === 'cold' ? 0 : Math.max(0, most - 16))
       t.equal(reading, 0)
-      t.equal(engine.placement('m').pinned, pinned)
+      const view = engine.placement('m')
+      t.match([view.pinned, view.unpinned, view.tiers[1]!.unpinned], [pinned, 16 - pinned, 16 - pinned])
       await check(t, engine)
+      t.same(told, pinned ? [] : [{ model: 'm', experts: 16 }], 'what is not pinned is told')
       await engine.dispose()
     }
   }
@@ -116,5 +124,18 @@ t.test('what a load is asked for and the model has not is told before anything i
   await t.rejects(engine.loadModel({ ...request, tierSet: 'none' }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
   await t.rejects(engine.loadModel({ ...request, tierSets: { a: 'none' } }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
   t.equal(read, 0)
-  t.equal(layers * experts, 64)
+})
+
+t.test('hot experts that lose their room later are told of, by the call and by an event', async (t) => {
+  const engine = await open(t, { model: join(home, 'warm'), memory: memoryFor(24) })
+  t.equal(engine.placement('m').pinned, 16)
+  const pins = [0, 1, 2].map((expert) => ({ layer: 0, expert }))
+  t.same(await engine.pinExperts('m', pins), { pinned: 3, demoted: 0, promoted: 0, unpinned: 16 })
+  t.same(told, [{ model: 'm', experts: 16 }])
+  t.match(await engine.activateTierSet('m', 'others'), { unpinned: 0, demoted: 16 })
+  t.match(await engine.activateTierSet('m', 'max'), { unpinned: 16 })
+  t.equal(told.length, 2)
+  t.same(await engine.pinExperts('m', pins, false), { pinned: 16, demoted: 0, promoted: 0, unpinned: 0 })
+  t.equal(engine.placement('m').unpinned, 0)
+  t.equal(told.length, 2)
 })

@@ -15,19 +15,15 @@ const plan = (placements: Partial<Record<string, Placement>> = {}) =>
     ],
     tierOf: (_, expert) => 'aabbcd'[expert]!
   })
-const rows = ({ map }: { map: Uint8Array }) => [[...map.subarray(0, 6)].join(''), [...map.subarray(6)].join('')]
+const rows = (map: Uint8Array) => [[...map.subarray(0, 6)].join(''), [...map.subarray(6)].join('')]
 
 t.test("hot is pinned, warm is the policy's, cold and archive go first", async (t) => {
-  const directives = plan().directives(100)
-  t.same(rows(directives), ['110022', '110022'])
-  t.match(directives, { pinned: 4, unpinned: 0 })
+  t.same(rows(plan().directives(100)), ['110022', '110022'])
+  t.same(rows(plan().directives(4)), ['110022', '110022'])
 })
 
 t.test('a hot tier that does not fit is left to the policy, before the others', async (t) => {
-  const directives = plan().directives(3)
-  t.same(rows(directives), ['330022', '330022'])
-  t.match(directives, { pinned: 0, unpinned: 4 })
-  t.match(plan().directives(0), { pinned: 0, unpinned: 4 })
+  for (const room of [3, 0]) t.same(rows(plan().directives(room)), ['330022', '330022'])
 })
 
 t.test('pins come before hot tiers, whatever their tier', async (t) => {

@@ -67,7 +67,7 @@ t.test('activation promotes and demotes; the bits do not know', { skip }, async 
       { layer: 0, expert: 11 },
       { layer: 3, expert: 9 }
     ]
-    t.same(await engine.pinExperts('half', seldom), { pinned: 2, demoted: 0, promoted: 2 })
+    t.same(await engine.pinExperts('half', seldom), { pinned: 2, demoted: 0, promoted: 2, unpinned: 0 })
     await engine.forward({ model: 'half', tokens })
     t.ok(
       seldom.every(({ layer, expert }) => [1, 2].includes(residents()[layer * 12 + expert]!)),
@@ -76,10 +76,10 @@ t.test('activation promotes and demotes; the bits do not know', { skip }, async 
     const all = Array.from({ length: 48 }, (_, i) => ({ layer: Math.floor(i / 12), expert: i % 12 }))
     const error = await engine.pinExperts('half', all).catch((thrown: { code: string }) => thrown)
     t.match(error, { code: 'RESOURCE_BUDGET_TOO_SMALL' })
-    t.same(await engine.pinExperts('half', seldom, false), { pinned: 0, demoted: 2, promoted: 0 })
+    t.same(await engine.pinExperts('half', seldom, false), { pinned: 0, demoted: 2, promoted: 0, unpinned: 0 })
     const none = await engine.pinExperts('half', [{ layer: 4, expert: 0 }]).catch((thrown: { code: string }) => thrown)
     t.match(none, { code: 'VALIDATION_ERROR' })
-    t.same(await engine.pinExperts('whole', seldom), { pinned: 0, demoted: 0, promoted: 0 })
+    t.same(await engine.pinExperts('whole', seldom), { pinned: 0, demoted: 0, promoted: 0, unpinned: 0 })
     t.same(await engine.activateTierSet('whole', 'fast').then(({ pinned, demoted }) => [pinned, demoted]), [0, 0])
   } finally {
     await engine.dispose()
