@@ -68,7 +68,7 @@ const layer = z.looseObject({
 const tier = z.looseObject({
   name: z.string().min(1).max(64),
   placement: z.string().max(64),
-  /** Bytes of memory that its experts may take, where it is limited. */
+  /** Most bytes of its experts that are pinned where it is hot. */
   budget: z.int().min(1).optional(),
   groups: z.int().min(1),
   /** Experts of all layers, and their bytes. */

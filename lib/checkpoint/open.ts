@@ -193,7 +193,12 @@ function tierLabels({ tiers, layers, model }: Manifest): TierLabels {
     for (const { expert, tier } of experts) assignment[layer]![expert] = indexOf.get(tier)!
   }
   const known = (placement: string): Placement => PLACEMENTS.find((name) => name === placement) ?? 'cold'
-  return { tiers: tiers.map(({ name, placement }) => ({ name, placement: known(placement) })), assignment }
+  const labels = tiers.map(({ name, placement, budget }) => ({
+    name,
+    placement: known(placement),
+    ...(budget !== undefined && { budget })
+  }))
+  return { tiers: labels, assignment }
 }
 
 /**

@@ -18,7 +18,7 @@ export interface TierConfig {
   name: string
   /** convertModel needs it; elsewhere the name may say it. */
   placement?: Placement
-  /** Memory, as bytes or as text ('2GiB'). */
+  /** Most of its experts that are pinned where it is hot, as bytes or as text ('2GiB'). */
   budget?: number | string
   /** Of a model without tiers of its own: ids of every layer, lists by layer, a share of the most used, or 'rest' (default). */
   experts?: 'rest' | ExpertList | Readonly<Record<string, ExpertList>> | { readonly share: number }

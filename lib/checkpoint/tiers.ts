@@ -15,7 +15,7 @@ export type ExpertChoice =
 export interface TierSpec {
   name: string
   placement: Placement
-  /** Bytes of memory. */
+  /** Most bytes of its experts that are pinned where it is hot. */
   budget?: number
   experts: ExpertChoice
 }

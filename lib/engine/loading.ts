@@ -252,7 +252,7 @@ export class ModelLoad {
 
   #tellUnpinned(experts: number): void {
     const model = this.#id
-    const text = `${experts} experts of hot tiers of ${model} find no room to be pinned: the cache's policy has them`
+    const text = `${experts} experts of hot tiers of ${model} are not pinned: they do not fit, or are beyond their tier's budget`
     this.#parts.telemetry.event('hot_experts_unpinned', text, { model, experts })
   }
 

@@ -120,8 +120,8 @@ export interface LoadModelRequest {
   /** The TierSet of requests that do not say: a mode, an alias of `tierSets`, a tier's name, or a list of names. Default max. */
   tierSet?: string | readonly string[]
   /**
-   * Labels on the experts of a model that has no tiers of its own: the path of a YAML file, or the list in it: {name, placement,
-   * experts: [0, '4-7'] of every layer, lists by layer, or 'rest'}. Of one that has: another placement of the tiers that are named.
+   * Labels on the experts of a model that has no tiers of its own: the path of a YAML file, or the list in it: {name, placement, budget of a
+   * hot one, experts: [0, '4-7'] of every layer, lists by layer, or 'rest'}. Of one that has: another placement or budget of the tiers that are named.
    */
   tiers?: string | readonly TierConfig[]
   /** Tell (event expert_starved) of enabled experts that got fewer than `leastTokens` (default 1) in `windowSteps` steps (default 10000). */
@@ -281,7 +281,7 @@ export const loadSchema = z.strictObject({
         .max(256)
     ])
     .optional()
-    .describe('the path of a YAML file, or a list of {name, placement, experts}'),
+    .describe('the path of a YAML file, or a list of {name, placement, budget, experts}'),
   starvation: z
     .union([
       z.boolean(),

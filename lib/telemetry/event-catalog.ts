@@ -78,7 +78,8 @@ export const eventCatalog = {
   },
   hot_experts_unpinned: {
     level: 'warn',
-    meaning: 'Hot tiers have more experts than can be pinned: the policy of the cache has them, as if their tier were warm.',
+    meaning:
+      'Hot tiers have more experts than fit, or than their budgets allow: those are not pinned, the policy of the cache has them.',
     chained: ['model', 'experts']
   },
   expert_budget_changed: {

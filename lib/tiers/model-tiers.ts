@@ -1,9 +1,14 @@
 /** The tiers of one model: which tier every expert of every layer is in. Flat expert ids, as routes have them. */
 import type { HserSizes, Placement } from '../model/hser.js'
 
-export interface Tier {
+export interface TierLabel {
   name: string
   placement: Placement
+  /** Most bytes of its experts that are pinned where it is hot. Not there: all of them, or none where they do not fit. */
+  budget?: number
+}
+
+export interface Tier extends TierLabel {
   /** Experts and their bytes, of all layers together. */
   experts: number
   bytes: number
@@ -12,7 +17,7 @@ export interface Tier {
 }
 
 export interface TierLabels {
-  tiers: readonly { name: string; placement: Placement }[]
+  tiers: readonly TierLabel[]
   /** Index of each expert's tier: [layer][expert]. */
   assignment: readonly (readonly number[])[]
 }

@@ -24,7 +24,10 @@ export interface ExpertCount {
 export interface PlacementCounts {
   /** Where the experts are now. */
   now: Record<Where, ExpertCount>
-  /** Experts of these that are pinned, that would be (their tier is hot and active) but find no room, that are being read, and that could not be read. */
+  /**
+   * Experts of these that are pinned, that are not although their tier is hot and active (they do not fit, or are beyond its budget), that are
+   * being read, and that could not be read.
+   */
   pinned: number
   unpinned: number
   loading: number

@@ -12,6 +12,8 @@ export const directives = { byPolicy: 0, pinned: 1, demoted: 2, preferred: 3 } a
 export interface TierPlacement {
   name: string
   placement: Placement
+  /** Most bytes of its experts that are pinned where it is hot. */
+  budget?: number
 }
 
 export interface PlacementShape {
@@ -26,16 +28,17 @@ export interface PlacementShape {
 /** What is wanted of one model's experts. */
 export class PlacementPlan {
   readonly #shape: PlacementShape
+  readonly #expertBytes: number
   /** [layers][experts]: index of the tier. */
   readonly #tierOf: Uint8Array
-  readonly #placements: readonly Placement[]
   readonly #pins = new Set<number>()
   #inactive: ReadonlySet<string> = new Set()
 
-  constructor(shape: PlacementShape) {
+  /** `expertBytes`: what one expert takes of memory. */
+  constructor(shape: PlacementShape, expertBytes: number) {
     const { layers, experts, tiers } = shape
     this.#shape = shape
-    this.#placements = tiers.map(({ placement }) => placement)
+    this.#expertBytes = expertBytes
     const names = tiers.map(({ name }) => name)
     this.#tierOf = new Uint8Array(layers * experts)
     for (let layer = 0; layer < layers; layer++) {
@@ -73,24 +76,31 @@ export class PlacementPlan {
   }
 
   /**
-   * What to tell the store, which can pin no more than `room` experts: [layers][experts] of `directives`. Pins come first, then the experts of hot
-   * tiers, where all of them fit, and preferred otherwise; a hot tier that is not active is neither. Experts of cold and archive tiers and of
-   * inactive ones are demoted.
+   * What to tell the store, which can pin no more than `room` experts: [layers][experts] of `directives`. Pins come first, then of each hot tier
+   * as many as its budget allows, by layer and expert, where all of these fit. What of a hot tier is not pinned is preferred. Experts of cold and
+   * archive tiers and of those that are not active are demoted.
    */
   directives(room: number): Uint8Array {
     const { layers, experts, tiers } = this.#shape
     const map = new Uint8Array(layers * experts)
+    const left = tiers.map(({ budget = Number.POSITIVE_INFINITY }) => Math.floor(budget / this.#expertBytes))
     for (const [index, tier] of this.#tierOf.entries()) {
-      const far = PLACEMENTS.indexOf(this.#placements[tier]!) >= PLACEMENTS.indexOf('cold')
-      if (far || this.#inactive.has(tiers[tier]!.name)) map[index] = directives.demoted
+      const { name, placement } = tiers[tier]!
+      const far = PLACEMENTS.indexOf(placement) >= PLACEMENTS.indexOf('cold')
+      if (far || this.#inactive.has(name)) map[index] = directives.demoted
     }
-    for (const index of this.#pins) map[index] = directives.pinned
-    // Part of what is hot, chosen by its number, would be in the way of what the policy knows: hot experts are pinned all or none.
-    const hot = [...map.keys()].filter(
-      (index) => map[index] === directives.byPolicy && this.#placements[this.#tierOf[index]!] === 'hot'
-    )
-    const fit = this.#pins.size + hot.length <= room
-    for (const index of hot) map[index] = fit ? directives.pinned : directives.preferred
+    for (const index of this.#pins) {
+      map[index] = directives.pinned
+      left[this.#tierOf[index]!]!--
+    }
+    const hot: number[] = []
+    for (const [index, tier] of this.#tierOf.entries()) {
+      if (map[index] !== directives.byPolicy || tiers[tier]!.placement !== 'hot') continue
+      map[index] = directives.preferred
+      if (left[tier]!-- > 0) hot.push(index)
+    }
+    // Part of what is wanted, chosen by its number, would be in the way of what the policy knows: these are pinned all or none.
+    if (this.#pins.size + hot.length <= room) for (const index of hot) map[index] = directives.pinned
     return map
   }
 }

@@ -10,7 +10,7 @@ export interface Steered {
   pinned: number
   demoted: number
   promoted: number
-  /** Experts of active hot tiers that are not pinned because there is no room for all of them: the policy has them. */
+  /** Experts of active hot tiers that are not pinned, for want of room or beyond their tier's budget: the policy has them. */
   unpinned: number
 }
 
@@ -41,7 +41,7 @@ export function placeFirst(
 ): FirstPlacement | undefined {
   const slots = Math.floor(experts.certain / experts.slot)
   if (experts.count === 0 || slots >= experts.count) return undefined
-  const plan = new PlacementPlan(tiers)
+  const plan = new PlacementPlan(tiers, experts.slot)
   plan.activate(active)
   const room = pinnableSlots(slots, workers)
   return { plan, room, map: plan.directives(room) }
@@ -55,7 +55,7 @@ export class Steering {
   #map: Uint8Array
   #last: Promise<unknown> = Promise.resolve()
 
-  /** `first`: what the model was loaded with. `onUnpinned`: so many experts of hot tiers find no room, more than before. */
+  /** `first`: what the model was loaded with. `onUnpinned`: so many experts of hot tiers are not pinned, more than before. */
   constructor(native: NativeModel, { plan, room, map }: FirstPlacement, onUnpinned: (experts: number) => void) {
     this.plan = plan
     this.#native = native

@@ -126,6 +126,47 @@ t.test('what a load is asked for and the model has not is told before anything i
   t.equal(read, 0)
 })
 
+t.test("no more of a hot tier is pinned than its budget, the manifest's or the load's", async (t) => {
+  const budget = 6 * blobBytes + 5
+  const tiers = [
+    { name: 'others', placement: 'warm' as const, experts: 'rest' as const, budget },
+    { ...high, budget }
+  ]
+  const model = join(home, 'limited')
+  await convertModel({ from: embedded, to: model, tiers })
+  const pinned = (engine: Engine) => {
+    const view = engine.placement('m')
+    return Array.from(view.where.keys()).filter((i) => view.expert(Math.floor(i / experts), i % experts).pinned)
+  }
+  const lowest = [12, 13, 14, 15, 16 + 12, 16 + 13]
+  const engine = await open(t, { model, memory: memoryFor(30) })
+  t.same(pinned(engine), lowest)
+  t.match(engine.placement('m'), { pinned: 6, unpinned: 10 })
+  t.equal(loaded(engine).hot, 16, 'what is beyond it is read first all the same')
+  t.same(told, [{ model: 'm', experts: 10 }])
+  t.match(engine.listModels()[0]!.tiers, [{ name: 'others', budget }, { name: 'often', budget }])
+  await check(t, engine)
+  t.match(await engine.activateTierSet('m', 'fast'), { unpinned: 10 })
+  await engine.dispose()
+
+  const other = await open(t, { model, memory: memoryFor(30), tiers: [{ name: 'often', budget: 2 * blobBytes }] })
+  t.same(pinned(other), [12, 13])
+  await other.dispose()
+  const plain = await open(t, { memory: memoryFor(30), tiers: [{ name: 'rest', placement: 'warm' }, { ...high, budget }] })
+  t.same(pinned(plain), lowest, 'labels on a file')
+  await plain.dispose()
+  const moved = [{ name: 'others', placement: 'hot' as const }, { name: 'often', placement: 'cold' as const }]
+  const swapped = await open(t, { model, memory: memoryFor(30), tiers: moved })
+  t.same(pinned(swapped), [0, 1, 2, 3, 4, 5], "a tier that is placed hot by the load has its manifest's")
+  await swapped.dispose()
+  for (const budget of ['2 apples', 0, -1])
+    await t.rejects(open(t, { model, tiers: [{ name: 'often', budget }] }), { code: 'VALIDATION_ERROR', details: { path: 'budget' } })
+  for (const tiers of [[{ name: 'others', budget }], [{ name: 'often', placement: 'cold' as const, budget }]])
+    await t.rejects(open(t, { model, tiers }), { code: 'VALIDATION_ERROR', details: { allowed: /hot tier only/ } })
+  const warm = [{ name: 'all', placement: 'warm' as const, budget }]
+  await t.rejects(open(t, { tiers: warm }), { code: 'VALIDATION_ERROR', details: { allowed: /hot tier only/ } })
+})
+
 t.test('hot experts that lose their room later are told of, by the call and by an event', async (t) => {
   const engine = await open(t, { model: join(home, 'warm'), memory: memoryFor(24) })
   t.equal(engine.placement('m').pinned, 16)

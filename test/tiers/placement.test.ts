@@ -3,17 +3,18 @@ import t from 'tap'
 import { type Placement, PlacementPlan, placementNow } from '../../lib/tiers/placement.js'
 
 /** Two layers of six experts: a a b b c d. */
-const plan = (placements: Partial<Record<string, Placement>> = {}) =>
-  new PlacementPlan({
+const plan = (placements: Partial<Record<string, Placement>> = {}, budget?: number) =>
+  new PlacementPlan(shape(placements, budget), 1000)
+const shape = (placements: Partial<Record<string, Placement>>, budget?: number) => ({
     layers: 2,
     experts: 6,
     tiers: [
-      { name: 'a', placement: placements.a ?? 'hot' },
+      { name: 'a', placement: placements.a ?? 'hot', ...(budget !== undefined && { budget }) },
       { name: 'b', placement: placements.b ?? 'warm' },
       { name: 'c', placement: placements.c ?? 'cold' },
       { name: 'd', placement: placements.d ?? 'archive' }
     ],
-    tierOf: (_, expert) => 'aabbcd'[expert]!
+    tierOf: (_: number, expert: number) => 'aabbcd'[expert]!
   })
 const rows = (map: Uint8Array) => [[...map.subarray(0, 6)].join(''), [...map.subarray(6)].join('')]
 
@@ -24,6 +25,19 @@ t.test("hot is pinned, warm is the policy's, cold and archive go first", async (
 
 t.test('a hot tier that does not fit is left to the policy, before the others', async (t) => {
   for (const room of [3, 0]) t.same(rows(plan().directives(room)), ['330022', '330022'])
+})
+
+t.test("of a hot tier no more is pinned than its budget, lowest layers and experts first", async (t) => {
+  t.same(rows(plan({}, 3999).directives(100)), ['110022', '130022'])
+  t.same(rows(plan({}, 3999).directives(3)), ['110022', '130022'])
+  t.same(rows(plan({}, 3999).directives(2)), ['330022', '330022'], 'all of that or none')
+  t.same(rows(plan({}, 999).directives(100)), ['330022', '330022'])
+  t.same(rows(plan({}, 4000).directives(100)), ['110022', '110022'])
+  t.same(rows(plan({ b: 'hot' }, 1000).directives(100)), ['131122', '331122'], 'the others as they are')
+  t.same(rows(plan({ a: 'warm' }, 1000).directives(100)), ['000022', '000022'], 'elsewhere nothing is pinned')
+  const own = plan({}, 2000)
+  own.pin(1, 0, true)
+  t.same(rows(own.directives(100)), ['130022', '130022'], 'pins by hand are part of it')
 })
 
 t.test('pins come before hot tiers, whatever their tier', async (t) => {
