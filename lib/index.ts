@@ -75,7 +75,7 @@ export type { EngineEvent, EventName } from './telemetry/event-catalog.js'
 export type { EventLevel, Logger } from './telemetry/logger.js'
 export type { MetricFamily, MetricSample, MetricType } from './telemetry/metrics.js'
 export type { ErrorContext } from './telemetry/telemetry.js'
-export type { Tier } from './tiers/model-tiers.js'
+export type { ExpertKey, Tier } from './tiers/model-tiers.js'
 export type {
   ExpertCount,
   ExpertPlacement,

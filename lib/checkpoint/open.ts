@@ -188,9 +188,13 @@ export function checkTierNames({ tiers }: Manifest, names: readonly string[]): v
 /** The tiers that the experts are in. A placement that this version does not know is cold: the file is here. */
 function tierLabels({ tiers, layers, model }: Manifest): TierLabels {
   const indexOf = new Map(tiers.map(({ name }, i) => [name, i]))
-  const assignment = Array.from({ length: model.layers }, () => new Array<number>(model.experts).fill(0))
+  const table = () => Array.from({ length: model.layers }, () => new Array<number>(model.experts).fill(0))
+  const [assignment, groups] = [table(), table()]
   for (const { layer, experts } of layers) {
-    for (const { expert, tier } of experts) assignment[layer]![expert] = indexOf.get(tier)!
+    for (const { expert, tier, group } of experts) {
+      assignment[layer]![expert] = indexOf.get(tier)!
+      groups[layer]![expert] = group
+    }
   }
   const known = (placement: string): Placement => PLACEMENTS.find((name) => name === placement) ?? 'cold'
   const labels = tiers.map(({ name, placement, budget }) => ({
@@ -198,7 +202,7 @@ function tierLabels({ tiers, layers, model }: Manifest): TierLabels {
     placement: known(placement),
     ...(budget !== undefined && { budget })
   }))
-  return { tiers: labels, assignment }
+  return { tiers: labels, assignment, groups }
 }
 
 /**

@@ -1,5 +1,14 @@
 /** The tiers of one model: which tier every expert of every layer is in. Flat expert ids, as routes have them. */
+import { assignHser } from '../checkpoint/tiers.js'
 import type { HserSizes, Placement } from '../model/hser.js'
+
+/** What names an expert of a model: its layer, its tier, its group in that tier (0 where the tier has one), and its id in the layer, as routes have it. */
+export interface ExpertKey {
+  layer: number
+  tier: string
+  group: number
+  expert: number
+}
 
 export interface TierLabel {
   name: string
@@ -20,6 +29,8 @@ export interface TierLabels {
   tiers: readonly TierLabel[]
   /** Index of each expert's tier: [layer][expert]. */
   assignment: readonly (readonly number[])[]
+  /** The group of each expert in its tier: [layer][expert]. Not there: every tier has one. */
+  groups?: readonly (readonly number[])[]
 }
 
 /** Everything in one tier. */
@@ -29,14 +40,9 @@ export const oneTier = (layers: number, experts: number): TierLabels => ({
 })
 
 /** The tiers of a hierarchical model, the same in every layer. */
-export function hierarchicalTiers({ tiers }: HserSizes, layers: number): TierLabels {
-  const own = tiers.flatMap(({ groups }, tier) =>
-    new Array<number>(groups.reduce((sum, experts) => sum + experts, 0)).fill(tier)
-  )
-  return {
-    tiers: tiers.map(({ name, placement }) => ({ name, placement })),
-    assignment: Array.from({ length: layers }, () => own)
-  }
+export function hierarchicalTiers(hser: HserSizes, layers: number): TierLabels {
+  const { tiers: assignment, groups } = assignHser(hser, layers)
+  return { tiers: hser.tiers.map(({ name, placement }) => ({ name, placement })), assignment, groups }
 }
 
 export class ModelTiers {
@@ -47,16 +53,18 @@ export class ModelTiers {
   readonly experts: number
   /** [layers][experts] */
   readonly #tierOf: Uint8Array
+  readonly #groupOf: Uint16Array
 
   /** `expertBytes`: of one expert of a layer. `leftOut`: tiers that are not here. */
   constructor(
-    { tiers, assignment }: TierLabels,
+    { tiers, assignment, groups }: TierLabels,
     expertBytes: (layer: number) => number,
     leftOut: readonly string[] = []
   ) {
     this.layers = assignment.length
     this.experts = assignment[0]?.length ?? 0
     this.#tierOf = Uint8Array.from(assignment.flat())
+    this.#groupOf = groups ? Uint16Array.from(groups.flat()) : new Uint16Array(this.#tierOf.length)
     const own = tiers.map((tier): Tier => ({ ...tier, experts: 0, bytes: 0, available: !leftOut.includes(tier.name) }))
     for (const [layer, row] of assignment.entries()) {
       for (const tier of row) {
@@ -83,6 +91,11 @@ export class ModelTiers {
   /** The name of an expert's tier. */
   tierOf(layer: number, expert: number): string {
     return this.tiers[this.indexOf(layer * this.experts + expert)]!.name
+  }
+
+  keyOf(layer: number, expert: number): ExpertKey {
+    const group = this.#groupOf[layer * this.experts + expert]!
+    return { layer, tier: this.tierOf(layer, expert), group, expert }
   }
 
   /** The index in `tiers` of the tier of an entry of [layers][experts]. */

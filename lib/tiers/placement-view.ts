@@ -1,7 +1,7 @@
 /** Where every expert of a model is at one moment, by tier and one by one. Reads the store's own state; nothing is kept between two views. */
 import type { Whereabouts } from '../native.js'
 import { validationError } from '../validation.js'
-import type { ModelTiers } from './model-tiers.js'
+import type { ExpertKey, ModelTiers } from './model-tiers.js'
 import { directives, type Placement, placementNow } from './placement.js'
 
 /** What the store has of an expert. `unavailable`: its last read failed; the next use tries again. */
@@ -42,10 +42,7 @@ export interface TierPlacementView extends PlacementCounts {
   bytes: number
 }
 
-export interface ExpertPlacement {
-  layer: number
-  expert: number
-  tier: string
+export interface ExpertPlacement extends ExpertKey {
   /** Where its tier is wanted, and where it is now. */
   placement: Placement
   now: Where
@@ -142,10 +139,10 @@ export function viewPlacement({ model, tiers, whereabouts, told, expertBytes, ar
         throw validationError('placement', name, value, `an integer from 0 to ${end - 1}`)
       }
       const index = layer * experts + expert
-      const { name: tier, placement } = tiers.tiers[tiers.indexOf(index)]!
+      const { placement } = tiers.tiers[tiers.indexOf(index)]!
       const residency = residencies[bits[index]! & residencyBits]!
       const pinned = (bits[index]! & pinnedBit) !== 0
-      return { layer, expert, tier, placement, now: whereOf(index), residency, pinned, bytes: bytesOf(layer) }
+      return { ...tiers.keyOf(layer, expert), placement, now: whereOf(index), residency, pinned, bytes: bytesOf(layer) }
     }
   }
 }

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { createEngine, isEngineError, type LoadModelRequest } from 'tiered-moe'
+import { convertModel, createEngine, type ExpertKey, isEngineError, type LoadModelRequest } from 'tiered-moe'
 import { readModel } from '../../lib/model/index.js'
 import { moeModel, writeMoeModel } from '../fixtures/moe-model.js'
 import { naiveForward } from '../model/naive-forward.js'
@@ -72,6 +72,7 @@ t.test('labels on a plain model disable the others before top-k', { skip }, asyn
 t.test('another placement of the tiers that a model has', { skip }, async (t) => {
   const hser = { tiers: { hot: [3, 2], warm: [4, 2] }, k: [1, 1, 2] as [number, number, number] }
   const model = writeMoeModel(join(t.testdir({}), 'hser.gguf'), { hser })
+  const flat = writeMoeModel(join(t.testdirName, 'flat.gguf'))
   const engine = await createEngine({ threads: 1 })
   try {
     await engine.loadModel({ model, id: 'm', tiers: [{ name: 'hot', placement: 'cold', groups: 2 }], tierSet: 'fast' })
@@ -82,6 +83,17 @@ t.test('another placement of the tiers that a model has', { skip }, async (t) =>
       ],
       tierSet: { name: 'fast', tiers: ['warm'] }
     })
+    const to = join(t.testdirName, 'hser')
+    await convertModel({ from: model, to })
+    await engine.loadModel({ model: to, id: 'folder' })
+    await engine.loadModel({ model: flat, id: 'flat', tiers: [{ name: 'some', experts: [1] }, { name: 'others' }] })
+    const keys: [string, ExpertKey][] = [
+      ['m', { layer: 1, tier: 'hot', group: 1, expert: 3 }],
+      ['m', { layer: 0, tier: 'warm', group: 0, expert: 8 }],
+      ['folder', { layer: 1, tier: 'warm', group: 1, expert: 9 }],
+      ['flat', { layer: 1, tier: 'some', group: 0, expert: 1 }]
+    ]
+    for (const [id, key] of keys) t.match(engine.placement(id).expert(key.layer, key.expert), key, `${id}: its key`)
     const load = (tiers: unknown) => () => engine.loadModel({ model, id: 'x', tiers } as LoadModelRequest)
     const unknown = await failure(load([{ name: 'cold' }]))
     t.equal(unknown?.code, 'CONFIG_UNKNOWN_TIER')
