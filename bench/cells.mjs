@@ -8,8 +8,26 @@ export const axes = {
   batch: [1, 3, 8]
 }
 
-/** Where experts are: all in memory, or in a store that keeps so many of a hundred, read from the file or from a checkpoint of it. */
-export const places = ['memory', 'file 100%', 'file 50%', 'file 10%', 'checkpoint 50%', 'checkpoint 10%']
+/**
+ * Where experts are: all in memory, or in a store that keeps so many of a hundred, read from the file or from a checkpoint of it; `hot`: a
+ * quarter of each layer's are pinned.
+ */
+export const places = [
+  'memory',
+  'file 100%',
+  'file 50%',
+  'file 10%',
+  'checkpoint 100%',
+  'checkpoint 50%',
+  'checkpoint 50% hot',
+  'checkpoint 10%'
+]
+const takenInTurns = [
+  ['file 100%', 'checkpoint 50% hot'],
+  ['checkpoint 100%', 'checkpoint 50%']
+]
+/** Places for one of the files of a short run: two of them are every other file's, so that there are no more cells than of six. */
+export const placesInTurn = (turn) => places.filter((place) => !takenInTurns[turn % 2].includes(place))
 /** Whether the other requests of a step may use every expert, or a TierSet that changes while they run. */
 export const tierSets = ['all', 'changing']
 /** Whether sequence 0 is routed, captures its routes too, or replays those of the first cell. */

@@ -23,6 +23,9 @@ export const columns = [
   'logits'
 ]
 
+/** Of NativeModel.whereabouts. */
+const [residencyBits, resident, pinnedBit] = [3, 2, 4]
+
 /** Checkpoints that this process has made, by the file and how its experts are spread. */
 const checkpoints = new Map()
 
@@ -35,13 +38,14 @@ function checkpointFor(path, tiers) {
 
 /** Opens the model with its experts in a place (cells.mjs), and changed while it serves where `swap` asks for that. */
 async function openPlaced({ path, tiers, swapped }, { place = 'memory', swap = 'none', isa, threads }) {
-  const [from, share] = place.split(' ')
+  const [from, share, hot] = place.split(' ')
   const percent = from === 'memory' ? undefined : Number.parseInt(share, 10)
   const file = swap === 'none' ? path : swapped.from
   const opened = await openModel(from === 'checkpoint' ? await checkpointFor(file, tiers) : file, {
     isa,
     threads,
     percent,
+    hot: hot !== undefined,
     maxBatchTokens: 512
   })
   if (swap !== 'none') await placeSwapped(opened, swapped.blobs, swap)
@@ -49,13 +53,19 @@ async function openPlaced({ path, tiers, swapped }, { place = 'memory', swap = '
 }
 
 /** What the store did while a cell ran, and whether that is what its place asks for; `swapped` experts may be read anew. */
-function describeUse(place, before, after, { count, slots } = {}, swapped) {
+function describeUse(place, before, { model, budget: { count, slots } = {} }, swapped) {
+  const after = model.expertStats()
   if (!after) return { text: '-', problems: place === 'memory' ? [] : ['experts are in memory'] }
   const [uses, misses] = ['uses', 'misses'].map((key) => after[key] - before[key])
   const problems = []
   if (slots < count && misses === 0) problems.push(`${slots} of ${count} experts fit, and none was missing`)
   if (slots === count && misses > swapped) problems.push(`all experts fit, and ${misses} were missing`)
   if (after.residentBytes > after.budgetBytes) problems.push('more experts in memory than the budget allows')
+  const pinned = model.whereabouts().bits.filter((bits) => bits & pinnedBit)
+  const wanted = place.endsWith('hot') ? Math.floor(count / 4) : 0
+  if (pinned.length !== wanted) problems.push(`${pinned.length} experts are pinned, not ${wanted}`)
+  const absent = pinned.filter((bits) => (bits & residencyBits) !== resident).length
+  if (absent > 0) problems.push(`${absent} pinned experts are not in memory`)
   return { text: `${misses} of ${uses}`, problems }
 }
 
@@ -110,7 +120,7 @@ export async function checkFile(file, cells, { firstTiers, ...shape }) {
       mateEpochs: [1 - epoch, epoch]
     })
     const read = swap === 'none' ? 0 : file.swapped.blobs.length
-    const use = describeUse(place, before, opened.model.expertStats(), opened.budget, read)
+    const use = describeUse(place, before, opened, read)
     const problems = [...ran.problems, ...use.problems]
     if (opened.backend.isa !== isa) problems.push(`backend runs ${opened.backend.isa}`)
     for (const [kernel, resolved] of others) problems.push(`${kernel} is ${resolved}`)

@@ -18,9 +18,13 @@ function budgetFor(opened, percent, threads) {
   return { slots: Math.max(threads + 1, Math.round((count * percent) / 100)), slot, count }
 }
 
+/** ExpertOptions.placement that pins the last quarter of each layer's experts. */
+const lastQuarter = ({ layers, experts }) =>
+  Uint8Array.from({ length: layers * experts }, (_, i) => Number(i % experts >= experts - Math.floor(experts / 4)))
+
 /**
  * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory. `gpuPercent`: of its
- * experts, that an addon for a device keeps there.
+ * experts, that an addon for a device keeps there. `hot`: pins the last quarter of each layer's experts.
  * Everything in the result lives until its `dispose`.
  */
 export async function openModel(
@@ -31,6 +35,7 @@ export async function openModel(
     maxBatchTokens = 512,
     percent,
     gpuPercent,
+    hot = false,
     policy = 'adaptive',
     prefetch = 'auto',
     addon = native()
@@ -50,6 +55,7 @@ export async function openModel(
       seed: 1,
       ioThreads: 4,
       ...(gpuPercent && { gpuBudgetBytes: Math.max(2, Math.round((budget.count * gpuPercent) / 100)) * budget.slot }),
+      ...(hot && { placement: lastQuarter(description.sizes) }),
       ...(blobs && { blobs })
     }
     const options = { maxBatchTokens, ...(experts && { experts }) }
