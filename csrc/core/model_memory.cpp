@@ -111,15 +111,18 @@ Status Model::mark_placement(const uint8_t* placement) {
 Status Model::place_experts(const uint8_t* placement) {
     if (!store_) return no_store();
     if (DeviceExperts* own = slots()) return own->place(placement);
-    std::vector<std::vector<uint32_t>> promoted(routed_.size());
+    const size_t layers = routing_.layers;
+    std::vector<std::vector<uint32_t>> promoted(2 * layers);  // per layer what is pinned, then per layer what is back
     for (size_t i = 0; i < placement_.size(); i++) {
         const bool back = placement_[i] == static_cast<uint8_t>(Placement::Demoted) && placement[i] != placement_[i];
         const bool pinned = placement[i] == static_cast<uint8_t>(Placement::Pinned) && placement[i] != placement_[i];
-        if (back || pinned) promoted[i / routing_.experts].push_back(static_cast<uint32_t>(i % routing_.experts));
+        if (back || pinned) promoted[i / routing_.experts + (pinned ? 0 : layers)].push_back(static_cast<uint32_t>(i % routing_.experts));
     }
     TMOE_RETURN_IF_ERROR(mark_placement(placement));
     // What comes back is read ahead of its use, as far as it finds slots that nothing better has.
-    for (size_t layer = 0; layer < promoted.size(); layer++) store_->prefetch(static_cast<uint32_t>(layer), promoted[layer]);
+    for (size_t i = 0; i < promoted.size(); i++) {
+        if (!promoted[i].empty()) store_->prefetch(static_cast<uint32_t>(i % layers), promoted[i]);
+    }
     return {};
 }
 

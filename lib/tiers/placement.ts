@@ -3,24 +3,18 @@
  * policy decides the rest, and where an expert really is the store alone knows.
  */
 import { PLACEMENTS, type Placement } from '../model/hser.js'
+import type { TierLabel } from './model-tiers.js'
 
 export type { Placement }
 
 /** What the store is told of an expert, as NativeModel.placeExperts takes it. `preferred`: the policy's, but read before others at the load. */
 export const directives = { byPolicy: 0, pinned: 1, demoted: 2, preferred: 3 } as const
 
-export interface TierPlacement {
-  name: string
-  placement: Placement
-  /** Most bytes of its experts that are pinned where it is hot. */
-  budget?: number
-}
-
 export interface PlacementShape {
   layers: number
   /** Of one layer. */
   experts: number
-  tiers: readonly TierPlacement[]
+  tiers: readonly TierLabel[]
   /** Name of an expert's tier. */
   tierOf(layer: number, expert: number): string
 }

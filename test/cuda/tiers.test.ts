@@ -61,6 +61,25 @@ if (engines) {
     })
   }
 
+  t.test('a load writes the hot tier to its slots and reads nothing cold', async (t) => {
+    const to = join(folder, 'hot')
+    const tiers = [
+      { name: 'others', placement: 'cold' as const, experts: 'rest' as const },
+      { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
+    ]
+    await convertModel({ from: embedded, to, tiers })
+    await load({ id: 'hot', model: to, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
+    const { uploads, host, prefetches } = cuda.modelStats('hot').experts!
+    t.match([uploads, host!.uses, prefetches], [16, 16, 16])
+    const view = cuda.placement('hot')
+    t.match(view.tiers[1], { name: 'often', pinned: 16, unpinned: 0, now: { hot: { experts: 16 } } })
+    t.match(view.tiers[0], { now: { hot: { experts: 0 }, warm: { experts: 0 }, cold: { experts: 48 } } })
+    t.same(await results(cuda, 'hot', most), expected)
+    await checkCounts(t, cuda, 'hot')
+    t.equal(cuda.placement('hot').tiers[1]!.now.hot.experts, 16)
+    await cuda.unloadModel('hot')
+  })
+
   t.test('a checkpoint, with host memory for less than half of the experts', async (t) => {
     const to = join(folder, 'tiered')
     await convertModel({ from: embedded, to })

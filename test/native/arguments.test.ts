@@ -243,6 +243,7 @@ t.test('models and sequences', async (t) => {
     prefetch: 'off',
     ioThreads: 1,
     seed: 0,
+    placement: new Uint8Array(4),
     blobs: {
       files: [path],
       types: [['Q8_0', 'Q8_0', 'Q8_0']],

@@ -42,6 +42,33 @@ inline void order(const Experts& files) {
     CHECK(counts.demand_bytes == files.layout.bytes);
 }
 
+/** What fits is read in the order of its placement, of each kind as many of every layer; nothing that is demoted, and nothing afterwards. */
+inline void placed(const Experts& files) {
+    const size_t count = files.layers * files.experts;
+    std::vector<uint8_t> placement(count, static_cast<uint8_t>(Placement::Demoted));
+    const auto place = [&](uint32_t expert, Placement as) {
+        for (size_t layer = 0; layer < files.layers; layer++) placement[layer * files.experts + expert] = static_cast<uint8_t>(as);
+    };
+    place(8, Placement::Pinned);
+    place(6, Placement::Preferred);
+    place(7, Placement::Preferred);
+    place(2, Placement::ByPolicy);
+    place(3, Placement::ByPolicy);
+    const auto read = [&](size_t slots) {
+        auto held = std::make_shared<Held>(blobs_of(files), 0, 1);
+        const auto store = open_store(files, held, slots, 1);
+        CHECK_OK(store->preload(placement, nullptr, nullptr));
+        auto order = held->order();
+        std::sort(order.begin(), order.end());
+        CHECK(store->counts().cache.evictions == 0 && store->counts().prefetch_bytes == 0);
+        return order;
+    };
+    using Reads = std::vector<std::pair<uint32_t, uint32_t>>;
+    CHECK((read(5) == Reads{{0, 6}, {0, 7}, {0, 8}, {1, 6}, {1, 8}}));
+    CHECK((read(7) == Reads{{0, 2}, {0, 6}, {0, 7}, {0, 8}, {1, 6}, {1, 7}, {1, 8}}));
+    CHECK(read(count).size() == 5 * files.layers);
+}
+
 /** A prefetch that is demanded before it began is read by a thread that prefetches leave free, and waits for none of them. */
 inline void promoted(const Experts& files) {
     auto held = std::make_shared<Held>(blobs_of(files), 0, 1);

@@ -83,6 +83,7 @@ const others = [
   'checksum',
   'sources',
   'order',
+  'placed',
   'promoted',
   'stale',
   'late_check',

@@ -342,7 +342,7 @@ void run(const std::string& in, bool large) {
     } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false},
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
                        {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
-                       {"determinism", determinism, false}, {"pool", pool, false}, {"promoted", promoted, false}, {"late_check", late_check, false},
+                       {"determinism", determinism, false}, {"pool", pool, false}, {"promoted", promoted, false}, {"placed", placed, false}, {"late_check", late_check, false},
                        {"brought", brought, false},                       {"guesses", guesses, false},   {"predictions", predictions, false}};
     for (const auto& entry : cases) {
         if (large && !entry.also_large) continue;

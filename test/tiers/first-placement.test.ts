@@ -14,8 +14,8 @@ const home = t.testdir({})
 const tokens = Int32Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 200)
 const high = { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
 
-/** Bytes of the model with so many experts for certain, beside the KV cache of the whole context. */
-let memoryFor: (slots: number) => number
+/** Bytes of the model, in a folder or a file, with so many experts for certain, beside the KV cache of the whole context. */
+let memoryFor: (slots: number, from?: 'folder' | 'file') => number
 let blobBytes: number
 let expected: Float32Array
 
@@ -37,9 +37,13 @@ t.before(async () => {
   }
   const engine = await createEngine({ threads, maxBatchTokens: 32 })
   await engine.loadModel({ id: 'm', contextLength })
-  const { base, keyValues, arena, experts } = engine.listModels()[0]!.memory
-  memoryFor = (slots) => base + keyValues + arena + slots * experts.slot
-  blobBytes = experts.slot
+  await engine.loadModel({ id: 'folder', model: join(home, 'warm'), contextLength })
+  const [file, folder] = engine.listModels().map(({ memory }) => memory)
+  memoryFor = (slots, from = 'folder') => {
+    const { base, keyValues, arena, experts } = (from === 'file' ? file : folder)!
+    return base + keyValues + arena + slots * experts.slot
+  }
+  blobBytes = folder!.experts.slot
   expected = await engine.forward({ model: 'm', tokens, logits: 'all' })
   await engine.dispose()
 })
@@ -115,6 +119,21 @@ t.test('tiers that are not active are not read either, and come when they are', 
   await check(t, engine)
 })
 
+t.test('hot experts that come back go before the others', async (t) => {
+  const tiers = [
+    { name: 'seldom', placement: 'cold' as const, experts: ['0-7'] },
+    { name: 'usual', placement: 'warm' as const, experts: ['8-11'] },
+    high
+  ]
+  const engine = await open(t, { memory: memoryFor(24, 'file'), tiers, tierSet: 'seldom' })
+  t.match(loaded(engine), { hot: 0, other: 0 })
+  await engine.forward({ model: 'm', tokens })
+  t.ok(loaded(engine).other! > 20, 'cold experts have the slots')
+  t.match(await engine.activateTierSet('m', 'max'), { pinned: 16, promoted: 32, unpinned: 0 })
+  t.equal(loaded(engine).hot, 16)
+  await check(t, engine)
+})
+
 t.test('what a load is asked for and the model has not is told before anything is read', async (t) => {
   const engine = await createEngine({ threads, maxBatchTokens: 32 })
   t.teardown(() => engine.dispose())
@@ -152,7 +171,7 @@ t.test("no more of a hot tier is pinned than its budget, the manifest's or the l
   const other = await open(t, { model, memory: memoryFor(30), tiers: [{ name: 'often', budget: 2 * blobBytes }] })
   t.same(pinned(other), [12, 13])
   await other.dispose()
-  const plain = await open(t, { memory: memoryFor(30), tiers: [{ name: 'rest', placement: 'warm' }, { ...high, budget }] })
+  const plain = await open(t, { memory: memoryFor(30, 'file'), tiers: [{ name: 'rest', placement: 'warm' }, { ...high, budget }] })
   t.same(pinned(plain), lowest, 'labels on a file')
   await plain.dispose()
   const moved = [{ name: 'others', placement: 'hot' as const }, { name: 'often', placement: 'cold' as const }]

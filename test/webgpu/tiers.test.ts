@@ -167,6 +167,25 @@ if (engines) {
     await gpu.unloadModel('several')
   })
 
+  t.test('a load writes the hot tier to its slots and reads nothing cold', async (t) => {
+    const to = join(folder, 'hot')
+    const tiers = [
+      { name: 'others', placement: 'cold' as const, experts: 'rest' as const },
+      { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
+    ]
+    await convertModel({ from: embedded, to, tiers })
+    await load({ id: 'hot', model: to, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
+    const { uploads, host, prefetches } = gpu.modelStats('hot').experts!
+    t.match([uploads, host!.misses, prefetches], [16, 16, 16])
+    const view = gpu.placement('hot')
+    t.match(view.tiers[1], { name: 'often', pinned: 16, unpinned: 0, now: { hot: { experts: 16 } } })
+    t.match(view.tiers[0], { now: { hot: { experts: 0 }, warm: { experts: 0 }, cold: { experts: 48 } } })
+    t.same(await results(gpu, 'hot'), expected)
+    await checkCounts(t, gpu, 'hot')
+    t.equal(gpu.placement('hot').tiers[1]!.now.hot.experts, 16)
+    await gpu.unloadModel('hot')
+  })
+
   t.test('a checkpoint, with host memory for less than half of the experts', async (t) => {
     const to = join(folder, 'tiered')
     await convertModel({ from: embedded, to })

@@ -154,10 +154,11 @@ void HotExperts::fill(std::vector<WaveItem>& admitted) {
 }
 
 Status HotExperts::place(const uint8_t* placement, std::vector<WaveItem>& admitted) {
-    std::vector<uint32_t> promoted;
+    std::vector<std::vector<uint32_t>> promoted(2 * options_.layers);  // per layer what is pinned, then per layer what is back
     for (uint32_t entry = 0; entry < placement_.size(); entry++) {
         const uint8_t was = placement_[entry], now = placement[entry];
-        if (was != now && (was == kDemoted || now == kPinned)) promoted.push_back(entry);
+        const size_t turn = control_.layer_of(entry) + (now == kPinned ? 0 : options_.layers);
+        if (was != now && (was == kDemoted || now == kPinned)) promoted[turn].push_back(control_.expert_of(entry));
         if (was == kPinned && now != was) control_.pin(entry, false);  // what is no longer pinned makes room before anything new is
         if ((was == kDemoted) != (now == kDemoted)) control_.demote(entry, now == kDemoted);
         if (now != kPinned) placement_[entry] = now;
@@ -168,12 +169,8 @@ Status HotExperts::place(const uint8_t* placement, std::vector<WaveItem>& admitt
         control_.pin(entry, true);
         placement_[entry] = kPinned;
     }
-    for (uint32_t layer = 0; layer < options_.layers; layer++) {
-        std::vector<uint32_t> experts;
-        for (uint32_t entry : promoted) {
-            if (control_.layer_of(entry) == layer) experts.push_back(control_.expert_of(entry));
-        }
-        if (!experts.empty()) prefetch(layer, experts, admitted);
+    for (size_t i = 0; i < promoted.size(); i++) {
+        if (!promoted[i].empty()) prefetch(static_cast<uint32_t>(i % options_.layers), promoted[i], admitted);
     }
     return {};
 }
