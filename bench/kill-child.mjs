@@ -1,17 +1,24 @@
-// The process that the kill test kills: serves some requests at a time with a journal, and says on stdout what it has promised.
-// argv[2]: {journal, threads, seed, wanted: ids of requests not done, concurrent}. Lines: ready, recovered, accepted, done, gone.
+// The process that the kill test kills: serves some requests at a time with a journal while experts are swapped and persisted, and says on
+// stdout what it has promised. argv[2]: {journal, threads, load: as loadModel takes it, source: the file with the first weights of all experts,
+// seed, wanted: numbers of requests not done, concurrent, swaps: {done, begun}, swapSeed}. Lines: recovered, ready, begins, accepted, done,
+// gone, swapping, swapped, persisting, persisted, end, failed.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createEngine } from '../dist/esm/index.js'
-import { fingerprint, requestOf } from './kill-plan.mjs'
+import { seededRandom } from './harness.mjs'
+import { changesOfSwap, fingerprint, requestOf } from './kill-plan.mjs'
 
-const { journal, threads, seed, wanted, concurrent } = JSON.parse(process.argv[2])
+const { journal, threads, load, source, seed, wanted, concurrent, swaps, swapSeed } = JSON.parse(process.argv[2])
+/** Milliseconds between two swaps, at most. */
+const swapSpan = 120
 // Writes to a pipe are done when console.log returns, so what the parent reads had really happened.
 const say = (what, value) => console.log(`${what} ${JSON.stringify(value)}`)
 
 try {
   const engine = await createEngine({ threads, journal })
   say('recovered', { ...engine.recovered, routingSeed: undefined })
-  await engine.loadModel()
-  say('ready', {})
+  await engine.loadModel(load)
+  const { budget, all } = engine.listModels()[0].memory.experts
+  say('ready', { budget, all })
   const known = new Map(engine.recovered.requests.map((request) => [request.requestId, request]))
   const left = [...new Set([...known.keys(), ...wanted.map((i) => `request-${i}`)])]
 
@@ -20,9 +27,10 @@ try {
     let generator
     if (known.has(requestId)) generator = await engine.resumeGenerator({ requestId })
     else {
+      say('begins', { requestId, swaps: swaps.done })
       generator = engine.createGenerator(request)
       await generator.accepted()
-      say('accepted', requestId)
+      say('accepted', { requestId, swaps: swaps.begun })
     }
     const items = []
     for await (const item of generator) items.push(item)
@@ -36,11 +44,32 @@ try {
     say('gone', requestId)
   }
 
-  await Promise.all(
-    Array.from({ length: concurrent }, async () => {
-      for (let next = left.shift(); next; next = left.shift()) await serve(next)
-    })
-  )
+  let serving = true
+  async function swapNowAndThen() {
+    const random = seededRandom(swapSeed)
+    for (;;) {
+      await sleep(random() * swapSpan)
+      if (!serving) return
+      // What a crash left undone, or unsaid, is done again.
+      swaps.begun = swaps.done + 1
+      say('swapping', swaps.begun)
+      await engine.swapExperts(load.id, changesOfSwap(seed, swaps.begun, source))
+      swaps.done = swaps.begun
+      say('swapped', swaps.done)
+      if (random() < 0.4) continue
+      say('persisting', swaps.done)
+      await engine.persistExperts(load.id)
+      say('persisted', swaps.done)
+    }
+  }
+
+  const served = Array.from({ length: concurrent }, async () => {
+    for (let next = left.shift(); next; next = left.shift()) await serve(next)
+  })
+  const allServed = Promise.all(served).then(() => {
+    serving = false
+  })
+  await Promise.all([allServed, swapNowAndThen()])
   await engine.dispose()
   say('end', {})
 } catch (error) {

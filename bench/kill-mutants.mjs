@@ -1,4 +1,4 @@
-// Damages to a journal that the kill test has to notice. Each returns whether it found what it damages.
+// Damages to a journal and a checkpoint that the kill test has to notice. Each returns whether it found what it damages.
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { encodeRecord, scanRecords } from '../dist/esm/journal/frame.js'
@@ -26,24 +26,31 @@ function replace({ path, offset, bytes }, record) {
   writeFileSync(path, Buffer.concat(parts))
 }
 
-const acceptedOf = (folder, owed) =>
-  placesIn(folder).filter(({ record }) => record.type === 'accepted' && owed.has(record.id))
+const acceptedOf = ({ journal, owed }) =>
+  placesIn(journal).filter(({ record }) => record.type === 'accepted' && owed.has(record.id))
+
+/** The owed request that has most before it. */
+function unfinishedOf(campaign) {
+  const ended = placesIn(campaign.journal).filter(({ record }) => record.type === 'finished')
+  const ids = new Set(ended.map(({ record }) => record.id))
+  return acceptedOf(campaign).findLast(({ record }) => !ids.has(record.id))
+}
 
 export const mutants = {
-  'an accepted request is dropped': (folder, owed) => {
-    const place = acceptedOf(folder, owed)[0]
+  'an accepted request is dropped': (campaign) => {
+    const place = acceptedOf(campaign)[0]
     if (place) replace(place, undefined)
     return place !== undefined
   },
-  'the journal ends before an accepted request, as without fsync': (folder, owed) => {
-    const place = acceptedOf(folder, owed).at(-1)
-    const last = placesIn(folder).at(-1)
+  'the journal ends before an accepted request, as without fsync': (campaign) => {
+    const place = acceptedOf(campaign).at(-1)
+    const last = placesIn(campaign.journal).at(-1)
     if (!place || place.path !== last.path) return false
     truncateSync(place.path, place.offset)
     return true
   },
-  'a produced token is another one': (folder, owed) => {
-    const place = placesIn(folder).find(
+  'a produced token is another one': ({ journal, owed }) => {
+    const place = placesIn(journal).find(
       ({ record }) => record.type === 'tokens' && owed.has(record.id) && record.tokens.length > 0
     )
     if (!place) return false
@@ -52,12 +59,42 @@ export const mutants = {
     replace(place, { ...place.record, tokens })
     return true
   },
-  'a bit of a record is flipped': (folder) => {
-    const place = placesIn(folder).at(-3)
+  'a bit of a record is flipped': ({ journal }) => {
+    const place = placesIn(journal).at(-3)
     if (!place) return false
     const all = readFileSync(place.path)
     all[place.offset + 20] ^= 4
     writeFileSync(place.path, all)
+    return true
+  },
+  'a request has another TierSet': (campaign) => {
+    const place = unfinishedOf(campaign)
+    if (!place) return false
+    const { record } = place
+    const tierSet = record.request.tierSet.join() === 'usual' ? ['core'] : ['usual']
+    replace(place, { ...record, request: { ...record.request, tierSet } })
+    return true
+  },
+  'a request has other versions of experts': (campaign) => {
+    const changes = placesIn(campaign.journal).filter(({ record }) => record.type === 'experts')
+    const newest = Math.max(0, ...changes.map(({ record }) => record.epoch))
+    const place = unfinishedOf(campaign)
+    if (!place || newest === 0) return false
+    replace(place, { ...place.record, epoch: place.record.epoch === 0 ? newest : 0 })
+    return true
+  },
+  'a bit of a persisted expert is flipped': ({ checkpoint, swaps }) => {
+    if (swaps.persisted === 0) return false
+    const { shards } = JSON.parse(readFileSync(join(checkpoint, 'manifest.json'), 'utf8'))
+    const path = join(checkpoint, shards.find((shard) => shard.path.startsWith('versions/')).path)
+    const all = readFileSync(path)
+    all[1000] ^= 4
+    writeFileSync(path, all)
+    return true
+  },
+  'the manifest is the one from before all swaps': ({ checkpoint, swaps }, firstManifest) => {
+    if (swaps.persisted === 0) return false
+    writeFileSync(join(checkpoint, 'manifest.json'), firstManifest)
     return true
   }
 }

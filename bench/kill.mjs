@@ -1,19 +1,23 @@
-// SIGKILL at seeded random moments, restart, resume: every text must be that of an undisturbed run, and no request lost or doubled.
+// SIGKILL at seeded random moments, restart, resume: every text must be that of an undisturbed run with the request's TierSet and the experts with
+// which it began, no request lost or doubled, and the journal and the checkpoint readable. The model is a tiered checkpoint under a budget of
+// memory below all of its experts, some of which are swapped and persisted all the time.
 //   node bench/kill.mjs                    10 kills
 //   node bench/kill.mjs --full             300 kills
 //   node bench/kill.mjs --kills N --seed S
-//   node bench/kill.mjs --mutant           damages the journal between two runs in four ways, and checks that each is noticed
+//   node bench/kill.mjs --mutant           damages the journal and the checkpoint between two runs, and checks that each damage is noticed
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { createEngine } from '../dist/esm/index.js'
+import { convertModel, createEngine, verifyCheckpoint } from '../dist/esm/index.js'
 import { environment, printEnvironment, seededRandom, writeReport } from './harness.mjs'
 import { mutants } from './kill-mutants.mjs'
-import { fingerprint, requestOf } from './kill-plan.mjs'
+import { Undisturbed } from './kill-oracle.mjs'
+import { expertsAfter, placeOf, tiers } from './kill-plan.mjs'
+import { embeddedModel } from './models.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -26,23 +30,47 @@ const { values: options } = parseArgs({
 const child = join(dirname(fileURLToPath(import.meta.url)), 'kill-child.mjs')
 const seed = Number(options.seed)
 const concurrent = 6
-/** Milliseconds of serving in which moments fall. */
-const servingSpan = 500
+/** Milliseconds of serving in which moments fall, and of writing the manifest of a checkpoint. */
+const [servingSpan, persistingSpan] = [500, 12]
+/** Of 64 experts so many fit in the budget; the KV caches of the requests take of it too. */
+const budgetExperts = 60
 
-const undisturbed = await createEngine({ threads: 2 })
-await undisturbed.loadModel()
-const expected = new Map()
-/** What a run that nothing disturbs gives for a request. */
-async function expectedOf(requestId) {
-  if (!expected.has(requestId)) {
-    const items = []
-    for await (const item of undisturbed.createGenerator(requestOf(seed, Number(requestId.slice(8))))) items.push(item)
-    expected.set(requestId, fingerprint(items))
+const work = mkdtempSync(join(tmpdir(), 'tiered-moe-kill-'))
+process.on('exit', () => rmSync(work, { recursive: true, force: true }))
+const converted = join(work, 'converted')
+await convertModel({ from: embeddedModel, to: converted, tiers })
+const firstManifest = readFileSync(join(converted, 'manifest.json'), 'utf8')
+/** What every expert is told by, as it was before all swaps. */
+const firstExperts = expertsOf(converted)
+
+const undisturbed = await Undisturbed.open(seed, embeddedModel)
+
+/** By place: the SHA-256 of the expert's blob, as a checkpoint's manifest states it. */
+function expertsOf(folder) {
+  const { layers } = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'))
+  const all = []
+  for (const { layer, experts } of layers) {
+    for (const { expert, sha256 } of experts) all[placeOf(layer, expert)] = sha256
   }
-  return expected.get(requestId)
+  return all
 }
 
-/** One campaign over one journal. */
+/** Memory for the base weights, a step and fewer experts than there are. */
+async function memoryOf(model) {
+  const engine = await createEngine({ threads: 2 })
+  try {
+    await engine.loadModel({ model })
+    const { base, arena, experts } = engine.listModels()[0].memory
+    return base + arena + budgetExperts * experts.slot
+  } finally {
+    await engine.dispose()
+  }
+}
+const memory = await memoryOf(converted)
+
+const numberOf = (requestId) => Number(requestId.slice('request-'.length))
+
+/** One campaign over one journal and one checkpoint. */
 class Campaign {
   problems = []
   /** Accepted and not gone: what the next process must find. */
@@ -50,13 +78,22 @@ class Campaign {
   /** Acknowledged when it was killed: the next process may find them or not. */
   leaving = new Set()
   done = new Map()
+  /** Of each request that is under way: the swaps that were done when it began, at least and at most. */
+  windows = new Map()
+  /** Swaps of which it is known that they are durable, those that were begun, and those that the checkpoint has. */
+  swaps = { done: 0, begun: 0, persisted: 0 }
   resumed = 0
+  swapped = 0
   cuts = 0
+  /** Kills while experts were swapped, and while they were persisted. */
+  during = { swapping: 0, persisting: 0 }
   phases = { 'before the journal was open': 0, 'loading the model': 0, generating: 0, 'after the end': 0 }
 
   constructor(folder, random) {
-    this.folder = folder
+    this.journal = join(folder, 'journal')
+    this.checkpoint = join(folder, 'model')
     this.random = random
+    cpSync(converted, this.checkpoint, { recursive: true })
   }
 
   problem(text) {
@@ -64,17 +101,29 @@ class Campaign {
   }
 
   /**
-   * Starts a process, kills it `afterMs` after its start, `servingMs` after it began to serve, or once `when` holds (none: it may end),
-   * and takes down what it said. Returns how long it took until it served, in milliseconds.
+   * Starts a process, kills it `afterMs` after its start, `servingMs` after it began to serve, `persistingMs` after it began to write a manifest,
+   * or once `when` holds (none: it may end), and takes down what it said. Returns how long it took until it served, in milliseconds.
    */
-  async run(wanted, { afterMs, servingMs, when } = {}) {
+  async run(wanted, { afterMs, servingMs, persistingMs, when } = {}) {
     const random = this.random
     const journal = {
-      path: this.folder,
+      path: this.journal,
       syncMs: [0, 5, 100][Math.floor(random() * 3)],
       segmentBytes: [4096, 16384, 1 << 20][Math.floor(random() * 3)]
     }
-    const order = { journal, threads: 1 + Math.floor(random() * 2), seed, wanted, concurrent }
+    const load = { model: this.checkpoint, id: 'tiny-shakespeare', memory, memoryPressure: 'ignore' }
+    const { done, begun } = this.swaps
+    const order = {
+      journal,
+      threads: 1 + Math.floor(random() * 2),
+      load,
+      source: embeddedModel,
+      seed,
+      wanted,
+      concurrent,
+      swaps: { done, begun },
+      swapSeed: Math.floor(random() * 2 ** 30)
+    }
     const began = performance.now()
     const killed = spawn(process.execPath, [child, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'inherit'] })
     let phase = 'before the journal was open'
@@ -82,6 +131,7 @@ class Campaign {
     killAfter(afterMs)
     const closed = new Promise((resolve) => killed.once('close', resolve))
     let boot
+    let changing
     for await (const line of createInterface({ input: killed.stdout })) {
       const space = line.indexOf(' ')
       const what = line.slice(0, space)
@@ -99,17 +149,43 @@ class Campaign {
         phase = 'generating'
         boot = performance.now() - began
         killAfter(servingMs)
-      } else if (what === 'accepted') this.accepted(value)
+        if (value.budget >= value.all) this.problem(`the budget of ${value.budget} bytes holds every expert`)
+      } else if (what === 'begins') this.windows.set(value.requestId, { least: value.swaps })
+      else if (what === 'accepted') this.accepted(value)
       else if (what === 'done') {
         await this.finished(value)
       } else if (what === 'gone') this.leaving.delete(value)
+      else if (what === 'swapping') this.swaps.begun = value
+      else if (what === 'swapped') this.swaps.done = value
+      else if (what === 'persisting') killAfter(persistingMs)
+      else if (what === 'persisted') this.swaps.persisted = value
       else if (what === 'end') phase = 'after the end'
       else if (what === 'failed') this.problem(`the process failed: ${value.code} ${value.message}`)
+      if (/^swapp|^persist/.test(what)) changing = what
       if (when?.()) killed.kill('SIGKILL')
     }
     await closed
     this.phases[phase]++
+    if (changing in this.during) this.during[changing]++
+    // A shutdown persists what is left.
+    if (phase === 'after the end') this.swaps.persisted = this.swaps.done
+    await this.checkCheckpoint()
     return boot
+  }
+
+  /** Its files are what its manifest states, and that has the experts of one moment between what was persisted and what was begun. */
+  async checkCheckpoint() {
+    const { damage } = await verifyCheckpoint(this.checkpoint)
+    for (const { message } of damage) this.problem(`the checkpoint does not verify: ${message}`)
+    const now = expertsOf(this.checkpoint)
+    const { persisted, begun } = this.swaps
+    for (let count = persisted; count <= begun; count++) {
+      const after = expertsAfter(seed, count)
+      if (firstExperts.some((_, place) => now[place] !== firstExperts[after.get(place) ?? place])) continue
+      this.swaps.persisted = count
+      return
+    }
+    this.problem(`the checkpoint has not the experts of any moment from swap ${persisted} to ${begun}`)
   }
 
   recovered({ requests, cut, damage }) {
@@ -117,22 +193,34 @@ class Campaign {
     if (found.size !== requests.length) this.problem('a request is there twice')
     for (const id of this.owed) if (!found.has(id)) this.problem(`${id} had been accepted and was lost`)
     // What was on disk before the process could say so is owed from here on.
-    for (const id of found) if (!this.leaving.has(id)) this.owed.add(id)
+    for (const id of found) {
+      if (this.leaving.has(id)) continue
+      this.owed.add(id)
+      this.windows.get(id).most ??= this.swaps.begun
+    }
     if (damage.length > 0) this.problem(`damage: ${JSON.stringify(damage)}`)
     if (cut) this.cuts++
     this.resumed += requests.filter(({ completionTokens }) => completionTokens > 0).length
     this.leaving = new Set([...this.leaving].filter((id) => found.has(id)))
   }
 
-  accepted(id) {
-    if (this.owed.has(id) || this.done.has(id)) this.problem(`${id} was accepted twice`)
-    this.owed.add(id)
+  accepted({ requestId, swaps }) {
+    if (this.owed.has(requestId) || this.done.has(requestId)) this.problem(`${requestId} was accepted twice`)
+    this.owed.add(requestId)
+    this.windows.get(requestId).most = swaps
   }
 
   async finished({ requestId, print, same }) {
-    const expected = await expectedOf(requestId)
-    if (print !== expected)
-      this.problem(`${requestId} has another text: ${print.slice(0, 300)}\n  instead of ${expected.slice(0, 300)}`)
+    const { least, most } = this.windows.get(requestId)
+    let expected
+    for (let count = least; count <= most && print !== expected; count++) {
+      expected = await undisturbed.print(numberOf(requestId), count)
+    }
+    if (print !== expected) {
+      const experts = `with the experts of swaps ${least} to ${most}`
+      this.problem(`${requestId} has another text: ${print.slice(0, 300)}\n  ${experts} ${expected.slice(0, 300)}`)
+    }
+    if (!this.done.has(requestId) && least > 0) this.swapped++
     if (!same) this.problem(`${requestId}: its second half, resumed, differs`)
     if (!this.done.has(requestId)) this.done.set(requestId, print)
     this.owed.delete(requestId)
@@ -140,10 +228,10 @@ class Campaign {
   }
 }
 
-const inFolder = async (work) => {
-  const folder = mkdtempSync(join(tmpdir(), 'tiered-moe-kill-'))
+const inFolder = async (use) => {
+  const folder = mkdtempSync(join(work, 'campaign-'))
   try {
-    return await work(join(folder, 'journal'))
+    return await use(folder)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
@@ -161,15 +249,18 @@ async function kill(count) {
       while (open.length < 8 * concurrent) open.push(offered++)
       return open
     }
-    // Every fifth moment is before it serves, the others are while it does.
+    // Every fifth moment is before it serves, and every fifth while a manifest is written.
     let boot = 500
     for (let i = 0; i < count && campaign.problems.length === 0; i++) {
-      const early = random() < 0.2
+      const kind = random()
       const moment = random()
-      const took = await campaign.run(
-        wanted(),
-        early ? { afterMs: moment * boot } : { servingMs: moment * servingSpan }
-      )
+      const when =
+        kind < 0.2
+          ? { afterMs: moment * boot }
+          : kind < 0.4
+            ? { persistingMs: moment * persistingSpan }
+            : { servingMs: moment * servingSpan }
+      const took = await campaign.run(wanted(), when)
       boot = took ?? boot
       if (count >= 50 && i % 25 === 24) console.log(`${i + 1} kills, ${campaign.done.size} texts`)
     }
@@ -192,7 +283,7 @@ async function checkMutants() {
       for (let texts = 2; !changed && campaign.problems.length === 0 && texts < 60; texts += 3) {
         const wanted = Array.from({ length: texts + 20 }, (_, i) => i)
         await campaign.run(wanted, { when: () => campaign.done.size >= texts && campaign.owed.size > 2 })
-        changed = damage(folder, campaign.owed)
+        changed = damage(campaign, firstManifest)
       }
       if (changed) await campaign.run([])
       const noticed = changed && campaign.problems.length > 0
@@ -216,13 +307,15 @@ printEnvironment(stamp)
 const count = Number(options.kills ?? (options.full ? 300 : 10))
 const { campaign, minutes } = await kill(count)
 await undisturbed.dispose()
-const { problems, done, resumed, cuts, phases } = campaign
+const { problems, done, resumed, swapped, swaps, during, cuts, phases } = campaign
 const moments = Object.entries(phases)
   .map(([phase, times]) => `${times} ${phase}`)
   .join(', ')
-console.log(`moments: ${moments} (the last process was left to end)`)
 console.log(
-  `${count} kills in ${minutes.toFixed(1)} minutes, seed ${seed}: ${done.size} texts identical to undisturbed runs, ${resumed} continued from tokens of the journal, ${cuts} unfinished records cut off`
+  `moments: ${moments} (the last process was left to end); ${during.swapping} in a swap, ${during.persisting} while swaps were persisted`
+)
+console.log(
+  `${count} kills in ${minutes.toFixed(1)} minutes, seed ${seed}: ${done.size} texts identical to undisturbed runs, ${swapped} of them with swapped experts (${swaps.done} swaps), ${resumed} continued from tokens of the journal, ${cuts} unfinished records cut off; the checkpoint verified after each`
 )
 writeReport('kill.json', {
   environment: stamp,
@@ -231,6 +324,9 @@ writeReport('kill.json', {
   minutes,
   texts: done.size,
   resumed,
+  swapped,
+  swaps: swaps.done,
+  during,
   cuts,
   phases,
   problems

@@ -181,7 +181,7 @@ export class Engine implements AsyncDisposable {
   /**
    * Writes a model's changed experts into its checkpoint's manifest; dispose() does it too. Empty where there is nothing to write.
    * MODEL_NOT_LOADED, VALIDATION_ERROR of a model that is not a checkpoint, MODEL_CHANGED where the manifest is another one now,
-   * JOURNAL_LOCKED, FILE_WRITE_FAILED.
+   * JOURNAL_LOCKED, JOURNAL_WRITE_FAILED, FILE_WRITE_FAILED.
    */
   async persistExperts(model: string): Promise<PersistedExpert[]> {
     return this.#open('persistExperts', () => {

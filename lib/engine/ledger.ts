@@ -28,7 +28,7 @@ export class Ledger {
    */
   earlierLoad(id: string, identity: ModelIdentity): EarlierLoad | undefined {
     const isSame = ({ model, persisted }: EarlierLoad) =>
-      sameModel(model.identity, identity) || (persisted !== undefined && sameModel(persisted, identity))
+      [model.identity, ...persisted].some((own) => sameModel(own, identity))
     return this.journal?.earlierLoads(id).find(isSame)
   }
 
@@ -50,10 +50,10 @@ export class Ledger {
     if (load !== undefined) await this.journal?.expertsChanged(load, epoch, [...experts])
   }
 
-  /** Changed experts of a model are in its checkpoint now. */
-  persisted(id: string, identity: ModelIdentity): void {
+  /** Changed experts of a model are about to be in its checkpoint: resolves when it is certain that either is recognised. JOURNAL_WRITE_FAILED. */
+  async persisting(id: string, before: ModelIdentity, after: ModelIdentity): Promise<void> {
     const load = this.#loads.get(id)
-    if (load !== undefined) this.journal?.persisted(load, identity)
+    if (load !== undefined) await this.journal?.persisting(load, before, after)
   }
 
   /** Epochs of a model's requests that have not ended, of earlier loads too. */

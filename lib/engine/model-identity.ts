@@ -30,6 +30,14 @@ export async function identify(path: string): Promise<ModelIdentity> {
   return { bytes, modifiedNs: String(info.mtimeNs), sha256: hash.digest('hex'), sampled }
 }
 
+/** Of a checkpoint whose manifest is about to be written: no manifest is so large that it is sampled. */
+export const identityOfManifest = (text: string): ModelIdentity => ({
+  bytes: Buffer.byteLength(text),
+  modifiedNs: '0',
+  sha256: createHash('sha256').update(text).digest('hex'),
+  sampled: false
+})
+
 /** A copy of a small file is the same model; of a large one only what was not written to since. */
 export function sameModel(one: ModelIdentity, other: ModelIdentity): boolean {
   if (one.bytes !== other.bytes || one.sha256 !== other.sha256 || one.sampled !== other.sampled) return false

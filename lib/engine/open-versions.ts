@@ -11,7 +11,7 @@ import { versionFiles } from '../experts/persist.js'
 import { ExpertSwaps } from '../experts/swaps.js'
 import { ExpertVersions } from '../experts/versions.js'
 import type { ExpertBlobs, NativeModel } from '../native.js'
-import { identify } from './model-identity.js'
+import { identify, identityOfManifest } from './model-identity.js'
 import { journalVersions } from './open-journal.js'
 import type { OpenModel } from './open-model.js'
 import type { EngineParts } from './parts.js'
@@ -59,8 +59,8 @@ export function openVersions(
       throw createError('MODEL_CHANGED', `${path} is another file than the one that was loaded`, { model: id, path })
     },
     sha256Of: (place) => entryOf?.(place).sha256,
-    onPersisted: async () => {
-      if (journal) ledger.persisted(id, await identify(path))
+    onPersist: async (manifest) => {
+      if (journal) await ledger.persisting(id, await identify(path), identityOfManifest(manifest))
     },
     tell: (event, message, fields) => telemetry.event(event, message, { model: id, ...fields })
   })

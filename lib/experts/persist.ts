@@ -4,6 +4,7 @@ import { open, stat } from 'node:fs/promises'
 import { join, relative, sep } from 'node:path'
 import { LOCK_NAME, readManifest, VERSIONS_FOLDER, writeFailed, writeManifest } from '../checkpoint/folder.js'
 import type { Manifest, ManifestExpert, ManifestShard } from '../checkpoint/manifest.js'
+import { manifestText } from '../checkpoint/manifest.js'
 import { createError } from '../errors/index.js'
 import type { ExpertPlace, ExpertVersion, VersionBlob } from './history.js'
 
@@ -26,13 +27,14 @@ export const versionFiles = (folder: string, { shards }: Manifest): Set<string> 
 
 /**
  * The manifest is written anew (`known`: the SHA-256 that it had for an expert), whole or not at all; no other file is. JOURNAL_LOCKED where a conversion into the folder is under way,
- * MODEL_CHANGED where the manifest is no longer the one that was loaded, FILE_WRITE_FAILED, and the errors of reading a manifest.
+ * MODEL_CHANGED where the manifest is no longer the one that was loaded, FILE_WRITE_FAILED, and the errors of reading a manifest and of `beforeWriting`.
  */
 export async function persistVersions(
   folder: string,
   changed: readonly (ExpertPlace & ExpertVersion)[],
   known: (place: ExpertPlace) => string | undefined,
-  tryLock: (descriptor: number) => boolean
+  tryLock: (descriptor: number) => boolean,
+  beforeWriting: (manifest: string) => Promise<void>
 ): Promise<Persisted> {
   const path = join(folder, LOCK_NAME)
   const lock = await open(path, 'a').catch((error) => {
@@ -64,6 +66,7 @@ export async function persistVersions(
       manifest.conversion = createHash('sha256')
         .update(JSON.stringify([manifest.conversion, experts]))
         .digest('hex')
+      await beforeWriting(manifestText(manifest))
       await writeManifest(folder, manifest)
     }
     return { experts, files: versionFiles(folder, manifest) }

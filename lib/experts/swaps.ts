@@ -26,8 +26,8 @@ export interface SwapsSetup extends Omit<ChangedModel, 'newest' | 'folder'> {
   versions: ExpertVersions
   /** The SHA-256 of an expert's blob in the checkpoint that was loaded. */
   sha256Of(place: ExpertPlace): string | undefined
-  /** The manifest was written anew. */
-  onPersisted(): Promise<void>
+  /** This manifest is about to be written. */
+  onPersist(manifest: string): Promise<void>
   tell(event: EventName, message: string, fields: Readonly<Record<string, unknown>>): void
 }
 
@@ -65,17 +65,17 @@ export class ExpertSwaps {
 
   /** Engine.persistExperts; nothing where the model is no checkpoint, and not what `persistable` leaves for a later call. */
   async persist(): Promise<PersistedExpert[]> {
-    const { versions, path, addon, isCheckpoint, onPersisted, sha256Of, id, tell } = this.#setup
+    const { versions, path, addon, isCheckpoint, onPersist, sha256Of, id, tell } = this.#setup
     if (!isCheckpoint || versions.changed().length === 0) return []
     const experts = await versions.persist(async () => {
       const written = await persistVersions(
         path,
         versions.persistable(),
         (place) => this.#onDisk.get(keyOf(place)) ?? sha256Of(place),
-        (descriptor) => addon.tryLockFile(descriptor)
+        (descriptor) => addon.tryLockFile(descriptor),
+        onPersist
       )
       for (const own of written.experts) this.#onDisk.set(keyOf(own), own.sha256)
-      if (written.experts.length > 0) await onPersisted()
       return { files: written.files, result: written.experts }
     })
     if (experts.length > 0)

@@ -51,15 +51,18 @@ export interface ProducedToken {
 export interface EarlierLoad {
   model: ModelRecord
   experts: readonly ExpertsRecord[]
-  /** Of its checkpoint, where changed experts were written into it. */
-  persisted: ModelIdentity | undefined
+  /** What its checkpoint may be since changed experts were written into it; a crash may have come before that. */
+  persisted: readonly ModelIdentity[]
 }
 
-const earlierLoad = (state: JournalState, load: number): EarlierLoad => ({
-  model: state.models.get(load)!,
-  experts: state.experts.get(load) ?? [],
-  persisted: state.persisted.get(load)?.identity
-})
+function earlierLoad(state: JournalState, load: number): EarlierLoad {
+  const { identity, before } = state.persisted.get(load) ?? {}
+  return {
+    model: state.models.get(load)!,
+    experts: state.experts.get(load) ?? [],
+    persisted: [identity, before].filter((own) => own !== undefined)
+  }
+}
 
 export class Journal {
   /** What was in it when it was opened. */
@@ -68,12 +71,13 @@ export class Journal {
   readonly #lock: number
   readonly #state: JournalState
   readonly #writer: JournalWriter
-  /** What was loaded when the last engine ended. */
+  /** What was loaded when the last engine ended, or before it where that did not come to load it again. */
   readonly #inherited: Map<number, EarlierLoad>
   /** Tokens that no record holds yet. */
   readonly #pending = new Map<string, TokensRecord>()
   #pendingTokens = 0
   #expired = 0
+  #begun = false
   #closing: Promise<void> | undefined
 
   private constructor(settings: JournalSettings, lock: number, reading: JournalReading, position: WriterPosition) {
@@ -82,7 +86,8 @@ export class Journal {
     this.#lock = lock
     this.#state = state
     this.recovered = describeRecovered(state, cut, damage)
-    this.#inherited = new Map([...state.loaded].map((load) => [load, earlierLoad(state, load)]))
+    const inherited = [...state.inherited, ...state.loaded]
+    this.#inherited = new Map(inherited.map((load) => [load, earlierLoad(state, load)]))
     this.#writer = new JournalWriter(
       {
         folder: settings.path,
@@ -128,6 +133,7 @@ export class Journal {
 
   /** An engine begins, with nothing loaded. */
   started(start: Omit<StartRecord, 'type' | 'at'>): void {
+    this.#begun = true
     this.#append({ type: 'start', at: Date.now(), ...start })
   }
 
@@ -204,9 +210,10 @@ export class Journal {
     }
   }
 
-  /** A load's experts are in its checkpoint, which has another identity now. */
-  persisted(load: number, identity: ModelIdentity): void {
-    this.#append({ type: 'persisted', load, identity, at: Date.now() })
+  /** A load's experts go into its checkpoint, which then has another identity; resolves when that is durable. JOURNAL_WRITE_FAILED. */
+  persisting(load: number, before: ModelIdentity, identity: ModelIdentity): Promise<void> {
+    this.#append({ type: 'persisted', load, identity, before, at: Date.now() })
+    return this.#writer.flush()
   }
 
   /** Loads of a model whose experts a later load goes on with, latest first: those of requests, and those that the last engine ended with. */
@@ -307,8 +314,14 @@ export class Journal {
 
   /** Writes what waits and gives the lock back, once; nothing is written after it. */
   close(): Promise<void> {
-    this.#closing ??= this.#writer.close().finally(() => closeFile(this.#lock))
+    this.#closing ??= this.#close()
     return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    // An engine that ends in its own time has not wanted them.
+    if (this.#begun) for (const load of this.#state.inherited) this.#append({ type: 'unload', load, at: Date.now() })
+    await this.#writer.close().finally(() => closeFile(this.#lock))
   }
 
   #append(record: JournalRecord): void {

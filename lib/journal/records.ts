@@ -79,8 +79,14 @@ const experts = z.object({
   at: z.number()
 })
 
-/** A load's changed experts were written into its checkpoint, which is this one now. */
-const persisted = z.object({ type: z.literal('persisted'), load: count, identity, at: z.number() })
+/** A load's changed experts are being written into its checkpoint, which is then this one; `before`: what it is until then. */
+const persisted = z.object({
+  type: z.literal('persisted'),
+  load: count,
+  identity,
+  before: identity.optional(),
+  at: z.number()
+})
 
 const accepted = z.object({
   type: z.literal('accepted'),

@@ -22,7 +22,7 @@ export interface RecoveredRequest {
   acceptedAt: number
 }
 
-/** A model that was loaded when the engine before this one ended. */
+/** A model that was loaded when the engine before this one ended, or before it where that was killed without having loaded it again. */
 export interface RecoveredModel {
   id: string
   path: string
@@ -86,7 +86,7 @@ export function describeRecovered(
 ): Recovered {
   return {
     requests: [...state.requests.values()].map((request) => describeRequest(request, state.models)),
-    models: [...state.loaded].map((load) => {
+    models: [...state.inherited, ...state.loaded].map((load) => {
       const { id, path, options } = state.models.get(load)!
       return { id, path, options: loadOptions(state, load, options) }
     }),

@@ -33,9 +33,11 @@ export interface JournaledRequest {
 export class JournalState {
   /** The latest start of an engine. */
   start: StartRecord | undefined
-  /** Every load that a request names, and those that are loaded. */
+  /** Every load that a request names, and those that are loaded or inherited. */
   readonly models = new Map<number, ModelRecord>()
   readonly loaded = new Set<number>()
+  /** What engines that are gone had loaded, and none since: one that was killed before it could do so has not undone it. */
+  readonly inherited = new Set<number>()
   readonly tierSets = new Map<number, TierSetRecord>()
   /** Of each load, by tier. */
   readonly tierFolders = new Map<number, Map<string, TierFolderRecord>>()
@@ -61,17 +63,20 @@ export class JournalState {
       case 'start':
         this.start = record
         // What another process had loaded went with it.
+        for (const load of this.loaded) this.inherited.add(load)
         this.loaded.clear()
-        this.#forgetUnused()
         return
       case 'model':
+        for (const load of this.inherited) if (this.models.get(load)?.id === record.id) this.inherited.delete(load)
         this.models.set(record.load, record)
         this.loaded.add(record.load)
         this.lastLoad = Math.max(this.lastLoad, record.load)
         this.#count(record.load, bytes)
+        this.#forgetUnused()
         return
       case 'unload':
         this.loaded.delete(record.load)
+        this.inherited.delete(record.load)
         this.#forgetUnused()
         return
       case 'tierSet':
@@ -171,7 +176,9 @@ export class JournalState {
       else if (failed) yield failed
     }
     // Last, because an unloaded model that no request names is forgotten.
-    for (const { load, at } of this.models.values()) if (!this.loaded.has(load)) yield { type: 'unload', load, at }
+    for (const { load, at } of this.models.values()) {
+      if (!this.loaded.has(load) && !this.inherited.has(load)) yield { type: 'unload', load, at }
+    }
   }
 
   #count(load: number, bytes: number): void {
@@ -179,7 +186,7 @@ export class JournalState {
   }
 
   #forgetUnused(): void {
-    const needed = new Set(this.loaded)
+    const needed = new Set([...this.loaded, ...this.inherited])
     for (const { accepted } of this.requests.values()) needed.add(accepted.load)
     for (const load of this.models.keys()) {
       if (needed.has(load)) continue

@@ -187,3 +187,58 @@ for (const form of ['source', 'folder'] as const) {
     )
   }
 }
+
+/** A process that is killed where the manifest with its swap is renamed, before it or after it, with a request of each version under way. */
+function killedAtRename(t: Test, { donor, folder }: Files, moment: 'before' | 'after'): string {
+  const journal = join(t.testdirName, `journal-${moment}`)
+  const script = join(t.testdirName, 'persist.mjs')
+  const lib = pathToFileURL(join(process.cwd(), 'dist/esm/index.js')).href
+  writeFileSync(
+    script,
+    `import files from 'node:fs/promises'
+    import { syncBuiltinESMExports } from 'node:module'
+    const { rename } = files
+    files.rename = async (from, to) => {
+      const isManifest = to.endsWith('manifest.json')
+      if (isManifest && ${moment === 'before'}) process.kill(process.pid, 'SIGKILL')
+      await rename(from, to)
+      if (isManifest) process.kill(process.pid, 'SIGKILL')
+    }
+    syncBuiltinESMExports()
+    const { createEngine } = await import(${JSON.stringify(lib)})
+    const engine = await createEngine({ threads: 2, journal: { path: ${JSON.stringify(journal)}, syncMs: 60000 } })
+    await engine.loadModel({ model: ${JSON.stringify(folder)}, id: '${model}' })
+    const begin = (requestId) => {
+      const request = ${JSON.stringify(requests)}[1]
+      return engine.createGenerator({ model: '${model}', ...request, requestId }).accepted()
+    }
+    await begin('before')
+    await engine.swapExperts('${model}', [{ action: 'replace', layer: 1, expert: 3, from: ${JSON.stringify(donor)} }])
+    await begin('after')
+    await engine.persistExperts('${model}')`
+  )
+  t.equal(spawnSync(process.execPath, [script], { stdio: 'inherit' }).signal, 'SIGKILL')
+  return journal
+}
+
+for (const moment of ['before', 'after'] as const) {
+  t.test(
+    `killed just ${moment} a manifest is in its place: each request goes on with what it began with`,
+    async (t) => {
+      const own = await files(t)
+      const [old, one] = [await answersOf(t, own.source), await swapped(t)]
+      const journal = killedAtRename(t, own, moment)
+      t.equal(manifestOf(own.folder).layers[1].experts[3].version, moment === 'before' ? 0 : 1)
+      t.match((await verifyCheckpoint(own.folder)).damage, [])
+      const engine = await startEngine(t, { journal })
+      for (const [requestId, { texts }] of [['before', old] as const, ['after', one] as const]) {
+        const text = (await items(await engine.resumeGenerator({ requestId }))).map(({ text }) => text).join('')
+        t.equal(text, texts[1], requestId)
+      }
+      t.same(await answers(engine, model), one, 'later requests have the newest')
+      t.match(await engine.persistExperts(model), moment === 'before' ? [{ layer: 1, expert: 3 }] : [])
+      await engine.dispose()
+      t.same(await answersOf(t, own.folder), one)
+    }
+  )
+}

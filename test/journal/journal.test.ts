@@ -119,9 +119,38 @@ t.test('a model that no request names and that is not loaded leaves', async (t) 
   await journal.close()
   const again = await open(folder)
   t.equal(again.recovered.models.length, 1)
-  t.equal(again.load(second), undefined, 'a new engine has nothing loaded')
   t.equal(loadModel(again), second + 1, 'loads are never numbered twice')
+  t.equal(again.load(second), undefined, 'another load of the model is in its place')
   await again.close()
+})
+
+t.test('what was loaded is known until it is loaded again, or until an engine ends in order without it', async (t) => {
+  const folder = join(t.testdir(), 'journal')
+  const blob = { path: 'b.bin', offset: 0, crc32c: 1, sha256: '0'.repeat(64) }
+  const first = await open(folder)
+  const load = loadModel(first)
+  await first.expertsChanged(load, 1, [{ layer: 0, expert: 3, version: 1, blob, previous: { version: 0 } }])
+  await first.close()
+  // An engine that is killed before it has loaded anything; twice.
+  for (let i = 0; i < 2; i++) {
+    const args = program(
+      folder,
+      "journal.started({ version: '1', node: '20' }); await journal.flush(); process.kill(process.pid, 9)"
+    )
+    t.equal(spawnSync(process.execPath, args, { stdio: 'inherit' }).signal, 'SIGKILL')
+  }
+  const second = await open(folder)
+  t.match(second.recovered.models, [{ id: 'tiny' }])
+  t.match(second.earlierLoads('tiny'), [{ model: { load }, experts: [{ epoch: 1 }], persisted: [] }])
+  const before = { ...identity, sha256: 'bb' }
+  await second.persisting(loadModel(second), identity, before)
+  await second.close()
+  const third = await open(folder)
+  t.match(third.earlierLoads('tiny'), [{ model: { load: load + 1 }, experts: [], persisted: [before, identity] }])
+  await third.close()
+  const fourth = await open(folder)
+  t.same(fourth.recovered.models, [])
+  await fourth.close()
 })
 
 t.test('what has ended can be read until it expires; what runs never does', async (t) => {
