@@ -47,6 +47,8 @@ import type { Counters } from './native.js'
 import { validated } from './schemas.js'
 import type { MetricFamily } from './telemetry/metrics.js'
 import type { PlacementView } from './tiers/placement-view.js'
+import type { LatencyBudget } from './tiers/selection.js'
+import { isLatencyBudget } from './tiers/selection.js'
 import type { Steered } from './tiers/steering.js'
 import { validationError } from './validation.js'
 
@@ -124,15 +126,17 @@ export class Engine implements AsyncDisposable {
   }
 
   /**
-   * Makes another TierSet the one of later requests that do not say; those under way keep theirs. MODEL_NOT_LOADED,
+   * Makes another TierSet the one of later requests that do not say; those under way keep theirs. With {latencyBudgetMs} each of them gets the
+   * largest that is predicted to take at most so many milliseconds a token, and the one that is now decides what is kept in memory. MODEL_NOT_LOADED,
    * CONFIG_UNKNOWN_TIER {tier, known, tierSets}, ROUTING_TOO_FEW_EXPERTS {tierSet, layer, enabled, k}.
    */
-  async activateTierSet(model: string, tierSet: string | readonly string[]): Promise<TierSetChange> {
+  async activateTierSet(model: string, tierSet: string | readonly string[] | LatencyBudget): Promise<TierSetChange> {
     return this.#open('activateTierSet', async () => {
       const { models, ledger } = this.#parts
       const checked = validated(activateSchema, { model, tierSet }, 'activateTierSet')
       const change = await models.get(checked.model).activateTierSet(checked.tierSet)
-      ledger.tierSetActivated(checked.model, change.active.tiers)
+      const budgetMs = isLatencyBudget(checked.tierSet) ? checked.tierSet.latencyBudgetMs : undefined
+      ledger.tierSetActivated(checked.model, change.active.tiers, budgetMs)
       return change
     })
   }

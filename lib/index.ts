@@ -85,7 +85,7 @@ export type {
   TierPlacementView,
   Where
 } from './tiers/placement-view.js'
-export type { BudgetCounts } from './tiers/selection.js'
+export type { BudgetCounts, LatencyBudget } from './tiers/selection.js'
 export type { Steered } from './tiers/steering.js'
 export type { Trace } from './tiers/trace.js'
 export { readTrace, writeTrace } from './tiers/trace.js'

@@ -22,7 +22,7 @@ import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel } from '.
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import { type PlacementView, viewPlacement } from './tiers/placement-view.js'
-import type { Choice, SelectionInfo, TierSelection } from './tiers/selection.js'
+import type { Choice, LatencyBudget, SelectionInfo, TierSelection } from './tiers/selection.js'
 import type { StarvationOptions } from './tiers/starvation.js'
 import { StarvationWatch } from './tiers/starvation.js'
 import { nothingSteered, type Steered, type Steering } from './tiers/steering.js'
@@ -96,6 +96,9 @@ export interface ModelInfo extends SelectionInfo {
 export interface TierSetChange extends Steered {
   previous: { name: string; tiers: readonly string[] }
   active: { name: string; tiers: readonly string[] }
+  /** Of a latency budget: the milliseconds that a token is predicted to take with the active one now, and whether they are within it. */
+  predictedMs?: number
+  withinBudget?: boolean
 }
 
 /** What a loaded model has done since its load. */
@@ -168,17 +171,21 @@ export class LoadedModel {
   }
 
   /** For later requests that do not say. Throws CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS. */
-  async activateTierSet(asked: TierSetName): Promise<TierSetChange> {
+  async activateTierSet(asked: TierSetName | LatencyBudget): Promise<TierSetChange> {
     const { id, selection, steering, tell } = this.#options
-    const { previous, active } = selection.activate(asked)
+    const { previous, choice } = selection.activate(asked)
+    const { tierSet: active, budgetMs, predictedMs, withinBudget } = choice
     const shown = ({ name, tiers }: TierSet) => ({ name, tiers })
     const steered = (await steering?.activate(active.tiers)) ?? nothingSteered
+    const predicted = budgetMs !== undefined && { predictedMs: predictedMs!, withinBudget: withinBudget! }
     tell('tierset_activated', `TierSet ${active.name} is the one of ${id} now`, {
       tierSet: active.tiers,
       previous: previous.tiers,
+      ...(budgetMs !== undefined && { latencyBudgetMs: budgetMs }),
+      ...predicted,
       ...steered
     })
-    return { previous: shown(previous), active: shown(active), ...steered }
+    return { previous: shown(previous), active: shown(active), ...predicted, ...steered }
   }
 
   trace(): ExpertTrace {

@@ -16,6 +16,8 @@ export interface EngineChoices {
   memory?: string
   prefetch?: Prefetch
   tierSet?: string
+  /** Milliseconds that a token may take. */
+  latencyBudget?: number
   tiers?: string
   archive?: string
   coldFolder?: string
@@ -89,6 +91,7 @@ export async function withModel<Result>(
         gpuMemory: choices.gpuMemory,
         prefetch: choices.prefetch,
         tierSet: tierSetOf(choices.tierSet),
+        latencyBudgetMs: choices.latencyBudget,
         tiers: choices.tiers,
         recordTrace: choices.recordTrace,
         archive:

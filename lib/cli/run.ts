@@ -1,7 +1,7 @@
 /** `tiered-moe run`: streams text, then tells how fast it was. */
 import { createInterface } from 'node:readline/promises'
 import { text as readAll } from 'node:stream/consumers'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { createError } from '../errors/index.js'
 import { type ChatMessage, type FinalItem, type GenerationRequest, writeTrace } from '../index.js'
 import { filePath, given, integer, number, several } from './arguments.js'
@@ -146,6 +146,14 @@ export function addRun(program: Command, session: Session): void {
     .option('--seed <n>', 'the same seed gives the same text (default: random)', integer(0))
     .option('--stop <text>', 'end before this text; may be given several times', several)
     .option('--ignore-eos', 'go on after an end-of-text token')
+    .addOption(
+      new Option(
+        '--latency-budget <ms>',
+        'instead of --tier-set: each answer uses the largest that is predicted to take at most so long a token'
+      )
+        .argParser(number(1e-6, 1e9))
+        .conflicts('tierSet')
+    )
     .option('--audit <file>', 'append to this audit log', filePath)
     .option(
       '--drain <seconds>',

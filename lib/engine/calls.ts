@@ -1,7 +1,14 @@
 /** What the methods of an engine are called with, checked at the border. */
 import { z } from 'zod'
 import { changeSchema } from '../experts/changes.js'
-import { isTokenList, replayAllowed, tierSetAllowed, tierSetSchema } from '../generation/options.js'
+import {
+  isTokenList,
+  latencyBudgetAllowed,
+  latencyBudgetSchema,
+  replayAllowed,
+  tierSetAllowed,
+  tierSetSchema
+} from '../generation/options.js'
 import type { RoutingCapture } from '../generation/routing.js'
 import { isRoutingCapture } from '../generation/routing.js'
 import type { FreezeOptions } from './maintenance.js'
@@ -66,7 +73,12 @@ export const swapSchema = z.strictObject({
   changes: z.array(changeSchema).min(1).max(65536).describe('a list of changes, at least one')
 })
 
-export const activateSchema = z.strictObject({ model: modelId, tierSet: tierSetSchema.describe(tierSetAllowed) })
+export const activateSchema = z.strictObject({
+  model: modelId,
+  tierSet: z
+    .union([tierSetSchema, z.strictObject({ latencyBudgetMs: latencyBudgetSchema })])
+    .describe(`${tierSetAllowed}, or {latencyBudgetMs: ${latencyBudgetAllowed}}`)
+})
 
 const tokenList = z.custom<number[] | Int32Array | Uint32Array>(isTokenList)
 const tokensAllowed = 'an array, Int32Array or Uint32Array of token ids'

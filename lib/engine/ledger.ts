@@ -61,9 +61,10 @@ export class Ledger {
     return this.journal?.unfinishedEpochs(id) ?? []
   }
 
-  tierSetActivated(id: string, tiers: readonly string[]): void {
+  /** `latencyBudgetMs`: where it was chosen by one, as those of later requests are. */
+  tierSetActivated(id: string, tiers: readonly string[], latencyBudgetMs?: number): void {
     const load = this.#loads.get(id)
-    if (load !== undefined) this.journal?.tierSetActivated(load, [...tiers])
+    if (load !== undefined) this.journal?.tierSetActivated(load, [...tiers], latencyBudgetMs)
   }
 
   /** Tiers of a model are in another folder from now on: `done` when that is durable (JOURNAL_WRITE_FAILED), until `undo`. */

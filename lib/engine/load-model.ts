@@ -8,6 +8,7 @@ import { locateModel } from '../model/embedded.js'
 import type { ModelDescriptor } from '../model/index.js'
 import { packageRoot } from '../native.js'
 import { validated } from '../schemas.js'
+import { validationError } from '../validation.js'
 import { ModelLoad } from './loading.js'
 import type { LoadModelOptions, LoadModelRequest } from './options.js'
 import { loadCallSchema, loadSchema } from './options.js'
@@ -28,6 +29,10 @@ export async function loadModel(
   const { models, telemetry } = parts
   const checked = validated(loadSchema, request, 'loadModel')
   const call = validated(loadCallSchema, options, 'loadModel') as LoadModelOptions
+  const { tierSet, latencyBudgetMs } = checked
+  if (tierSet !== undefined && latencyBudgetMs !== undefined) {
+    throw validationError('loadModel', 'latencyBudgetMs', latencyBudgetMs, 'only without tierSet')
+  }
   const location = locateModel(packageRoot(), checked.model)
   const id = checked.id ?? location.id
   models.checkFree(id)

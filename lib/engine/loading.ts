@@ -106,14 +106,15 @@ export class ModelLoad {
         return { open, tokenizer: createTokenizer(open.file.metadata), tiers, ...this.#fit(open) }
       })
       const { description } = open
-      const { tierSet, tierSets } = this.#request
+      const { tierSet = 'max', latencyBudgetMs, tierSets } = this.#request
       const sets = new TierSets(tiers, (enabled) => weights!.checkEnabled(enabled), tierSets)
       const first = placeFirst(tiers, memory, this.#parts.backend.threads, sets.tiersOf(tierSet))
       const experts = this.#expertOptions(open, memory, warmBytes, first)
       const native = await this.#loadWeights(open, experts, phases, onProgress)
       weights = native
-      const selection = new TierSelection(tiers, sets, tierSet)
+      const selection = new TierSelection(tiers, sets, latencyBudgetMs === undefined ? tierSet : { latencyBudgetMs })
       const steering = first && new Steering(native, first, (experts) => this.#tellUnpinned(experts))
+      if (latencyBudgetMs !== undefined) await steering?.activate(selection.active.tiers)
       const files = tierFiles(open, tiers, native, first !== undefined)
       const { kvType } = this.#request
       if (native.warmUp) {

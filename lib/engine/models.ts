@@ -75,13 +75,14 @@ export class Models {
     this.#requests.set(id, request)
   }
 
-  /** All that is loaded, with what would load it as it is now: with the TierSet that is active. */
+  /** All that is loaded, with what would load it as it is now: with the TierSet or latency budget that is active. */
   asLoaded(): { id: string; model: LoadedModel; request: LoadModelRequest }[] {
-    return [...this.#loaded].map(([id, model]) => ({
-      id,
-      model,
-      request: { ...this.#requests.get(id), id, tierSet: model.info().tierSet.tiers }
-    }))
+    return [...this.#loaded].map(([id, model]) => {
+      const { tierSet: _, latencyBudgetMs: __, ...request } = this.#requests.get(id) ?? {}
+      const { tierSet, latencyBudgetMs } = model.info()
+      const active = latencyBudgetMs === undefined ? { tierSet: tierSet.tiers } : { latencyBudgetMs }
+      return { id, model, request: { ...request, id, ...active } }
+    })
   }
 
   /** Tiers of a model are in another folder from now on. */

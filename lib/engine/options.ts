@@ -4,7 +4,7 @@ import type { ArchiveOptions } from '../archive/options.js'
 import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
-import { tierSetAllowed, tierSetSchema } from '../generation/options.js'
+import { latencyBudgetAllowed, latencyBudgetSchema, tierSetAllowed, tierSetSchema } from '../generation/options.js'
 import type { Transition } from '../lifecycle.js'
 import type { CachePolicy, Isa, KvType, LoadProgress, Prefetch } from '../native.js'
 import { callback, callFields } from '../schemas.js'
@@ -119,6 +119,8 @@ export interface LoadModelRequest {
   contextLength?: number
   /** The TierSet of requests that do not say: a mode, an alias of `tierSets`, a tier's name, or a list of names. Default max. */
   tierSet?: string | readonly string[]
+  /** Instead of `tierSet`: milliseconds that a token of such requests may take; each gets the largest TierSet that is predicted to hold it. */
+  latencyBudgetMs?: number
   /**
    * Labels on the experts of a model that has no tiers of its own: the path of a YAML file, or the list in it: {name, placement, budget of a
    * hot one, experts: [0, '4-7'] of every layer, lists by layer, or 'rest'}. Of one that has: another placement or budget of the tiers that are named.
@@ -271,7 +273,8 @@ export const loadSchema = z.strictObject({
   id: idSchema.optional().describe('a string of 1 to 200 characters'),
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
   contextLength: z.number().int().min(1).max(largest).optional().describe(positive),
-  tierSet: tierSetSchema.default('max').describe(tierSetAllowed),
+  tierSet: tierSetSchema.optional().describe(tierSetAllowed),
+  latencyBudgetMs: latencyBudgetSchema.optional().describe(latencyBudgetAllowed),
   tiers: z
     .union([
       filePath,

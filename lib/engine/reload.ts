@@ -19,7 +19,8 @@ export async function reload(
     const text = `the tier ${tier} of ${request.id} is not in ${folder}: ${error.message}`
     telemetry.event('tier_missing', text, { model: request.id, tier, folder, code: error.code })
     const tierFolders = { ...request.tierFolders, [tier]: false as const }
-    await reload({ telemetry }, { ...request, tierFolders, tierSet: without(request.tierSet, tier) }, load)
+    const left = request.latencyBudgetMs === undefined && { tierSet: without(request.tierSet, tier) }
+    await reload({ telemetry }, { ...request, tierFolders, ...left }, load)
   }
 }
 

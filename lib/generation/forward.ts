@@ -62,7 +62,7 @@ export class Forwards {
       const text = `${tokens.length} tokens, the context of ${id} holds ${contextLength}`
       throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: tokens.length, limit: contextLength })
     }
-    const { enabled } = selection.select(request).tierSet
+    const { enabled } = request.tierSet === undefined ? selection.active : selection.select(request).tierSet
     const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
     const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
     const cancel = addon.createCancel()

@@ -54,7 +54,7 @@ export interface GenerationRequest {
   replayRouting?: RoutingCapture
   /** The tiers to use: a mode (fast, balanced, deep, max), an alias, a tier's name, or a list of names. Default: the model's active one. */
   tierSet?: string | readonly string[]
-  /** Milliseconds that one token may take: without a tierSet, the largest one that is predicted to hold it is used. */
+  /** Milliseconds that one token may take: without a tierSet, the largest one that is predicted to hold it is used. Default: the model's. */
   latencyBudgetMs?: number
   /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
   parseSpecial?: boolean
@@ -100,6 +100,8 @@ export const replayAllowed = 'a capture: {tokens, layers, k, ids: Int32Array, we
 const tierText = z.string().min(1).max(64)
 export const tierSetSchema = z.union([tierText, z.array(tierText).min(1).max(256)])
 export const tierSetAllowed = 'fast, balanced, deep, max, an alias, the name of a tier, or a list of names'
+export const latencyBudgetSchema = z.number().positive().max(1e9)
+export const latencyBudgetAllowed = 'a number of milliseconds above 0, up to 1e9'
 
 const requestSchema = z.strictObject({
   model: z.string().min(1).describe('the id of a loaded model'),
@@ -129,7 +131,7 @@ const requestSchema = z.strictObject({
   captureRouting: z.boolean().default(false).describe('true or false'),
   replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
   tierSet: tierSetSchema.optional().describe(tierSetAllowed),
-  latencyBudgetMs: z.number().positive().max(1e9).optional().describe('a number of milliseconds above 0'),
+  latencyBudgetMs: latencyBudgetSchema.optional().describe(latencyBudgetAllowed),
   parseSpecial: z.boolean().default(false).describe('true or false'),
   requestId: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters')
 })

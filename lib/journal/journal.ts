@@ -165,8 +165,9 @@ export class Journal {
     this.#append({ type: 'unload', load, at: Date.now() })
   }
 
-  tierSetActivated(load: number, tiers: string[]): void {
-    this.#append({ type: 'tierSet', load, tiers, at: Date.now() })
+  tierSetActivated(load: number, tiers: string[], latencyBudgetMs?: number): void {
+    const budget = latencyBudgetMs !== undefined && { latencyBudgetMs }
+    this.#append({ type: 'tierSet', load, tiers, ...budget, at: Date.now() })
   }
 
   /**

@@ -47,8 +47,14 @@ const model = z.object({
 })
 const unload = z.object({ type: z.literal('unload'), load: count, at: z.number() })
 
-/** A TierSet was activated for a load's later requests. */
-const tierSet = z.object({ type: z.literal('tierSet'), load: count, tiers: z.array(z.string()), at: z.number() })
+/** A TierSet was activated for a load's later requests, or a latency budget by which each one's is chosen. */
+const tierSet = z.object({
+  type: z.literal('tierSet'),
+  load: count,
+  tiers: z.array(z.string()),
+  latencyBudgetMs: z.number().optional(),
+  at: z.number()
+})
 
 /** A tier's files are in another folder from here on; null: nowhere, as before. */
 const tierFolder = z.object({

@@ -62,21 +62,26 @@ export function describeRequest(request: JournaledRequest, models: ReadonlyMap<n
   }
 }
 
-/** The options of a load, with the TierSet that was activated last and the tiers that were added. */
+/** The options of a load, with the TierSet or latency budget that was activated last and the tiers that were added. */
 export function loadOptions(
   state: JournalState,
   load: number,
   options: Record<string, unknown>
 ): Record<string, unknown> {
-  const tiers = state.tierSets.get(load)?.tiers
+  const active = state.tierSets.get(load)
   const folders = Object.fromEntries(
     [...(state.tierFolders.get(load) ?? [])].map(([tier, { folder }]) => [tier, folder])
   )
   const added = Object.entries(folders).filter(([, folder]) => folder !== null)
-  if (!tiers && added.length === 0) return options
   const given = options.tierFolders as object | undefined
-  const tierFolders = added.length > 0 ? { ...given, ...Object.fromEntries(added) } : given
-  return { ...options, ...(tiers && { tierSet: tiers }), ...(tierFolders && { tierFolders }) }
+  const withFolders = {
+    ...options,
+    ...(added.length > 0 && { tierFolders: { ...given, ...Object.fromEntries(added) } })
+  }
+  if (!active) return withFolders
+  const { tierSet: _, latencyBudgetMs: __, ...rest } = withFolders as Record<string, unknown>
+  const { tiers, latencyBudgetMs } = active
+  return { ...rest, ...(latencyBudgetMs === undefined ? { tierSet: tiers } : { latencyBudgetMs }) }
 }
 
 export function describeRecovered(

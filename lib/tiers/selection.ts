@@ -1,4 +1,4 @@
-/** Which TierSet a request gets: its own, else what its latency budget allows, else the model's active one. */
+/** Which TierSet a request gets: its own, else what its latency budget or the model's allows, else the model's active one. */
 import { solveBudget } from './latency-budget.js'
 import type { ModelTiers, Tier } from './model-tiers.js'
 import { Narrowing } from './narrowing.js'
@@ -23,6 +23,14 @@ export interface BudgetCounts {
   overruns: number
 }
 
+/** In place of a TierSet: the one that is predicted to hold so many milliseconds a token. */
+export interface LatencyBudget {
+  latencyBudgetMs: number
+}
+
+export const isLatencyBudget = (asked: TierSetName | LatencyBudget): asked is LatencyBudget =>
+  typeof asked === 'object' && 'latencyBudgetMs' in asked
+
 /** What a request says of its TierSet. */
 export interface TierRequest {
   tierSet?: TierSetName | undefined
@@ -33,6 +41,8 @@ export interface SelectionInfo {
   tiers: readonly Tier[]
   /** The active one. */
   tierSet: { name: string; tiers: readonly string[] }
+  /** By which each request's TierSet is chosen instead, where one was loaded with or activated. Milliseconds per token. */
+  latencyBudgetMs?: number
   /** Every name that a TierSet can be asked for by. */
   tierSets: readonly string[]
   latencyBudgets: BudgetCounts
@@ -45,13 +55,17 @@ export class TierSelection {
   readonly #narrowing = new Narrowing()
   readonly #counts: BudgetCounts = { requests: 0, unmet: 0, overruns: 0 }
   #active: TierSet
+  /** Of requests that do not say. */
+  #budgetMs: number | undefined
 
   /** Throws what TierSets.activate does for the first TierSet. */
-  constructor(model: ModelTiers, sets: TierSets, first: TierSetName) {
+  constructor(model: ModelTiers, sets: TierSets, first: TierSetName | LatencyBudget) {
     this.#model = model
     this.#sets = sets
     this.#costs = new TierCosts(model.tiers)
-    this.#active = sets.activate(first)
+    const { tierSet, budgetMs } = this.#named(first)
+    this.#active = tierSet
+    this.#budgetMs = budgetMs
   }
 
   /** The model's tiers, whatever TierSet is active. */
@@ -71,11 +85,16 @@ export class TierSelection {
     return this.#costs.costs()
   }
 
-  /** Makes another TierSet the active one and returns the one before. Requests keep what they were given. */
-  activate(asked: TierSetName): { previous: TierSet; active: TierSet } {
+  /**
+   * Makes another TierSet the active one and returns the one before; by a latency budget, the one that fits now, and later requests that do not
+   * say each get what fits then. Requests keep what they were given.
+   */
+  activate(asked: TierSetName | LatencyBudget): { previous: TierSet; choice: Choice } {
     const previous = this.#active
-    this.#active = this.#sets.activate(asked)
-    return { previous, active: this.#active }
+    const choice = this.#named(asked)
+    this.#active = choice.tierSet
+    this.#budgetMs = choice.budgetMs
+    return { previous, choice }
   }
 
   /** What a caller sees of it. */
@@ -84,16 +103,21 @@ export class TierSelection {
     return {
       tiers: this.#model.tiers,
       tierSet: { name, tiers },
+      ...(this.#budgetMs !== undefined && { latencyBudgetMs: this.#budgetMs }),
       tierSets: this.#sets.names(),
       latencyBudgets: this.counts
     }
   }
 
   /** CONFIG_UNKNOWN_TIER, ROUTING_TOO_FEW_EXPERTS of a request's own TierSet. */
-  select({ tierSet, latencyBudgetMs }: TierRequest): Choice {
-    if (tierSet !== undefined) return { tierSet: this.#sets.activate(tierSet), by: 'request' }
+  select({ tierSet, latencyBudgetMs = this.#budgetMs }: TierRequest): Choice {
+    if (tierSet !== undefined) return this.#named(tierSet)
     if (latencyBudgetMs === undefined) return { tierSet: this.#active, by: 'active' }
-    return this.#within(latencyBudgetMs)
+    const choice = this.#within(latencyBudgetMs)
+    this.#narrowing.count(latencyBudgetMs)
+    this.#counts.requests++
+    if (!choice.withinBudget) this.#counts.unmet++
+    return choice
   }
 
   /** A step of one token per sequence took so long; `tiers`: all that its sequences had enabled. */
@@ -110,6 +134,11 @@ export class TierSelection {
     return true
   }
 
+  #named(asked: TierSetName | LatencyBudget): Choice {
+    if (isLatencyBudget(asked)) return this.#within(asked.latencyBudgetMs)
+    return { tierSet: this.#sets.activate(asked), by: 'request' }
+  }
+
   #within(budgetMs: number): Choice {
     const { baseMs, tiers } = this.#costs.costs()
     const suffices = (names: readonly string[]) => this.#sets.suffices(names)
@@ -118,9 +147,6 @@ export class TierSelection {
     const solution =
       solveBudget({ budgetMs, baseMs, tiers, feasible: allowed }) ??
       solveBudget({ budgetMs: -1, baseMs, tiers, feasible: suffices })!
-    this.#narrowing.count(budgetMs)
-    this.#counts.requests++
-    if (!solution.withinBudget) this.#counts.unmet++
     const { predictedMs, withinBudget } = solution
     return { tierSet: this.#sets.activate(solution.tiers), by: 'latency-budget', budgetMs, predictedMs, withinBudget }
   }

@@ -73,6 +73,17 @@ t.test('a chat template makes a conversation', { skip }, async (t) => {
   t.ok(prompts[1]! > 2 * prompts[0]!, 'the history is part of the second prompt')
 })
 
+t.test('--latency-budget: everything is tried, then what takes less', { skip }, async (t) => {
+  const tiers = join(t.testdir(), 'tiers.yaml')
+  writeFileSync(tiers, 'tiers:\n  - {name: core, placement: hot, experts: [0-7]}\n  - {name: rest, placement: cold}\n')
+  const args = ['run', '-i', '--json', '-n', '4', '--ignore-eos', '--tiers', tiers, '--latency-budget', '0.001']
+  const { code, stdout } = await command(args, { input: 'ROMEO:\nJULIET:\n' })
+  t.equal(code, 0)
+  const used = jsonLines(stdout).flatMap(({ tierSet }) => (tierSet ? [tierSet as string[]] : []))
+  t.same(used[0], ['core', 'rest'])
+  t.equal(used[1]!.length, 1)
+})
+
 t.test('failures of files', { skip }, async (t) => {
   const dir = t.testdir({ 'text.gguf': 'not a model', 'cut.gguf': readFileSync(EMBEDDED).subarray(0, 100_000) })
   for (const [args, exit, name] of [

@@ -22,6 +22,8 @@ t.test('usage errors end with code 2', { skip: notBuilt }, async (t) => {
     ['run', '--temperature', 'hot'],
     ['run', '--temperature', '-1'],
     ['run', '--top-p', 'NaN'],
+    ['run', '--latency-budget', '0'],
+    ['run', '--latency-budget', '20', '--tier-set', 'max'],
     ['run', '--threads', '0'],
     ['run', '--threads', ''],
     ['run', '--isa', 'mmx'],

@@ -56,6 +56,25 @@ t.test('each request keeps the TierSet that it got; the one for later requests i
   await second.dispose()
 })
 
+t.test("the model's latency budget is restored, whether it was loaded with or activated", async (t) => {
+  const journal = join(folder, 'budgets')
+  const open = () => createEngine({ threads: 2, journal: { path: journal, recover: 'load' } })
+  const budgets = (engine: Engine) => engine.listModels().map(({ latencyBudgetMs }) => latencyBudgetMs)
+  const first = await open()
+  await first.loadModel({ model: checkpoint, id: 'tiny', latencyBudgetMs: 50 })
+  await first.loadModel({ model: checkpoint, id: 'other', tierSet: 'core' })
+  await first.activateTierSet('other', { latencyBudgetMs: 70 })
+  await first.dispose()
+  const second = await open()
+  t.same(budgets(second), [50, 70])
+  await second.activateTierSet('tiny', 'core')
+  await second.dispose()
+  const third = await open()
+  t.same(budgets(third), [undefined, 70])
+  t.same(third.listModels()[0]!.tierSet.tiers, ['core'])
+  await third.dispose()
+})
+
 t.test('labels of a plain model that name other experts now', async (t) => {
   const labels = join(folder, 'tiers.yaml')
   const write = (first: string, placement = 'hot') =>

@@ -166,6 +166,26 @@ t.test('a request: its own TierSet, else its budget, else the active one', async
   t.same(own.counts, { requests: 3, unmet: 1, overruns: 0 })
 })
 
+t.test("the model's budget: of requests that do not say, until a TierSet is activated", async (t) => {
+  const own = selection()
+  for (let i = 0; i < 4; i++) own.observe(['hot'], 4)
+  for (let i = 0; i < 40; i++) own.observe(['cold', 'hot'], 20)
+  for (let i = 0; i < 40; i++) own.observe(['hot'], 4)
+  const { previous, choice } = own.activate({ latencyBudgetMs: 6 })
+  t.match(previous, { name: 'max' })
+  t.match(choice, { by: 'latency-budget', withinBudget: true })
+  t.same(choice.tierSet.tiers, ['hot'])
+  t.same(own.counts, { requests: 0, unmet: 0, overruns: 0 }, 'it is no request')
+  t.match(own.info(), { latencyBudgetMs: 6, tierSet: { tiers: ['hot'] } })
+  t.match(own.select({}), { by: 'latency-budget', tierSet: { tiers: ['hot'] } })
+  t.match(own.select({ latencyBudgetMs: 100 }), { tierSet: { tiers: ['hot', 'cold'] } })
+  for (let i = 0; i < 400; i++) own.observe(['cold', 'hot'], 5)
+  t.match(own.select({}), { tierSet: { tiers: ['hot', 'cold'] } }, 'costs have changed')
+  t.same(own.active.tiers, ['hot'], 'the active one has not')
+  own.activate('fast')
+  t.match(own.select({}), { by: 'active', tierSet: { tiers: ['hot'] } })
+})
+
 t.test('an overrun is counted and narrows later budgets; where nothing is left, the least is used', async (t) => {
   const own = selection()
   const first = own.select({ latencyBudgetMs: 10 })

@@ -202,6 +202,62 @@ t.test(
   }
 )
 
+t.test("a latency budget of the model's: at load, activated, and ended by a TierSet", { skip }, async (t) => {
+  const { path } = write(t.testdir(), { hser, type: 'Q8_0' })
+  const all = ['hot', 'warm', 'cold']
+  const tight = { latencyBudgetMs: 1e-6 }
+  const events: EngineEvent[] = []
+  await withModel(
+    path,
+    async (engine, model) => {
+      const request = { model, promptTokens: TOKENS, maxTokens: 6, temperature: 0, ignoreEos: true }
+      const tiersOf = async (more = {}) => (await engine.generate({ ...request, ...more })).tierSet
+      const info = () => engine.listModels()[0]!
+      t.match(info(), { tierSet: { tiers: all }, ...tight })
+      t.same(await tiersOf(), all, 'nothing is measured: everything is tried')
+      t.equal((await tiersOf()).length, 1, 'it took longer: the next request gets less')
+      t.same(await tiersOf({ tierSet: 'max' }), all, "the request's own is before it")
+      t.same(await tiersOf({ latencyBudgetMs: 1e8 }), all)
+      t.match(info().latencyBudgets, { requests: 3, overruns: 2 })
+      const plain = await engine.forward({ model, tokens: TOKENS })
+      t.ok(same(plain, await engine.forward({ model, tokens: TOKENS, tierSet: 'max' })), 'forward uses the active one')
+
+      const generous = await engine.activateTierSet(model, { latencyBudgetMs: 1e8 })
+      t.match(generous, { active: { tiers: all }, withinBudget: true })
+      t.ok(generous.predictedMs! > 0)
+      t.same(await tiersOf(), all)
+      const { active, withinBudget } = await engine.activateTierSet(model, tight)
+      t.equal(withinBudget, false)
+      t.ok(active.tiers.length < all.length, 'what overran is not chosen')
+      t.same(info().tierSet.tiers, active.tiers)
+      t.ok((await tiersOf()).length < all.length)
+      const named = await engine.activateTierSet(model, 'balanced')
+      t.notOk('withinBudget' in named)
+      t.notOk('latencyBudgetMs' in info())
+      t.same(await tiersOf(), ['hot', 'warm'])
+      for (const wrong of [
+        { latencyBudgetMs: 0 },
+        { latencyBudgetMs: 5, tierSet: 'max' },
+        {},
+        { latencyBudgetMs: '5' }
+      ])
+        t.equal((await code(() => engine.activateTierSet(model, wrong as typeof tight)))?.code, 'VALIDATION_ERROR')
+      t.same(info().tierSet.tiers, ['hot', 'warm'])
+      const both = await code(() => engine.loadModel({ model: path, id: 'both', tierSet: 'max', ...tight }))
+      t.match(both, { code: 'VALIDATION_ERROR', details: { path: 'latencyBudgetMs' } })
+      await settled()
+      const told = events.filter(({ event }) => event === 'tierset_activated').map(({ fields }) => fields)
+      t.match(told, [
+        { latencyBudgetMs: 1e8, withinBudget: true },
+        { ...tight, withinBudget: false },
+        { tierSet: ['hot', 'warm'] }
+      ])
+    },
+    tight,
+    (event) => events.push(event)
+  )
+})
+
 const settled = () => new Promise((resolve) => setTimeout(resolve, 20))
 
 t.test('what is told of TierSets and budgets', { skip }, async (t) => {
