@@ -44,7 +44,7 @@ Every failure is an \`EngineError\`. Match on \`code\`; the message is for peopl
 - **severity**: fatal means that the thing named by the scope cannot go on. The process always can.
 - **operator**: someone who runs the machine has to act.
 - A deadline that passed is a \`TimeoutError\` with \`method\`, \`timeout\`, \`duration\` (milliseconds) and \`requestId\`. An abort has the name \`AbortError\`.
-- Lack of memory has \`details.resourceInfo\` {required, available, current, limit, unit} and, at a load, \`details.alternatives\`: what would fit.
+- Lack of memory has \`details.resourceInfo\` {required, available, current, limit, unit} and \`details.alternatives\`: what would fit, [{change, value, required}] with the option to change and the bytes it then takes; empty where nothing is known to.
 - A generation that ends by an error has \`details.text\`, \`details.tokens\` and \`details.usage\`: what there was up to then.
 
 ${sections.join('\n\n')}

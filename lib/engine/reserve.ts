@@ -3,6 +3,7 @@ import { rm, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createError, isSystemError, writeFailed } from '../errors/index.js'
 import { makeFolder } from '../folders.js'
+import type { Alternative } from '../memory-plan.js'
 import type { NativeAddon, NativeReservation } from '../native.js'
 import { byteSize } from '../validation.js'
 
@@ -15,7 +16,7 @@ export class MemoryReserve {
   readonly #held: NativeReservation | undefined
   readonly #taken = new Map<string, number>()
 
-  /** Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo} where the machine has not that much. */
+  /** Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo, alternatives} where the machine has not that much. */
   constructor(limit: number | string | undefined, addon: Pick<NativeAddon, 'availableMemory' | 'reserveMemory'>) {
     this.#limit = limit === undefined ? undefined : byteSize(limit)
     if (this.#limit === undefined) return
@@ -26,7 +27,7 @@ export class MemoryReserve {
     this.#held = addon.reserveMemory(this.#limit)
   }
 
-  /** What a model may take that says `asked`: that, or all that is left. Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo}. */
+  /** What a model may take that says `asked`: that, or all that is left. Throws RESOURCE_MEMORY_EXHAUSTED {resourceInfo, alternatives}. */
   offer(asked: number | undefined): number | undefined {
     if (this.#limit === undefined) return asked
     const current = this.#sum()
@@ -61,10 +62,13 @@ export class MemoryReserve {
   }
 }
 
-const exhausted = (text: string, required: number, available: number, current: number | null, limit: number | null) =>
-  createError('RESOURCE_MEMORY_EXHAUSTED', `${text}, available are ${available}`, {
-    resourceInfo: { required, available, current, limit, unit: 'bytes' }
+function exhausted(text: string, required: number, available: number, current: number | null, limit: number | null) {
+  const less: Alternative = { change: 'memory', value: available, required: available }
+  return createError('RESOURCE_MEMORY_EXHAUSTED', `${text}, available are ${available}`, {
+    resourceInfo: { required, available, current, limit, unit: 'bytes' },
+    alternatives: available > 0 ? [less] : []
   })
+}
 
 export interface Staging {
   /** It is made where there is none. */

@@ -49,6 +49,13 @@ export interface WireError {
   cause?: string
 }
 
+/** Codes whose `details.alternatives` say what would fit: [{change, value, required}], empty where nothing is known to. */
+const withAlternatives: ReadonlySet<ErrorCode> = new Set([
+  'RESOURCE_MEMORY_EXHAUSTED',
+  'RESOURCE_BUDGET_TOO_SMALL',
+  'GPU_VRAM_EXHAUSTED'
+])
+
 const engineErrorBrand = Symbol.for('tiered-moe.EngineError')
 const timeoutErrorBrand = Symbol.for('tiered-moe.TimeoutError')
 
@@ -67,7 +74,11 @@ export class EngineError extends Error {
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}, options: ErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
-    this.details = { ...details, suggestedAction: details.suggestedAction ?? catalog[code].suggestedAction }
+    this.details = {
+      ...(withAlternatives.has(code) && { alternatives: [] }),
+      ...details,
+      suggestedAction: details.suggestedAction ?? catalog[code].suggestedAction
+    }
     this.timestamp = new Date().toISOString()
     const name = code === 'CANCELLED' ? 'AbortError' : new.target.name
     Object.defineProperty(this, 'name', { value: name, configurable: true, writable: true })

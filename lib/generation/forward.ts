@@ -64,7 +64,7 @@ export class Forwards {
     }
     const { enabled } = request.tierSet === undefined ? selection.active : selection.select(request).tierSet
     const replay = request.replayRouting && checkReplay('forward', request.replayRouting, native.routing)
-    const out: ForwardResult = { logits: allocateLogits((logits === 'all' ? tokens.length : 1) * vocab) }
+    const out: ForwardResult = { logits: allocateLogits(logits === 'all' ? tokens.length : 1, vocab) }
     const cancel = addon.createCancel()
     const timeoutMs = requestTime(call, deadlines) ?? deadlines.inferenceMs
     const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
@@ -127,18 +127,18 @@ export class Forwards {
   }
 }
 
-/** Caller-owned memory for logits: `length` floats. */
-function allocateLogits(length: number): Float32Array {
+/** Caller-owned memory for the logits of so many positions. */
+function allocateLogits(positions: number, vocab: number): Float32Array {
   try {
-    return new Float32Array(length)
+    return new Float32Array(positions * vocab)
   } catch (cause) {
-    const required = length * Float32Array.BYTES_PER_ELEMENT
+    const required = positions * vocab * Float32Array.BYTES_PER_ELEMENT
     throw createError(
       'RESOURCE_MEMORY_EXHAUSTED',
       `the logits of all positions take ${required} bytes, more than one array can have here`,
       {
         resourceInfo: { required, available: 0, current: null, limit: null, unit: 'bytes' },
-        alternatives: ["logits: 'last'"]
+        alternatives: [{ change: 'logits', value: 'last', required: Float32Array.BYTES_PER_ELEMENT * vocab }]
       },
       { cause }
     )

@@ -38,7 +38,8 @@ function emptyCapture({ layers, k }: Pick<RoutingShape, 'layers' | 'k'>, tokens:
     const required = 8 * length
     const resourceInfo = { required, available: 0, current: null, limit: null, unit: 'bytes' as const }
     const text = `the routes of ${tokens} tokens take ${required} bytes, more than one block of memory can have here`
-    throw createError('RESOURCE_MEMORY_EXHAUSTED', text, { resourceInfo }, { cause })
+    const alternatives = [{ change: 'captureRouting', value: false, required: 0 }]
+    throw createError('RESOURCE_MEMORY_EXHAUSTED', text, { resourceInfo, alternatives }, { cause })
   }
 }
 

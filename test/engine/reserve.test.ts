@@ -11,7 +11,9 @@ t.test('memory that the machine has not is refused when the engine starts, with 
   const error = await createEngine({ memory: '1000TiB' }).catch((error) => error)
   const required = 1000 * 2 ** 40
   t.match(error, { code: 'RESOURCE_MEMORY_EXHAUSTED', details: { resourceInfo: { required, unit: 'bytes' } } })
-  t.ok(error.details.resourceInfo.available > 0)
+  const { available } = error.details.resourceInfo
+  t.ok(available > 0)
+  t.same(error.details.alternatives, [{ change: 'memory', value: available, required: available }])
   for (const memory of ['much', 0, -1, 1.5]) {
     await t.rejects(createEngine({ memory }), { code: 'VALIDATION_ERROR' })
   }
@@ -30,7 +32,13 @@ t.test('models share what the engine may take', async (t) => {
     [required, available, current, limit],
     [12, 0, 24, 24].map((mebibytes) => mebibytes * 2 ** 20)
   )
+  t.same(third.details.alternatives, [], 'nothing is left')
   await engine.unloadModel('b')
+  const large = await engine.loadModel({ id: 'c', memory: '17MiB', ...small }).catch((error) => error)
+  const [less] = large.details.alternatives
+  t.same(less, { change: 'memory', value: 16 * 2 ** 20, required: 16 * 2 ** 20 })
+  await engine.loadModel({ id: 'c', memory: less.value, ...small })
+  await engine.unloadModel('c')
   await engine.loadModel({ id: 'c', memory: '12MiB', ...small })
   await t.rejects(engine.loadModel({ id: 'd', memory: '4MiB', contextLength: 10_000 }), { code: 'VALIDATION_ERROR' })
   await t.rejects(engine.loadModel({ id: 'e', memory: '1MiB' }), { code: 'RESOURCE_BUDGET_TOO_SMALL' })

@@ -86,6 +86,13 @@ t.test('the wire form is snake_case, and never fails', async (t) => {
 t.test('a native status becomes the error of its code', async (t) => {
   const memory = createNativeError('RESOURCE_MEMORY_EXHAUSTED', 'x', { required: 10, available: 4 })
   t.same(memory.details.resourceInfo, { required: 10, available: 4, current: null, limit: null, unit: 'bytes' })
+  t.same(memory.details.alternatives, [], 'what the addon knows: nothing that would fit')
+  for (const code of ['RESOURCE_BUDGET_TOO_SMALL', 'GPU_VRAM_EXHAUSTED'] as const) {
+    t.same(createNativeError(code, 'x', { required: 10, available: 4 }).details.alternatives, [])
+  }
+  const known = { alternatives: [{ change: 'memory', value: 4, required: 4 }] }
+  t.match(createError('RESOURCE_MEMORY_EXHAUSTED', 'x', known).details, known)
+  t.notOk('alternatives' in createError('CANCELLED', 'x').details)
   t.equal(createNativeError('TENSOR_MISSING', 'x', { tensor: 'a' }).details.tensor, 'a')
   for (const code of ['NO_SUCH_CODE', 'toString', 'INFERENCE_TIMEOUT', 'OK']) {
     t.match(createNativeError(code, 'x', {}), { code: 'RUNTIME_INVARIANT_VIOLATED', details: { nativeCode: code } })

@@ -102,7 +102,8 @@ export const engine = {
     category: 'resource',
     retry: 'backoff',
     httpStatus: 503,
-    suggestedAction: 'Free memory, or take one of details.alternatives: a smaller weight type, context or batch.',
+    suggestedAction:
+      'Free memory, or take one of details.alternatives where there are some: a smaller weight type, context, batch or `memory`.',
     native: true
   },
   RUNTIME_INVARIANT_VIOLATED: {

@@ -37,7 +37,7 @@ export const gpu = {
     retry: 'backoff',
     httpStatus: 503,
     suggestedAction:
-      'Free memory, or take one of details.alternatives: a smaller weight type, context or number of experts on the GPU.',
+      'Free memory, or take one of details.alternatives where there are some: a smaller weight type, context or number of experts on the GPU.',
     native: true
   },
   GPU_VALIDATION_FAILED: {
