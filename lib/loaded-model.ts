@@ -236,7 +236,7 @@ export class LoadedModel {
       whereabouts,
       told: steering?.map,
       expertBytes,
-      archive: archive !== undefined
+      archive
     })
   }
 

@@ -36,6 +36,8 @@ export class ExpertArchive {
   readonly #blobs = new Map<string, BlobReference>()
   /** Bytes of archived experts that a step of one token can need at most. */
   readonly #tokenBytes: number
+  /** Experts whose last fetch failed for good, as 'layer/expert'. */
+  readonly #unavailable = new Set<string>()
 
   constructor(archive: Archive, native: NativeModel, manifest: Manifest, absent: readonly ManifestShard[]) {
     this.#archive = archive
@@ -66,8 +68,19 @@ export class ExpertArchive {
     return isArchived(error)
   }
 
+  /** Whether the expert could not be had when it was asked for last. The next step that wants it asks again. */
+  isUnavailable(layer: number, expert: number): boolean {
+    return this.#unavailable.has(`${layer}/${expert}`)
+  }
+
   session(): ArchiveSession {
-    return new ArchiveSession(this.#archive, this.#native, this.#tokenBytes, (failure) => this.#wanted(failure))
+    return new ArchiveSession(
+      this.#archive,
+      this.#native,
+      this.#tokenBytes,
+      (failure) => this.#wanted(failure),
+      (layer, expert, came) => this.#unavailable[came ? 'delete' : 'add'](`${layer}/${expert}`)
+    )
   }
 
   /**
@@ -116,16 +129,25 @@ export class ArchiveSession {
   readonly #native: NativeModel
   readonly #tokenBytes: number
   readonly #wanted: (failure: EngineError) => Wanted
+  /** Told of each expert that came, or that will not. */
+  readonly #tell: (layer: number, expert: number, came: boolean) => void
   readonly #fetches = new Map<string, number>()
   /** By checksum: some experts may be equal. */
   readonly #held = new Map<string, BlobReference>()
   #turn: { came: Promise<void>; end: () => void } | undefined
 
-  constructor(archive: Archive, native: NativeModel, tokenBytes: number, wanted: (failure: EngineError) => Wanted) {
+  constructor(
+    archive: Archive,
+    native: NativeModel,
+    tokenBytes: number,
+    wanted: (failure: EngineError) => Wanted,
+    tell: (layer: number, expert: number, came: boolean) => void
+  ) {
     this.#archive = archive
     this.#native = native
     this.#tokenBytes = tokenBytes
     this.#wanted = wanted
+    this.#tell = tell
   }
 
   /**
@@ -154,17 +176,19 @@ export class ArchiveSession {
     const all = new AbortController()
     const options = { signal: AbortSignal.any([signal, all.signal]) }
     const corrupted = failure.code === 'EXPERT_CORRUPTED'
+    const own = (error: unknown) => !isEngineError(error) || error.code !== 'CANCELLED'
     const fetched = missing.map(async (one) => {
       try {
         await this.#fetch(one, corrupted, failure, options)
+        this.#tell(one.layer, one.expert, true)
       } catch (error) {
+        if (own(error)) this.#tell(one.layer, one.expert, false)
         all.abort()
         throw error
       }
     })
     const ends = await Promise.allSettled(fetched)
     const errors = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason as unknown] : []))
-    const own = (error: unknown) => !isEngineError(error) || error.code !== 'CANCELLED'
     if (errors.length > 0) throw errors.find(own) ?? errors[0]
     return true
   }

@@ -4,7 +4,7 @@ import { validationError } from '../validation.js'
 import type { ExpertKey, ModelTiers } from './model-tiers.js'
 import { directives, type Placement, placementNow } from './placement.js'
 
-/** What the store has of an expert. `unavailable`: its last read failed; the next use tries again. */
+/** What the store has of an expert. `unavailable`: its last read, or fetch from the archive, failed; the next use tries again. */
 export type ExpertResidency = 'absent' | 'loading' | 'resident' | 'unavailable'
 const residencies: readonly ExpertResidency[] = ['absent', 'loading', 'resident', 'unavailable']
 
@@ -26,7 +26,7 @@ export interface PlacementCounts {
   now: Record<Where, ExpertCount>
   /**
    * Experts of these that are pinned, that are not although their tier is hot and active (they do not fit, or are beyond its budget), that are
-   * being read, and that could not be read.
+   * being read, and that could not be read or fetched.
    */
   pinned: number
   unpinned: number
@@ -76,8 +76,8 @@ export interface PlacementSource {
   told: Uint8Array | undefined
   /** What an expert takes where every one stays in memory. */
   expertBytes: number
-  /** Whether an archive has what no local file has. */
-  archive: boolean
+  /** Has what no local file has. */
+  archive: { isUnavailable(layer: number, expert: number): boolean } | undefined
 }
 
 const noCounts = (): PlacementCounts => ({
@@ -104,13 +104,18 @@ export function viewPlacement({ model, tiers, whereabouts, told, expertBytes, ar
     const stays = roomForAll || (now & pinnedBit) !== 0
     return placementNow({ resident, pinned: whereabouts?.ownMemory ? (now & ownMemoryBit) !== 0 : stays, local })
   }
+  const residencyOf = (index: number): number => {
+    const now = bits[index]! & residencyBits
+    if (now !== 0 || (bits[index]! & localBit) !== 0) return now
+    return archive?.isUnavailable(Math.floor(index / experts), index % experts) ? 3 : now
+  }
   const all = noCounts()
   const own = tiers.tiers.map(({ name, placement }) => ({ name, placement, experts: 0, bytes: 0, ...noCounts() }))
   const where = new Uint8Array(count)
   for (let index = 0; index < count; index++) {
     const place = whereOf(index)
     where[index] = places.indexOf(place)
-    const residency = bits[index]! & residencyBits
+    const residency = residencyOf(index)
     const bytes = bytesOf(Math.floor(index / experts))
     const tier = own[tiers.indexOf(index)]!
     tier.experts++
@@ -140,7 +145,7 @@ export function viewPlacement({ model, tiers, whereabouts, told, expertBytes, ar
       }
       const index = layer * experts + expert
       const { placement } = tiers.tiers[tiers.indexOf(index)]!
-      const residency = residencies[bits[index]! & residencyBits]!
+      const residency = residencies[residencyOf(index)]!
       const pinned = (bits[index]! & pinnedBit) !== 0
       return { ...tiers.keyOf(layer, expert), placement, now: whereOf(index), residency, pinned, bytes: bytesOf(layer) }
     }

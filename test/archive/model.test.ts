@@ -288,12 +288,21 @@ t.test(
     t.ok(text.startsWith(need.details.text), 'with what there was until then')
     t.equal(without.text, expected.text, 'who does not need it goes on')
     t.equal(await codeOf(engine.forward({ model: 'tiny', tokens })), 'NETWORK_PARTITION')
+    const view = engine.placement('tiny')
+    const each = Array.from(view.where, (_, i) => view.expert(Math.floor(i / view.experts), i % view.experts))
+    const missing = each.filter(({ residency }) => residency === 'unavailable')
+    t.ok(missing.length > 0, 'what could not be had is said to be unavailable')
+    t.ok(missing.every(({ tier, now }) => tier === 'rare' && now === 'archive'))
+    t.equal(view.unavailable, missing.length)
+    t.equal(view.tiers.find(({ name }) => name === 'rare')!.unavailable, missing.length)
     await nginx.start()
+    t.equal((await engine.generate(request)).text, text)
     t.ok(
       bytes(await engine.forward({ model: 'tiny', tokens })).equals(
         bytes(await plain.forward({ model: 'tiny', tokens }))
       )
     )
+    t.equal(engine.placement('tiny').unavailable, 0, 'it is there again')
   }
 )
 
