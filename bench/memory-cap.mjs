@@ -204,10 +204,9 @@ function judge(limit, samples) {
       pick(own.after.experts) - pick(own.before.experts)
   const perToken = settings.decode - 1
   const misses = of(grown((s) => s.misses))
-  figures.hitRate = of(
-    ({ own: { before, after } }) =>
-      (after.experts.hits - before.experts.hits) / (after.experts.uses - before.experts.uses)
-  )
+  const share = (pick) => (sample) => grown(pick)(sample) / grown((s) => s.uses)(sample)
+  figures.hitRate = of(share((s) => s.hits))
+  figures.lateRate = of(share((s) => s.late))
   figures.demand = of(({ own: { before, after, slot } }) => {
     const missed = after.experts.misses - before.experts.misses
     return missed ? (after.experts.demandBytes - before.experts.demandBytes) / (missed * slot) : 1
@@ -221,7 +220,7 @@ function judge(limit, samples) {
     (sample) => mean(sample.own.seconds) / Math.max(bytes(sample) / perToken / sample.raw, sample.resident)
   )
   console.log(
-    `hit rate ${showSpread(figures.hitRate)}, ${show(misses.median / perToken)} misses a token; demand bytes are ${showSpread(figures.demand)} of the misses' blobs (limit 1.02)`
+    `of the experts wanted ${showSpread(figures.hitRate)} were in memory, ${showSpread(figures.lateRate)} on their way; ${show(misses.median / perToken)} misses a token; demand bytes are ${showSpread(figures.demand)} of the misses' blobs (limit 1.02)`
   )
   console.log(`prefetched and not used: ${showSpread(figures.wasted)} of all bytes read (limit 0.1)`)
   console.log(

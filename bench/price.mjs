@@ -96,7 +96,7 @@ for (const { name, model, tokens, decode } of models) {
   const total = list.prices[0].of ?? list.prices.at(-1).of
   console.log(`\n${name}: ${tokens} tokens of a text, ${options.share} of ${total} experts in memory`)
   printTable(
-    ['TierSet', 'tiers', 'experts', 'perplexity', 'hit rate %', 'p50 ms', 'p99 ms', 'MiB a token'],
+    ['TierSet', 'tiers', 'experts', 'perplexity', 'hit rate %', 'late %', 'p50 ms', 'p99 ms', 'MiB a token'],
     list.prices.map((p) =>
       p.reason
         ? [p.names.join(', '), p.tiers.join(' + '), 'too few']
@@ -106,6 +106,7 @@ for (const { name, model, tokens, decode } of models) {
             p.experts,
             p.perplexity.toFixed(2),
             show(100 * p.hitRate),
+            show(100 * p.lateRate),
             show(p.p50),
             show(p.p99),
             show(p.bytesPerToken / 2 ** 20)

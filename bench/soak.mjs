@@ -178,8 +178,8 @@ function print({ result, group, peakBytes }) {
   )
   console.log(figures(counts))
   console.log(`ended early: ${figures(failed)}`)
-  for (const [i, { hits, misses, evictions, pressureEvents, readErrors }] of experts.entries())
-    console.log(`${settings.models[i].id}: ${figures({ hits, misses, evictions, pressureEvents, readErrors })}`)
+  for (const [i, { hits, late, misses, evictions, pressureEvents, readErrors }] of experts.entries())
+    console.log(`${settings.models[i].id}: ${figures({ hits, late, misses, evictions, pressureEvents, readErrors })}`)
 }
 
 const stamp = environment()

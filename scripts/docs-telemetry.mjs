@@ -51,6 +51,10 @@ ${events.join('\n')}
 |---|---|---|
 ${metrics.join('\n')}
 
+\`modelStats(model).experts\` has the same counts, in words that exclude each other: \`hits\` found the expert in memory, \`late\` found it on its way and
+waited, \`misses\` had to ask for it; \`uses\` is their sum. Its \`layers\` have them per layer, with the live recall of what is read ahead (\`predicted\` of
+\`predictable\` demands) and \`prefetchWastedBytes\`, which were read ahead and evicted unused.
+
 ## OpenTelemetry
 
 Where the application has \`@opentelemetry/api\` installed (an optional peer), its tracer gets a span \`tiered_moe.request\` for each request (model, request

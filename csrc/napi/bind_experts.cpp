@@ -335,6 +335,18 @@ Status reader_stats(Call& call, napi_value& result) {
     return store_counts(call.env, handle->store->counts(), result);
 }
 
+/** Per layer: bytes that were read ahead into host memory and evicted unused. */
+Status reader_wasted(Call& call, napi_value& result) {
+    ExpertReaderHandle* handle = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_reader(call, handle));
+    const std::vector<StoreLayerCounts> layers = handle->store->layer_counts();
+    if (napi_create_array_with_length(call.env, layers.size(), &result) != napi_ok) return exception_pending();
+    for (uint32_t i = 0; i < layers.size(); i++) {
+        if (napi_set_element(call.env, result, i, js_number(call.env, static_cast<double>(layers[i].prefetch_wasted))) != napi_ok) return exception_pending();
+    }
+    return {};
+}
+
 /** Residency and Model::kLocalBit of every expert, [layers][experts]. */
 Status reader_residency(Call& call, napi_value& result) {
     ExpertReaderHandle* handle = nullptr;
@@ -386,6 +398,7 @@ napi_status bind_experts(Environment& environment, napi_value exports) {
                              {"bringExpert", throwing<tell_of_file<&ExpertStore::bring>>, nullptr},
                              {"loseExpert", throwing<tell_of_file<&ExpertStore::lose>>, nullptr},
                              {"stats", throwing<reader_stats>, nullptr},
+                             {"wastedBytes", throwing<reader_wasted>, nullptr},
                              {"residency", throwing<reader_residency>, nullptr},
                              {"createSlots", throwing<create_slots>, nullptr},
                              {"dispose", promising<dispose_reader>, nullptr}};

@@ -170,9 +170,9 @@ Status read_prefetch(napi_env env, napi_value options, PrefetchMode& out) { retu
 Status store_counts(napi_env env, const StoreCounts& counts, napi_value& out) {
     const std::pair<const char*, uint64_t> numbers[] = {
         {"uses", counts.cache.uses},
-        {"hits", counts.cache.hits},
-        {"misses", counts.cache.misses},
+        {"hits", counts.cache.hits - counts.late},
         {"late", counts.late},
+        {"misses", counts.cache.misses},
         {"evictions", counts.cache.evictions},
         {"prefetches", counts.cache.prefetches},
         {"waves", counts.cache.waves},
@@ -197,7 +197,7 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
     const RoutingShape& shape = model.routing();
     const DeviceExperts* slots = model.device_experts();
     StoreCounts counts = store->counts();
-    std::vector<CacheCounts> uses = store->layer_counts();
+    std::vector<StoreLayerCounts> uses = store->layer_counts();
     std::vector<uint8_t> in_slot(shape.mask_size());
     double limit = static_cast<double>(model.expert_limit());
     if (slots) {
@@ -208,7 +208,10 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
         slots->whereabouts(in_slot, placement);
         TMOE_RETURN_IF_ERROR(store_counts(env, counts, host));
         counts = own.store;
-        uses = own.layers;
+        for (size_t i = 0; i < uses.size(); i++) {  // what was read for nothing stays the host's
+            uses[i].cache = own.layers[i];
+            uses[i].late = 0;
+        }
         limit = static_cast<double>(counts.budget_bytes);
         TMOE_RETURN_IF_ERROR(store_counts(env, counts, out));
         define(env, out, "host", host);
@@ -236,8 +239,10 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
         napi_value layer = nullptr, active = nullptr;
         const Prefetcher::Layer& p = predictions[i];
         if (napi_create_object(env, &layer) != napi_ok || napi_get_boolean(env, p.active, &active) != napi_ok) return exception_pending();
-        const std::pair<const char*, uint64_t> own[] = {{"uses", uses[i].uses}, {"hits", uses[i].hits}, {"misses", uses[i].misses},
-                                                        {"predictable", p.wanted}, {"predicted", p.predicted}, {"present", p.present}, {"prefetches", p.asked}};
+        const CacheCounts& cache = uses[i].cache;
+        const std::pair<const char*, uint64_t> own[] = {{"uses", cache.uses}, {"hits", cache.hits - uses[i].late}, {"late", uses[i].late}, {"misses", cache.misses},
+                                                        {"predictable", p.wanted}, {"predicted", p.predicted}, {"present", p.present}, {"prefetches", p.asked},
+                                                        {"prefetchWastedBytes", uses[i].prefetch_wasted}};
         for (const auto& [name, value] : own) define(env, layer, name, js_number(env, static_cast<double>(value)));
         define(env, layer, "prefetching", active);
         napi_set_element(env, layers, static_cast<uint32_t>(i), layer);

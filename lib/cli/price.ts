@@ -27,8 +27,9 @@ interface Price {
   experts: number
   of: number
   perplexity: number
-  /** Share of demands that found their expert in memory; 1 where all are kept there. */
+  /** Shares of demands that found their expert in memory (1 where all are kept there), and on its way: those waited for its read. */
   hitRate: number
+  lateRate: number
   /** Milliseconds of a decoded token. */
   p50: number
   p99: number
@@ -114,7 +115,8 @@ async function priceOf(
   const before = engine.modelStats(id).experts
   const times = await decode(open, request, session)
   const after = engine.modelStats(id).experts
-  const uses = (after?.uses ?? 0) - (before?.uses ?? 0)
+  const grown = (key: 'uses' | 'hits' | 'late') => (after?.[key] ?? 0) - (before?.[key] ?? 0)
+  const uses = grown('uses')
   const own = model.tiers.filter(({ name }) => tiers.includes(name))
   return {
     names,
@@ -122,7 +124,8 @@ async function priceOf(
     experts: own.reduce((sum, tier) => sum + tier.experts, 0),
     of: descriptor.layers * descriptor.experts,
     perplexity,
-    hitRate: uses > 0 ? (after!.hits - before!.hits) / uses : 1,
+    hitRate: uses > 0 ? grown('hits') / uses : 1,
+    lateRate: uses > 0 ? grown('late') / uses : 0,
     p50: percentile(times, 0.5),
     p99: percentile(times, 0.99),
     bytesPerToken: (bytesOf(after) - bytesOf(before)) / Math.max(1, times.length)
@@ -130,15 +133,15 @@ async function priceOf(
 }
 
 function show(prices: readonly (Price | NoPrice)[], session: Session): void {
-  const head = ['TierSet', 'tiers', 'experts', 'perplexity', 'hit rate', 'p50', 'p99', 'read per token']
+  const head = ['TierSet', 'tiers', 'experts', 'perplexity', 'hit rate', 'late', 'p50', 'p99', 'read per token']
   const rows = prices.map((price) => {
     const name = [price.names.join(', '), price.tiers.join(' + ')]
-    if ('reason' in price) return [...name, 'too few', '-', '-', '-', '-', '-']
+    if ('reason' in price) return [...name, 'too few', '-', '-', '-', '-', '-', '-']
     return [
       ...name,
       `${price.experts} of ${price.of}`,
       price.perplexity.toFixed(2),
-      `${(100 * price.hitRate).toFixed(1)} %`,
+      ...[price.hitRate, price.lateRate].map((share) => `${(100 * share).toFixed(1)} %`),
       formatMilliseconds(price.p50),
       formatMilliseconds(price.p99),
       formatBytes(Math.round(price.bytesPerToken))

@@ -62,6 +62,8 @@ export interface NativeExpertReader {
   bringExpert(layer: number, expert: number, path: string): void
   loseExpert(layer: number, expert: number, path: string): void
   stats(): HostCounts
+  /** Per layer: what LayerStats.prefetchWastedBytes is. */
+  wastedBytes(): number[]
   /** [layers][experts]: 0 absent, 1 being read, 2 in host memory, 3 unavailable; + 16 in a local file. */
   residency(): Uint8Array
   /** RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */

@@ -52,9 +52,10 @@ export interface PlacedVersions {
 
 /** What one layer's experts did since the load. */
 export interface LayerStats {
-  /** (step, expert) demands, those that found the expert in memory or being read, and those that did not. */
+  /** (step, expert) demands: hits, late and misses together, each as ExpertStats has them. */
   uses: number
   hits: number
+  late: number
   misses: number
   /** Demands that a prediction was made for; of these, those that it named, and those that were in memory or being read by then. */
   predictable: number
@@ -62,17 +63,22 @@ export interface LayerStats {
   present: number
   /** Experts asked for ahead of their demand. */
   prefetches: number
+  /** Bytes that were read ahead and evicted before they were demanded. */
+  prefetchWastedBytes: number
   /** Whether experts are read ahead for this layer now. */
   prefetching: boolean
 }
 
 /** Counts since the load. */
 export interface ExpertStats {
+  /** (step, layer, expert) demands: hits, late and misses together. */
   uses: number
+  /** Those that found the expert in memory. */
   hits: number
-  misses: number
-  /** Hits whose bytes were still being read. */
+  /** Those that found it on its way: its read had been asked for before and was waited for. */
   late: number
+  /** Those that asked for its read. */
+  misses: number
   evictions: number
   prefetches: number
   waves: number
@@ -121,6 +127,7 @@ export interface NativeTrace {
 /** `arc` and `optimum` (Belady's) are there to compare with; `mix` is one fixed mix of recency and frequency. */
 export type SimulatedPolicy = 'adaptive' | 'lru' | 'lfu' | 'mix' | 'arc' | 'optimum'
 
+/** Counts of the decisions alone: how far a read has come changes none, so `hits` is what ExpertStats tells apart as hits and late. */
 export interface CacheCounts {
   /** (step, layer, expert) demands. */
   uses: number

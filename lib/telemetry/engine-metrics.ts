@@ -7,9 +7,8 @@ const requestSeconds = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 300]
 
 /** What an expert store has counted since its model was loaded. */
 export interface ExpertFigures {
-  /** Demands for an expert that was in memory, or on its way. */
+  /** Demands for an expert that was in memory, that was on its way, and that had to be asked for. */
   hits: number
-  /** Of these, those whose read was in flight. */
   late: number
   misses: number
   evictions: number
@@ -52,7 +51,10 @@ export class EngineMetrics extends Metrics {
   readonly openFiles = this.gauge('tiered_moe_open_files', 'Files that the addon holds open.')
   readonly activeJobs = this.gauge('tiered_moe_active_jobs', 'Native calls under way.')
 
-  readonly #demands = this.counter('tiered_moe_expert_demands_total', 'Demands for experts, by outcome.')
+  readonly #demands = this.counter(
+    'tiered_moe_expert_demands_total',
+    'Demands for experts, by outcome: hit, late (its read was under way) or miss.'
+  )
   readonly #evictions = this.counter('tiered_moe_expert_evictions_total', 'Experts that were evicted.')
   readonly #readBytes = this.counter('tiered_moe_expert_read_bytes_total', 'Bytes read, by reason.')
   readonly #prefetched = this.counter('tiered_moe_expert_prefetched_bytes_total', 'Prefetched bytes, by use.')
@@ -67,7 +69,7 @@ export class EngineMetrics extends Metrics {
   setExperts(model: string, figures: ExpertFigures): void {
     const set = (metric: Metric, value: number, labels: Record<string, string> = {}): void =>
       metric.set(value, { model, ...labels })
-    set(this.#demands, figures.hits - figures.late, { outcome: 'hit' })
+    set(this.#demands, figures.hits, { outcome: 'hit' })
     set(this.#demands, figures.late, { outcome: 'late' })
     set(this.#demands, figures.misses, { outcome: 'miss' })
     set(this.#evictions, figures.evictions)

@@ -19,6 +19,7 @@ interface List {
     experts: number
     perplexity: number
     hitRate: number
+    lateRate: number
     p50: number
     p99: number
     bytesPerToken: number
@@ -45,7 +46,7 @@ t.test('one line per TierSet, as measured by hand', { skip }, async (t) => {
   try {
     const { id, descriptor } = await engine.loadModel({ model })
     const tokens = (await engine.tokenize({ model: id, text: TEXT })).tokens.slice(0, 90)
-    for (const { tiers, perplexity, hitRate, p50, p99, bytesPerToken } of list.prices) {
+    for (const { tiers, perplexity, hitRate, lateRate, p50, p99, bytesPerToken } of list.prices) {
       const logits = await engine.forward({ model: id, tokens, logits: 'all', tierSet: tiers })
       let loss = 0
       for (let at = 0; at + 1 < tokens.length; at++) {
@@ -56,7 +57,7 @@ t.test('one line per TierSet, as measured by hand', { skip }, async (t) => {
       }
       t.ok(Math.abs(perplexity - Math.exp(loss / (tokens.length - 1))) < 1e-3 * perplexity, `${tiers}: ${perplexity}`)
       t.ok(p50 > 0 && p99 >= p50)
-      t.same([hitRate, bytesPerToken], [1, 0], 'everything is in memory')
+      t.same([hitRate, lateRate, bytesPerToken], [1, 0, 0], 'everything is in memory')
     }
     const whole = await engine.perplexity({ model: id, tokens, window: 1000 })
     t.equal(whole.tokens, 89)
@@ -67,8 +68,8 @@ t.test('one line per TierSet, as measured by hand', { skip }, async (t) => {
     await engine.dispose()
   }
   const table = await command(args)
-  t.match(table.stdout, /TierSet +tiers +experts +perplexity +hit rate +p50 +p99 +read per token/)
-  t.match(table.stdout, /deep, max +hot \+ warm \+ cold +28 of 28 +\d+\.\d\d +100\.0 % /)
+  t.match(table.stdout, /TierSet +tiers +experts +perplexity +hit rate +late +p50 +p99 +read per token/)
+  t.match(table.stdout, /deep, max +hot \+ warm \+ cold +28 of 28 +\d+\.\d\d +100\.0 % +0\.0 % /)
 })
 
 t.test('tiers of a plain model, from a file', { skip }, async (t) => {
@@ -96,6 +97,7 @@ t.test('under a budget experts are read', { skip }, async (t) => {
   t.equal(code, 0, stderr)
   const [price] = (JSON.parse(stdout) as List).prices
   t.ok(price!.hitRate < 1 && price!.hitRate > 0, `hit rate ${price!.hitRate}`)
+  t.ok(price!.lateRate >= 0 && price!.hitRate + price!.lateRate < 1, 'some have to be asked for')
   t.ok(price!.bytesPerToken > 0)
   const all = JSON.parse((await run('1GiB')).stdout) as List
   t.equal(all.prices[0]!.perplexity, price!.perplexity, 'the perplexity is the same, wherever the experts are')

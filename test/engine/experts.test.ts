@@ -102,8 +102,13 @@ t.test('reading ahead changes no bit, and is counted', async (t) => {
     const engine = await open(t, { memory: memoryFor(24), prefetch })
     const request = { model, prompt: 'ROMEO:', maxTokens: 120, seed: 4 }
     t.equal((await engine.generate(request)).text, (await plain.generate(request)).text)
-    const { prefetchBytes, prefetchUsedBytes, prefetchWastedBytes, demandBytes, layers } =
-      engine.modelStats(model).experts!
+    const stats = engine.modelStats(model).experts!
+    const { prefetchBytes, prefetchUsedBytes, prefetchWastedBytes, demandBytes, layers } = stats
+    t.equal(stats.uses, stats.hits + stats.late + stats.misses, 'no demand is in two of them')
+    for (const key of ['uses', 'hits', 'late', 'misses', 'prefetchWastedBytes'] as const) {
+      const sum = layers.reduce((sum, layer) => sum + layer[key], 0)
+      t.equal(sum, stats[key], key)
+    }
     t.ok(prefetchBytes > 0 && prefetchUsedBytes > 0)
     t.ok(prefetchUsedBytes + prefetchWastedBytes <= prefetchBytes)
     const predictable = layers.reduce((sum, layer) => sum + layer.predictable, 0)

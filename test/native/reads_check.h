@@ -38,6 +38,7 @@ inline void order(const Experts& files) {
     wide->end_layer();
     const StoreCounts counts = store->counts();
     CHECK(counts.late >= 1 && counts.late <= counts.cache.hits && counts.cache.misses == 1);
+    CHECK(store->layer_counts()[1].late == counts.late && store->layer_counts()[0].late == 0);
     CHECK(counts.prefetch_bytes == 4 * files.layout.bytes && counts.prefetch_used == counts.prefetch_bytes && counts.prefetch_wasted == 0);
     CHECK(counts.demand_bytes == files.layout.bytes);
 }

@@ -178,6 +178,7 @@ void stale(const Experts& files) {
     CHECK_OK(use(*store, files, 0, {0, 1, 2}));
     const StoreCounts counts = store->counts();
     CHECK(counts.prefetch_wasted == 3 * files.layout.bytes && counts.prefetch_used == 0);
+    CHECK(store->layer_counts()[1].prefetch_wasted == counts.prefetch_wasted && store->layer_counts()[0].prefetch_wasted == 0);
 }
 
 /** A file is cut off, a bit flips: the request fails with the code, the store serves the others, and again when the file is whole. */

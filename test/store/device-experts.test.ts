@@ -1,6 +1,7 @@
 /** Experts for a device's memory, below TypeScript: bytes as the checkpoint has them, decisions that are the simulator's, and what goes wrong. */
 import { readFileSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import t from 'tap'
 import { convertModel } from 'tiered-moe'
 import { readModel } from '../../lib/model/index.js'
@@ -239,6 +240,37 @@ t.test('budgets, pins and ids that cannot be', async (t) => {
   t.ok(first !== none && second !== none, 'pinned experts stay')
   slots.drop(Uint32Array.of(0))
   t.equal(slots.table()[0], none)
+  await reader.dispose()
+})
+
+t.test('what is waited for is neither hit nor miss, and what was read for nothing is told per layer', async (t) => {
+  const to = join(folder, 'waited')
+  await convertModel({ from: source, to })
+  const { reader, blobs } = await openFolder(to)
+  const { slotBytes } = reader
+  await reader.setBudget(4 * slotBytes)
+  const until = async (layer: number, expert: number, state: number) => {
+    while ((reader.residency()[layer * experts + expert]! & 3) !== state) await setTimeout(1)
+  }
+  await reader.prefetch(1, Uint32Array.of(0, 1))
+  for (const expert of [0, 1]) await until(1, expert, 2)
+  await read(reader, 0, [0, 1, 2, 3, 4, 5, 6, 7])
+  const bytes = reader.stats().prefetchWastedBytes
+  t.ok(bytes > slotBytes && bytes <= 2 * slotBytes)
+  t.same(reader.wastedBytes(), [0, bytes], 'experts of the second layer made room unused')
+  await read(reader, 0, [0])
+  const at = blobs.offset[experts + 2]! + 100
+  const file = blobs.files[blobs.fileIndex[experts + 2]!]!
+  flip(file, at)
+  await reader.prefetch(1, Uint32Array.of(2))
+  await until(1, 2, 3)
+  flip(file, at)
+  const before = reader.stats()
+  await read(reader, 1, [2])
+  const { uses, hits, late, misses } = reader.stats()
+  t.same([uses - before.uses, hits, late, misses], [1, before.hits, before.late + 1, before.misses])
+  await read(reader, 1, [2])
+  t.equal(reader.stats().hits, hits + 1, 'now it is in memory')
   await reader.dispose()
 })
 

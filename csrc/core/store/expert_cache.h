@@ -46,7 +46,7 @@ struct WaveItem {
 
 struct CacheCounts {
     uint64_t uses = 0;             ///< (step, layer, expert) demands
-    uint64_t hits = 0;             ///< that held a slot (a read in flight counts here too: the store tells it apart)
+    uint64_t hits = 0;             ///< that held a slot: what a store calls hits and late together, for how far a read is decides nothing
     uint64_t misses = 0;
     uint64_t evictions = 0;
     uint64_t prefetches = 0;       ///< admissions by `prefetch`

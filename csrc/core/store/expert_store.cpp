@@ -48,7 +48,7 @@ class Store final : public ExpertStore {
     }
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
     StoreCounts counts() const override;
-    std::vector<CacheCounts> layer_counts() const override;
+    std::vector<StoreLayerCounts> layer_counts() const override;
 
   private:
     /** What is done with a part of the schedule. */
@@ -106,6 +106,7 @@ class Store final : public ExpertStore {
     mutable std::mutex counts_mutex_;
     CacheCounts counts_;                              ///< of the cache, as of the last layer
     std::vector<CacheCounts> layer_counts_;
+    std::vector<Residents::LayerReads> layer_reads_;
 };
 
 Status Store::start(std::shared_ptr<ExpertSource> source) {
@@ -355,11 +356,14 @@ void Store::publish() {
     std::lock_guard<std::mutex> lock(counts_mutex_);
     counts_ = cache().counts();
     layer_counts_ = cache().layer_counts();
+    layer_reads_ = residents_.layer_reads();
 }
 
-std::vector<CacheCounts> Store::layer_counts() const {
+std::vector<StoreLayerCounts> Store::layer_counts() const {
     std::lock_guard<std::mutex> lock(counts_mutex_);
-    return layer_counts_;
+    std::vector<StoreLayerCounts> out;
+    for (size_t i = 0; i < layer_counts_.size(); i++) out.push_back({layer_counts_[i], layer_reads_[i].late, layer_reads_[i].wasted});
+    return out;
 }
 
 StoreCounts Store::counts() const {
@@ -367,6 +371,10 @@ StoreCounts Store::counts() const {
     {
         std::lock_guard<std::mutex> lock(counts_mutex_);
         out.cache = counts_;
+        for (const Residents::LayerReads& layer : layer_reads_) {
+            out.late += layer.late;
+            out.prefetch_wasted += layer.wasted;
+        }
     }
     residents_.fill(out);
     out.wait_nanoseconds = waits_;

@@ -28,7 +28,7 @@ struct StoreOptions {
 
 struct StoreCounts {
     CacheCounts cache;
-    uint64_t late = 0;                   ///< demands for an expert whose read was in flight (part of cache.hits)
+    uint64_t late = 0;                   ///< part of cache.hits, as of the last layer too: demands for an expert with a slot whose bytes were not there yet
     uint64_t demand_bytes = 0, prefetch_bytes = 0;
     uint64_t prefetch_used = 0;          ///< bytes of prefetched experts that were demanded before they were evicted
     uint64_t prefetch_wasted = 0;        ///< bytes of those that were evicted without
@@ -38,6 +38,12 @@ struct StoreCounts {
     uint64_t wait_nanoseconds = 0;       ///< the step waited for reads
     uint64_t bookkeeping_nanoseconds = 0;///< look-up, reference and eviction calls, without the waits
     uint64_t resident_bytes = 0, budget_bytes = 0;
+};
+
+/** Of one layer, as of the last one that was computed. */
+struct StoreLayerCounts {
+    CacheCounts cache;
+    uint64_t late = 0, prefetch_wasted = 0;   ///< as in StoreCounts
 };
 
 /** An expert ready to be computed with. */
@@ -115,8 +121,7 @@ class ExpertStore {
     virtual void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) = 0;
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
     virtual StoreCounts counts() const = 0;
-    /** Per layer: uses, hits, misses. */
-    virtual std::vector<CacheCounts> layer_counts() const = 0;
+    virtual std::vector<StoreLayerCounts> layer_counts() const = 0;
 };
 
 }  // namespace tmoe

@@ -21,13 +21,15 @@ Status Residents::start(const StoreOptions& options, std::shared_ptr<ExpertSourc
     unused_.assign(entries, 0);
     counted_.assign(entries, 0);
     holders_.assign(entries, kNoEntry);
+    layer_reads_.resize(options.layouts.size());
     return queue_.start(memory_, options.io_threads, entries);
 }
 
 void Residents::leave(uint32_t entry) {
     const bool untouched = loads_[entry] && queue_.drop(loads_[entry]);
     if (unused_[entry]) {
-        untouched ? prefetch_bytes_ -= file_bytes(entry) : wasted_ += file_bytes(entry);
+        if (untouched) prefetch_bytes_ -= file_bytes(entry);
+        else layer_reads_[layer_of(entry)].wasted += file_bytes(entry);
         unused_[entry] = 0;
     }
     loads_[entry].reset();
@@ -74,20 +76,16 @@ void Residents::read(uint32_t entry, Reason reason) {
     batch_.push_back(std::move(load));
 }
 
-bool Residents::demand(uint32_t entry) {
+void Residents::demand(uint32_t entry) {
     if (unused_[entry]) {
         unused_[entry] = 0;
         used_ += file_bytes(entry);
     }
     const Residency now = state(entry);
-    if (now == Residency::Resident) return false;
-    if (now != Residency::Loading) {  // a prefetch that has failed: this demand tries again
-        read(entry, Reason::Demand);
-        return false;
-    }
-    late_++;
-    queue_.promote(loads_[entry]);
-    return true;
+    if (now == Residency::Resident) return;
+    layer_reads_[layer_of(entry)].late++;
+    if (now == Residency::Loading) queue_.promote(loads_[entry]);
+    else read(entry, Reason::Demand);  // a prefetch that has failed: this demand tries again
 }
 
 void Residents::submit() {
@@ -127,11 +125,9 @@ void Residents::give_back_unused(size_t most) {
 }
 
 void Residents::fill(StoreCounts& out) const {
-    out.late = late_;
     out.demand_bytes = demand_bytes_;
     out.prefetch_bytes = prefetch_bytes_;
     out.prefetch_used = used_;
-    out.prefetch_wasted = wasted_;
     out.asked_bytes = asked_;
     out.ahead_bytes = ahead_;
     out.read_errors = memory_->errors;

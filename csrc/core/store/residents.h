@@ -27,8 +27,8 @@ class Residents {
     /** The entry gets a slot, at most `most` of which take memory, and its bytes are read. */
     enum class Reason { Demand, Prefetch, Preload };
     void enter(uint32_t entry, uint32_t slot, size_t most, Reason reason);
-    /** An entry with a slot is wanted now. True where its read is in flight. */
-    bool demand(uint32_t entry);
+    /** An entry with a slot is wanted now. */
+    void demand(uint32_t entry);
     /** Begins the reads asked for since the last call. */
     void submit();
 
@@ -51,8 +51,13 @@ class Residents {
     uint64_t ended() const { return memory_->ended; }
     /** Waits until `ended` is not `seen` any more, at most so long. */
     void wait(uint64_t seen, std::chrono::microseconds longest) { queue_.wait_for_end(seen, longest); }
-    /** The counts of reads and bytes. Any thread. */
+    /** The counts of reads and bytes, but for those of `layer_reads`. Any thread. */
     void fill(StoreCounts& out) const;
+    /** Per layer: demands that found a slot without its bytes, and bytes that were prefetched and evicted unused. */
+    struct LayerReads {
+        uint64_t late = 0, wasted = 0;
+    };
+    const std::vector<LayerReads>& layer_reads() const { return layer_reads_; }
 
   private:
     /** What reads write into; the last of the store and its threads frees it. */
@@ -88,7 +93,8 @@ class Residents {
     std::vector<uint32_t> holders_;              ///< per slot: its entry, or kNoEntry
     std::vector<uint8_t> unused_;                ///< per entry: prefetched and not demanded since
     std::vector<uint8_t> counted_;               ///< per entry: its read counts among the demand bytes
-    std::atomic<uint64_t> late_{0}, demand_bytes_{0}, prefetch_bytes_{0}, used_{0}, wasted_{0}, asked_{0}, ahead_{0};
+    std::vector<LayerReads> layer_reads_;
+    std::atomic<uint64_t> demand_bytes_{0}, prefetch_bytes_{0}, used_{0}, asked_{0}, ahead_{0};
 };
 
 }  // namespace tmoe

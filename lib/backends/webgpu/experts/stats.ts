@@ -11,6 +11,7 @@ export function statsOf({ slots, slabs, table, transfer }: ExpertParts, reader: 
   const host = reader.stats()
   const { demandBytes, prefetchBytes, prefetchUsedBytes, prefetchWastedBytes, readErrors, bookkeepingMs } = host
   const bytes = count * slabs.slotBytes
+  const wasted = reader.wastedBytes()
   return {
     ...counts,
     late: 0,
@@ -26,14 +27,16 @@ export function statsOf({ slots, slabs, table, transfer }: ExpertParts, reader: 
     budgetBytes: bytes,
     limitBytes: bytes,
     residency: reader.residency().map((bits, entry) => (table.has(entry) ? resident : bits & residencyBits)),
-    layers: layers.map(({ uses, hits, misses, predictable, predicted, present, asked, prefetching }) => ({
+    layers: layers.map(({ uses, hits, misses, predictable, predicted, present, asked, prefetching }, layer) => ({
       uses,
       hits,
+      late: 0,
       misses,
       predictable,
       predicted,
       present,
       prefetches: asked,
+      prefetchWastedBytes: wasted[layer] as number,
       prefetching
     })),
     host,
