@@ -66,8 +66,8 @@ export interface OpenModel {
 }
 
 /** A TierSet as the command line has it: names with commas are a list. */
-export const tierSetOf = (text: string | undefined): string | string[] | undefined =>
-  text?.includes(',') ? text.split(',').filter((name) => name !== '') : text
+export const tierSetOf = (text: string): string | string[] =>
+  text.includes(',') ? text.split(',').filter((name) => name !== '') : text
 
 /** Starts an engine with a loaded model, runs `use`, and releases everything however it ends. */
 export async function withModel<Result>(
@@ -90,7 +90,7 @@ export async function withModel<Result>(
         memory: choices.memory,
         gpuMemory: choices.gpuMemory,
         prefetch: choices.prefetch,
-        tierSet: tierSetOf(choices.tierSet),
+        tierSet: choices.tierSet === undefined ? undefined : tierSetOf(choices.tierSet),
         latencyBudgetMs: choices.latencyBudget,
         tiers: choices.tiers,
         recordTrace: choices.recordTrace,

@@ -7,7 +7,7 @@ import type { ExpertStats } from '../index.js'
 import { packageRoot } from '../native.js'
 import { MODE_NAMES } from '../tiers/tier-sets.js'
 import { filePath, given, integer } from './arguments.js'
-import { type EngineChoices, type OpenModel, withEngineOptions, withModel } from './engine.js'
+import { type EngineChoices, type OpenModel, tierSetOf, withEngineOptions, withModel } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
 
@@ -20,7 +20,7 @@ interface PriceOptions extends EngineChoices {
 
 /** One line of the price list. */
 interface Price {
-  /** Modes that mean these tiers. */
+  /** Modes that mean these tiers; or what `--tier-set` said. */
   names: string[]
   tiers: string[]
   /** Experts of all layers that are enabled, and all there are. */
@@ -74,14 +74,17 @@ async function decode(open: OpenModel, request: object, session: Session): Promi
   return times
 }
 
-/** The modes by the tiers that they mean, then each tier alone where no mode means it. */
-async function tierSets(open: OpenModel): Promise<{ names: string[]; tiers: string[]; reason?: string }[]> {
+/** The TierSet that was asked for; otherwise the modes, by the tiers that they mean. */
+async function tierSets(
+  open: OpenModel,
+  asked: string | undefined
+): Promise<{ names: string[]; tiers: string[]; reason?: string }[]> {
   const found = new Map<string, { names: string[]; tiers: string[]; reason?: string }>()
-  for (const name of MODE_NAMES) {
+  for (const name of asked === undefined ? MODE_NAMES : [asked]) {
     let tiers: string[]
     let reason: string | undefined
     try {
-      tiers = [...(await open.engine.activateTierSet(open.id, name)).active.tiers]
+      tiers = [...(await open.engine.activateTierSet(open.id, tierSetOf(name))).active.tiers]
     } catch (error) {
       if (!isEngineError(error) || error.code !== 'ROUTING_TOO_FEW_EXPERTS') throw error
       tiers = error.details.tiers as string[]
@@ -164,7 +167,7 @@ async function list(open: OpenModel, options: PriceOptions, session: Session): P
       details
     )
   }
-  const sets = await tierSets(open)
+  const sets = await tierSets(open, options.tierSet)
   const prices: (Price | NoPrice)[] = []
   for (const [done, { reason, ...set }] of sets.entries()) {
     session.progress('measuring', { bytesDone: done, bytesTotal: sets.length })
@@ -180,7 +183,9 @@ async function list(open: OpenModel, options: PriceOptions, session: Session): P
 export function addPrice(program: Command, session: Session): void {
   const command = program
     .command('price')
-    .description('measure what each TierSet costs and gives: perplexity, hit rate, latency, bytes read')
+    .description(
+      'measure what each mode (or the one --tier-set) costs and gives: perplexity, hit rate, latency, bytes read'
+    )
     .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
     .option('--text <file>', 'the text of the perplexity (default: a scene that comes with the package)', filePath)
     .option('--tokens <n>', 'tokens of the text at most', integer(2), 1024)

@@ -88,6 +88,19 @@ t.test('tiers of a plain model, from a file', { skip }, async (t) => {
   )
 })
 
+t.test('only the TierSet that --tier-set names', { skip }, async (t) => {
+  const dir = t.testdir({ 'text.txt': TEXT })
+  const model = writeMoeModel(join(dir, 'hser.gguf'), { hser })
+  const price = async (tierSet: string) => {
+    const run = ['price', model, '--text', join(dir, 'text.txt'), '--decode', '2', '--json', '--tier-set', tierSet]
+    const { code, stdout, stderr } = await command(run)
+    t.equal(code, 0, stderr)
+    return (JSON.parse(stdout) as List).prices.map(({ names, tiers, experts }) => ({ names, tiers, experts }))
+  }
+  t.same(await price('balanced'), [{ names: ['balanced'], tiers: ['hot', 'warm'], experts: 16 }])
+  t.same(await price('hot,cold'), [{ names: ['hot,cold'], tiers: ['hot', 'cold'], experts: 16 }], 'which no mode means')
+})
+
 t.test('under a budget experts are read', { skip }, async (t) => {
   const dir = t.testdir({})
   const model = writeMoeModel(join(dir, 'large.gguf'), { layers: 4, experts: 16, feedForward: 256, embedding: 128 })
