@@ -66,7 +66,7 @@ load with one child per phase. Its meter gets every metric above. Where it is no
 | boot | load | shutdown |
 |---|---|---|
 | \`configuration\` | \`manifest\`: header, checks, tokenizer, memory plan | \`quiesce\`: new requests throw ENGINE_DISPOSED, loads end |
-| \`resources\`: memory and staging room, threads, journal | \`base-parameters\` | \`drain\`: requests that have begun go on for \`drainMs\`, then end with what they have |
+| \`resources\`: memory, a look at staging room, threads, journal | \`base-parameters\` | \`drain\`: requests that have begun go on for \`drainMs\`, then end with what they have |
 | \`routing-seed\` | \`experts\` | \`flush\`: journal, log and audit log reach the disk |
 | \`telemetry\`: audit log, OpenTelemetry | \`routers\` | \`persist\`: experts that serving has changed |
 | \`model\`: each load | \`optimizer\`: skipped for inference | \`release\` |
@@ -77,6 +77,9 @@ second signal ends it at once with 130 or 143. \`engine.freeze()\` refuses new r
 
 Deadlines nest: \`timeouts: {requestMs, inferenceMs, cleanupMs}\` has to descend. A request counts from its first \`next()\`, inference from its first step;
 \`cleanupMs\` is what a cancelled step may take to end: after it the request ends without the step, and the engine is \`recovering\` until the step has ended.
+
+\`createEngine({ staging: { folder, bytes } })\` looks once, when the engine starts, whether the folder can be written and its disk has so much room
+(\`statfs\`). It reserves nothing: what fills the disk later is met by whoever writes then.
 
 ## The audit log
 

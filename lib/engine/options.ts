@@ -36,7 +36,7 @@ export interface EngineOptions {
    * where the machine has not that much or the system does not grant it. A model takes what its own `memory` says, or what is left. Default: what is available then.
    */
   memory?: number | string
-  /** A folder that has to have room for what is staged on disk: RESOURCE_DISK_EXHAUSTED at the start where it has not. */
+  /** A folder that has to have room for what is staged on disk: RESOURCE_DISK_EXHAUSTED at the start where it has not. Nothing is reserved. */
   staging?: Staging
   /**
    * Folder of a journal, which lets the next engine go on with what this one was doing when it ended, however it ended; docs/recovery.md.
