@@ -1,6 +1,9 @@
 /** What the archive does, as events of the engine. */
 import type { ArchiveEvent } from '../archive/archive.js'
+import type { EventLevel } from '../telemetry/logger.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
+
+const circuitLevels = { OPEN: 'error', HALF_OPEN: 'warn', CLOSED: 'info' } as const satisfies Record<string, EventLevel>
 
 /** Retries and evictions are not told one by one. */
 export function tellArchive(telemetry: Telemetry, model: string, event: ArchiveEvent): void {
@@ -12,6 +15,7 @@ export function tellArchive(telemetry: Telemetry, model: string, event: ArchiveE
     const reason = error instanceof Error ? error.message : String(error)
     telemetry.event('archive_failed', `an expert in ${file} could not be fetched`, { model, file, offset, reason })
   } else if (event.type === 'archive.circuit') {
-    telemetry.event('archive_circuit', `the circuit to ${event.name} is ${event.next}`, { model, ...fields })
+    const message = `the circuit to ${event.name} is ${event.next}`
+    telemetry.event('archive_circuit', message, { model, ...fields }, circuitLevels[event.next])
   }
 }

@@ -2,6 +2,7 @@
 import type { EventLevel } from './logger.js'
 
 export interface EventEntry {
+  /** Unless the event says otherwise. */
   level: EventLevel
   /** When it is sent, one sentence. */
   meaning: string
@@ -39,7 +40,10 @@ export const eventCatalog = {
   },
   archive_fetched: { level: 'debug', meaning: 'An expert came from the archive into the cold folder.' },
   archive_failed: { level: 'warn', meaning: 'An expert could not be fetched from the archive.' },
-  archive_circuit: { level: 'warn', meaning: 'The circuit to the archive opened, closed, or is tried again.' },
+  archive_circuit: {
+    level: 'warn',
+    meaning: 'The circuit to the archive is tried again; error where it opened, info where it closed.'
+  },
   latency_budget_unmet: {
     level: 'warn',
     meaning: 'No TierSet is predicted to hold the latency budget of a request; the fastest is used.'

@@ -79,7 +79,12 @@ export class Telemetry {
     this.#buffer.open()
   }
 
-  event(event: EventName, message: string, fields: Readonly<Record<string, unknown>> = {}): void {
+  event(
+    event: EventName,
+    message: string,
+    fields: Readonly<Record<string, unknown>> = {},
+    level: EventLevel = eventCatalog[event].level
+  ): void {
     const entry: EventEntry = eventCatalog[event]
     this.metrics.events.add(1, { event })
     if (entry.chained) {
@@ -90,10 +95,10 @@ export class Telemetry {
     }
     const elapsedMs = performance.now() - this.#began
     this.#push({
-      level: entry.level,
+      level,
       message,
       fields: { event, ...fields },
-      event: { event, level: entry.level, message, elapsedMs, fields }
+      event: { event, level, message, elapsedMs, fields }
     })
   }
 
