@@ -2,11 +2,13 @@
 // device, submits, and memory that grows. A synthetic model of 16 layers, so narrow that the GPU has next to nothing to do.
 //   node bench/gpu-overhead.mjs            200 tokens; nothing is judged but submits and growth
 //   node bench/gpu-overhead.mjs --full     2,000 tokens; exit 1 above 1.5 ms a token as well
-// All that is not waiting counts: encoding, Dawn's own calls, the sampler, the scheduler, the stream to the caller.
+// All that is not waiting counts: encoding, Dawn's own calls, the sampler, the scheduler, the stream to the caller. Judged is the mean without
+// the time in which others had the thread's core: it waits then, and a GPU in software computes on the same cores.
 import { parseArgs } from 'node:util'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { createEngine } from '../dist/esm/index.js'
+import { watched } from './gpu-waits.mjs'
 import { environment, percentile, printEnvironment, printTable, show, writeReport } from './harness.mjs'
 import { syntheticModel } from './models.mjs'
 
@@ -45,8 +47,8 @@ const engine = await createEngine({ backend: 'webgpu', threads: 1 })
 console.log(`adapter: ${engine.backend.device}`)
 const { id } = await engine.loadModel({ model })
 
-/** One generation: per token its time apart from waiting; submits of all; bytes of the GPU and of the process before and after. */
-async function generation(tokens) {
+/** One generation: per token its time apart from waiting; submits of all; bytes of the GPU and of the process after it. */
+async function generation(tokens, options) {
   const generator = engine.createGenerator({
     model: id,
     promptTokens: [11, 12, 13],
@@ -58,19 +60,24 @@ async function generation(tokens) {
   const own = []
   const begin = engine.backend.gpu
   let [last, at] = [begin.waitedMs, performance.now()]
-  for await (const item of generator) {
-    if (item.done) continue
-    const { waitedMs } = engine.backend.gpu
-    const now = performance.now()
-    own.push(now - at - (waitedMs - last))
-    ;[last, at] = [waitedMs, now]
-  }
+  const { collector, forCore, garbage } = await watched(async () => {
+    for await (const item of generator) {
+      if (item.done) continue
+      const { waitedMs } = engine.backend.gpu
+      const now = performance.now()
+      own.push(now - at - (waitedMs - last))
+      ;[last, at] = [waitedMs, now]
+    }
+  }, options)
   const end = engine.backend.gpu
   collect()
   const { heapUsed, arrayBuffers } = process.memoryUsage()
   const submits = (end.submits - begin.submits) / own.length
   return {
     own,
+    collector,
+    forCore,
+    garbage,
     submits,
     waited: end.waitedMs - begin.waitedMs,
     gpuBytes: end.memoryBytes,
@@ -82,17 +89,24 @@ async function generation(tokens) {
 // The first makes the KV cache as large as it gets, and every shape of a step.
 const before = await generation(count)
 const after = await generation(count)
+const { garbage } = await generation(Math.min(count, 200), { garbage: true })
 await engine.dispose()
 
 const ms = percentile(after.own, 0.5)
 const mean = after.own.reduce((sum, x) => sum + x, 0) / after.own.length
+const each = (ms) => (ms === undefined ? undefined : ms / after.own.length)
+const forCore = each(after.forCore)
+const judged = mean - (forCore ?? 0)
 const growth = after.heap - before.heap
 printTable(
   [
     'tokens',
     'own ms a token: median',
-    'mean',
     '95 %',
+    'mean',
+    'of it for a core',
+    'of it collector',
+    'judged',
     'waiting ms a token',
     'submits a token',
     'GPU bytes',
@@ -104,8 +118,11 @@ printTable(
     [
       after.own.length,
       show(ms),
-      show(mean),
       show(percentile(after.own, 0.95)),
+      show(mean),
+      show(forCore),
+      show(each(after.collector.own)),
+      show(judged),
       show(after.waited / after.own.length),
       show(after.submits),
       after.gpuBytes,
@@ -115,11 +132,18 @@ printTable(
     ]
   ]
 )
+console.log(
+  `garbage a token: own ${show(garbage.own / 1024)} KB, waiting ${show(garbage.waiting / 1024)} KB; the collector while waiting: ${show(each(after.collector.waiting))} ms a token`
+)
 writeReport('gpu-overhead.json', {
   stamp,
   tokens: after.own.length,
   median: ms,
   mean,
+  forCore,
+  collector: { own: each(after.collector.own), waiting: each(after.collector.waiting) },
+  garbage,
+  judged,
   submits: after.submits,
   gpuBytes: after.gpuBytes,
   heapGrowth: growth
@@ -129,6 +153,6 @@ if (after.submits > limits.submitsPerToken) problems.push(`${after.submits} subm
 if (after.gpuBytes !== before.gpuBytes || after.buffers !== before.buffers) problems.push('GPU memory grew')
 // A tenth of a kilobyte for each token: statistics of the garbage collector move by more than nothing.
 if (growth > 100 * count + 2 ** 20) problems.push(`the heap grew by ${growth} bytes`)
-if (options.full && mean > limits.msPerToken) problems.push(`${mean} ms a token`)
+if (options.full && judged > limits.msPerToken) problems.push(`${judged} ms a token`)
 for (const problem of problems) console.error(problem)
 if (problems.length > 0) process.exitCode = 1
