@@ -21,8 +21,10 @@ export interface Commands {
   copy(from: GPUBufferBinding, to: GPUBufferBinding): void
   /** Fills with zeros. */
   clear(what: GPUBufferBinding): void
-  /** The bytes as they are then, once the submit is done; with `into` at the begin of this memory. Rejects with what failed. */
-  read(from: GPUBufferBinding, into?: ArrayBuffer): Promise<ArrayBuffer>
+  /** The bytes as they are then, once the submit is done. Rejects with what failed. */
+  read(from: GPUBufferBinding): Promise<ArrayBuffer>
+  /** A buffer to copy to; `data` are its bytes once the submit is done, at the begin of the memory `into`. Rejects as `read`. */
+  staged(bytes: number, into: ArrayBuffer): { buffer: GPUBuffer; data: Promise<ArrayBuffer> }
   readonly encoder: GPUCommandEncoder
 }
 
@@ -38,16 +40,24 @@ export interface StagedRead extends StagedCopy {
   reject(reason: unknown): void
 }
 
+/** What a submit is to be read of, and how many workgroups it runs. */
+export interface Encoded {
+  reads: StagedRead[]
+  stamps: StagedCopy | undefined
+  work: number
+}
+
 const sizeOf = ({ buffer, offset = 0, size }: GPUBufferBinding): number => size ?? buffer.size - offset
 
-/** Encodes, with as few passes as copies allow; gives the reads, and the stamps of `timer`, that are to be mapped after the submit. */
+/** Encodes, with as few passes as copies allow; the reads, and the stamps of `timer`, are to be mapped after the submit. */
 export function encodeCommands(
   encoder: GPUCommandEncoder,
   memory: GpuMemory,
   encode: (commands: Commands) => void,
   timer: PassTimer | undefined
-): { reads: StagedRead[]; stamps: StagedCopy | undefined } {
+): Encoded {
   const reads: StagedRead[] = []
+  let work = 0
   timer?.begin()
   let pass: GPUComputePassEncoder | undefined
   // What the pass has set already: a call into the driver's library is a microsecond.
@@ -58,19 +68,23 @@ export function encodeCommands(
     set = undefined
     return encoder
   }
+  const staged = (bytes: number): StagedCopy => ({ staging: memory.take(bytes, usage.mapRead | usage.copyDst), bytes })
   const stage = (from: GPUBufferBinding): StagedCopy => {
-    const bytes = sizeOf(from)
-    const staging = memory.take(bytes, usage.mapRead | usage.copyDst)
-    outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, staging.buffer, 0, bytes)
-    return { staging, bytes }
+    const copied = staged(sizeOf(from))
+    outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, copied.staging.buffer, 0, copied.bytes)
+    return copied
   }
+  const read = (copied: StagedCopy, into?: ArrayBuffer): Promise<ArrayBuffer> =>
+    new Promise((resolve, reject) => reads.push({ ...copied, into, resolve, reject }))
   const commands: Commands = {
     get encoder() {
       return outside()
     },
     run: ({ pipeline, group, workgroups: [x, y, most] }, depth = most) => {
       const z = Math.min(depth, most)
-      if (x * y * z === 0) return
+      const count = x * y * z
+      if (count === 0) return
+      work += count
       pass ??= encoder.beginComputePass(timer?.pass())
       if (pipeline !== set) pass.setPipeline(pipeline)
       set = pipeline
@@ -84,15 +98,16 @@ export function encodeCommands(
       outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, sizeOf(from))
     },
     clear: (what) => outside().clearBuffer(what.buffer, what.offset ?? 0, sizeOf(what)),
-    read: (from, into) => {
-      const copied = stage(from)
-      return new Promise((resolve, reject) => reads.push({ ...copied, into, resolve, reject }))
+    read: (from) => read(stage(from)),
+    staged: (bytes, into) => {
+      const copied = staged(bytes)
+      return { buffer: copied.staging.buffer, data: read(copied, into) }
     }
   }
   try {
     encode(commands)
     const stamps = timer?.resolve(outside())
-    return { reads, stamps: stamps && stage(stamps) }
+    return { reads, stamps: stamps && stage(stamps), work }
   } catch (error) {
     // Nothing is submitted, so nothing is read.
     for (const { staging } of reads) {

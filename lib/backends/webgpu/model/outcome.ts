@@ -1,5 +1,5 @@
-/** What a step gives back: gathered on the GPU into one buffer, which is read once. */
-import type { Commands, GpuDevice } from '../device.js'
+/** What a step gives back: gathered in the one buffer that is read. */
+import type { Commands } from '../device.js'
 import type { Arena } from './arena.js'
 
 /** Bytes of each part. */
@@ -11,40 +11,31 @@ interface Parts {
 }
 
 export class Outcome {
-  readonly #device: GpuDevice
   #parts: Parts = { status: 0, ids: 0, weights: 0, logits: 0 }
   #buffer: GPUBuffer | undefined
   #reading: Promise<ArrayBuffer> | undefined
   #bytes = new ArrayBuffer(0)
 
-  constructor(device: GpuDevice) {
-    this.#device = device
-  }
-
   plan(parts: Parts): void {
     this.#parts = parts
   }
 
-  /** GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED. */
-  async reserve(): Promise<void> {
-    const bytes = this.#bytesOf('end')
-    const { memory } = this.#device
-    if (this.#buffer && this.#buffer.size >= bytes) return
-    const grown = await memory.allocate(2 ** Math.ceil(Math.log2(Math.max(bytes, 4096))), "a step's outcome")
-    if (this.#buffer) memory.free(this.#buffer)
-    this.#buffer = grown
+  /** What is taken over from now on comes with this submit. GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED. */
+  begin(commands: Commands): void {
+    const size = this.#bytesOf('end')
+    // The same memory for every step: making it anew takes longer than the copy.
+    if (this.#bytes.byteLength < size) this.#bytes = new ArrayBuffer(size)
+    const { buffer, data } = commands.staged(size, this.#bytes)
+    this.#buffer = buffer
+    this.#reading = data
   }
 
-  /** Takes over all but the logits, and reads. */
+  /** Takes over all but the logits. */
   gather(commands: Commands, arena: Arena, captures: boolean): void {
     const { status, ids, weights } = this.#parts
     this.#take(commands, arena.get('status').buffer, 'status', status)
     if (ids > 0) this.#take(commands, arena.get('ids').buffer, 'ids', ids)
     if (captures && weights > 0) this.#take(commands, arena.get('weights').buffer, 'weights', weights)
-    const size = this.#bytesOf('end')
-    // The same memory for every step: making it anew takes longer than the copy.
-    if (this.#bytes.byteLength < size) this.#bytes = new ArrayBuffer(size)
-    this.#reading = commands.read({ buffer: this.#buffer as GPUBuffer, offset: 0, size }, this.#bytes)
   }
 
   /** Takes over logits: `count` rows, the first of which is row `first` of all. */
@@ -75,8 +66,6 @@ export class Outcome {
   }
 
   dispose(): void {
-    if (this.#buffer) this.#device.memory.free(this.#buffer)
-    this.#buffer = undefined
     this.#bytes = new ArrayBuffer(0)
   }
 

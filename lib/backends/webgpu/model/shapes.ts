@@ -100,9 +100,9 @@ export class Shapes {
     return this.#steps.get(name, () => StepShape.make(this.#parts, key, pool), current)
   }
 
-  /** The logits of `count` rows as part `part` of a step's. */
-  logits(count: number, part: number): Promise<LogitsShape> {
-    return this.#logits.get(`${count} ${part}`, () => LogitsShape.make(this.#parts, count, part))
+  /** The logits of `count` rows as part `part` of a step's; unless it `gathers` them, of the step's first rows. */
+  logits(count: number, part: number, gathers: boolean): Promise<LogitsShape> {
+    return this.#logits.get(`${count} ${part} ${gathers}`, () => LogitsShape.make(this.#parts, count, part, gathers))
   }
 
   /** Compiles what a decoded token needs, and makes room for its first positions. Throws as KvPool.reserve and `step`. */
@@ -111,7 +111,7 @@ export class Shapes {
     await pool.reserve(pages, 1)
     pool.giveBack(pages)
     await this.step(steadyKey(1, pool.pages), pool)
-    await this.logits(1, 0)
+    await this.logits(1, 0, false)
   }
 
   /** The next steps are encoded anew. */

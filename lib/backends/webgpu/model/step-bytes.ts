@@ -10,8 +10,8 @@ import { routingOf } from './model.js'
 import { mostShapes } from './shapes.js'
 import { layoutOf } from './step-data.js'
 
-/** What a step's outcome takes: the buffer that it is gathered in has a power of two of bytes, what it is read from up to a quarter more than it. */
-const outcomeTimes = 2 + 1.25
+/** What a step's outcome takes: a pooled buffer is up to a quarter larger than it. */
+const outcomeTimes = 1.25
 
 const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
 

@@ -8,7 +8,7 @@ import type { Commands, GpuDevice } from '../device.js'
 import type { Experts } from '../experts/experts.js'
 import { maskBits } from '../masks.js'
 import type { Arena } from './arena.js'
-import { logitRows, statusWords } from './arena.js'
+import { logitRows } from './arena.js'
 import { ForcedRoutes } from './forced-routes.js'
 import type { LogitsShape } from './logits-shape.js'
 import { logitsOp } from './logits-shape.js'
@@ -46,13 +46,14 @@ const cancelled = () => createError('CANCELLED', 'the step was cancelled', { met
 
 export class Stepper {
   readonly #parts: StepperParts
-  readonly #outcome: Outcome
+  readonly #outcome = new Outcome()
   readonly #forced: ForcedRoutes
   readonly #packed = new WeakMap<Uint8Array, Uint32Array>()
+  /** The status on the GPU names no failure: it was read so, and nothing was run since. */
+  #sound = false
 
   constructor(parts: StepperParts) {
     this.#parts = parts
-    this.#outcome = new Outcome(parts.device)
     this.#forced = new ForcedRoutes(parts.device, parts.arena)
   }
 
@@ -97,7 +98,7 @@ export class Stepper {
     const { rows } = key
     const shape = await shapes.step(key, pool)
     const wanted = wantedRows(items)
-    const logits = await this.#logits(wanted.length)
+    const logits = await this.#logits(wanted)
     const captures = items.some(({ sequence }) => sequence.captures)
     const choices = routing.layers * arena.choiceBytes(rows)
     const slices = plan.layers + 1 + logits.length
@@ -107,7 +108,6 @@ export class Stepper {
       weights: captures ? choices : 0,
       logits: wanted.length * plan.vocab * 4
     })
-    await this.#outcome.reserve()
     await this.#forced.prepare(items)
     if (cancel.cancelled) throw cancelled()
     device.check()
@@ -139,7 +139,10 @@ export class Stepper {
     let after: ((commands: Commands) => void) | undefined
     let from = 0
     const encode = (commands: Commands, end: number) => {
-      if (from === 0) commands.copy(arena.get('sound'), arena.get('status'))
+      if (from === 0) {
+        if (!this.#sound) commands.copy(arena.get('sound'), arena.get('status'))
+        this.#sound = false
+      }
       after?.(commands)
       after = undefined
       for (; from < end; from++) {
@@ -176,6 +179,7 @@ export class Stepper {
     if (cancel.cancelled) throw cancelled()
     device.submit((commands) => {
       encode(commands, shape.pieces.length)
+      this.#outcome.begin(commands)
       this.#encodeLogits(commands, wanted, logits)
       this.#outcome.gather(commands, arena, captures)
     })
@@ -190,20 +194,25 @@ export class Stepper {
     const size = (plan.buffers[op.in] as number) * 4
     const [states, gathered] = [arena.buffer(op.in).buffer, arena.get('gathered').buffer]
     for (const [part, shape] of logits.entries()) {
-      const rows = wanted.slice(part * logitRows, (part + 1) * logitRows)
-      for (const [i, { row }] of rows.entries()) {
+      const first = part * logitRows
+      const count = Math.min(logitRows, wanted.length - first)
+      for (let i = 0; shape.gathers && i < count; i++) {
+        const { row } = wanted[first + i] as Wanted
         commands.copy({ buffer: states, offset: row * size, size }, { buffer: gathered, offset: i * size, size })
       }
       shape.encode(commands)
-      this.#outcome.gatherLogits(commands, arena.get('logits').buffer, part * logitRows, rows.length, plan.vocab)
+      this.#outcome.gatherLogits(commands, arena.get('logits').buffer, first, count, plan.vocab)
     }
   }
 
-  /** The launches of `count` rows of logits, part by part. */
-  #logits(count: number): Promise<LogitsShape[]> {
-    const parts = Math.ceil(count / logitRows)
-    const sizes = Array.from({ length: parts }, (_, part) => Math.min(logitRows, count - part * logitRows))
-    return Promise.all(sizes.map((size, part) => this.#parts.shapes.logits(size, part)))
+  /** The launches of the wanted rows' logits, part by part. */
+  async #logits(wanted: readonly Wanted[]): Promise<LogitsShape[]> {
+    const gathers = wanted.some(({ row }, i) => row !== i)
+    const shapes: LogitsShape[] = []
+    for (let first = 0, part = 0; first < wanted.length; first += logitRows, part++) {
+      shapes.push(await this.#parts.shapes.logits(Math.min(logitRows, wanted.length - first), part, gathers))
+    }
+    return shapes
   }
 
   /** Items with a value that is not finite: of each slice the lowest row, which names one. */
@@ -212,6 +221,7 @@ export class Stepper {
     const { layers } = arena.sizes.plan
     const failures = new Map<Item, Error>()
     const words = arena.alignment / 4
+    this.#sound = true
     const fail = (layer: number, row: number) => {
       let first = 0
       for (const item of items) {
@@ -226,9 +236,9 @@ export class Stepper {
       }
     }
     for (let slice = 0; slice <= layers + parts; slice++) {
-      const words4 = status.subarray(slice * words, slice * words + statusWords)
-      const row = words4[0] as number
+      const row = status[slice * words] as number
       if (row === 0xffffffff) continue
+      this.#sound = false
       if (slice <= layers) fail(slice, row)
       else fail(layers, (wanted[(slice - layers - 1) * logitRows + row] as Wanted).row)
     }
