@@ -1,5 +1,6 @@
-// Builds the addon's plain C++ (all but csrc/napi) with test/native/kernels_check.cpp for this machine and for AArch64, runs the
-// second under qemu-user, and compares the hashes: NEON must give the same bits. Debian: g++-aarch64-linux-gnu, qemu-user.
+// Links test/native/kernels_check.cpp with the addon's plain C++ (all but csrc/napi): for this machine with the addon's own objects, for AArch64
+// with objects of a cross-compiler. Runs the second under qemu-user and compares the hashes: NEON must give the same bits.
+// Debian: g++-aarch64-linux-gnu, qemu-user.
 import { execFile, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -17,23 +18,42 @@ const flags =
     ' '
   )
 
-/** Compiles everything with one compiler and returns the path of the check. */
-async function build(compiler, folder) {
+const program = 'test/native/kernels_check.cpp'
+
+/** Compiles sources with one compiler, as many at a time as there are cores, and returns their objects. */
+async function compile([compiler, ...before], folder, names) {
   mkdirSync(folder, { recursive: true })
-  const queue = [...sources, 'test/native/kernels_check.cpp'].map((source) => [
-    source,
-    join(folder, `${source.replaceAll('/', '_')}.o`)
-  ])
+  const queue = names.map((source) => [source, join(folder, `${source.replaceAll('/', '_')}.o`)])
   const objects = queue.map(([, object]) => object)
   const worker = async () => {
     for (let next = queue.shift(); next; next = queue.shift()) {
-      await run(compiler, [...flags, '-Icsrc', '-c', next[0], '-o', next[1]], { cwd: root })
+      await run(compiler, [...before, ...flags, '-Icsrc', '-c', next[0], '-o', next[1]], { cwd: root })
     }
   }
   await Promise.all(Array.from({ length: availableParallelism() }, worker))
-  const program = join(folder, 'kernels_check')
-  await run(compiler, ['-static', '-pthread', ...objects, '-o', program])
-  return program
+  return objects
+}
+
+/** Links the check of objects, and returns its path. */
+async function link([compiler, ...before], folder, objects) {
+  const linked = join(folder, 'kernels_check')
+  await run(compiler, [...before, '-static', '-pthread', ...objects, '-o', linked], { cwd: root })
+  return linked
+}
+
+/** The check of the addon that `npm run build:addon` makes. */
+async function buildHere() {
+  // The compiler may be a wrapper too: `ccache g++`.
+  const compiler = (process.env.CXX ?? 'g++').split(' ')
+  const folder = join(root, 'build-check', 'native')
+  await run(process.execPath, ['scripts/build-addon.mjs'], { cwd: root, maxBuffer: 1 << 26 })
+  const own = sources.map((source) => join('build/Release/obj.target/tiered_moe', source.replace(/cpp$/, 'o')))
+  return link(compiler, folder, [...(await compile(compiler, folder, [program])), ...own])
+}
+
+async function buildThere(compiler) {
+  const folder = join(root, 'build-check', 'aarch64')
+  return link([compiler], folder, await compile([compiler], folder, [...sources, program]))
 }
 
 /** Runs a check and returns its hashes; a failing one ends this script. */
@@ -45,21 +65,21 @@ function check(command, ...args) {
   process.exit(1)
 }
 
-/** As `build`; what does not compile ends this script with the compiler's own words. */
-const built = (compiler, folder) =>
-  build(compiler, folder).catch((cause) => {
-    console.error(cause.stderr ?? String(cause))
+/** What does not compile ends this script with the compiler's own words. */
+const built = (building) =>
+  building.catch((cause) => {
+    console.error(cause.stderr || String(cause))
     process.exit(1)
   })
 
-const here = check(await built(process.env.CXX ?? 'g++', join(root, 'build-check', 'native')))
+const here = check(await built(buildHere()))
 const cross = 'aarch64-linux-gnu-g++'
 const missing = [cross, 'qemu-aarch64'].filter((name) => spawnSync(name, ['--version']).status !== 0)
 if (missing.length) {
   console.log(`${here}skipped NEON: ${missing.join(' and ')} not found (Debian: g++-aarch64-linux-gnu, qemu-user)`)
   process.exit(process.env.CI ? 1 : 0)
 }
-const there = check('qemu-aarch64', await built(cross, join(root, 'build-check', 'aarch64')))
+const there = check('qemu-aarch64', await built(buildThere(cross)))
 console.log(there.trimEnd())
 console.log(here === there ? 'AArch64 gives the same hashes as this machine' : `hashes differ; this machine:\n${here}`)
 process.exit(here === there ? 0 : 1)

@@ -1,8 +1,9 @@
 // Runs tests with an addon that was built with AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are looked for too, at the end of each test
 // process; V8's own, which it never frees when a process is told to exit, are left out.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -44,8 +45,24 @@ function ours(report) {
   return leaks.filter((leak) => /tiered_moe(_cuda)?\.node|\/csrc\//.test(owner(leak) ?? ''))
 }
 
-/** Runs each file (a test, or a script) in a process of its own with these variables besides. The failures in words; none: an empty list. */
-export function runSanitized(files, variables, args = []) {
+/** Runs a program to its end. `{ output, ended }`: all that it wrote, and 0 or how it failed. */
+function finished(program, args, env) {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const chunks = []
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => chunks.push(chunk))
+    child.on('error', (cause) => resolve({ output: '', ended: cause.message }))
+    child.on('close', (status, signal) =>
+      resolve({ output: Buffer.concat(chunks).toString(), ended: status === 0 ? 0 : (signal ?? `exit code ${status}`) })
+    )
+  })
+}
+
+/**
+ * Runs each of `jobs`, `{ file, variables }`, in a process of its own, as many at a time as there are cores. A file is a test, or a script with its
+ * arguments; the longest should come first. The failures in words; none: an empty list.
+ */
+export async function runSanitized(jobs, args = []) {
   transpile('test')
   // Some tests look behind the public surface.
   transpile('lib')
@@ -60,21 +77,24 @@ export function runSanitized(files, variables, args = []) {
     ASAN_OPTIONS: `detect_leaks=1:detect_stack_use_after_return=0:allocator_may_return_null=1:exitcode=99:log_path=${join(reports, 'address')}`,
     UBSAN_OPTIONS: `print_stacktrace=1:halt_on_error=1:exitcode=99:log_path=${join(reports, 'undefined')}`,
     // Whether a leak counts is decided below.
-    LSAN_OPTIONS: 'exitcode=0',
-    ...variables
+    LSAN_OPTIONS: 'exitcode=0'
   }
   const failed = []
-  for (const file of files) {
-    console.log(`# ${file}`)
-    const [path, ...own] = file.split(' ')
-    const compiled = path.endsWith('.ts') ? join(out, path.replace(/\.ts$/, '.js')) : path
-    const { status, signal } = spawnSync(process.execPath, [compiled, ...own, ...args], {
-      cwd: root,
-      stdio: 'inherit',
-      env
-    })
-    if (status !== 0) failed.push(`${file}: ${signal ?? `exit code ${status}`}`)
+  const left = [...jobs]
+  const worker = async () => {
+    for (let job = left.shift(); job; job = left.shift()) {
+      const [path, ...own] = job.file.split(' ')
+      console.log(`# ${job.file}`)
+      const compiled = path.endsWith('.ts') ? join(out, path.replace(/\.ts$/, '.js')) : path
+      const { output, ended } = await finished(process.execPath, [compiled, ...own, ...args], {
+        ...env,
+        ...job.variables
+      })
+      console.log(`# ${job.file}: ${ended === 0 ? 'passed' : ended}\n${output.trimEnd()}`)
+      if (ended !== 0) failed.push(`${job.file}: ${ended}`)
+    }
   }
+  await Promise.all(Array.from({ length: availableParallelism() }, worker))
   for (const name of readdirSync(reports)) {
     for (const block of ours(readFileSync(join(reports, name), 'utf8'))) {
       failed.push(`a report of the ${name.split('.')[0]} sanitizer`)

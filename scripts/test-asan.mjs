@@ -12,6 +12,9 @@ const tests =
   named.length > 0
     ? named
     : [
+        // As many at a time as there are cores: the longest first.
+        'test/experts/swap.test.ts',
+        'test/experts/merge.test.ts',
         ...['bad-files', 'arguments', 'kernel-arguments', 'teardown', 'store'].map(
           (name) => `test/native/${name}.test.ts`
         ),
@@ -19,8 +22,6 @@ const tests =
         'test/checkpoint/damage.test.ts',
         'test/kernels/route-hser.test.ts',
         'test/engine/routing.test.ts',
-        'test/experts/swap.test.ts',
-        'test/experts/merge.test.ts',
         'test/tiers/steering.test.ts',
         'test/tiers/starvation.test.ts'
       ]
@@ -36,9 +37,8 @@ const build = spawnSync(
 )
 if (build.status !== 0) process.exit(build.status ?? 1)
 const addon = join(out, 'tiered_moe.node')
-const failed = runSanitized(
-  tests,
-  { TIERED_MOE_ADDON: addon },
+const failed = await runSanitized(
+  tests.map((file) => ({ file, variables: { TIERED_MOE_ADDON: addon } })),
   args.filter((arg) => arg === '--full')
 )
 if (failed.length === 0) console.log(`${tests.length} test files passed under AddressSanitizer and UBSan`)

@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { nvcc } from './nvcc.mjs'
 import { runSanitized } from './sanitized.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
@@ -18,10 +19,7 @@ process.env.TIERED_MOE_TEST_BACKEND = 'cuda'
 const kernelTests = ['kernels', 'golden']
   .flatMap((folder) => readdirSync(join(root, 'test', folder)).map((name) => `test/${folder}/${name}`))
   .filter((path) => path.endsWith('.test.ts') && readFileSync(join(root, path), 'utf8').includes('new Forms('))
-const cudaTests = ['test/cuda/kernels.test.ts', 'test/cuda/tiers.test.ts']
-const nvcc = ['nvcc', '/usr/local/cuda/bin/nvcc'].find(
-  (path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0
-)
+const cudaTests = ['tiers', 'kernels'].map((name) => `test/cuda/${name}.test.ts`)
 
 function run(command, ...args) {
   const { status, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
@@ -54,11 +52,12 @@ if (emulated) {
   console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
   run(process.execPath, 'scripts/build-cuda.mjs', '--sanitized')
   const addon = { TIERED_MOE_CUDA_ADDON: join(root, 'build-cmake/Release/tiered_moe_cuda.node') }
-  const failed = [
-    ...runSanitized(kernelTests, addon),
-    // Threads, blocks and streams in a shuffled order.
-    ...runSanitized([...cudaTests, 'test/cuda/model.mjs --tokens 4'], { ...addon, TIERED_MOE_EMULATED_SEED: '7' })
-  ]
+  // Threads, blocks and streams in a shuffled order.
+  const shuffled = { ...addon, TIERED_MOE_EMULATED_SEED: '7' }
+  const failed = await runSanitized([
+    ...['test/cuda/model.mjs --tokens 4', ...cudaTests].map((file) => ({ file, variables: shuffled })),
+    ...kernelTests.map((file) => ({ file, variables: addon }))
+  ])
   if (failed.length > 0) process.exit(1)
   console.log('the addon, compiled for the host, gives the bits of the CPU under AddressSanitizer and UBSan')
 } else if (gpus() === '') {
