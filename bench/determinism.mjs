@@ -121,7 +121,8 @@ async function checkModel(name, file, firstTiers) {
     ? crossProduct(available)
     : pairwise({ ...available, place: placesNow(), tierSet: tierSets, routes }, seed)
   await check(long, cells, { ...whole, firstTiers }, { recorded: true })
-  if (options.full) await check(brief, crossProduct({ ...few, place: places, tierSet: tierSets, routes }), { ...short, firstTiers })
+  if (options.full)
+    await check(brief, crossProduct({ ...few, place: places, tierSet: tierSets, routes }), { ...short, firstTiers })
 }
 
 for (const type of options.types.split(',')) {

@@ -285,7 +285,11 @@ async function checkMutants() {
         await campaign.run(wanted, { when: () => campaign.done.size >= texts && campaign.owed.size > 2 })
         changed = damage(campaign, firstManifest)
       }
-      if (changed) await campaign.run([])
+      if (changed) {
+        // As after each kill: the next process would persist again what a manifest has lost.
+        await campaign.checkCheckpoint()
+        await campaign.run([])
+      }
       const noticed = changed && campaign.problems.length > 0
       if (!noticed) missed++
       console.log(

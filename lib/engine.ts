@@ -108,11 +108,8 @@ export class Engine implements AsyncDisposable {
     options: LoadModelOptions = {}
   ): Promise<{ id: string; descriptor: ModelDescriptor & { id: string } }> {
     return this.#open('loadModel', async () => {
-      const { rebuilding } = this.#recovery
-      if (rebuilding) {
-        await rebuilding.catch(() => {})
-        checkOpen(this.#parts, 'loadModel')
-      }
+      if (this.#recovery.rebuilding) await this.#recovery.rebuilding.catch(() => {})
+      checkOpen(this.#parts, 'loadModel')
       return loadModel(this.#parts, request, options, this.#recovery)
     })
   }

@@ -36,7 +36,11 @@ export async function configureTiers(
   const { layers, experts } = description.sizes
   if (!ownTiers) {
     const specs = typeof given === 'string' ? await readTiers(given) : tierSpecs({ tiers: given.map(placed) }, 'tiers')
-    const tiers = specs.map(({ name, placement, budget }) => ({ name, placement, ...(budget !== undefined && { budget }) }))
+    const tiers = specs.map(({ name, placement, budget }) => ({
+      name,
+      placement,
+      ...(budget !== undefined && { budget })
+    }))
     for (const tier of tiers) checkBudget(tier, tier.budget)
     return { tiers, assignment: assignTiers(specs, layers, experts).tiers }
   }

@@ -89,7 +89,14 @@ const noCounts = (): PlacementCounts => ({
 })
 
 /** The view of what the store says now. One pass over its bits. */
-export function viewPlacement({ model, tiers, whereabouts, told, expertBytes, archive }: PlacementSource): PlacementView {
+export function viewPlacement({
+  model,
+  tiers,
+  whereabouts,
+  told,
+  expertBytes,
+  archive
+}: PlacementSource): PlacementView {
   const { layers, experts } = tiers
   const count = layers * experts
   const bits = whereabouts?.bits ?? new Uint8Array(count).fill(2 | localBit)

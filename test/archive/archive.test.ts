@@ -4,6 +4,8 @@ import { join } from 'node:path'
 import t from 'tap'
 import { isEngineError } from 'tiered-moe'
 import type { BlobReference } from '../../lib/archive/blob-download.js'
+import { tellArchive } from '../../lib/engine/archive-events.js'
+import { Telemetry } from '../../lib/telemetry/telemetry.js'
 import { startFaultyProxy } from './faulty-proxy.js'
 import { nginxMissing, nginxVersion, startNginx } from './nginx.js'
 import { blobBytes, isRight, openArchive, seededBytes, temporaryFolder, writeBlobs } from './setting.js'
@@ -247,6 +249,12 @@ t.test('a dead archive: what is cold is served, the rest refused, and it is left
     events.flatMap((event) => (event.type === 'archive.circuit' ? [event.reason] : [])),
     ['FAILURE_THRESHOLD_EXCEEDED', 'COOLDOWN_ELAPSED', 'SUCCESS_THRESHOLD_REACHED']
   )
+  const told: string[] = []
+  const telemetry = new Telemetry({ onEvent: ({ level, fields }) => told.push(`${fields.next}: ${level}`) })
+  telemetry.open()
+  for (const event of events) if (event.type === 'archive.circuit') tellArchive(telemetry, 'tiny', event)
+  await telemetry.flush()
+  t.same(told, ['OPEN: error', 'HALF_OPEN: warn', 'CLOSED: info'])
 })
 
 t.test('small files', async (t) => {

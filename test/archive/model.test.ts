@@ -306,23 +306,6 @@ t.test(
   }
 )
 
-t.test('a circuit that opens is an error, and one that closes is none', async (t) => {
-  const told = new Set<string>()
-  const breaker = { failureThreshold: 1, cooldownMs: 20 }
-  const archive = { ...quick, url: nginx.url, coldFolder: temporaryFolder(t), breaker }
-  const engine = await openTiny(
-    t,
-    { model: part, archive },
-    { onEvent: ({ event, level, fields }) => event === 'archive_circuit' && told.add(`${fields.next}: ${level}`) }
-  )
-  await nginx.stop()
-  t.equal(await codeOf(engine.generate(request)), 'NETWORK_PARTITION')
-  await nginx.start()
-  while (await codeOf(engine.generate(request)));
-  await engine.dispose()
-  t.same([...told], ['OPEN: error', 'HALF_OPEN: warn', 'CLOSED: info'])
-})
-
 t.test('a server that stalls: others go on, an abort and dispose end the wait', async (t) => {
   const proxy = await startFaultyProxy(nginx.port)
   t.teardown(() => proxy.close())

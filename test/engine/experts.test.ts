@@ -287,7 +287,10 @@ t.test('budgets and placement change between steps', async (t) => {
 t.test('a placement that does not fit the model', async (t) => {
   for (const placement of [new Uint8Array(63), new Uint8Array(65), new Uint8Array(64).fill(4), new Int8Array(64)]) {
     const experts = { slots: 20, placement: placement as Uint8Array }
-    await t.rejects(openNative(t, experts), { code: 'VALIDATION_ERROR', details: { argument: 'options.experts.placement' } })
+    await t.rejects(openNative(t, experts), {
+      code: 'VALIDATION_ERROR',
+      details: { argument: 'options.experts.placement' }
+    })
   }
   const pins = { slots: 20, placement: new Uint8Array(64).fill(1) }
   await t.rejects(openNative(t, pins), { code: 'RESOURCE_BUDGET_TOO_SMALL' })

@@ -26,7 +26,13 @@ async function open(t: Test, request: LoadModelRequest): Promise<Engine> {
   const onEvent = ({ event, fields }: EngineEvent) => event === 'hot_experts_unpinned' && told.push(fields)
   const engine = await createEngine({ threads, maxBatchTokens: 32, onEvent })
   t.teardown(() => engine.dispose())
-  await engine.loadModel({ id: 'm', contextLength, prefetch: 'off', recordTrace: request.memory !== undefined, ...request })
+  await engine.loadModel({
+    id: 'm',
+    contextLength,
+    prefetch: 'off',
+    recordTrace: request.memory !== undefined,
+    ...request
+  })
   return engine
 }
 
@@ -52,7 +58,9 @@ t.before(async () => {
 function loaded(engine: Engine) {
   const { experts: stats } = engine.modelStats('m')
   const here = [...stats!.residency].map((state) => state === 1 || state === 2)
-  const [hot, other] = [true, false].map((wanted) => here.filter((now, i) => now && i % experts >= 12 === wanted).length)
+  const [hot, other] = [true, false].map(
+    (wanted) => here.filter((now, i) => now && i % experts >= 12 === wanted).length
+  )
   return { hot, other, reading: [...stats!.residency].filter((state) => state === 1).length, stats: stats! }
 }
 
@@ -141,7 +149,9 @@ t.test('what a load is asked for and the model has not is told before anything i
   const onProgress = () => read++
   const request = { model: join(home, 'warm'), memory: memoryFor(30) }
   await t.rejects(engine.loadModel({ ...request, tierSet: 'none' }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
-  await t.rejects(engine.loadModel({ ...request, tierSets: { a: 'none' } }, { onProgress }), { code: 'CONFIG_UNKNOWN_TIER' })
+  await t.rejects(engine.loadModel({ ...request, tierSets: { a: 'none' } }, { onProgress }), {
+    code: 'CONFIG_UNKNOWN_TIER'
+  })
   t.equal(read, 0)
 })
 
@@ -163,7 +173,10 @@ t.test("no more of a hot tier is pinned than its budget, the manifest's or the l
   t.match(engine.placement('m'), { pinned: 6, unpinned: 10 })
   t.equal(loaded(engine).hot, 16, 'what is beyond it is read first all the same')
   t.same(told, [{ model: 'm', experts: 10 }])
-  t.match(engine.listModels()[0]!.tiers, [{ name: 'others', budget }, { name: 'often', budget }])
+  t.match(engine.listModels()[0]!.tiers, [
+    { name: 'others', budget },
+    { name: 'often', budget }
+  ])
   await check(t, engine)
   t.match(await engine.activateTierSet('m', 'fast'), { unpinned: 10 })
   await engine.dispose()
@@ -171,15 +184,27 @@ t.test("no more of a hot tier is pinned than its budget, the manifest's or the l
   const other = await open(t, { model, memory: memoryFor(30), tiers: [{ name: 'often', budget: 2 * blobBytes }] })
   t.same(pinned(other), [12, 13])
   await other.dispose()
-  const plain = await open(t, { memory: memoryFor(30, 'file'), tiers: [{ name: 'rest', placement: 'warm' }, { ...high, budget }] })
+  const plain = await open(t, {
+    memory: memoryFor(30, 'file'),
+    tiers: [
+      { name: 'rest', placement: 'warm' },
+      { ...high, budget }
+    ]
+  })
   t.same(pinned(plain), lowest, 'labels on a file')
   await plain.dispose()
-  const moved = [{ name: 'others', placement: 'hot' as const }, { name: 'often', placement: 'cold' as const }]
+  const moved = [
+    { name: 'others', placement: 'hot' as const },
+    { name: 'often', placement: 'cold' as const }
+  ]
   const swapped = await open(t, { model, memory: memoryFor(30), tiers: moved })
   t.same(pinned(swapped), [0, 1, 2, 3, 4, 5], "a tier that is placed hot by the load has its manifest's")
   await swapped.dispose()
   for (const budget of ['2 apples', 0, -1])
-    await t.rejects(open(t, { model, tiers: [{ name: 'often', budget }] }), { code: 'VALIDATION_ERROR', details: { path: 'budget' } })
+    await t.rejects(open(t, { model, tiers: [{ name: 'often', budget }] }), {
+      code: 'VALIDATION_ERROR',
+      details: { path: 'budget' }
+    })
   for (const tiers of [[{ name: 'others', budget }], [{ name: 'often', placement: 'cold' as const, budget }]])
     await t.rejects(open(t, { model, tiers }), { code: 'VALIDATION_ERROR', details: { allowed: /hot tier only/ } })
   const warm = [{ name: 'all', placement: 'warm' as const, budget }]

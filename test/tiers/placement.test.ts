@@ -6,16 +6,16 @@ import { type Placement, PlacementPlan, placementNow } from '../../lib/tiers/pla
 const plan = (placements: Partial<Record<string, Placement>> = {}, budget?: number) =>
   new PlacementPlan(shape(placements, budget), 1000)
 const shape = (placements: Partial<Record<string, Placement>>, budget?: number) => ({
-    layers: 2,
-    experts: 6,
-    tiers: [
-      { name: 'a', placement: placements.a ?? 'hot', ...(budget !== undefined && { budget }) },
-      { name: 'b', placement: placements.b ?? 'warm' },
-      { name: 'c', placement: placements.c ?? 'cold' },
-      { name: 'd', placement: placements.d ?? 'archive' }
-    ],
-    tierOf: (_: number, expert: number) => 'aabbcd'[expert]!
-  })
+  layers: 2,
+  experts: 6,
+  tiers: [
+    { name: 'a', placement: placements.a ?? 'hot', ...(budget !== undefined && { budget }) },
+    { name: 'b', placement: placements.b ?? 'warm' },
+    { name: 'c', placement: placements.c ?? 'cold' },
+    { name: 'd', placement: placements.d ?? 'archive' }
+  ],
+  tierOf: (_: number, expert: number) => 'aabbcd'[expert]!
+})
 const rows = (map: Uint8Array) => [[...map.subarray(0, 6)].join(''), [...map.subarray(6)].join('')]
 
 t.test("hot is pinned, warm is the policy's, cold and archive go first", async (t) => {
@@ -27,7 +27,7 @@ t.test('a hot tier that does not fit is left to the policy, before the others', 
   for (const room of [3, 0]) t.same(rows(plan().directives(room)), ['330022', '330022'])
 })
 
-t.test("of a hot tier no more is pinned than its budget, lowest layers and experts first", async (t) => {
+t.test('of a hot tier no more is pinned than its budget, lowest layers and experts first', async (t) => {
   t.same(rows(plan({}, 3999).directives(100)), ['110022', '130022'])
   t.same(rows(plan({}, 3999).directives(3)), ['110022', '130022'])
   t.same(rows(plan({}, 3999).directives(2)), ['330022', '330022'], 'all of that or none')
