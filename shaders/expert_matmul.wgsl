@@ -4,7 +4,7 @@
 // 5 activations: f32 […][columns] for float weights, blocks of quantise.wgsl for quantised ones; of tokens with GATHER, else of dispatched rows ·
 // 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with COUNT_LOADS last: loads u32 [2].
 // Defines: those of tile.wgsl, GATHER.
-// Dispatch: x over 4 · GROUP output rows each, y over tiles of up to TOKENS · PARTS rows, with STAGE 0 over their parts. A workgroup ends at once where its tile is empty or its
+// Dispatch: x over 4 · GROUP output rows each, y over tiles of up to TOKENS · PARTS rows. A workgroup ends at once where its tile is empty or its
 // expert is in no slot of the binding, so that one launch per slab does a layer. Numerical notes: tile.wgsl; silu as math.wgsl.
 
 #if BROADCAST
@@ -34,6 +34,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> weights0: array<vec4u>;
 #if !QUANTISED
 @group(0) @binding(5) var<storage, read> activations: array<f32>;
+#elif BROADCAST
+@group(0) @binding(5) var<storage, read> activations: array<u32>;
 #else
 @group(0) @binding(5) var<storage, read> activations: array<vec4u>;
 #endif
@@ -108,21 +110,11 @@ fn store_tile(work: vec4u, place: u32, first: u32, acc: array<Outputs, matrices>
 
 @compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) invocation: u32) {
-#if STAGE == 0
-    let whole = tiles[group.y / parts];
-    let place = group.y % parts * tile_tokens;
-    if (place >= whole.z) {
-        return;
-    }
-    let work = vec4(whole.x, whole.y + place, min(whole.z - place, tile_tokens), 0u);
-    let own = 0u;
-#else
     let work = tiles[group.y];
     if (work.z == 0u) {
         return;
     }
     let own = invocation / group_fours * tile_tokens;
-#endif
     let slot = slot_table[work.x] - params.slab_first;
     if (slot >= params.slab_slots) {
         return;

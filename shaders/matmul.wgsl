@@ -24,6 +24,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weights0: array<vec4u>;
 #if !QUANTISED
 @group(0) @binding(2) var<storage, read> activations: array<f32>;
+#elif BROADCAST
+@group(0) @binding(2) var<storage, read> activations: array<u32>;
 #else
 @group(0) @binding(2) var<storage, read> activations: array<vec4u>;
 #endif

@@ -4,11 +4,13 @@
 // Activations (binding `activations`): float weights f32 [rows][columns]; quantised weights blocks [rows][columns / 32] of 3 quads, from
 // quantise.wgsl: 8 words of int8, the scale, the sums of columns 0 to 15 and 16 to 31, one unused.
 // A workgroup has GROUP × PARTS invocations: 4 · GROUP output rows, and PARTS times TOKENS tokens. It reads an activation once, into workgroup
-// memory, and with PARTS a weight too, which the parts load in turn for all of them. A part that has no token only loads. With STAGE 0 each part is a
-// workgroup of GROUP invocations, which read both where they need them and meet no barrier: for CPUs, whose caches do as well.
+// memory, and with PARTS a weight too, which the parts load in turn for all of them. A part that has no token only loads. With STAGE 0 invocations read
+// both where they need them and meet no barrier: for CPUs, whose caches do as well.
 // The caller has row_of(work, place): the activations' row of a tile's place, of which work.z are used; set_rows comes before tile.
-// Defines: TYPE, QUANTISED, TOKENS (1, 4 or 8), PARTS (1, or with quantised weights 4), STAGE (blocks of 32 columns that are read at a time), MATRICES, BROADCAST (subgroups of 8: each invocation reads one of 8 words and the subgroup shares them; for devices whose reads cost
-// the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (a multiple of 8), COUNT_LOADS (`loads`: words of weights, of activations).
+// Defines: TYPE, QUANTISED, TOKENS (1, 4 or 8), PARTS (1, or with workgroup memory and quantised weights 4), STAGE (blocks of 32 columns that are read
+// at a time), MATRICES, BROADCAST (with STAGE 0 and subgroups of 8: each invocation reads one of 8 words and the subgroup shares them, and activations
+// are bound as words; for devices whose reads cost the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (a multiple of 8), COUNT_LOADS
+// (`loads`: words of weights, of activations).
 
 #include "bytes.wgsl"
 #include "blocks.wgsl"
@@ -18,11 +20,7 @@ const parts = $PARTS;
 const tile_rows = $TOKENS * $PARTS;
 const matrices = $MATRICES;
 const group_fours = $GROUP;
-#if STAGE == 0
-const invocations = $GROUP;
-#else
 const invocations = $GROUP * $PARTS;
-#endif
 
 // Tokens are fields and statements of their own, not elements of arrays in a loop: WGSL's bounds checks keep compilers from unrolling such loops.
 
@@ -41,10 +39,14 @@ struct Outputs {
 #endif
 }
 
-#if QUANTISED
+#if BROADCAST
+alias Loaded = u32;
+const loaded_words = 1u;
+const unit = 12u;   // of 32 columns
+#elif QUANTISED
 alias Loaded = vec4u;
 const loaded_words = 4u;
-const unit = 3u;    // of 32 columns
+const unit = 3u;
 #else
 alias Loaded = f32;
 const loaded_words = 1u;
@@ -93,15 +95,6 @@ fn activations_at(at: u32) -> Loaded {
     return fetch_activations(at);
 }
 
-#if QUANTISED
-fn activation_word(at: u32, word: u32) -> u32 {
-#if COUNT_LOADS
-    atomicAdd(&loads[1], 1u);
-#endif
-    return activations[at][word];
-}
-#endif
-
 #else
 
 const staged_blocks = $STAGE;
@@ -137,12 +130,6 @@ fn activations_at(at: u32) -> Loaded {
     return staged[at];
 }
 
-#if QUANTISED
-fn activation_word(at: u32, word: u32) -> u32 {
-    return staged[at][word];
-}
-#endif
-
 #endif
 
 #if QUANTISED
@@ -154,7 +141,7 @@ struct Activations {
 }
 
 fn load_activations(at: u32, invocation: u32) -> Activations {
-    return Activations(activation_word(at + invocation / 4u % 2u, invocation % 4u), activation_word(at + 2u, invocation % 4u));
+    return Activations(activations_at(at + invocation % 8u), activations_at(at + 8u + invocation % 4u));
 }
 
 fn add_product(block: Block, a: Activations, acc: vec4f) -> vec4f {

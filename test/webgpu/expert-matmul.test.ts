@@ -90,7 +90,7 @@ if (gpu && plain) {
       const { request } = layer({ tokens: 45, experts: 2, k: 1, skew: 'one', types, width, hidden })
       const all = await gpu.expertMatmul(request)
       const [first] = request.offsets[1] === 45 ? [0] : [1]
-      // Tiles of 1, 4, 16 and 32 rows of Q4_0, the last twice, of 1, 4 and 8 of F16; rows at the ends of parts of a tile.
+      // Tiles of 1, 16 and 32 rows of Q4_0, the last twice, on a GPU, of 1, 4 and 8 else; rows at the ends of tiles and of their parts.
       for (const [begin, count] of [
         [0, 1],
         [44, 1],

@@ -241,9 +241,11 @@ if (gpu) {
       const [a, b] = [await make(), await make()]
       await bench.run([
         [dispatchLaunch(shape), [chosen, ...a.lists, a.said]],
-        [expertTilesLaunch(shape), [a.lists[0]!, a.lists[1]!, a.tiles, a.said]]
+        [expertTilesLaunch(shape, device.facts), [a.lists[0]!, a.lists[1]!, a.tiles, a.said]]
       ])
-      await bench.run([[dispatchLaunch(shape, expertTiles(shape)), [chosen, ...b.lists, b.said, b.tiles]]])
+      await bench.run([
+        [dispatchLaunch(shape, expertTiles(shape, device.facts)), [chosen, ...b.lists, b.said, b.tiles]]
+      ])
       for (const [i, list] of a.lists.entries()) t.same(await bench.words(b.lists[i]!), await bench.words(list))
       t.same(await bench.words(b.tiles), await bench.words(a.tiles), `${tokens} tokens of ${experts} experts`)
       t.same(await bench.words(b.said), await bench.words(a.said))

@@ -41,7 +41,7 @@ export class LayerLaunches {
     this.#generation = memory.generation
     const shape = scratch.shape(layer, this.#tokens)
     if (!this.#own.has(layer)) {
-      const stages = [stagesBefore(shape), stagesBetween(shape, facts), stagesAfter(shape, facts)]
+      const stages = [stagesBefore(shape, facts), stagesBetween(shape, facts), stagesAfter(shape, facts)]
       this.#own.set(layer, await this.#bindAll(layer, stages))
     }
     const layout = layouts[layer] as ExpertLayout

@@ -67,8 +67,8 @@ export function scratchBytes(shape: ExpertShape): Partial<Record<ScratchName, nu
 export const firstOutputs = (shape: ExpertShape): ScratchName[] => (isFused(shape) ? ['hidden'] : ['gate', 'up'])
 
 /** Once a layer: before its experts. */
-export function stagesBefore(shape: ExpertShape): Stage[] {
-  const launch = dispatchLaunch(shape, expertTiles(shape))
+export function stagesBefore(shape: ExpertShape, facts: DeviceFacts): Stage[] {
+  const launch = dispatchLaunch(shape, expertTiles(shape, facts))
   return [{ launch, buffers: ['ids', 'offsets', 'slots', 'rows', 'status', 'tiles'] }]
 }
 

@@ -88,7 +88,7 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
     call.checkFinite(words[0]!)
   })
   const tiles = await call.scratch(tilesBytes(shape))
-  await call.run(expertTilesLaunch(shape), [offsets, slots, tiles, status])
+  await call.run(expertTilesLaunch(shape, facts), [offsets, slots, tiles, status])
   if (rows === 0) return out.array
 
   const table = await slotTable(call, experts)

@@ -9,7 +9,6 @@ import {
   rowGroups,
   type Tile,
   tileDefines,
-  tileGroups,
   tileOfExperts,
   tileRows
 } from './tile.js'
@@ -42,9 +41,9 @@ export interface SlabShape {
 
 const rowsOf = ({ tokens, k }: ExpertShape) => tokens * k
 /** One for all matrices of a layer, whose tiles are the same list. */
-function tileOf(shape: ExpertShape): Tile {
+function tileOf(shape: ExpertShape, facts: DeviceFacts): Tile {
   const mean = rowsOf(shape) / Math.min(shape.experts, Math.max(1, rowsOf(shape)))
-  return tileOfExperts(mean, Object.values(shape.types).every(isQuantised))
+  return tileOfExperts(mean, Object.values(shape.types).every(isQuantised), facts)
 }
 
 /** The most tiles of so many rows that any routing of these sizes makes: every expert used, all further rows on one. */
@@ -54,27 +53,29 @@ function tilesOf(shape: ExpertShape, rowsOfTile: number): number {
   return used + Math.floor((rows - used) / rowsOfTile)
 }
 
-export const mostTiles = (shape: ExpertShape): number => tilesOf(shape, tileRows(tileOf(shape)))
+export const mostTiles = (shape: ExpertShape, facts: DeviceFacts): number =>
+  tilesOf(shape, tileRows(tileOf(shape, facts)))
 
 /** Bytes of the tiles' list; enough for fewer tokens too, whose tiles may be smaller and more. */
 export const tilesBytes = (shape: ExpertShape): number => tilesOf(shape, leastTileRows) * quadBytes
 
 /** How `dispatchLaunch` makes the tiles of these sizes. */
-export const expertTiles = (shape: ExpertShape): { size: number; most: number } => ({
-  size: tileRows(tileOf(shape)),
-  most: mostTiles(shape)
+export const expertTiles = (shape: ExpertShape, facts: DeviceFacts): { size: number; most: number } => ({
+  size: tileRows(tileOf(shape, facts)),
+  most: mostTiles(shape, facts)
 })
 
 /** Whether gate and up share a launch, which needs no buffers between them. */
 export const isFused = ({ types }: ExpertShape): boolean => types.gate === types.up
 
 /** Buffers: offsets, slots (both from dispatch), tiles (`tilesBytes`), status. Once a layer, for all slabs. */
-export function expertTilesLaunch(shape: ExpertShape): Launch {
+export function expertTilesLaunch(shape: ExpertShape, facts: DeviceFacts): Launch {
+  const { size, most } = expertTiles(shape, facts)
   return {
     shader: 'expert_tiles',
     defines: {},
     workgroups: [1, 1, 1],
-    params: words(shape.experts, rowsOf(shape), tileRows(tileOf(shape)), mostTiles(shape))
+    params: words(shape.experts, rowsOf(shape), size, most)
   }
 }
 
@@ -92,13 +93,13 @@ function partLaunch(
   places: MatrixPlace[],
   facts: DeviceFacts
 ): Launch {
-  const tile = tileOf(shape)
+  const tile = tileOf(shape, facts)
   const [first, second] = places.flatMap(({ stride, offset }) => [[stride / quadBytes, offset / quadBytes]])
   const defines = { ...tileDefines(part.type, tile, places.length as 1 | 2, facts), GATHER: part.gather }
   return {
     shader: 'expert_matmul',
     defines,
-    workgroups: [rowGroups(part.rows, defines), mostTiles(shape) * tileGroups(defines), 1],
+    workgroups: [rowGroups(part.rows, defines), mostTiles(shape, facts), 1],
     params: words(part.rows, part.columns, shape.k, slab.first, slab.slots, ...first!, ...(second ?? [0, 0]))
   }
 }

@@ -46,8 +46,9 @@ const isNarrow = (facts: DeviceFacts) => facts.subgroups && facts.subgroupMin ==
  * The tile where experts meet `mean` rows each, some twice as many: these too shall read their weights once. Parts share no float weights.
  * Changes speed and never bits.
  */
-export function tileOfExperts(mean: number, quantised: boolean): Tile {
-  if (mean <= 1 || !quantised) return tileOfTokens(mean)
+export function tileOfExperts(mean: number, quantised: boolean, facts: DeviceFacts): Tile {
+  // A CPU does not skip the work of a part that has no rows.
+  if (mean <= 1 || !quantised || isNarrow(facts)) return tileOfTokens(mean)
   return { tokens: mean <= 8 ? 4 : 8, parts: 4 }
 }
 
@@ -77,9 +78,6 @@ function readingOf(type: DType, tile: Tile, matrices: 1 | 2, facts: DeviceFacts)
 /** Workgroups that `rows` output rows take. */
 export const rowGroups = (rows: number, { GROUP }: Defines): number =>
   Math.ceil(rows / (rowsOfInvocation * (GROUP as number)))
-
-/** Workgroups of one tile. */
-export const tileGroups = ({ STAGE, PARTS }: Defines): number => (STAGE === 0 ? (PARTS as number) : 1)
 
 /** The defines of shaders/tile.wgsl. COUNT_LOADS adds a binding in which the words that are loaded are counted. */
 export function tileDefines(type: DType, tile: Tile, matrices: 1 | 2, facts: DeviceFacts): Defines {
