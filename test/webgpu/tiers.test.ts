@@ -176,7 +176,7 @@ if (engines) {
     await convertModel({ from: embedded, to, tiers })
     await load({ id: 'hot', model: to, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
     const { uploads, host, prefetches } = gpu.modelStats('hot').experts!
-    t.match([uploads, host!.misses, prefetches], [16, 16, 16])
+    t.match([uploads, host!.demandBytes, prefetches], [16, 16 * experts.slot, 16])
     const view = gpu.placement('hot')
     t.match(view.tiers[1], { name: 'often', pinned: 16, unpinned: 0, now: { hot: { experts: 16 } } })
     t.match(view.tiers[0], { now: { hot: { experts: 0 }, warm: { experts: 0 }, cold: { experts: 48 } } })
