@@ -244,6 +244,8 @@ export class Archive {
     if (!started) this.#queue.splice(position, 1)
     const began = performance.now()
     try {
+      // Blobs of one step come together: one that was refused beside a trial would end the trial with its step, and the circuit stay as it is.
+      while (this.#breaker.trial && !signal.aborted) await this.#breaker.trial
       if (signal.aborted) throw cancelled(this.#urlOf(blob.file), signal.reason)
       const report = await this.#breaker.execute(() => this.#download(blob, signal, fresh))
       const { file, offset, bytes } = blob

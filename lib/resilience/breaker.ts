@@ -41,6 +41,8 @@ export class CircuitBreaker {
   #failures = 0
   #successes = 0
   #trials = 0
+  /** While as many trials run as half-open lets through. */
+  #trial: { ended: Promise<void>; end: () => void } | undefined
   #openedAt = 0
 
   constructor(options: BreakerOptions) {
@@ -53,6 +55,11 @@ export class CircuitBreaker {
     return this.#state
   }
 
+  /** Settles when a trial that keeps other calls out ends; undefined where none does. For calls that would rather wait than be refused. */
+  get trial(): Promise<void> | undefined {
+    return this.#trial?.ended
+  }
+
   /**
    * The result of `call`. CIRCUIT_BREAKER_OPEN {failureCount, failureThreshold, cooldownSeconds, state, retryAfterSeconds} without
    * calling it while the circuit is open.
@@ -60,7 +67,7 @@ export class CircuitBreaker {
   async execute<T>(call: () => Promise<T>): Promise<T> {
     this.#admit()
     const trial = this.#state === 'HALF_OPEN'
-    if (trial) this.#trials++
+    if (trial && ++this.#trials === this.#options.successThreshold) this.#trial = pending()
     try {
       const result = await call()
       this.#succeeded(trial)
@@ -69,7 +76,11 @@ export class CircuitBreaker {
       if (isEngineError(error) && this.#counts(error)) this.#failed(trial)
       throw error
     } finally {
-      if (trial) this.#trials--
+      if (trial) {
+        this.#trials--
+        this.#trial?.end()
+        this.#trial = undefined
+      }
     }
   }
 
@@ -126,4 +137,12 @@ export class CircuitBreaker {
       at: Date.now()
     })
   }
+}
+
+function pending(): { ended: Promise<void>; end: () => void } {
+  let end = () => {}
+  const ended = new Promise<void>((resolve) => {
+    end = resolve
+  })
+  return { ended, end }
 }

@@ -2,6 +2,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
@@ -303,6 +304,23 @@ t.test(
       )
     )
     t.equal(engine.placement('tiny').unavailable, 0, 'it is there again')
+  }
+)
+
+t.test(
+  'a circuit that opened while the server was gone closes again, for steps that want several experts too',
+  async (t) => {
+    const cooldownMs = 50
+    const engine = await open(t, temporaryFolder(t), {}, { breaker: { failureThreshold: 1, cooldownMs } })
+    await nginx.stop()
+    t.equal(await codeOf(engine.forward({ model: 'tiny', tokens })), 'NETWORK_PARTITION')
+    await nginx.start()
+    await sleep(cooldownMs)
+    const [one, other] = [
+      await engine.forward({ model: 'tiny', tokens }),
+      await plain.forward({ model: 'tiny', tokens })
+    ]
+    t.ok(bytes(one).equals(bytes(other)))
   }
 )
 

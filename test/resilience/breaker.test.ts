@@ -113,3 +113,18 @@ t.test('calls from before it opened say nothing about now, however they end', as
   await succeed()
   t.equal(breaker.state, 'CLOSED')
 })
+
+t.test('whoever would rather wait than be refused hears of the end of a trial', async (t) => {
+  const { breaker, pass, succeed, fail } = setUp({ failureThreshold: 1 })
+  t.equal(breaker.trial, undefined)
+  await t.rejects(fail(), failed)
+  t.equal(breaker.trial, undefined, 'open: refused at once')
+  pass(60_000)
+  let end = (_: string) => {}
+  const trial = breaker.execute(() => new Promise<string>((resolve) => (end = resolve)))
+  await t.rejects(succeed(), open)
+  const waited = breaker.trial!.then(succeed)
+  end('well')
+  t.same(await Promise.all([trial, waited]), ['well', 'well'])
+  t.match([breaker.state, breaker.trial], ['CLOSED', undefined])
+})
