@@ -1,15 +1,17 @@
 // The process that the kill test kills: serves some requests at a time with a journal while experts are swapped and persisted, and says on
 // stdout what it has promised. argv[2]: {journal, threads, load: as loadModel takes it, source: the file with the first weights of all experts,
-// seed, wanted: numbers of requests not done, concurrent, swaps: {done, begun}, swapSeed}. Lines: recovered, ready, begins, accepted, done,
-// gone, swapping, swapped, persisting, persisted, end, failed.
+// seed, wanted: numbers of requests not done, concurrent, swaps: {done, begun}, began: {requestId: swaps that were done then}, swapSeed}.
+// Lines: recovered, ready, begins, accepted, done, gone, swapping, swapped, persisting, persisted, end, failed.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createEngine } from '../dist/esm/index.js'
 import { seededRandom } from './harness.mjs'
 import { changesOfSwap, fingerprint, requestOf } from './kill-plan.mjs'
 
-const { journal, threads, load, source, seed, wanted, concurrent, swaps, swapSeed } = JSON.parse(process.argv[2])
+const { journal, threads, load, source, seed, wanted, concurrent, swaps, began, swapSeed } = JSON.parse(process.argv[2])
 /** Milliseconds between two swaps, at most. */
 const swapSpan = 120
+/** Swaps since the oldest request began, at most: the budget has room for few versions of experts. */
+const mostSwaps = 4
 // Writes to a pipe are done when console.log returns, so what the parent reads had really happened.
 const say = (what, value) => console.log(`${what} ${JSON.stringify(value)}`)
 
@@ -20,6 +22,7 @@ try {
   const { budget, all } = engine.listModels()[0].memory.experts
   say('ready', { budget, all })
   const known = new Map(engine.recovered.requests.map((request) => [request.requestId, request]))
+  const unfinished = new Map([...known.keys()].map((requestId) => [requestId, began[requestId]]))
   const left = [...new Set([...known.keys(), ...wanted.map((i) => `request-${i}`)])]
 
   async function serve(requestId) {
@@ -27,6 +30,7 @@ try {
     let generator
     if (known.has(requestId)) generator = await engine.resumeGenerator({ requestId })
     else {
+      unfinished.set(requestId, swaps.done)
       say('begins', { requestId, swaps: swaps.done })
       generator = engine.createGenerator(request)
       await generator.accepted()
@@ -41,6 +45,7 @@ try {
     const same = fingerprint(rest) === fingerprint(items.slice(from))
     say('done', { requestId, print: fingerprint(items), same })
     await engine.acknowledgeRequest({ requestId })
+    unfinished.delete(requestId)
     say('gone', requestId)
   }
 
@@ -50,6 +55,7 @@ try {
     for (;;) {
       await sleep(random() * swapSpan)
       if (!serving) return
+      if (swaps.done - Math.min(swaps.done, ...unfinished.values()) >= mostSwaps) continue
       // What a crash left undone, or unsaid, is done again.
       swaps.begun = swaps.done + 1
       say('swapping', swaps.begun)

@@ -29,10 +29,10 @@ const { values: options } = parseArgs({
 })
 const child = join(dirname(fileURLToPath(import.meta.url)), 'kill-child.mjs')
 const seed = Number(options.seed)
-const concurrent = 6
+const concurrent = 5
 /** Milliseconds of serving in which moments fall, and of writing the manifest of a checkpoint. */
 const [servingSpan, persistingSpan] = [500, 12]
-/** Of 64 experts so many fit in the budget; the KV caches of the requests take of it too. */
+/** Of 64 experts so many fit in the budget; the KV caches of the requests take of it too, and the experts' versions of before swaps. */
 const budgetExperts = 60
 
 const work = mkdtempSync(join(tmpdir(), 'tiered-moe-kill-'))
@@ -122,6 +122,7 @@ class Campaign {
       wanted,
       concurrent,
       swaps: { done, begun },
+      began: Object.fromEntries([...this.windows].map(([id, { least }]) => [id, least])),
       swapSeed: Math.floor(random() * 2 ** 30)
     }
     const began = performance.now()
