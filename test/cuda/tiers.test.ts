@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, type LoadModelRequest } from 'tiered-moe'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
-import { checkCounts, logitBits, results } from '../fixtures/device-tiers.js'
+import { checkCounts, checkHotLoad, logitBits, results } from '../fixtures/device-tiers.js'
 import { embedded } from '../fixtures/package.js'
 import { openCudaEngines } from './engines.js'
 
@@ -62,18 +62,10 @@ if (engines) {
   }
 
   t.test('a load writes the hot tier to its slots and reads nothing cold', async (t) => {
-    const to = join(folder, 'hot')
-    const tiers = [
-      { name: 'others', placement: 'cold' as const, experts: 'rest' as const },
-      { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
-    ]
-    await convertModel({ from: embedded, to, tiers })
-    await load({ id: 'hot', model: to, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
-    const { uploads, host, prefetches } = cuda.modelStats('hot').experts!
-    t.match([uploads, host!.uses, prefetches], [16, 16, 16])
-    const view = cuda.placement('hot')
-    t.match(view.tiers[1], { name: 'often', pinned: 16, unpinned: 0, now: { hot: { experts: 16 } } })
-    t.match(view.tiers[0], { now: { hot: { experts: 0 }, warm: { experts: 0 }, cold: { experts: 48 } } })
+    const host = await checkHotLoad(t, cuda, join(folder, 'hot'), (model) =>
+      load({ id: 'hot', model, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
+    )
+    t.equal(host.uses, 16)
     t.same(await results(cuda, 'hot', most), expected)
     await checkCounts(t, cuda, 'hot')
     t.equal(cuda.placement('hot').tiers[1]!.now.hot.experts, 16)

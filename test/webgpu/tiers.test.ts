@@ -8,7 +8,7 @@ import t from 'tap'
 import { convertModel, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
 import { native } from '../../lib/native.js'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
-import { checkCounts, logitBits, results } from '../fixtures/device-tiers.js'
+import { checkCounts, checkHotLoad, logitBits, results } from '../fixtures/device-tiers.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
 import { embedded } from '../fixtures/package.js'
 import { openEngines } from './engines.js'
@@ -168,18 +168,10 @@ if (engines) {
   })
 
   t.test('a load writes the hot tier to its slots and reads nothing cold', async (t) => {
-    const to = join(folder, 'hot')
-    const tiers = [
-      { name: 'others', placement: 'cold' as const, experts: 'rest' as const },
-      { name: 'often', placement: 'hot' as const, experts: ['12-15'] }
-    ]
-    await convertModel({ from: embedded, to, tiers })
-    await load({ id: 'hot', model: to, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
-    const { uploads, host, prefetches } = gpu.modelStats('hot').experts!
-    t.match([uploads, host!.demandBytes, prefetches], [16, 16 * experts.slot, 16])
-    const view = gpu.placement('hot')
-    t.match(view.tiers[1], { name: 'often', pinned: 16, unpinned: 0, now: { hot: { experts: 16 } } })
-    t.match(view.tiers[0], { now: { hot: { experts: 0 }, warm: { experts: 0 }, cold: { experts: 48 } } })
+    const host = await checkHotLoad(t, gpu, join(folder, 'hot'), (model) =>
+      load({ id: 'hot', model, gpuMemory: gpuMemory(30), memory: 28 * experts.slot })
+    )
+    t.equal(host.demandBytes, 16 * experts.slot)
     t.same(await results(gpu, 'hot'), expected)
     await checkCounts(t, gpu, 'hot')
     t.equal(gpu.placement('hot').tiers[1]!.now.hot.experts, 16)
