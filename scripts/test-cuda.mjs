@@ -19,7 +19,7 @@ process.env.TIERED_MOE_TEST_BACKEND = 'cuda'
 const kernelTests = ['kernels', 'golden']
   .flatMap((folder) => readdirSync(join(root, 'test', folder)).map((name) => `test/${folder}/${name}`))
   .filter((path) => path.endsWith('.test.ts') && readFileSync(join(root, path), 'utf8').includes('new Forms('))
-const cudaTests = ['tiers', 'kernels'].map((name) => `test/cuda/${name}.test.ts`)
+const cudaTests = ['tiers', 'engine', 'ranks', 'kernels', 'refusals'].map((name) => `test/cuda/${name}.test.ts`)
 
 function run(command, ...args) {
   const { status, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
@@ -29,8 +29,19 @@ function run(command, ...args) {
   }
 }
 
-/** Whether the driver lists a GPU. */
-const gpus = () => spawnSync('nvidia-smi', ['-L'], { encoding: 'utf8' }).stdout?.trim() ?? ''
+/** Runs the self-test; false where it finds neither driver nor GPU, of which it is to say what to install. */
+function selfTest() {
+  const { status, signal, stderr } = spawnSync(join(build, 'cuda_self_test'), [cases], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'inherit', 'pipe']
+  })
+  if (status === 2 && stderr.startsWith('CUDA_DEVICE_FAILED') && stderr.includes('install the NVIDIA driver'))
+    return false
+  process.stderr.write(stderr)
+  if (status === 0) return true
+  console.error(`the self-test: ${signal ?? `exit code ${status}`}`)
+  return process.exit(1)
+}
 
 if (!emulated && !nvcc) {
   console.log('skipped: nvcc was not found, so the CUDA kernels were neither compiled nor run')
@@ -60,18 +71,21 @@ if (emulated) {
   ])
   if (failed.length > 0) process.exit(1)
   console.log('the addon, compiled for the host, gives the bits of the CPU under AddressSanitizer and UBSan')
-} else if (gpus() === '') {
-  // What a machine without a driver gets: a typed error that says what to install.
-  const { status, stderr } = spawnSync(join(build, 'cuda_self_test'), [cases], { encoding: 'utf8' })
-  if (status !== 2 || !stderr.startsWith('CUDA_DEVICE_FAILED') || !stderr.includes('install the NVIDIA driver')) {
-    console.error(`without a device the self-test ended with ${status}: ${stderr}`)
-    process.exit(1)
-  }
-  console.log('compiled by nvcc without a warning; not run: no GPU is here')
-} else {
-  console.log(gpus())
-  run(join(build, 'cuda_self_test'), cases)
+} else if (selfTest()) {
   run(process.execPath, 'scripts/build-cuda.mjs')
   run('npx', 'tap', ...kernelTests, ...cudaTests)
   run(process.execPath, 'test/cuda/model.mjs')
+} else {
+  run(process.execPath, 'scripts/build-cuda.mjs')
+  // The addon links and loads, and says the same.
+  const { openBackend } = await import('../dist/esm/kernels.js')
+  const refused = await openBackend('cuda').then(
+    () => undefined,
+    (error) => error
+  )
+  if (refused?.code !== 'CUDA_DEVICE_FAILED' || !refused.details.detail?.startsWith('cudaError')) {
+    console.error(`without a device the addon gave ${refused?.stack ?? 'a backend'}`)
+    process.exit(1)
+  }
+  console.log(`compiled by nvcc without a warning; not run: no GPU is here (${refused.message})`)
 }

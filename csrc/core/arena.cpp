@@ -12,8 +12,6 @@ namespace {
 /** Blocks that `allocate` asks for beside the plan's buffers, at most; each is rounded up to a multiple of 64 bytes. */
 constexpr size_t kBlocks = 40;
 
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 /** Positions whose attention scores fit from the start; a model may name a context that no memory can hold. */
 size_t score_positions(const Plan& plan) { return round_up(std::min<size_t>(plan.context_length, kScorePositions), kLanes); }
 

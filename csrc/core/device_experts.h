@@ -22,7 +22,7 @@ class DeviceExperts {
     virtual void whereabouts(std::vector<uint8_t>& in_slot, std::vector<uint8_t>& placement) const = 0;
 
     // On the backend's queue, between two steps:
-    /** RESOURCE_BUDGET_TOO_SMALL, GPU_VRAM_EXHAUSTED; then nothing has changed. */
+    /** RESOURCE_BUDGET_TOO_SMALL; GPU_VRAM_EXHAUSTED, where nothing has changed unless it is less than before. */
     virtual Status set_budget(uint64_t bytes) = 0;
     /** [layers][experts] of Placement. RESOURCE_BUDGET_TOO_SMALL. */
     virtual Status place(const uint8_t* placement) = 0;

@@ -262,8 +262,11 @@ Status Executor::logits(const PlanOp& op) {
                 return;
             }
             const uint64_t position = item.sequence->length + item.count;
-            result.status = sample(context_.kernels, row, plan_.vocab, item.sampling, position,
-                                   arena_.sampling.as<float>() + worker * 2 * plan_.vocab, result.sampled);
+            Status drawn = sample(context_.kernels, row, plan_.vocab, item.sampling, position,
+                                  arena_.sampling.as<float>() + worker * 2 * plan_.vocab, result.sampled);
+            // Told with its layer and position, as a value of any other layer is.
+            if (drawn.code() == StatusCode::RUNTIME_NAN_DETECTED) flags().mark(rows[begin + i].row);
+            else result.status = std::move(drawn);
         });
         if (!done) return cancelled();
         for (size_t i = 0; i < count; i++) {
@@ -281,13 +284,18 @@ void Executor::commit() {
     model_.use_.add(use_);
     for (size_t i = 0; i < items_.size(); i++) {
         StepItemResult& result = result_.items[i];
-        for (size_t t = 0; t < items_[i].count && result.status.ok(); t++) {
+        for (size_t t = 0; t < items_[i].count; t++) {
             const size_t row = first_row_[i] + t;
             if (!arena_.bad[row].load(std::memory_order_relaxed)) continue;
             const int32_t layer = arena_.bad_layer[row];
-            result.status = Status(StatusCode::RUNTIME_NAN_DETECTED, format("a value of position %u is not finite (layer %d)", positions_[row], layer))
-                                .with("layer", layer)
-                                .with("token", positions_[row]);
+            // What the sampler says of the same value does not name the layer.
+            const bool sampled = result.status.code() == StatusCode::RUNTIME_NAN_DETECTED && layer < static_cast<int32_t>(plan_.layers);
+            if (result.status.ok() || sampled) {
+                result.status = Status(StatusCode::RUNTIME_NAN_DETECTED, format("a value of position %u is not finite (layer %d)", positions_[row], layer))
+                                    .with("layer", layer)
+                                    .with("token", positions_[row]);
+            }
+            break;
         }
         if (result.status.ok()) {
             items_[i].sequence->length += items_[i].count;

@@ -92,7 +92,7 @@ void Model::set_first_version(uint32_t layer, const HeldVersion& version, std::s
 }
 
 Status Model::place_versions(const std::vector<ExpertVersionList>& lists) {
-    if (device_) return Status(StatusCode::VALIDATION_ERROR, "versions of experts are computed on the CPU alone").with("argument", "this");
+    if (device_) return Status(StatusCode::VALIDATION_ERROR, "this backend computes one version of each expert: change experts with the backend cpu or webgpu").with("argument", "backend");
     TMOE_RETURN_IF_ERROR(check_versions(lists));
     // What is to be read first, into memory of its own; nothing of the model changes before all of it is there.
     struct Change {

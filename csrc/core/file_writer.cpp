@@ -8,9 +8,9 @@
 #include <ctime>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
 
+#include "core/file_errors.h"
 #include "core/memory.h"
 
 namespace tmoe {
@@ -50,10 +50,7 @@ void FileWriter::discard() {
 }
 
 Status FileWriter::failed(const char* what, int error) const {
-    return Status(StatusCode::FILE_WRITE_FAILED, path_ + ": " + what + ": " + std::generic_category().message(error))
-        .with("path", path_)
-        .with("errno", error)
-        .with("bytesWritten", static_cast<double>(position_));
+    return file_failed(StatusCode::FILE_WRITE_FAILED, path_, what, error).with("bytesWritten", static_cast<double>(position_));
 }
 
 Status FileWriter::open(const std::string& path, uint64_t bytes) {

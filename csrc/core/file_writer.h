@@ -19,7 +19,7 @@ class FileWriter {
 
     /**
      * Starts a file that `commit` will put at `path`; `bytes` are reserved on the disk where the system can do that.
-     * FILE_WRITE_FAILED {path, errno}, also where `path` is something else than a regular file.
+     * FILE_WRITE_FAILED {path, errno}, RESOURCE_FILES_EXHAUSTED; the former also where `path` is something else than a regular file.
      */
     Status open(const std::string& path, uint64_t bytes);
     /** Appends. FILE_WRITE_FAILED. */

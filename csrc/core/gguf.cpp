@@ -3,9 +3,9 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
 
+#include "core/file_errors.h"
 #include "core/gguf_header.h"
 #include "core/memory.h"
 
@@ -14,12 +14,6 @@ namespace tmoe {
 namespace {
 
 constexpr size_t kLargestRead = size_t{1} << 30;  // systems cut single reads a little below 2 GiB
-
-Status read_failed(const std::string& path, int error) {
-    return Status(StatusCode::FILE_READ_FAILED, path + ": " + std::generic_category().message(error))
-        .with("path", path)
-        .with("errno", error);
-}
 
 }  // namespace
 

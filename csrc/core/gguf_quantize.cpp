@@ -115,6 +115,7 @@ class Converter {
                 return Status(StatusCode::MODEL_FILE_INVALID,
                               "tensor " + tensor.name + format(", row %llu: a value is not finite, or too large for the type",
                                                                static_cast<unsigned long long>(bad.load())))
+                    .with("path", file_.path())
                     .with("tensor", tensor.name)
                     .with("row", static_cast<double>(bad.load()));
             }

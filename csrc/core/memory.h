@@ -9,6 +9,9 @@
 
 namespace tmoe {
 
+/** The least multiple of `to` that is not below n. */
+inline constexpr uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
 /** A count of bytes, and the greatest that it has been: no moment between two looks at it is missed. Any thread. */
 class LiveBytes {
   public:

@@ -11,13 +11,13 @@
 
 namespace tmoe {
 
-Status Backend::create(const char* isa, size_t threads, std::shared_ptr<Backend>& out) {
+Status Backend::create(const char* isa, size_t threads, int device, std::shared_ptr<Backend>& out) {
     auto backend = std::make_shared<Backend>();
     TMOE_RETURN_IF_ERROR(resolve_isa(isa, backend->isa));
     backend->kernels = find_kernels(backend->isa);
     TMOE_RETURN_IF_ERROR(backend->pool.start(threads));
     TMOE_RETURN_IF_ERROR(backend->queue.start());
-    TMOE_RETURN_IF_ERROR(attach_device(*backend));
+    TMOE_RETURN_IF_ERROR(attach_device(*backend, device));
     out = std::move(backend);
     return {};
 }

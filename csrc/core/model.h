@@ -27,8 +27,8 @@ struct Backend {
     JobQueue queue;
     std::shared_ptr<BackendDevice> device;   ///< computes the steps; null = the CPU does
 
-    /** `isa`: "auto" or a name; threads ≥ 1. ISA_UNSUPPORTED {isa, available}, RESOURCE_MEMORY_EXHAUSTED, what attach_device gives. */
-    static Status create(const char* isa, size_t threads, std::shared_ptr<Backend>& out);
+    /** `isa`: "auto" or a name; threads ≥ 1; `device`: its number, where the addon is for a device. ISA_UNSUPPORTED {isa, available}, RESOURCE_MEMORY_EXHAUSTED, what attach_device gives. */
+    static Status create(const char* isa, size_t threads, int device, std::shared_ptr<Backend>& out);
 };
 
 /** A tensor as the kernels read it. */
@@ -74,6 +74,8 @@ struct ExpertOptions {
     PrefetchMode prefetch = PrefetchMode::Auto;
     size_t trace_words = 0;                        ///< above 0: what is asked of the cache is recorded, up to about so many words
     uint64_t device_bytes = 0;                     ///< with a device: what experts may take of its memory; 0 = what is left
+    uint64_t device_kv_bytes = 0;                  ///< beside that: what the KV cache may take; pages beyond it take from the experts
+    uint64_t device_whole_bytes = 0;               ///< what the model was given of the device's memory, for what errors propose
     std::vector<uint8_t> placement;                ///< [layers][experts] of Placement, which stands before any expert is read; empty = all ByPolicy
     ExpertBlobs blobs;
 };

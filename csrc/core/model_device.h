@@ -58,7 +58,7 @@ class BackendDevice {
     virtual Status create_model(Model& model, const LoadOptions& options, std::unique_ptr<ModelDevice>& out) = 0;
 };
 
-/** Gives a new backend its device, where this addon is for one. CUDA_DEVICE_FAILED. */
-Status attach_device(Backend& backend);
+/** Gives a new backend its device, by its number, where this addon is for one. CUDA_DEVICE_FAILED. */
+Status attach_device(Backend& backend, int ordinal);
 
 }  // namespace tmoe

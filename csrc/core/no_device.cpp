@@ -2,6 +2,6 @@
 
 namespace tmoe {
 
-Status attach_device(Backend&) { return {}; }
+Status attach_device(Backend&, int) { return {}; }
 
 }  // namespace tmoe

@@ -66,7 +66,7 @@ Status logit_not_finite(size_t index, uint64_t position) {
         .with("token", static_cast<double>(index));
 }
 
-Status every_token_banned() { return Status(StatusCode::VALIDATION_ERROR, "every token of the vocabulary is banned"); }
+Status every_token_banned() { return Status(StatusCode::VALIDATION_ERROR, "no token of the vocabulary may be chosen"); }
 
 float log_probability(float logit, float best_logit, float best_probability) {
     return static_cast<float>(static_cast<double>(logit) - best_logit + log_of(best_probability));
@@ -95,6 +95,9 @@ Status sample(const Kernels& kernels, const float* logits, size_t vocab, const S
     }
     for (int32_t id : params.banned) {
         if (id >= 0 && static_cast<size_t>(id) < vocab) adjusted[id] = -INFINITY;
+    }
+    for (size_t i = 0; !params.allowed.empty() && i < vocab; i++) {
+        if (!has_bit(params.allowed.data(), params.allowed.size(), i)) adjusted[i] = -INFINITY;
     }
     size_t best = 0;
     for (size_t i = 1; i < vocab; i++) best = adjusted[i] > adjusted[best] ? i : best;

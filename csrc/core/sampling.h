@@ -19,6 +19,7 @@ struct SamplingParams {
     int32_t top_logprobs = -1;         ///< -1 = no log probability, 0 to 20 = with that many alternatives
     std::vector<int32_t> recent;       ///< tokens that the penalty applies to
     std::vector<int32_t> banned;       ///< tokens that are never chosen
+    std::vector<uint32_t> allowed;     ///< a bit for each token that may be chosen, the least first; tokens beyond may not. No words: all may
 };
 
 struct Sampled {
@@ -33,9 +34,9 @@ struct Sampled {
 float uniform_at(uint64_t seed, uint64_t position);
 
 /**
- * Draws from `logits` [vocab] for the token at `position`. Order: repetition penalty, banned, top-k, temperature and softmax, top-p, min-p;
+ * Draws from `logits` [vocab] for the token at `position`. Order: repetition penalty, banned and allowed, top-k, temperature and softmax, top-p, min-p;
  * candidates in descending order of logit, then ascending id. Probabilities are softmax((logit - largest) / temperature), sums run in that order.
- * `scratch` has 2 · vocab floats. RUNTIME_NAN_DETECTED {token} where a logit is not finite, VALIDATION_ERROR where all tokens are banned.
+ * `scratch` has 2 · vocab floats. RUNTIME_NAN_DETECTED {token} where a logit is not finite, VALIDATION_ERROR where no token may be chosen.
  */
 Status sample(const Kernels& kernels, const float* logits, size_t vocab, const SamplingParams& params, uint64_t position,
               float* scratch, Sampled& out);
@@ -48,6 +49,10 @@ Status logit_not_finite(size_t index, uint64_t position);
 Status every_token_banned();
 /** ln of a token's probability, given its logit and the largest one's logit and probability; finite also where the probability underflows. */
 float log_probability(float logit, float best_logit, float best_probability);
+/** Whether a mask of `count` words has a token's bit. */
+TMOE_HOST_DEVICE inline bool has_bit(const uint32_t* words, size_t count, size_t token) {
+    return token / 32 < count && (words[token / 32] >> (token % 32) & 1) != 0;
+}
 /** A logit after the repetition penalty, kept finite. */
 TMOE_HOST_DEVICE inline float penalised(float logit, float penalty) {
     const float x = logit > 0 ? logit / penalty : logit * penalty;

@@ -8,6 +8,13 @@ namespace tmoe {
 
 namespace {
 
+bool may_choose(const SamplingParams& params, int32_t id) {
+    const std::vector<uint32_t>& words = params.allowed;
+    const auto word = static_cast<size_t>(id) / 32;
+    if (!words.empty() && (word >= words.size() || (words[word] & (1u << (id % 32))) == 0)) return false;
+    return std::find(params.banned.begin(), params.banned.end(), id) == params.banned.end();
+}
+
 bool holds(const std::vector<int32_t>& ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
 
 /** Ids in descending order of logit, then ascending. */
@@ -45,7 +52,7 @@ Status sample_ref(const float* logits, size_t vocab, const SamplingParams& param
     for (size_t i = 0; i < vocab; i++) {
         const int32_t id = static_cast<int32_t>(i);
         if (params.repetition_penalty != 1 && holds(params.recent, id)) adjusted[i] = penalised(given[i], params.repetition_penalty);
-        if (!holds(params.banned, id)) order.push_back(id);
+        if (may_choose(params, id)) order.push_back(id);
         all.push_back(id);
     }
     if (order.empty()) return every_token_banned();

@@ -25,6 +25,7 @@ namespace tmoe {
     X(RESOURCE_BUDGET_TOO_SMALL)  \
     X(FILE_READ_FAILED)           \
     X(FILE_WRITE_FAILED)          \
+    X(RESOURCE_FILES_EXHAUSTED)   \
     X(EXPERT_CORRUPTED)           \
     X(EXPERT_UNAVAILABLE)         \
     X(ROUTING_INVALID_EXPERT)     \

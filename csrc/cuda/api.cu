@@ -9,6 +9,9 @@ namespace cuda {
 
 namespace {
 
+/** Compiled for every architecture that the others are. */
+__global__ void any_kernel() {}
+
 const char* action_for(cudaError_t error) {
     switch (error) {
         case cudaErrorInsufficientDriver:
@@ -48,17 +51,24 @@ Status open_device(int ordinal, DeviceFacts& out) {
     TMOE_RETURN_IF_ERROR(failed("the CUDA device cannot be opened", cudaSetDevice(ordinal)));
     cudaDeviceProp about;
     TMOE_RETURN_IF_ERROR(failed("the CUDA device cannot be asked", cudaGetDeviceProperties(&about, ordinal)));
+    cudaFuncAttributes kernel = {};
+    const cudaError_t asked = cudaFuncGetAttributes(&kernel, any_kernel);
+    const bool no_code = asked == cudaErrorNoKernelImageForDevice || asked == cudaErrorInvalidDeviceFunction;
+    const std::string cannot = format("%s (compute capability %d.%d) cannot %s", about.name, about.major, about.minor, no_code ? "run this build (CMAKE_CUDA_ARCHITECTURES)" : "be used");
+    TMOE_RETURN_IF_ERROR(failed(cannot.c_str(), asked));
     out.ordinal = ordinal;
     out.name = about.name;
     out.major = about.major;
     out.minor = about.minor;
     out.memory_bytes = about.totalGlobalMem;
     out.emulated = false;
+    out.mma = about.major >= 8 && kernel.ptxVersion >= 80;
     return {};
 }
 
-Status free_memory(uint64_t& out) {
+Status free_memory(int ordinal, uint64_t& out) {
     size_t left = 0, all = 0;
+    TMOE_RETURN_IF_ERROR(failed("the device cannot be opened", cudaSetDevice(ordinal)));
     TMOE_RETURN_IF_ERROR(failed("the device cannot be asked for its memory", cudaMemGetInfo(&left, &all)));
     out = left;
     return {};
@@ -105,38 +115,25 @@ Status Stream::after(Stream& other) {
     return failed("no event", cudaStreamWaitEvent(stream_of(handle_), event, 0));
 }
 
-Status DeviceBuffer::allocate(size_t bytes) {
-    release();
+Status DeviceMemory::take(size_t bytes, uint8_t*& out) {
     void* memory = nullptr;
     const cudaError_t error = cudaMalloc(&memory, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         uint64_t left = 0;
-        TMOE_RETURN_IF_ERROR(free_memory(left));
+        TMOE_RETURN_IF_ERROR(free_memory(current_device(), left));
         return Status(StatusCode::GPU_VRAM_EXHAUSTED, format("%zu bytes of GPU memory are needed, %llu are free", bytes, static_cast<unsigned long long>(left)))
             .with("required", static_cast<double>(bytes))
             .with("available", static_cast<double>(left))
             .with("device", current_device());
     }
     TMOE_RETURN_IF_ERROR(failed("no device memory", error));
-    data_ = static_cast<uint8_t*>(memory);
-    size_ = bytes;
-    device_counters().device_bytes += static_cast<int64_t>(bytes);
-    device_counters().buffers++;
+    out = static_cast<uint8_t*>(memory);
     return {};
 }
+void DeviceMemory::give(uint8_t* block) { cudaFree(block); }
 
-void DeviceBuffer::release() {
-    if (!data_) return;
-    cudaFree(data_);
-    device_counters().device_bytes -= static_cast<int64_t>(size_);
-    device_counters().buffers--;
-    data_ = nullptr;
-    size_ = 0;
-}
-
-Status PinnedBuffer::allocate(size_t bytes) {
-    release();
+Status PinnedMemory::take(size_t bytes, uint8_t*& out) {
     void* memory = nullptr;
     const cudaError_t error = cudaMallocHost(&memory, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
@@ -144,19 +141,10 @@ Status PinnedBuffer::allocate(size_t bytes) {
         return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("%zu bytes of pinned memory are not to be had", bytes)).with("required", static_cast<double>(bytes));
     }
     TMOE_RETURN_IF_ERROR(failed("no pinned memory", error));
-    data_ = static_cast<uint8_t*>(memory);
-    size_ = bytes;
-    device_counters().pinned_bytes += static_cast<int64_t>(bytes);
+    out = static_cast<uint8_t*>(memory);
     return {};
 }
-
-void PinnedBuffer::release() {
-    if (!data_) return;
-    cudaFreeHost(data_);
-    device_counters().pinned_bytes -= static_cast<int64_t>(size_);
-    data_ = nullptr;
-    size_ = 0;
-}
+void PinnedMemory::give(uint8_t* block) { cudaFreeHost(block); }
 
 Status launched(const char* name) {
     device_counters().launches++;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "core/memory.h"
 #include "core/status.h"
@@ -26,14 +27,13 @@ struct DeviceFacts {
     int major = 0, minor = 0;          ///< compute capability
     uint64_t memory_bytes = 0;
     bool emulated = false;
-    /** True where the warp's matrix instructions on int8 are there. */
-    bool has_mma() const { return major >= 8; }
+    bool mma = false;                  ///< the warp's matrix instructions on int8 are there, and this build has the code for them
 };
 
 /** Selects a device for this thread and describes it. CUDA_DEVICE_FAILED where there is no driver or no such device. */
 Status open_device(int ordinal, DeviceFacts& out);
-/** Bytes of device memory that nobody has. */
-Status free_memory(uint64_t& out);
+/** Bytes of a device's memory that nobody has. Any thread. */
+Status free_memory(int ordinal, uint64_t& out);
 
 /** Device and pinned memory that this process holds. */
 struct DeviceCounters {
@@ -71,58 +71,70 @@ class Stream {
     void* event_ = nullptr;
 };
 
-/** An owned block of device memory, aligned to 256 bytes; its content is undefined. */
-class DeviceBuffer {
+/** Memory of the device, aligned to 256 bytes. */
+struct DeviceMemory {
+    /** A block of undefined content; one of 0 bytes too is somewhere. GPU_VRAM_EXHAUSTED {required, available}. */
+    static Status take(size_t bytes, uint8_t*& out);
+    static void give(uint8_t* block);
+    /** Counts a block that is taken (1) or given back (-1). */
+    static void count(int64_t blocks, size_t bytes) {
+        device_counters().device_bytes += blocks * static_cast<int64_t>(bytes);
+        device_counters().buffers += blocks;
+    }
+};
+
+/** Memory of the host that copies reach while the host goes on. */
+struct PinnedMemory {
+    /** RESOURCE_MEMORY_EXHAUSTED {required}. */
+    static Status take(size_t bytes, uint8_t*& out);
+    static void give(uint8_t* block);
+    static void count(int64_t blocks, size_t bytes) { device_counters().pinned_bytes += blocks * static_cast<int64_t>(bytes); }
+};
+
+/** An owned block of either. */
+template <class Memory> class OwnedBlock {
   public:
-    DeviceBuffer() = default;
-    ~DeviceBuffer() { release(); }
-    DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
-    DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    OwnedBlock() = default;
+    ~OwnedBlock() { release(); }
+    OwnedBlock(OwnedBlock&& other) noexcept { swap(other); }
+    OwnedBlock& operator=(OwnedBlock&& other) noexcept {
         swap(other);
         return *this;
     }
-    DeviceBuffer(const DeviceBuffer&) = delete;
-    DeviceBuffer& operator=(const DeviceBuffer&) = delete;
-    /** Replaces the block. GPU_VRAM_EXHAUSTED {required, available}. */
-    Status allocate(size_t bytes);
+    OwnedBlock(const OwnedBlock&) = delete;
+    OwnedBlock& operator=(const OwnedBlock&) = delete;
+
+    /** Replaces the block. As `take`; then there is none. */
+    Status allocate(size_t bytes) {
+        release();
+        TMOE_RETURN_IF_ERROR(Memory::take(bytes, data_));
+        size_ = bytes;
+        Memory::count(1, bytes);
+        return {};
+    }
     /** The same where the block is smaller. */
     Status reserve(size_t bytes) { return size_ >= bytes ? Status() : allocate(bytes); }
-    void release();
+    void release() {
+        if (!data_) return;
+        Memory::give(data_);
+        Memory::count(-1, size_);
+        data_ = nullptr;
+        size_ = 0;
+    }
     size_t size() const { return size_; }
     uint8_t* data() const { return data_; }
     template <class T> T* as() const { return reinterpret_cast<T*>(data_); }
 
   private:
-    void swap(DeviceBuffer& other) {
-        uint8_t* data = data_;
-        const size_t size = size_;
-        data_ = other.data_;
-        size_ = other.size_;
-        other.data_ = data;
-        other.size_ = size;
+    void swap(OwnedBlock& other) {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
     }
     uint8_t* data_ = nullptr;
     size_t size_ = 0;
 };
-
-/** The same of host memory that copies reach while the host goes on. RESOURCE_MEMORY_EXHAUSTED {required}. */
-class PinnedBuffer {
-  public:
-    PinnedBuffer() = default;
-    ~PinnedBuffer() { release(); }
-    PinnedBuffer(const PinnedBuffer&) = delete;
-    PinnedBuffer& operator=(const PinnedBuffer&) = delete;
-    Status allocate(size_t bytes);
-    Status reserve(size_t bytes) { return size_ >= bytes ? Status() : allocate(bytes); }
-    void release();
-    size_t size() const { return size_; }
-    uint8_t* data() const { return data_; }
-    template <class T> T* as() const { return reinterpret_cast<T*>(data_); }
-
-  private:
-    uint8_t* data_ = nullptr;
-    size_t size_ = 0;
-};
+using DeviceBuffer = OwnedBlock<DeviceMemory>;
+using PinnedBuffer = OwnedBlock<PinnedMemory>;
 
 /** The status of the launch just made. */
 Status launched(const char* name);

@@ -14,6 +14,11 @@
 namespace tmoe {
 namespace cuda {
 
+/** RUNTIME_NAN_DETECTED {token}. */
+inline Status not_finite(const char* what, size_t row) {
+    return Status(StatusCode::RUNTIME_NAN_DETECTED, format("%s: row %zu has a value that is not finite", what, row)).with("token", static_cast<double>(row));
+}
+
 Status rms_norm(Workspace& w, const RmsNormArgs& args);
 Status rope(Workspace& w, const RopeArgs& args);
 Status attention(Workspace& w, const AttentionArgs& args);

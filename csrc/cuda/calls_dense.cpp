@@ -9,14 +9,6 @@
 namespace tmoe {
 namespace cuda {
 
-namespace {
-
-Status not_finite(const char* what, size_t row) {
-    return Status(StatusCode::RUNTIME_NAN_DETECTED, format("%s: row %zu has a value that is not finite", what, row)).with("token", static_cast<double>(row));
-}
-
-}  // namespace
-
 Status rms_norm(Workspace& w, const RmsNormArgs& a) {
     RmsNormCall c = {w.in(a.x, a.rows * a.n), w.in(a.weight, a.n), a.rows, a.n, a.epsilon, w.out(a.out, a.rows * a.n), 1, {w.marks(a.rows), 0}};
     TMOE_RETURN_IF_ERROR(w.finish(w.status().ok() ? rms_norm(w.stream(), c) : Status()));

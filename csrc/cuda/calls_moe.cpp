@@ -46,8 +46,7 @@ Status expert_matmul(Workspace& w, const ExpertMatmulArgs& a, MatmulForm form) {
     Status launched = w.status().ok() ? memory.reserve(a.tokens, a.k, a.width, hidden) : Status();
     if (w.status().ok() && launched.ok()) launched = expert_matmul(w.stream(), w.device(), c, memory, form);
     TMOE_RETURN_IF_ERROR(w.finish(std::move(launched)));
-    if (w.first_marked() == a.tokens) return {};
-    return Status(StatusCode::RUNTIME_NAN_DETECTED, format("expertMatmul: row %zu has a value that is not finite", w.first_marked())).with("token", static_cast<double>(w.first_marked()));
+    return w.first_marked() < a.tokens ? not_finite("expertMatmul", w.first_marked()) : Status();
 }
 
 Status route(Workspace& w, const RouteArgs& a) {

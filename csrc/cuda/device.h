@@ -17,6 +17,9 @@ namespace cuda {
 
 inline constexpr unsigned kWarp = 32, kAllLanes = 0xffffffffu;
 
+inline constexpr uint32_t kInfinity = 0x7f800000u;   ///< bits of infinity; those of magnitudes that are finite are below
+__device__ inline bool finite(float x) { return (float_bits(x) & kInfinity) != kInfinity; }
+
 /** Exact, as quant/blocks.h has it. */
 __device__ inline float half_to_float(uint16_t half) {
 #if defined(__CUDACC__)

@@ -56,8 +56,6 @@ __global__ void embed_kernel(RawMatrix table, size_t row_size, const int32_t* id
     for (size_t i = threadIdx.x; i < table.columns; i += kThreads) out[blockIdx.x * table.columns + i] = decode(table.type, table.raw + row * row_size, i);
 }
 
-__device__ inline bool finite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
-
 /** A block of 32; `largest` is what the scale is made of. The same steps as encode_q8_0 and encode_q4_0. */
 __device__ inline bool encode_block(DType type, const float* x, uint8_t* to) {
     float largest = 0;

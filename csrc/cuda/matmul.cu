@@ -127,7 +127,7 @@ template <unsigned T> Status launch_type(Stream& stream, const MatmulCall& c) {
 
 Status matmul(Stream& stream, const DeviceFacts& device, const MatmulCall& c, MatmulForm form) {
     const bool quantised = is_quantised(c.weight.shape.type);
-    if (form == MatmulForm::Auto) form = quantised && device.has_mma() && c.count > kFewRows ? MatmulForm::Tiles : MatmulForm::Rows;
+    if (form == MatmulForm::Auto) form = quantised && device.mma && c.count > kFewRows ? MatmulForm::Tiles : MatmulForm::Rows;
     if (form == MatmulForm::Tiles) return matmul_tiles(stream, c);
     // With one token every expert has one row at most.
     return c.count == 1 ? launch_type<1>(stream, c) : launch_type<4>(stream, c);

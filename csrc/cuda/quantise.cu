@@ -8,7 +8,6 @@ namespace {
 
 constexpr unsigned kThreads = 128, kBlocks = kThreads / kWarp;
 constexpr size_t kMostBlocks = 1024;      // of one expert; they walk on over further rows
-constexpr uint32_t kInfinity = 0x7f800000u;
 constexpr uint32_t kTiny = 0x04000000u;   // 2^-119: below it 127 / amax would overflow, so the block is zero
 
 __device__ inline void quantise_block(const QuantiseCall& c, size_t index, size_t all) {

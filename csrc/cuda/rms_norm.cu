@@ -32,7 +32,7 @@ __global__ void gather_kernel(const float* x, const uint32_t* rows, size_t width
 
 __global__ void finite_kernel(FiniteCall c) {
     for (size_t i = threadIdx.x; i < c.width; i += kThreads) {
-        if ((float_bits(c.x[blockIdx.x * c.width + i]) & 0x7f800000u) == 0x7f800000u) atomicMin(c.marks.tokens + c.tokens[blockIdx.x], c.marks.mark);
+        if (!finite(c.x[blockIdx.x * c.width + i])) atomicMin(c.marks.tokens + c.tokens[blockIdx.x], c.marks.mark);
     }
 }
 

@@ -10,7 +10,6 @@ namespace cuda {
 namespace {
 
 constexpr unsigned kThreads = 128;
-constexpr uint32_t kInfinity = 0x7f800000u;
 
 struct Choice {
     uint32_t row;

@@ -1,4 +1,4 @@
-// sample: a block has one row. Candidates are sorted as 64-bit keys, sums run in their order by one thread.
+// sample: a block has one row. Candidates are sorted as 64-bit keys, tile by tile in shared memory; sums run in their order by one thread.
 #include "cuda/sample.h"
 
 #include <algorithm>
@@ -10,13 +10,14 @@ namespace cuda {
 
 namespace {
 
-constexpr unsigned kThreads = 256;
+constexpr unsigned kLeastThreads = 256, kMostThreads = 1024;   // of a block; both have the same bits
+constexpr size_t kTile = 4096;   // keys in shared memory at once
 constexpr uint64_t kWorst = UINT64_MAX;
 
 struct Memory {
     SoftmaxScratch softmax;
-    uint64_t best[kThreads / kWarp];
-    unsigned count[kThreads / kWarp];
+    uint64_t best[kMostThreads / kWarp];
+    unsigned count[kMostThreads / kWarp];
 };
 
 /** Ascending keys are descending logits, then ascending ids; -0 is 0. */
@@ -32,7 +33,7 @@ __device__ inline uint64_t block_least(uint64_t key, Memory& memory) {
     }
     if (threadIdx.x % kWarp == 0) memory.best[threadIdx.x / kWarp] = key;
     __syncthreads();
-    for (unsigned warp = 0; warp < kThreads / kWarp; warp++) key = memory.best[warp] < key ? memory.best[warp] : key;
+    for (unsigned warp = 0; warp < blockDim.x / kWarp; warp++) key = memory.best[warp] < key ? memory.best[warp] : key;
     __syncthreads();
     return key;
 }
@@ -40,28 +41,44 @@ __device__ inline uint64_t block_least(uint64_t key, Memory& memory) {
 /** The best of x whose key is above `above`. */
 __device__ inline uint64_t best_of(const float* x, size_t n, uint64_t above, bool any, Memory& memory) {
     uint64_t least = kWorst;
-    for (size_t i = threadIdx.x; i < n; i += kThreads) {
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
         const uint64_t key = key_of(x[i], static_cast<uint32_t>(i));
         if (key < least && (any || key > above)) least = key;
     }
     return block_least(least, memory);
 }
 
-/** Ascending, by the whole block; n is a power of two. */
-__device__ inline void sort_keys(uint64_t* keys, size_t n) {
-    for (size_t run = 2; run <= n; run *= 2) {
-        for (size_t step = run / 2; step > 0; step /= 2) {
-            for (size_t i = threadIdx.x; i < n; i += kThreads) {
-                const size_t other = i ^ step;
-                if (other < i) continue;
-                const uint64_t a = keys[i], b = keys[other];
-                if ((a > b) == ((i & run) == 0)) {
-                    keys[i] = b;
-                    keys[other] = a;
-                }
-            }
-            __syncthreads();
+/** One step of a bitonic sort: pairs that lie `step` apart are ordered, ascending in every other run. `first`: the place of keys[0] among all. */
+__device__ inline void sort_step(uint64_t* keys, size_t n, size_t first, size_t run, size_t step) {
+    for (size_t pair = threadIdx.x; pair < n / 2; pair += blockDim.x) {
+        const size_t i = 2 * pair - (pair & (step - 1)), other = i + step;
+        const uint64_t a = keys[i], b = keys[other];
+        if ((a > b) == (((first + i) & run) == 0)) {
+            keys[i] = b;
+            keys[other] = a;
         }
+    }
+    __syncthreads();
+}
+
+/** The steps of runs from `least` to `most` that stay within n keys, in shared memory. */
+__device__ inline void sort_tile(uint64_t* keys, size_t n, size_t first, size_t least, size_t most, uint64_t* tile) {
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) tile[i] = keys[first + i];
+    __syncthreads();
+    for (size_t run = least; run <= most; run *= 2) {
+        for (size_t step = (run < n ? run : n) / 2; step > 0; step /= 2) sort_step(tile, n, first, run, step);
+    }
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) keys[first + i] = tile[i];
+    __syncthreads();
+}
+
+/** Ascending, by the whole block; n is a power of two. */
+__device__ inline void sort_keys(uint64_t* keys, size_t n, uint64_t* tile) {
+    const size_t part = n < kTile ? n : kTile;
+    for (size_t first = 0; first < n; first += part) sort_tile(keys, part, first, 2, part, tile);
+    for (size_t run = 2 * part; run <= n; run *= 2) {
+        for (size_t step = run / 2; step >= part; step /= 2) sort_step(keys, n, 0, run, step);
+        for (size_t first = 0; first < n; first += part) sort_tile(keys, part, first, run, run, tile);
     }
 }
 
@@ -91,7 +108,7 @@ __device__ inline size_t draw(const SampleRow& wish, const float* p, size_t coun
 
 __device__ inline void report(const SampleRow& wish, const float* logits, size_t vocab, float* p, SampleOutcome& out, Memory& memory) {
     const float most = block_max(logits, vocab, memory.softmax);
-    for (size_t i = threadIdx.x; i < vocab; i += kThreads) p[i] = logits[i];
+    for (size_t i = threadIdx.x; i < vocab; i += blockDim.x) p[i] = logits[i];
     __syncthreads();
     const float sum = block_exp_and_sum(p, vocab, most, memory.softmax);
     if (threadIdx.x == 0) {
@@ -109,8 +126,9 @@ __device__ inline void report(const SampleRow& wish, const float* logits, size_t
     }
 }
 
-__global__ void sample_kernel(SampleCall c, size_t padded) {
+__global__ void __launch_bounds__(kMostThreads) sample_kernel(SampleCall c, size_t padded) {
     Memory& memory = *block_memory<Memory>();
+    auto* const tile = reinterpret_cast<uint64_t*>(&memory + 1);
     const size_t row = c.row_of ? c.row_of[blockIdx.x] : blockIdx.x, vocab = c.vocab;
     const float* logits = c.logits + row * vocab;
     float *adjusted = c.adjusted + blockIdx.x * vocab, *p = c.probabilities + blockIdx.x * vocab;
@@ -119,19 +137,23 @@ __global__ void sample_kernel(SampleCall c, size_t padded) {
     SampleOutcome& out = c.out[blockIdx.x];
 
     uint64_t bad = kWorst;
-    for (size_t i = threadIdx.x; i < vocab; i += kThreads) {
+    for (size_t i = threadIdx.x; i < vocab; i += blockDim.x) {
         adjusted[i] = logits[i];
-        if ((float_bits(logits[i]) & 0x7f800000u) == 0x7f800000u && i < bad) bad = i;
+        if (!finite(logits[i]) && i < bad) bad = i;
     }
     bad = block_least(bad, memory);
     if (threadIdx.x == 0) out.not_finite = static_cast<uint32_t>(bad);
     if (bad != kWorst) return;  // the whole block
-    for (size_t i = threadIdx.x; i < wish.recent; i += kThreads) {
+    for (size_t i = threadIdx.x; i < wish.recent; i += blockDim.x) {
         float& logit = adjusted[c.ids[wish.first_recent + i]];
         logit = penalised(logit, wish.penalty);
     }
     __syncthreads();
-    for (size_t i = threadIdx.x; i < wish.banned; i += kThreads) adjusted[c.ids[wish.first_banned + i]] = -INFINITY;
+    for (size_t i = threadIdx.x; i < wish.banned; i += blockDim.x) adjusted[c.ids[wish.first_banned + i]] = -INFINITY;
+    const auto* allowed = reinterpret_cast<const uint32_t*>(c.ids) + wish.first_allowed;
+    for (size_t i = threadIdx.x; wish.allowed > 0 && i < vocab; i += blockDim.x) {
+        if (!has_bit(allowed, wish.allowed, i)) adjusted[i] = -INFINITY;
+    }
     __syncthreads();
 
     const uint64_t first = best_of(adjusted, vocab, 0, true, memory);
@@ -141,16 +163,16 @@ __global__ void sample_kernel(SampleCall c, size_t padded) {
 
     if (wish.temperature != 0) {
         unsigned own = 0;
-        for (size_t i = threadIdx.x; i < padded; i += kThreads) keys[i] = i < vocab ? key_of(adjusted[i], static_cast<uint32_t>(i)) : kWorst;
-        for (size_t i = threadIdx.x; i < vocab; i += kThreads) own += adjusted[i] != -INFINITY;
+        for (size_t i = threadIdx.x; i < padded; i += blockDim.x) keys[i] = i < vocab ? key_of(adjusted[i], static_cast<uint32_t>(i)) : kWorst;
+        for (size_t i = threadIdx.x; i < vocab; i += blockDim.x) own += adjusted[i] != -INFINITY;
         const int64_t of_warp = warp_sum(own);
         if (threadIdx.x % kWarp == 0) memory.count[threadIdx.x / kWarp] = static_cast<unsigned>(of_warp);
         __syncthreads();
-        size_t count = 0;  // of what is not banned
-        for (unsigned warp = 0; warp < kThreads / kWarp; warp++) count += memory.count[warp];
-        sort_keys(keys, padded);
+        size_t count = 0;  // of what may be chosen
+        for (unsigned warp = 0; warp < blockDim.x / kWarp; warp++) count += memory.count[warp];
+        sort_keys(keys, padded, tile);
         if (wish.top_k > 0 && static_cast<size_t>(wish.top_k) < count) count = static_cast<size_t>(wish.top_k);
-        for (size_t i = threadIdx.x; i < count; i += kThreads) p[i] = (adjusted[static_cast<uint32_t>(keys[i])] - best) / wish.temperature;
+        for (size_t i = threadIdx.x; i < count; i += blockDim.x) p[i] = (adjusted[static_cast<uint32_t>(keys[i])] - best) / wish.temperature;
         __syncthreads();
         block_softmax(p, count, memory.softmax);
         if (threadIdx.x == 0) out.token = static_cast<int32_t>(static_cast<uint32_t>(keys[draw(wish, p, count)]));
@@ -161,10 +183,14 @@ __global__ void sample_kernel(SampleCall c, size_t padded) {
 
 }  // namespace
 
-Status sample(Stream& stream, const SampleCall& c) { return launch("sample", stream, {c.rows}, kThreads, sizeof(Memory), sample_kernel, c, sort_size(c.vocab)); }
+Status sample(Stream& stream, const SampleCall& c) {
+    const size_t padded = sort_size(c.vocab), shared = sizeof(Memory) + std::min(padded, kTile) * sizeof(uint64_t);
+    const auto threads = static_cast<unsigned>(std::clamp<size_t>(padded / 4, kLeastThreads, kMostThreads));
+    return launch("sample", stream, {c.rows}, threads, shared, sample_kernel, c, padded);
+}
 
 SampleRow describe_sample(const SamplingParams& params, uint64_t position, size_t vocab, std::vector<int32_t>& ids) {
-    SampleRow row = {params.temperature, params.top_p, params.min_p, params.repetition_penalty, uniform_at(params.seed, position), params.top_k, params.top_logprobs, 0, 0, 0, 0};
+    SampleRow row = {params.temperature, params.top_p, params.min_p, params.repetition_penalty, uniform_at(params.seed, position), params.top_k, params.top_logprobs, 0, 0, 0, 0, 0, 0};
     const auto append = [&](std::vector<int32_t> list, uint32_t& first, uint32_t& count) {
         std::sort(list.begin(), list.end());
         list.erase(std::unique(list.begin(), list.end()), list.end());
@@ -176,6 +202,9 @@ SampleRow describe_sample(const SamplingParams& params, uint64_t position, size_
     };
     if (params.repetition_penalty != 1) append(params.recent, row.first_recent, row.recent);
     append(params.banned, row.first_banned, row.banned);
+    row.first_allowed = static_cast<uint32_t>(ids.size());
+    row.allowed = static_cast<uint32_t>(params.allowed.size());
+    for (uint32_t word : params.allowed) ids.push_back(static_cast<int32_t>(word));
     return row;
 }
 

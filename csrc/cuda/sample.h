@@ -13,11 +13,12 @@ struct SampleRow {
     float temperature, top_p, min_p, penalty, uniform;   ///< uniform: uniform_at(seed, position)
     int32_t top_k, top_logprobs;
     uint32_t first_recent, recent, first_banned, banned; ///< in `ids`; recent: each once; all inside the vocabulary
+    uint32_t first_allowed, allowed;                     ///< words of a mask in `ids`; none: all tokens may be chosen
 };
 
 struct SampleOutcome {
     uint32_t not_finite;         ///< the first logit that is not, or UINT32_MAX; then nothing else holds
-    int32_t token;               ///< -1: every token is banned
+    int32_t token;               ///< -1: no token may be chosen
     float token_logit, best_logit, sum;   ///< sum: of exp(logit - best_logit) over the plain row; with top_logprobs ≥ 0
     int32_t top_ids[kMostAlternatives];
     float top_logits[kMostAlternatives];
@@ -28,7 +29,7 @@ struct SampleCall {
     const uint32_t* row_of;      ///< [rows]; null: row i
     size_t rows, vocab;
     const SampleRow* wishes;     ///< [rows]
-    const int32_t* ids;          ///< lists of tokens
+    const int32_t* ids;          ///< lists of tokens, and masks
     float* adjusted;             ///< scratch [rows][vocab]
     float* probabilities;        ///< scratch [rows][vocab]
     uint64_t* keys;              ///< scratch [rows][sort_size(vocab)]

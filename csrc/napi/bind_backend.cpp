@@ -14,12 +14,15 @@ constexpr int64_t kMostBatch = 1 << 20;
 Status create_backend(Call& call, napi_value& result) {
     napi_env env = call.env;
     std::string isa;
-    int64_t threads = 0;
+    int64_t threads = 0, device = 0;
+    napi_value given = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "threads", 1, kMostThreads, threads));
     TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "isa", isa));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "device", given));
+    if (!is_undefined(env, given)) TMOE_RETURN_IF_ERROR(read_integer(env, given, "options.device", 0, INT32_MAX, device));
     std::shared_ptr<Backend> backend;
-    TMOE_RETURN_IF_ERROR(Backend::create(isa.c_str(), static_cast<size_t>(threads), backend));
+    TMOE_RETURN_IF_ERROR(Backend::create(isa.c_str(), static_cast<size_t>(threads), static_cast<int>(device), backend));
     TMOE_RETURN_IF_ERROR(wrap(call.environment, std::make_unique<BackendHandle>(env, backend), result));
     define(env, result, "isa", js_text(env, isa_name(backend->isa)));
     define(env, result, "threads", js_number(env, static_cast<double>(threads)));

@@ -34,7 +34,7 @@ Status create_sequence(Call& call, napi_value& result) {
     if (!handle->model) return model_disposed();  // by a getter of the options
     std::shared_ptr<Sequence> sequence;
     TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), capture, sequence));
-    return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->model, std::move(sequence)), result);
+    return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->backend, handle->model, std::move(sequence)), result);
 }
 
 // Gives weights back on the backend's thread: gigabytes take the system longer than the event loop may wait.

@@ -1,5 +1,6 @@
 // The addon's own functions: what this process and machine are, and the flag that cancels work.
 #include "core/cpu_model.h"
+#include "core/file_errors.h"
 #include "core/file_lock.h"
 #include "core/memory.h"
 #include "core/store/crc32c.h"
@@ -114,6 +115,11 @@ Status try_lock_file(Call& call, napi_value& result) {
     return napi_get_boolean(call.env, locked, &result) == napi_ok ? Status() : exception_pending();
 }
 
+Status read_open_file_limit(Call& call, napi_value& result) {
+    result = js_number(call.env, open_file_limit());
+    return {};
+}
+
 /** crc32c(bytes, crc = 0). */
 Status checksum(Call& call, napi_value& result) {
     ArrayView bytes;
@@ -162,6 +168,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"createCancel", throwing<create_cancel>},
         {"crc32c", throwing<checksum>},
         {"tryLockFile", throwing<try_lock_file>},
+        {"openFileLimit", throwing<read_open_file_limit>},
     };
     for (const auto& entry : functions)
         if (status == napi_ok) status = export_function(environment.env, exports, entry.name, entry.function);

@@ -7,7 +7,7 @@
 
 namespace tmoe {
 
-/** initialize, statusCodes, cpuInfo, counters, availableMemory, createCancel, crc32c, tryLockFile. */
+/** initialize, statusCodes, cpuInfo, counters, availableMemory, createCancel, crc32c, tryLockFile, openFileLimit. */
 napi_status bind_system(Environment& environment, napi_value exports);
 /** openGguf, quantizeGguf. */
 napi_status bind_gguf(Environment& environment, napi_value exports);

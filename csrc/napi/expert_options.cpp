@@ -104,8 +104,8 @@ Status read_blobs(napi_env env, napi_value blobs, const Plan& plan, ExpertBlobs&
 
 Status read_expert_options(napi_env env, napi_value options, const Plan& plan, ExpertOptions& out) {
     const char* path = "options.experts";
-    int64_t budget = 0, reserve = 0, on_device = 0, threads = 0, seed = 0, words = 0, scrub = 0;
-    napi_value blobs = nullptr, trace = nullptr, checks = nullptr, device = nullptr;
+    int64_t budget = 0, reserve = 0, on_device = 0, whole = 0, key_values = 0, threads = 0, seed = 0, words = 0, scrub = 0;
+    napi_value blobs = nullptr, trace = nullptr, checks = nullptr, device = nullptr, parts = nullptr;
     TMOE_RETURN_IF_ERROR(require_object(env, options, path));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "budgetBytes", 0, kMostBytes, budget));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, path, "kvReserveBytes", 0, kMostBytes, reserve));
@@ -119,7 +119,16 @@ Status read_expert_options(napi_env env, napi_value options, const Plan& plan, E
     TMOE_RETURN_IF_ERROR(read_choice(env, options, path, "prefetch", kPrefetch, out.prefetch));
     TMOE_RETURN_IF_ERROR(read_property(env, options, "gpuBudgetBytes", device));
     if (!is_undefined(env, device)) TMOE_RETURN_IF_ERROR(read_integer(env, device, "options.experts.gpuBudgetBytes", 0, kMostBytes, on_device));
+    TMOE_RETURN_IF_ERROR(read_property(env, options, "gpuParts", parts));
+    if (!is_undefined(env, parts)) {
+        const char* at = "options.experts.gpuParts";
+        TMOE_RETURN_IF_ERROR(require_object(env, parts, at));
+        TMOE_RETURN_IF_ERROR(read_integer(env, parts, at, "whole", 0, kMostBytes, whole));
+        TMOE_RETURN_IF_ERROR(read_integer(env, parts, at, "keyValues", 0, kMostBytes, key_values));
+    }
     out.device_bytes = static_cast<uint64_t>(on_device);
+    out.device_kv_bytes = static_cast<uint64_t>(key_values);
+    out.device_whole_bytes = static_cast<uint64_t>(whole);
     out.budget_bytes = static_cast<uint64_t>(budget);
     out.kv_reserve_bytes = static_cast<uint64_t>(reserve);
     out.trace_words = static_cast<size_t>(words);

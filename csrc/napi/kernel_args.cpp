@@ -128,6 +128,14 @@ std::vector<int32_t> KernelArgs::optional_tokens(const char* name) {
     return out;
 }
 
+std::vector<uint32_t> KernelArgs::optional_words(const char* name) {
+    std::vector<uint32_t> out;
+    if (next_is_undefined()) return out;
+    const ArrayView words = view(name, napi_uint32_array, 1);
+    if (words.length > 0) out.assign(words.as<uint32_t>(), words.as<uint32_t>() + words.length);
+    return out;
+}
+
 const void* KernelArgs::copied(const char* name, napi_typedarray_type type, size_t least) {
     napi_value value = next();
     ArrayView given;

@@ -62,6 +62,7 @@ class KernelArgs {
     }
 
     std::vector<int32_t> optional_tokens(const char* name);
+    std::vector<uint32_t> optional_words(const char* name);
     /** Elements of the array read last. */
     size_t last_length() const { return last_length_; }
     /** Fails the call, unless it has failed already. */

@@ -178,7 +178,7 @@ KernelWork read_logits(KernelArgs& in, bool naive) {
             nullptr};
 }
 
-// [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent?, banned?] → {token, logprob?, top?}
+// [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent?, banned?, allowed?] → {token, logprob?, top?}
 KernelWork read_sample(KernelArgs& in, bool naive) {
     const float* logits = in.floats("logits", 1);
     const size_t vocab = in.last_length(), position = in.size("position", 0, kLargestInteger);
@@ -193,6 +193,7 @@ KernelWork read_sample(KernelArgs& in, bool naive) {
     params->top_logprobs = static_cast<int32_t>(in.size("topLogprobs", -1, kMostLogprobs));
     params->recent = in.optional_tokens("recent");
     params->banned = in.optional_tokens("banned");
+    params->allowed = in.optional_words("allowed");
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
                 if (naive) return sample_ref(logits, vocab, *params, position, *out);
                 if (scratch.device) return scratch.device->sample(logits, vocab, *params, position, *out);

@@ -70,10 +70,14 @@ struct ModelHandle : Handle {
 
 struct SequenceHandle : Handle {
     static constexpr ClassId kClass = ClassId::Sequence;
-    SequenceHandle(napi_env env, const std::shared_ptr<Model>& of, std::shared_ptr<Sequence> made)
-        : Handle(env, kClass, true), model(of), sequence(std::move(made)) {}
+    SequenceHandle(napi_env env, const std::shared_ptr<Backend>& runs_on, const std::shared_ptr<Model>& of, std::shared_ptr<Sequence> made)
+        : Handle(env, kClass, true), backend(runs_on), model(of), sequence(std::move(made)) {}
     void dispose() {
+        const std::shared_ptr<Backend> running = backend.lock();
+        // To give memory of a device back waits for what the device does: behind the steps that were asked for, on their thread.
+        if (running && running->device) (void)running->queue.submit([own = std::move(sequence)]() mutable { own.reset(); });
         sequence.reset();
+        backend.reset();
         model.reset();
         retire();
     }
@@ -82,6 +86,7 @@ struct SequenceHandle : Handle {
         if (!sequence) return;
         report(static_cast<int64_t>((sequence->length.load() + kKvPage - 1) / kKvPage * sequence->page_bytes));
     }
+    std::weak_ptr<Backend> backend;
     std::weak_ptr<Model> model;           ///< whose layout the cache has; weights go when the model is disposed, whatever sequences remain
     std::shared_ptr<Sequence> sequence;   ///< null once disposed
     size_t steps = 0;                     ///< under way with this sequence in them

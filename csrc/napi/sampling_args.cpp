@@ -15,6 +15,16 @@ Status read_optional_tokens(napi_env env, napi_value object, const std::string& 
     return is_undefined(env, value) ? Status() : read_tokens(env, value, at + "." + key, out);
 }
 
+Status read_optional_words(napi_env env, napi_value object, const std::string& at, const char* key, std::vector<uint32_t>& out) {
+    napi_value value = nullptr;
+    ArrayView view;
+    TMOE_RETURN_IF_ERROR(read_property(env, object, key, value));
+    if (is_undefined(env, value)) return {};
+    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, (at + "." + key).c_str(), napi_uint32_array, 1, view));
+    out.assign(view.as<uint32_t>(), view.as<uint32_t>() + view.length);
+    return {};
+}
+
 napi_value typed_array(napi_env env, napi_typedarray_type type, const void* from, size_t length) {
     void* data = nullptr;
     napi_value buffer = nullptr, out = nullptr;
@@ -47,6 +57,7 @@ Status read_sampling(napi_env env, napi_value value, const std::string& at, Samp
     TMOE_RETURN_IF_ERROR(read_integer(env, value, path, "topLogprobs", -1, kMostLogprobs, top_logprobs));
     TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "recent", out.recent));
     TMOE_RETURN_IF_ERROR(read_optional_tokens(env, value, at, "banned", out.banned));
+    TMOE_RETURN_IF_ERROR(read_optional_words(env, value, at, "allowed", out.allowed));
     out.temperature = static_cast<float>(temperature);
     out.top_k = static_cast<int32_t>(top_k);
     out.top_p = static_cast<float>(top_p);

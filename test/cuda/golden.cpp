@@ -250,6 +250,7 @@ void run_sample(cuda::Workspace& w, const Case& c) {
     p.top_logprobs = static_cast<int32_t>(c.number("topLogprobs", -1));
     p.recent = c.array<int32_t>("recent");
     p.banned = c.array<int32_t>("banned");
+    p.allowed = c.array<uint32_t>("allowed");
     Sampled out;
     if (!sound(c.where(), cuda::sample(w, logits.data(), logits.size(), p, c.size("position"), out))) return;
     if (out.token == static_cast<int32_t>(c.number("=token"))) {

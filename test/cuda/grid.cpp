@@ -1,11 +1,13 @@
 // A grid of shapes, every kernel against its naive twin on the CPU, bit for bit: empty, one row, sizes beside the tiles', all tokens to one
 // expert, idle experts, heavy-tailed values; then what bad input gives.
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 
 #include "check.h"
 #include "cuda/calls.h"
+#include "cuda/dense.h"
 #include "quant/repack.h"
 
 namespace tmoe {
@@ -213,7 +215,7 @@ void routes(cuda::Workspace& w, Source& source) {
 }
 
 void samples(cuda::Workspace& w, Source& source) {
-    for (size_t vocab : {1, 2, 33, 300}) {
+    for (size_t vocab : {1, 2, 33, 300, 5000}) {
         for (size_t variant = 0; variant < 6; variant++) {
             auto logits = source.numbers(vocab);
             if (variant == 1) std::fill(logits.begin(), logits.end(), 2.0f);
@@ -226,6 +228,7 @@ void samples(cuda::Workspace& w, Source& source) {
             p.min_p = variant == 5 ? 0.05f : 0;
             if (variant > 1) p.repetition_penalty = 1.3f, p.recent = {0, 1, 1, 400, -1};
             if (variant > 2 && vocab > 2) p.banned = {1, 2, 2};
+            if (variant > 3) p.allowed.assign((vocab + 31) / 32 - (variant == 5 && vocab > 64), 0x9a5f00f1u);
             Sampled out, wanted;
             const std::string where = format("sample of %zu, variant %zu", vocab, variant);
             const Status expected = sample_ref(logits.data(), vocab, p, 11, wanted), status = cuda::sample(w, logits.data(), vocab, p, 11, out);
@@ -283,6 +286,20 @@ void run_faults(cuda::Workspace& w) {
     } else {
         fail("64 TiB of GPU memory", refused.message());
     }
+#if !defined(TMOE_CUDA_DEVICE)
+    const char* const devices = "TIERED_MOE_EMULATED_DEVICES";
+    setenv(devices, "2", 1);
+    cuda::DeviceFacts facts;
+    float* at = w.room<float>(64);
+    uint32_t* row = w.room<uint32_t>(1);
+    if (sound("another device", cuda::open_device(1, facts))) {
+        expect_code("a launch on another device's stream", cuda::gather_rows(w.stream(), at, row, 1, 64, at), StatusCode::CUDA_DEVICE_FAILED, -1);
+        expect_code("memory of another device", cuda::rms_norm(w, {x.data(), weight.data(), 2, 64, 0, out.data()}), StatusCode::CUDA_DEVICE_FAILED, -1);
+    }
+    sound("the first device again", cuda::open_device(0, facts));
+    unsetenv(devices);
+    sound("after another device", w.end());
+#endif
     // The device is as it was.
     if (sound("after faults", cuda::rms_norm(w, {x.data(), weight.data(), 2, 64, 0, out.data()}))) pass();
 }

@@ -3,31 +3,15 @@
  * lack, calls that are made at once, and what it says of itself.
  */
 import t from 'tap'
-import { isEngineError } from 'tiered-moe'
-import type { CudaBackend } from 'tiered-moe/kernels'
 import { openBackend } from 'tiered-moe/kernels'
 import { floats, stream } from '../kernels/values.js'
+import { openCudaKernels } from './engines.js'
 
-async function open(): Promise<CudaBackend | undefined> {
-  try {
-    return await openBackend('cuda')
-  } catch (error) {
-    if (!isEngineError(error) || error.code !== 'CUDA_DEVICE_FAILED') throw error
-    const reason = `no CUDA here: ${error.message}`
-    if (process.env.TIERED_MOE_CUDA_ADDON) t.fail(reason)
-    else t.pass(reason, { skip: reason })
-    return undefined
-  }
-}
-
-const cuda = await open()
+const cuda = await openCudaKernels(t)
 
 if (cuda) {
   const cpu = openBackend('cpu')
-  t.teardown(() => {
-    cuda.dispose()
-    cpu.dispose()
-  })
+  t.teardown(() => cpu.dispose())
   const next = stream('cuda')
   const requests = Array.from({ length: 12 }, (_, i) => ({
     x: floats((i + 1) * 40, next),

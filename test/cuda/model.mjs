@@ -1,5 +1,5 @@
 // A model on `backend: 'cuda'` against the same model on the CPU: equal bits of logits, equal tokens and routes, with every expert on the
-// device, with fewer, with a mask, replayed, and two requests at once. TIERED_MOE_CUDA_ADDON names the addon: the emulated one where no GPU is.
+// device, with fewer, and two requests at once (engine.test.ts has masks and replays). TIERED_MOE_CUDA_ADDON names the addon: the emulated one where no GPU is.
 //   node test/cuda/model.mjs [--tokens N]
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'

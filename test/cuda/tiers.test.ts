@@ -5,13 +5,14 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { convertModel, type LoadModelRequest } from 'tiered-moe'
+import { convertModel, type Engine, type EngineError, type LoadModelRequest } from 'tiered-moe'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
 import { checkCounts, checkHotLoad, logitBits, results } from '../fixtures/device-tiers.js'
 import { embedded } from '../fixtures/package.js'
 import { openCudaEngines } from './engines.js'
 
-const [layers, count, contextLength, most] = [4, 64, 128, 8]
+// Four pages of KV cache: what the requests of `results` take together.
+const [layers, count, contextLength, most] = [4, 64, 256, 8]
 
 const engines = await openCudaEngines(t, { maxBatchTokens: 32 })
 const folder = t.testdir({})
@@ -100,16 +101,82 @@ if (engines) {
       await checkCounts(t, cuda, 'three')
     })
     await cuda.unloadModel('three')
+
+    await t.test('the same where a layer takes several waves', async (t) => {
+      await load({ id: 'waves', model: to, gpuMemory: gpuMemory(7), memory: 28 * experts.slot, cachePolicy: 'lru' })
+      const { layers: manifest, shards } = manifestOf(to)
+      const blobs: { shard: number; offset: number }[] = manifest[2].experts
+      const path = join(to, shards[blobs[0]!.shard].path)
+      const whole = readFileSync(path)
+      for (const { offset } of blobs) flip(path, offset + 1000)
+      await t.rejects(logitBits(cuda, 'waves'), { code: 'EXPERT_CORRUPTED', details: { layer: 2 } })
+      writeFileSync(path, whole)
+      t.same(await logitBits(cuda, 'waves'), expected.logits, "a slot that was given and not written is nobody's")
+      await cuda.unloadModel('waves')
+    })
+  })
+
+  t.test('what the KV cache of more sequences takes is what slots had', async (t) => {
+    const prompts = [1, 2, 3].map((first) => Array.from({ length: 130 }, (_, i) => (i * 37 + first) % 200))
+    /** Texts of requests together, or what they failed with, and the most that the GPU's memory was meanwhile. */
+    const together = async (engine: Engine, model: string, some = prompts) => {
+      let held = 0
+      const generate = async (promptTokens: number[]) => {
+        let text = ''
+        const request = { model, promptTokens, maxTokens: 4, temperature: 0, ignoreEos: true }
+        for await (const item of engine.createGenerator(request)) {
+          text += item.text
+          held = Math.max(held, cuda.backend.gpu!.memoryBytes)
+        }
+        return text
+      }
+      const done = await Promise.all(some.map((prompt) => generate(prompt).catch((error: EngineError) => error)))
+      return { held, done }
+    }
+    await cpu.loadModel({ id: 'whole', contextLength })
+    const { done: texts } = await together(cpu, 'whole')
+    await cpu.unloadModel('whole')
+
+    // On a device that is full the smaller slab finds no room beside the larger one.
+    for (const all of cuda.backend.device === 'host emulation' ? [undefined, gpuMemory(40)] : [undefined]) {
+      if (all) process.env.TIERED_MOE_EMULATED_MEMORY = String(all)
+      await load({ id: 'several', gpuMemory: gpuMemory(40), cachePolicy: 'lru' })
+      const { held, done } = await together(cuda, 'several')
+      t.same(done, texts)
+      t.ok(held <= gpuMemory(40), `${held} bytes of ${gpuMemory(40)}`)
+      const { budgetBytes } = cuda.modelStats('several').experts!
+      t.ok(budgetBytes <= 40 * experts.slot - keyValues / 2, `${budgetBytes / experts.slot} slots are left`)
+      t.same(await logitBits(cuda, 'several'), expected.logits)
+      await checkCounts(t, cuda, 'several')
+      await cuda.unloadModel('several')
+      delete process.env.TIERED_MOE_EMULATED_MEMORY
+    }
+
+    // Two slots are the least.
+    await load({ id: 'few', gpuMemory: gpuMemory(4) })
+    const few = await together(cuda, 'few')
+    t.ok(few.held <= gpuMemory(4))
+    const failures = few.done.filter((answer) => typeof answer !== 'string')
+    t.ok(failures.length > 0 && failures.length < prompts.length, `${failures.length} find no room, the others go on`)
+    for (const { code, details } of failures) {
+      const [{ change, value }] = details.alternatives as [{ change: string; value: number }]
+      t.same([code, change], ['GPU_VRAM_EXHAUSTED', 'gpuMemory'])
+      t.ok(value > gpuMemory(4) && details.resourceInfo!.required! > details.resourceInfo!.available)
+    }
+    for (const [i, answer] of few.done.entries()) if (typeof answer === 'string') t.equal(answer, texts[i])
+    t.same((await together(cuda, 'few', prompts.slice(0, 1))).done, texts.slice(0, 1), 'alone each has room')
+    await cuda.unloadModel('few')
+    t.equal(cuda.backend.gpu!.memoryBytes, 0)
   })
 
   t.test('budgets that are too small', async (t) => {
     const error = await load({ id: 'small', gpuMemory: gpuMemory(0) }).catch((reason) => reason)
     t.match(error, {
       code: 'RESOURCE_BUDGET_TOO_SMALL',
-      details: { resourceInfo: { required: gpuMemory(1), available: gpuMemory(0) } }
+      details: { resourceInfo: { required: gpuMemory(2), available: gpuMemory(0) } }
     })
     const { change, required } = error.details.alternatives[0]
-    t.same([change, required], ['gpuMemory', gpuMemory(1)])
+    t.same([change, required], ['gpuMemory', gpuMemory(2)], 'one slot in use, one being filled')
     t.equal(cuda.backend.gpu!.memoryBytes, 0)
 
     // Of a real device's memory nothing can be taken away here.

@@ -21,7 +21,10 @@ class FloatMaker : public BlobMaker {
         for (const ExpertPart* part : {&layout_.gate, &layout_.up, &layout_.down}) {
             if (can_encode(part->type)) continue;
             const char* name = dtype_info(part->type).name;
-            return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, std::string("weights of the type ") + name + " can be replaced, but not computed anew").with("type", name);
+            return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, std::string("weights of the type ") + name + " can be replaced, but not computed anew")
+                .with("tensor", part == &layout_.gate ? "gate" : part == &layout_.up ? "up" : "down")
+                .with("type", name)
+                .with("supported", "every type but Q4_K, Q6_K and MXFP4");
         }
         return {};
     }

@@ -4,9 +4,9 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
 
+#include "core/file_errors.h"
 #include "core/store/crc32c.h"
 
 namespace tmoe {
@@ -17,7 +17,7 @@ constexpr size_t kChunk = size_t{1} << 20;
 
 Status failed(const std::string& path, int error) {
     if (error == ENOENT || error == ENOTDIR) return Status(StatusCode::MODEL_NOT_FOUND, "there is no file " + path).with("path", path);
-    return Status(StatusCode::FILE_READ_FAILED, path + ": " + std::generic_category().message(error)).with("path", path).with("errno", error);
+    return read_failed(path, error);
 }
 
 /** Closes what it opened. */

@@ -12,8 +12,6 @@ namespace {
 
 constexpr size_t kChunk = size_t{4} << 20;  // read at a time, so that cancelling takes a few milliseconds
 
-uint64_t round_up(uint64_t bytes, uint64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
-
 }  // namespace
 
 Status write_base(const GgufFile& file, const std::string& to, const std::unordered_set<std::string>& leave_out,

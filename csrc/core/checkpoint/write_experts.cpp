@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
-#include <system_error>
 #include <unistd.h>
 
+#include "core/file_errors.h"
 #include "core/file_writer.h"
 #include "core/store/crc32c.h"
 #include "quant/repack.h"
@@ -37,7 +37,10 @@ Status find_matrix(const GgufFile& file, const std::string& name, Matrix& out) {
     const auto size = [tensor](size_t i) { return i < tensor->shape.size() ? static_cast<size_t>(tensor->shape[i]) : size_t{1}; };
     out = {tensor, info->type, size(0), size(1), size(2)};
     if (size(3) == 1) return {};
-    return Status(StatusCode::TENSOR_SHAPE_MISMATCH, "tensor " + name + " has four dimensions").with("tensor", name);
+    return Status(StatusCode::TENSOR_SHAPE_MISMATCH, "tensor " + name + " has four dimensions")
+        .with("tensor", name)
+        .with("expected", 3)
+        .with("actual", 4);
 }
 
 class PackExperts : public BlobMaker {
@@ -52,12 +55,15 @@ class PackExperts : public BlobMaker {
                            gate_.rows == down_.columns && gate_.experts == up_.experts && gate_.experts == down_.experts;
         if (!alike) {
             return Status(StatusCode::TENSOR_SHAPE_MISMATCH, "the shapes of " + gate + ", " + up + " and " + down + " do not belong together")
-                .with("tensor", down);
+                .with("tensor", down)
+                .with("expected", format("%zu × %zu × %zu", gate_.rows, gate_.columns, gate_.experts))
+                .with("actual", format("%zu × %zu × %zu", down_.columns, down_.rows, down_.experts));
         }
         for (const uint32_t expert : experts_) {
             if (expert < gate_.experts) continue;
-            return Status(StatusCode::ROUTING_INVALID_EXPERT, format("there is no expert %u among %zu", expert, gate_.experts))
-                .with("expertId", expert);
+            return Status(StatusCode::VALIDATION_ERROR, format("experts: there is no expert %u among %zu", expert, gate_.experts))
+                .with("argument", "experts")
+                .with("actual", expert);
         }
         layout_ = expert_layout(gate_.type, up_.type, down_.type, gate_.columns, gate_.rows);
         return {};
@@ -92,10 +98,6 @@ class PackExperts : public BlobMaker {
     Matrix gate_ = {}, up_ = {}, down_ = {};
     ExpertLayout layout_;
 };
-
-Status read_failed(const std::string& path, int error) {
-    return Status(StatusCode::FILE_READ_FAILED, path + ": " + std::generic_category().message(error)).with("path", path).with("errno", error);
-}
 
 class CopyExperts : public BlobMaker {
   public:

@@ -3,20 +3,14 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <system_error>
 #include <unistd.h>
 
+#include "core/file_errors.h"
 #include "core/memory.h"
 
 namespace tmoe {
 
 namespace {
-
-Status read_failed(const std::string& path, int error) {
-    return Status(StatusCode::FILE_READ_FAILED, path + ": " + std::generic_category().message(error))
-        .with("path", path)
-        .with("errno", error);
-}
 
 int open_with(const std::string& path, int flags) {
     int descriptor = -1;

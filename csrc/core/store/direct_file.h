@@ -25,7 +25,7 @@ class DirectFile {
     DirectFile(const DirectFile&) = delete;
     DirectFile& operator=(const DirectFile&) = delete;
 
-    /** MODEL_NOT_FOUND, FILE_READ_FAILED {path, errno}. Regular files only. */
+    /** MODEL_NOT_FOUND, FILE_READ_FAILED {path, errno}, RESOURCE_FILES_EXHAUSTED. Regular files only. */
     static Status open(const std::string& path, std::shared_ptr<DirectFile>& out);
 
     /**

@@ -1,5 +1,6 @@
 #include "core/store/expert_layout.h"
 
+#include "core/memory.h"
 #include "quant/repack.h"
 
 namespace tmoe {
@@ -7,8 +8,6 @@ namespace tmoe {
 namespace {
 
 constexpr size_t kPartAlignment = 64;  // the kernels load whole vectors
-
-size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 /** Places a part behind `end` and moves `end` behind it. */
 ExpertPart place(DType type, size_t rows, size_t columns, size_t& end) {

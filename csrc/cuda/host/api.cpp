@@ -1,6 +1,8 @@
 // The device of a host build: heap memory, launches by the emulation. Copies and launches are done at once, or with TIERED_MOE_EMULATED_SEED
 // (any number) as late as the streams' waits allow, or by chance before that, with threads and blocks in a shuffled order: what is read, written
-// or freed without an order between the streams then shows. TIERED_MOE_EMULATED_MEMORY: the device's bytes.
+// or freed without an order between the streams then shows. TIERED_MOE_EMULATED_MEMORY: bytes that all
+// devices share; TIERED_MOE_EMULATED_DEVICES: how many there are; TIERED_MOE_EMULATED_FAULT: while it is set every device is as after a fault
+// that stays. A launch on a stream of another device than the thread's, and a copy between a stream and another device's memory, fail.
 #include "cuda/api.h"
 
 #include <cstdlib>
@@ -17,8 +19,8 @@ namespace cuda {
 
 namespace {
 
-uint8_t* take(size_t bytes) { return static_cast<uint8_t*>(::operator new(bytes ? bytes : 1, std::align_val_t{256}, std::nothrow)); }
-void give(uint8_t* memory) { ::operator delete(memory, std::align_val_t{256}); }
+uint8_t* allocate(size_t bytes) { return static_cast<uint8_t*>(::operator new(bytes ? bytes : 1, std::align_val_t{256}, std::nothrow)); }
+void release(uint8_t* memory) { ::operator delete(memory, std::align_val_t{256}); }
 
 uint64_t number_of(const char* variable, uint64_t otherwise) {
     const char* text = std::getenv(variable);
@@ -30,9 +32,12 @@ uint64_t device_memory() { return number_of("TIERED_MOE_EMULATED_MEMORY", uint64
 /** Everything below is one thread's at a time, whatever streams it works on. */
 std::recursive_mutex device;
 std::map<const uint8_t*, size_t> pinned;   // what a copy reads when it runs; of other host memory, when it is asked for
+std::map<const uint8_t*, int> places;      // the device of each block of device memory
+thread_local int current = 0;              // as on a device: 0 until the thread opens another
 
 /** A stream's work that has not run. */
 struct Queue {
+    int device = current;
     std::deque<std::function<Status()>> work;
     uint64_t asked = 0, done = 0;
     Status failure;   // the first, until it is reported
@@ -57,7 +62,19 @@ uint64_t* lateness() {
     return seed ? &seed : nullptr;
 }
 
+Status faulty(int ordinal, const std::string& what) { return Status(StatusCode::CUDA_DEVICE_FAILED, what).with("device", ordinal).with("detail", "emulated"); }
+
+Status check_fault(int ordinal) { return std::getenv("TIERED_MOE_EMULATED_FAULT") ? faulty(ordinal, "the device failed before this call") : Status(); }
+
+/** The memory is of the stream's device. */
+Status check_place(void* handle, const void* at, size_t bytes) {
+    const auto after = places.upper_bound(static_cast<const uint8_t*>(at));
+    const int own = queue_of(handle).device, found = after == places.begin() ? -1 : std::prev(after)->second;
+    return bytes == 0 || found == own ? Status() : faulty(own, format("a stream of device %d copies memory of device %d", own, found));
+}
+
 Status ask(void* handle, std::function<Status()> work) {
+    TMOE_RETURN_IF_ERROR(check_fault(queue_of(handle).device));
     uint64_t* const state = lateness();
     if (!state) return work();
     Queue& queue = queue_of(handle);
@@ -96,17 +113,28 @@ DeviceCounters& device_counters() {
 }
 
 Status open_device(int ordinal, DeviceFacts& out) {
-    if (ordinal != 0) return Status(StatusCode::CUDA_DEVICE_FAILED, format("there is no CUDA device %d; there are 1", ordinal)).with("device", ordinal).with("devices", 1);
+    const uint64_t devices = number_of("TIERED_MOE_EMULATED_DEVICES", 1);
+    if (ordinal < 0 || static_cast<uint64_t>(ordinal) >= devices) {
+        return Status(StatusCode::CUDA_DEVICE_FAILED, format("there is no CUDA device %d; there are %llu", ordinal, static_cast<unsigned long long>(devices)))
+            .with("device", ordinal)
+            .with("devices", static_cast<double>(devices));
+    }
+    TMOE_RETURN_IF_ERROR(check_fault(ordinal));
+    current = ordinal;
     out = {};
+    out.ordinal = ordinal;
     out.name = "host emulation";
     out.major = 8;
     out.memory_bytes = device_memory();
-    out.emulated = true;
+    out.emulated = out.mma = true;
+    std::lock_guard<std::recursive_mutex> guard(device);  // another thread's kernels may draw their order now
     if (const uint64_t* seed = lateness()) host::set_order(host::Order::Shuffled, *seed);
     return {};
 }
 
-Status free_memory(uint64_t& out) {
+Status free_memory(int ordinal, uint64_t& out) {
+    TMOE_RETURN_IF_ERROR(check_fault(ordinal));
+    current = ordinal;
     const auto held = static_cast<uint64_t>(device_counters().device_bytes.load());
     out = device_memory() > held ? device_memory() - held : 0;
     return {};
@@ -132,11 +160,13 @@ Status Stream::wait() {
     std::lock_guard<std::recursive_mutex> guard(device);
     Queue& own = queue_of(handle_);
     own.run_to(own.asked);
-    return std::exchange(own.failure, Status());
+    TMOE_RETURN_IF_ERROR(std::exchange(own.failure, Status()));
+    return check_fault(own.device);
 }
 Status Stream::to_device(void* to, const void* from, size_t bytes) {
     std::lock_guard<std::recursive_mutex> guard(device);
     device_counters().copies++;
+    TMOE_RETURN_IF_ERROR(check_place(handle_, to, bytes));
     if (!lateness() || is_pinned(from)) return copy(handle_, to, from, bytes);
     const auto* data = static_cast<const uint8_t*>(from);
     return ask(handle_, [to, held = std::vector<uint8_t>(data, data + bytes)]() -> Status {
@@ -147,14 +177,18 @@ Status Stream::to_device(void* to, const void* from, size_t bytes) {
 Status Stream::to_host(void* to, const void* from, size_t bytes) {
     std::lock_guard<std::recursive_mutex> guard(device);
     device_counters().copies++;
+    TMOE_RETURN_IF_ERROR(check_place(handle_, from, bytes));
     return copy(handle_, to, from, bytes);
 }
 Status Stream::on_device(void* to, const void* from, size_t bytes) {
     std::lock_guard<std::recursive_mutex> guard(device);
+    TMOE_RETURN_IF_ERROR(check_place(handle_, from, bytes));
+    TMOE_RETURN_IF_ERROR(check_place(handle_, to, bytes));
     return copy(handle_, to, from, bytes);
 }
 Status Stream::fill(void* to, uint8_t value, size_t bytes) {
     std::lock_guard<std::recursive_mutex> guard(device);
+    TMOE_RETURN_IF_ERROR(check_place(handle_, to, bytes));
     return ask(handle_, [=]() -> Status {
         if (bytes) memset(to, value, bytes);
         return {};
@@ -169,65 +203,54 @@ Status Stream::after(Stream& other) {
     });
 }
 
-Status DeviceBuffer::allocate(size_t bytes) {
-    release();
+Status DeviceMemory::take(size_t bytes, uint8_t*& out) {
     uint64_t left = 0;
-    TMOE_RETURN_IF_ERROR(free_memory(left));
-    data_ = bytes <= left ? take(bytes) : nullptr;
-    if (!data_) {
+    TMOE_RETURN_IF_ERROR(free_memory(current, left));
+    out = bytes <= left ? allocate(bytes) : nullptr;
+    if (!out) {
         return Status(StatusCode::GPU_VRAM_EXHAUSTED, format("%zu bytes of GPU memory are needed, %llu are free", bytes, static_cast<unsigned long long>(left)))
             .with("required", static_cast<double>(bytes))
             .with("available", static_cast<double>(left))
-            .with("device", 0);
+            .with("device", current);
     }
-    memset(data_, 0xa5, bytes);  // undefined, as on a device
-    size_ = bytes;
-    device_counters().device_bytes += static_cast<int64_t>(bytes);
-    device_counters().buffers++;
+    memset(out, 0xa5, bytes);  // undefined, as on a device
+    std::lock_guard<std::recursive_mutex> guard(device);
+    places[out] = current;
     return {};
 }
 
-void DeviceBuffer::release() {
-    if (!data_) return;
+void DeviceMemory::give(uint8_t* block) {
     std::lock_guard<std::recursive_mutex> guard(device);
     run_all();
-    give(data_);
-    device_counters().device_bytes -= static_cast<int64_t>(size_);
-    device_counters().buffers--;
-    data_ = nullptr;
-    size_ = 0;
+    places.erase(block);
+    release(block);
 }
 
-Status PinnedBuffer::allocate(size_t bytes) {
-    release();
-    data_ = take(bytes);
-    if (!data_) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("%zu bytes of pinned memory are not to be had", bytes)).with("required", static_cast<double>(bytes));
-    size_ = bytes;
+Status PinnedMemory::take(size_t bytes, uint8_t*& out) {
+    out = allocate(bytes);
+    if (!out) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("%zu bytes of pinned memory are not to be had", bytes)).with("required", static_cast<double>(bytes));
     std::lock_guard<std::recursive_mutex> guard(device);
-    pinned[data_] = bytes;
-    device_counters().pinned_bytes += static_cast<int64_t>(bytes);
+    pinned[out] = bytes;
     return {};
 }
 
-void PinnedBuffer::release() {
-    if (!data_) return;
+void PinnedMemory::give(uint8_t* block) {
     std::lock_guard<std::recursive_mutex> guard(device);
-    pinned.erase(data_);
-    give(data_);
-    device_counters().pinned_bytes -= static_cast<int64_t>(size_);
-    data_ = nullptr;
-    size_ = 0;
+    pinned.erase(block);
+    release(block);
 }
 
 Status emulate(const char* name, Stream& stream, Grid grid, unsigned threads, size_t shared_bytes, std::function<void()> body) {
     std::lock_guard<std::recursive_mutex> guard(device);
     device_counters().launches++;
+    const int own = queue_of(stream.handle()).device;
+    if (own != current) return faulty(own, format("%s: a thread of device %d launches on a stream of device %d", name, current, own));
     return ask(stream.handle(), [=]() -> Status {
         const host::Index blocks = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)};
         std::function<void()> thread = body;
         const char* fault = host::run(blocks, threads, shared_bytes, [](void* own) { (*static_cast<std::function<void()>*>(own))(); }, &thread);
         if (!fault) return {};
-        return Status(StatusCode::CUDA_DEVICE_FAILED, format("%s: %s", name, fault)).with("device", 0).with("detail", fault);
+        return Status(StatusCode::CUDA_DEVICE_FAILED, format("%s: %s", name, fault)).with("device", own).with("detail", fault);
     });
 }
 

@@ -14,7 +14,7 @@ class CudaDevice : public BackendDevice {
 
     Status counts(Counts& out) const override {
         const cuda::DeviceCounters& all = cuda::device_counters();
-        TMOE_RETURN_IF_ERROR(cuda::free_memory(out.free_bytes));
+        TMOE_RETURN_IF_ERROR(cuda::free_memory(facts_.ordinal, out.free_bytes));
         out.held_bytes = static_cast<uint64_t>(all.device_bytes.load());
         out.buffers = static_cast<uint64_t>(all.buffers.load());
         out.launches = all.launches;
@@ -31,9 +31,9 @@ class CudaDevice : public BackendDevice {
 
 }  // namespace
 
-Status attach_device(Backend& backend) {
+Status attach_device(Backend& backend, int ordinal) {
     cuda::DeviceFacts facts;
-    TMOE_RETURN_IF_ERROR(cuda::open_device(0, facts));
+    TMOE_RETURN_IF_ERROR(cuda::open_device(ordinal, facts));
     backend.device = std::make_shared<CudaDevice>(std::move(facts));
     return {};
 }

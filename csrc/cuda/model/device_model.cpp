@@ -12,8 +12,6 @@ namespace {
 
 constexpr size_t kScoreFloats = size_t{1} << 22;       // of attention from the start: 16 MiB
 
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 size_t routed_layers(const Plan& plan) {
     size_t count = 0;
     for (const PlanOp& op : plan.ops) count += op.kind == OpKind::Route;
@@ -88,6 +86,8 @@ Status DeviceModel::create(const DeviceFacts& facts, Model& model, const LoadOpt
     TMOE_RETURN_IF_ERROR(made->compute_.open());
     TMOE_RETURN_IF_ERROR(made->copies_.open());
     made->slot_budget_ = options.experts.device_bytes;
+    made->kv_share_ = options.experts.device_kv_bytes;
+    made->whole_ = options.experts.device_whole_bytes;
     made->policy_ = options.experts.policy;
     made->seed_ = options.experts.seed;
     made->placement_ = options.experts.placement;
@@ -158,10 +158,43 @@ Status DeviceModel::step(Backend& backend, std::vector<StepItem>& items, const s
     return Executor(model_, *this, backend, items, cancel, result).run();
 }
 
-Status DeviceSequence::reserve(size_t positions, size_t page_bytes) {
+Status DeviceModel::make_room(uint64_t missing) {
+    if (!slots_ || whole_ == 0) return {};  // no limit was set
+    const uint64_t wanted = static_cast<uint64_t>(kv_held_->load()) + missing, both = slot_budget_ + kv_share_;
+    const uint64_t left = both > wanted ? both - wanted : 0, slots = slots_->bytes();
+    if (slots <= left && (slots_->settled() || slots_->whole())) return {};
+    Status status = slots_->settled() ? Status(StatusCode::RESOURCE_BUDGET_TOO_SMALL, "every expert has its slot for good") : slots_->set_budget(std::min(left, slots));
+    if (status.code() != StatusCode::RESOURCE_BUDGET_TOO_SMALL) return status;
+    const uint64_t available = both > slots ? both - slots : 0, enough = whole_ + wanted - std::min(wanted, available);
+    return Status(StatusCode::GPU_VRAM_EXHAUSTED,
+                  format("the KV cache of all sequences needs %llu bytes of GPU memory, experts leave it %llu (%s); gpuMemory of %llu would do",
+                         static_cast<unsigned long long>(wanted), static_cast<unsigned long long>(available), status.message().c_str(), static_cast<unsigned long long>(enough)))
+        .with("required", static_cast<double>(wanted))
+        .with("available", static_cast<double>(available))
+        .with("limit", static_cast<double>(whole_))
+        .with("gpuMemory", static_cast<double>(enough));
+}
+
+DeviceSequence::~DeviceSequence() {
+    const auto bytes = static_cast<int64_t>(pages_.size() * page_bytes_);
+    pages_.clear();
+    *held_ -= bytes;
+}
+
+uint64_t DeviceSequence::missing_bytes(size_t positions) const {
+    const size_t wanted = (positions + kKvPage - 1) / kKvPage;
+    return wanted > pages_.size() ? uint64_t{wanted - pages_.size()} * page_bytes_ : 0;
+}
+
+Status DeviceSequence::reserve(size_t positions) {
     while (pages_.size() * kKvPage < positions) {
         DeviceBuffer page;
-        TMOE_RETURN_IF_ERROR(page.allocate(page_bytes));
+        *held_ += static_cast<int64_t>(page_bytes_);
+        Status status = page.allocate(page_bytes_);
+        if (!status.ok()) {
+            *held_ -= static_cast<int64_t>(page_bytes_);
+            return status;
+        }
         pages_.push_back(std::move(page));
     }
     return {};

@@ -1,5 +1,6 @@
 // A model on a CUDA device: its weights, the memory of a step, and slots of experts where these are tiered.
 #pragma once
+#include "core/held_block.h"
 #include "core/model.h"
 #include "core/model_device.h"
 #include "core/step_sizes.h"
@@ -65,7 +66,12 @@ class DeviceModel : public ModelDevice {
     DeviceFacts facts_;
     Model& model_;
     Stream compute_, copies_;
-    uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = for all of them
+    /** So many bytes more of KV cache are wanted: what is beyond its share is what slots had. GPU_VRAM_EXHAUSTED {required, available, limit, gpuMemory}. */
+    Status make_room(uint64_t missing);
+
+    uint64_t slot_budget_ = 0;                 ///< bytes for experts in slots; 0 = for all of them, and the KV cache takes what there is
+    uint64_t kv_share_ = 0, whole_ = 0;        ///< of ExpertOptions: beside the slots, and all of the model's; 0 = no limit
+    HeldBlock::Sum kv_held_ = std::make_shared<std::atomic<int64_t>>(0);   ///< pages of all sequences
     CachePolicy policy_ = CachePolicy::Adaptive;
     uint32_t seed_ = 0;                        ///< of the policy
     std::vector<uint8_t> placement_;           ///< of ExpertOptions
@@ -80,11 +86,18 @@ class DeviceModel : public ModelDevice {
 /** The KV cache of one sequence: pages as on the CPU, in device memory. */
 class DeviceSequence : public SequenceDevice {
   public:
+    /** `held`: of the model, which counts a page from before it is taken until after it is given back. */
+    DeviceSequence(size_t page_bytes, HeldBlock::Sum held) : page_bytes_(page_bytes), held_(std::move(held)) {}
+    ~DeviceSequence() override;
+    /** Bytes that `reserve` would add. */
+    uint64_t missing_bytes(size_t positions) const;
     /** Pages for so many positions. GPU_VRAM_EXHAUSTED. */
-    Status reserve(size_t positions, size_t page_bytes);
+    Status reserve(size_t positions);
     const std::vector<DeviceBuffer>& pages() const { return pages_; }
 
   private:
+    size_t page_bytes_;
+    HeldBlock::Sum held_;
     std::vector<DeviceBuffer> pages_;
 };
 

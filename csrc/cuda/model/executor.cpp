@@ -10,6 +10,8 @@ namespace {
 
 Status cancelled() { return Status(StatusCode::CANCELLED, "the step was cancelled"); }
 
+DeviceSequence& cache_of(const StepItem& item) { return static_cast<DeviceSequence&>(*item.sequence->device); }
+
 }  // namespace
 
 Status Executor::run() {
@@ -35,7 +37,7 @@ Status Executor::run_ops() {
         TMOE_RETURN_IF_ERROR(run_op(i));
     }
     uint8_t* to = memory_.back.data();
-    const size_t choices = model_.routing().layers * model_.max_batch() * model_.routing().k;
+    const size_t choices = model_.routing().layers * tokens_ * model_.routing().k;
     TMOE_RETURN_IF_ERROR(stream_.to_host(to, memory_.marks.data(), tokens_ * sizeof(uint32_t)));
     to += model_.max_batch() * sizeof(uint32_t);
     TMOE_RETURN_IF_ERROR(stream_.to_host(to, memory_.outcomes.data(), sampled_.size() * sizeof(SampleOutcome)));
@@ -49,11 +51,16 @@ Status Executor::run_ops() {
 Status Executor::send_step() {
     std::vector<uint32_t> first_pages;
     std::vector<uint8_t*> pages;
+    uint64_t missing = 0;
     for (const StepItem& item : items_) {
         Sequence& sequence = *item.sequence;
-        if (!sequence.device) sequence.device = std::make_shared<DeviceSequence>();
-        auto& cache = static_cast<DeviceSequence&>(*sequence.device);
-        TMOE_RETURN_IF_ERROR(cache.reserve(sequence.length + item.count, sequence.layer_bytes * plan_.layers));
+        if (!sequence.device) sequence.device = std::make_shared<DeviceSequence>(sequence.layer_bytes * plan_.layers, device_.kv_held_);
+        missing += cache_of(item).missing_bytes(sequence.length + item.count);
+    }
+    TMOE_RETURN_IF_ERROR(device_.make_room(missing));
+    for (const StepItem& item : items_) {
+        DeviceSequence& cache = cache_of(item);
+        TMOE_RETURN_IF_ERROR(cache.reserve(item.sequence->length + item.count));
         first_pages.insert(first_pages.end(), item.count, static_cast<uint32_t>(pages.size()));
         for (const DeviceBuffer& page : cache.pages()) pages.push_back(page.data());
     }
@@ -322,18 +329,18 @@ Status Executor::read_back() {
         const StepItem& item = items_[sampled_[i]];
         StepItemResult& result = result_.items[sampled_[i]];
         result.status = read_sample(outcome, item.sampling, item.sequence->length + item.count, plan_.vocab, result.sampled);
-        // The row's logits were marked too; its own status says more.
+        // The row's logits were marked too: told with its layer and position, as on the CPU.
         const size_t row = first_row_[sampled_[i]] + item.count - 1;
-        if (!result.status.ok() && marks[row] == plan_.layers) arena_.bad[row].store(0, std::memory_order_relaxed);
+        if (result.status.code() == StatusCode::RUNTIME_NAN_DETECTED && marks[row] != UINT32_MAX) result.status = {};
     }
     from += model_.max_batch() * sizeof(SampleOutcome);
-    const size_t layer_choices = model_.max_batch() * shape.k, choices = tokens_ * shape.k;
+    const size_t choices = tokens_ * shape.k;
     for (size_t layer = 0; layer < routed_layers_; layer++) {
         routed_layer_ = layer;
-        memcpy(arena_.ids.as<int32_t>(), from + layer * layer_choices * sizeof(int32_t), choices * sizeof(int32_t));
+        memcpy(arena_.ids.as<int32_t>(), from + layer * choices * sizeof(int32_t), choices * sizeof(int32_t));
         for (size_t i = 0; i < choices; i++) use_[layer * shape.experts + static_cast<size_t>(arena_.ids.as<int32_t>()[i])]++;
         if (!any_captured_) continue;
-        memcpy(arena_.weights.as<float>(), from + shape.layers * layer_choices * sizeof(int32_t) + layer * layer_choices * sizeof(float), choices * sizeof(float));
+        memcpy(arena_.weights.as<float>(), from + (shape.layers * sizeof(int32_t) + layer * sizeof(float)) * choices, choices * sizeof(float));
         capture_routes();
     }
     return {};

@@ -21,7 +21,7 @@ Status ExpertSlots::create(HotOptions options, std::shared_ptr<ExpertStore> stor
     options.slots = std::min<size_t>(options.layers * options.experts, static_cast<size_t>(bytes / options.slot_bytes));
     made->slab_slots_ = std::min(std::max<size_t>(1, kSlabBytes / options.slot_bytes), std::max<size_t>(1, options.slots));
     TMOE_RETURN_IF_ERROR(HotExperts::create(options, store, made->hot_));
-    TMOE_RETURN_IF_ERROR(made->resize_slabs(options.slots));
+    TMOE_RETURN_IF_ERROR(made->grow_slabs(options.slots));
     TMOE_RETURN_IF_ERROR(made->stages_.allocate(kStages * options.slot_bytes));
     for (uint32_t layer = 0; layer < options.layers; layer++) made->layouts_.push_back(store->layout(layer));
     made->store_ = std::move(store);
@@ -29,12 +29,11 @@ Status ExpertSlots::create(HotOptions options, std::shared_ptr<ExpertStore> stor
     return {};
 }
 
-/** The last slab is as large as the rest needs; where it grows, what is in it moves. */
-Status ExpertSlots::resize_slabs(size_t slots) {
-    const size_t count = (slots + slab_slots_ - 1) / slab_slots_;
+/** The last slab is as large as the rest needs; where it grows, what is in it moves. Where there is no room nothing has changed. */
+Status ExpertSlots::grow_slabs(size_t slots) {
     std::vector<DeviceBuffer> made;
-    for (size_t i = 0; i < count; i++) {
-        const size_t bytes = std::min(slab_slots_, slots - i * slab_slots_) * slot_bytes_;
+    for (size_t i = 0; i < slabs_of(slots); i++) {
+        const size_t bytes = slab_bytes(i, slots);
         if (i < slabs_.size() && slabs_[i].size() == bytes) {
             made.emplace_back();
             continue;
@@ -45,11 +44,38 @@ Status ExpertSlots::resize_slabs(size_t slots) {
         made.push_back(std::move(slab));
     }
     TMOE_RETURN_IF_ERROR(copies_.wait());
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < made.size(); i++) {
         if (made[i].size() == 0) made[i] = std::move(slabs_[i]);
     }
     slabs_ = std::move(made);
     return {};
+}
+
+/**
+ * Gives back what is behind so many slots, in which nothing is any more. Where the smaller last slab has no room beside the larger one, what is
+ * in it goes first and is read again when it is demanded; where it finds none even then, `whole` is false until a later call does.
+ */
+Status ExpertSlots::shrink_slabs(size_t slots) {
+    const size_t last = slabs_of(slots) - 1, bytes = slab_bytes(last, slots);
+    slabs_.resize(last + 1);
+    if (slabs_[last].size() == bytes) return {};
+    DeviceBuffer slab;
+    if (slabs_[last].size() > 0 && slab.allocate(bytes).ok()) {
+        TMOE_RETURN_IF_ERROR(copies_.on_device(slab.data(), slabs_[last].data(), bytes));
+        TMOE_RETURN_IF_ERROR(copies_.wait());
+        slabs_[last] = std::move(slab);
+        return {};
+    }
+    drop_from(last * slab_slots_);
+    return slabs_[last].allocate(bytes);
+}
+
+/** Slots from this one on lose what they have. */
+void ExpertSlots::drop_from(size_t first) {
+    std::lock_guard<std::mutex> guard(decisions_);
+    for (uint32_t entry = 0; entry < entries(); entry++) {
+        if (hot_->control().cache().slot_of(entry) >= static_cast<int64_t>(first)) hot_->drop(entry);
+    }
 }
 
 Status ExpertSlots::read(uint32_t layer, std::vector<WaveItem>& absent, const std::atomic<bool>* cancel) {
@@ -100,8 +126,13 @@ Status ExpertSlots::bring(const std::vector<WaveItem>& admitted, bool needed, co
             const bool holds = hot_->control().cache().slot_of(item.entry) == static_cast<int64_t>(item.slot);
             if (holds && hot_->control().layer_of(item.entry) == layer) own.push_back(item);
         }
-        Status status = failure.ok() ? fetch(layer, own, cancel) : Status();
-        if (!status.ok() && (needed || status.code() == StatusCode::CUDA_DEVICE_FAILED)) failure = std::move(status);
+        if (failure.ok()) {
+            Status status = fetch(layer, own, cancel);
+            if (!status.ok() && (needed || status.code() == StatusCode::CUDA_DEVICE_FAILED)) failure = std::move(status);
+            continue;
+        }
+        std::lock_guard<std::mutex> guard(decisions_);
+        for (const WaveItem& item : own) hot_->drop(item.entry);
     }
     const Status copied = copies_.wait();
     return failure.ok() ? copied : failure;
@@ -171,6 +202,7 @@ Status ExpertSlots::run_layer(uint32_t layer, const int32_t* ids, size_t count, 
         std::lock_guard<std::mutex> guard(decisions_);
         return decision(*hot_);
     };
+    bool brought = false;  // what was admitted of the oldest part is in its slots
     const auto compute_parts = [&]() -> Status {
         TMOE_RETURN_IF_ERROR(decide([&](HotExperts& hot) { return hot.begin_layer(layer, ids, count); }));
         TMOE_RETURN_IF_ERROR(begin_expert_matmul(stream, call, memory));
@@ -180,15 +212,26 @@ Status ExpertSlots::run_layer(uint32_t layer, const int32_t* ids, size_t count, 
             TMOE_RETURN_IF_ERROR(copies_.after(stream));
             TMOE_RETURN_IF_ERROR(compute(part, false, call, memory, device, stream, data));
             TMOE_RETURN_IF_ERROR(fetch(layer, part, cancel));
+            brought = true;
             TMOE_RETURN_IF_ERROR(stream.after(copies_));
             TMOE_RETURN_IF_ERROR(compute(part, true, call, memory, device, stream, data));
             bool added = false;
+            brought = false;
             TMOE_RETURN_IF_ERROR(decide([&](HotExperts& hot) { return hot.advance(added); }));
         }
         return {};
     };
     const Status status = compute_parts();
-    decide([](HotExperts& hot) { hot.end_layer(); });  // releases the references whatever happened
+    decide([&](HotExperts& hot) {
+        // Parts are given their slots before anything is read: what did not come to that must not be found there.
+        for (size_t i = brought ? 1 : 0; i < hot.control().parts(); i++) {
+            const std::vector<WaveItem> part = hot.control().part(i);
+            for (const WaveItem& item : part) {
+                if (item.admitted) hot.drop(item.entry);
+            }
+        }
+        hot.end_layer();  // releases the references whatever happened
+    });
     return status;
 }
 
@@ -218,17 +261,14 @@ void ExpertSlots::whereabouts(std::vector<uint8_t>& in_slot, std::vector<uint8_t
 
 Status ExpertSlots::set_budget(uint64_t bytes) {
     const size_t before = hot_->control().cache().slots(), wanted = std::min<size_t>(entries(), static_cast<size_t>(bytes / slot_bytes_));
-    if (wanted > before) TMOE_RETURN_IF_ERROR(resize_slabs(wanted));
+    if (wanted > before) TMOE_RETURN_IF_ERROR(grow_slabs(wanted));
     {
         std::lock_guard<std::mutex> guard(decisions_);
         std::vector<uint32_t> evicted;
         TMOE_RETURN_IF_ERROR(hot_->resize(wanted, evicted));
-        // What is left lies anywhere: slots beyond the new end lose what they have.
-        for (uint32_t entry = 0; entry < entries(); entry++) {
-            if (hot_->control().cache().slot_of(entry) >= static_cast<int64_t>(wanted)) hot_->drop(entry);
-        }
     }
-    return wanted < before ? resize_slabs(wanted) : Status();
+    drop_from(wanted);  // what is left lies anywhere
+    return shrink_slabs(wanted);
 }
 
 Status ExpertSlots::place(const uint8_t* placement) {

@@ -1,6 +1,7 @@
 // Experts in slots of device memory, below full residency: which are there is HotExperts' decision (the host's own code), absent ones come from
 // the host's store through pinned memory on a stream of their own, while those that are there are computed.
 #pragma once
+#include <algorithm>
 #include <mutex>
 
 #include "core/device_experts.h"
@@ -21,6 +22,11 @@ class ExpertSlots : public DeviceExperts {
     /** Nothing is decided any more: every expert has a slot for good, and host memory is no longer needed. GPU_VRAM_EXHAUSTED. */
     Status settle();
     bool settled() const { return places_.size() > 0; }
+    uint64_t slot_bytes() const { return slot_bytes_; }
+    /** Of all slots. On the backend's queue, as what follows. */
+    uint64_t bytes() const { return uint64_t{hot_->control().cache().slots()} * slot_bytes_; }
+    /** False where a `set_budget` did not find memory for the slots that are left: nothing runs before one has. */
+    bool whole() const { return slabs_.back().size() > 0; }
 
     void begin_step(const StepShape& shape);
     /**
@@ -42,7 +48,11 @@ class ExpertSlots : public DeviceExperts {
   private:
     static constexpr size_t kStages = 4;
     explicit ExpertSlots(Stream& copies) : copies_(copies) {}
-    Status resize_slabs(size_t slots);
+    Status grow_slabs(size_t slots);
+    Status shrink_slabs(size_t slots);
+    size_t slabs_of(size_t slots) const { return (slots + slab_slots_ - 1) / slab_slots_; }
+    size_t slab_bytes(size_t index, size_t slots) const { return std::min(slab_slots_, slots - index * slab_slots_) * slot_bytes_; }
+    void drop_from(size_t first);
     Status fetch(uint32_t layer, const std::vector<WaveItem>& items, const std::atomic<bool>* cancel);
     Status read(uint32_t layer, std::vector<WaveItem>& absent, const std::atomic<bool>* cancel);
     /** Reads what was given a slot between two steps; what cannot be read is of no consequence unless it is `needed`: it is read when it is demanded. */
