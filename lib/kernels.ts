@@ -10,7 +10,7 @@
  * the CPU's bits on an NVIDIA GPU: `await openBackend('cuda')`.
  */
 import { createError } from './errors/index.js'
-import type { CudaBackend } from './kernels/cuda.js'
+import type { CudaBackend, CudaOptions } from './kernels/cuda.js'
 import { openCuda } from './kernels/cuda.js'
 import type { Packing } from './kernels/packing.js'
 import { packing } from './kernels/packing.js'
@@ -22,7 +22,7 @@ import type { Isa, NativeBackend } from './native.js'
 import { native } from './native.js'
 import { validationError } from './validation.js'
 
-export type { CudaBackend } from './kernels/cuda.js'
+export type { CudaBackend, CudaOptions } from './kernels/cuda.js'
 export type { DeviceArray, Element, HostArrays, OnDevice } from './kernels/device-arrays.js'
 export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
@@ -59,13 +59,13 @@ export interface KernelBackend extends AsyncKernels, Packing {
  */
 export function openBackend(name: 'cpu', options?: BackendOptions): KernelBackend
 export function openBackend(name: 'webgpu', options?: WebgpuOptions): Promise<WebgpuBackend>
-export function openBackend(name: 'cuda'): Promise<CudaBackend>
+export function openBackend(name: 'cuda', options?: CudaOptions): Promise<CudaBackend>
 export function openBackend(
   name: 'cpu' | 'webgpu' | 'cuda',
-  options: BackendOptions | WebgpuOptions = {}
+  options: BackendOptions | WebgpuOptions | CudaOptions = {}
 ): KernelBackend | Promise<WebgpuBackend | CudaBackend> {
   if (name === 'webgpu') return openWebgpu(options as WebgpuOptions)
-  if (name === 'cuda') return openCuda()
+  if (name === 'cuda') return openCuda(options as CudaOptions)
   if (name === 'cpu') return openCpu(options as BackendOptions)
   throw createError('BACKEND_UNAVAILABLE', `backend '${String(name)}' is not in this version`, {
     backend: String(name),

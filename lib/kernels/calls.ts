@@ -27,7 +27,9 @@ function allocate<Out>(Type: { new (length: number): Out; BYTES_PER_ELEMENT: num
     return new Type(size(length))
   } catch (cause) {
     const required = size(length) * Type.BYTES_PER_ELEMENT
-    throw createError('RESOURCE_MEMORY_EXHAUSTED', `no memory for ${required} bytes of output`, { required }, { cause })
+    const resourceInfo = { required, available: 0, current: null, limit: null, unit: 'bytes' as const }
+    const text = `no memory for ${required} bytes of output`
+    throw createError('RESOURCE_MEMORY_EXHAUSTED', text, { required, resourceInfo }, { cause })
   }
 }
 const floats = (given: Float32Array | undefined, length: number) => given ?? allocate(Float32Array, length)
@@ -161,7 +163,8 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
       r.seed ?? 0,
       r.topLogprobs ?? -1,
       r.recent,
-      r.banned
+      r.banned,
+      r.allowed
     ],
     result: (returned) => returned as KernelTable['sample']['result']
   }),

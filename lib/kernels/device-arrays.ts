@@ -18,7 +18,7 @@ export interface DeviceArray<E extends Element = Element> {
   readonly length: number
   /** A copy in host memory, after all calls made so far. */
   read(): Promise<HostArrays[E]>
-  /** Frees its memory; later calls with it throw VALIDATION_ERROR. */
+  /** Frees its memory after all calls made so far; later calls with it throw VALIDATION_ERROR. */
   dispose(): void
 }
 

@@ -10,7 +10,7 @@ import type { DeviceArray, Element, ElementOf, HostArrays } from './device-array
 const features = ['subgroups', 'f16', 'dot4', 'timestamps'] as const
 
 export interface WebgpuOptions {
-  /** Budget of all GPU buffers, in bytes or as `2GiB`. Default: what the driver gives; of a GPU in software what the machine has available. */
+  /** Budget of all GPU buffers, in bytes or as `2GiB`. Default: what the driver gives; of a GPU in software what the machine has available then. */
   memory?: number | string
   /** How long submitted work may take, in milliseconds. Default 30,000. */
   timeoutMs?: number

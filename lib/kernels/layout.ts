@@ -26,8 +26,8 @@ export const dtypes = Object.keys(blocks) as DType[]
 
 /** Rows interleaved in a packed matrix. */
 const lanes = 16
-/** Positions in one page of a KV cache. */
-const page = 64
+/** Positions in one page of a KV cache, as the CPU has it (csrc/cpu/kernels.h). */
+export const pagePositions = 64
 
 /** The block of a weight type. Throws VALIDATION_ERROR for any other. */
 export function blockOf(type: DType): Block {
@@ -51,5 +51,7 @@ export function kvCacheBytes(options: {
   kvType?: KvType
 }): number {
   const { positions, kvHeads, headDim, valueDim = headDim, kvType = 'f16' } = options
-  return Math.ceil(positions / page) * page * kvHeads * (headDim + valueDim) * (kvType === 'f32' ? 4 : 2)
+  return (
+    Math.ceil(positions / pagePositions) * pagePositions * kvHeads * (headDim + valueDim) * (kvType === 'f32' ? 4 : 2)
+  )
 }

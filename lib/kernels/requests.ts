@@ -237,6 +237,8 @@ export interface SampleRequest {
   recent?: Int32Array
   /** Tokens that are never drawn. */
   banned?: Int32Array
+  /** A bit for each token that may be drawn, the least bit of each word first; tokens beyond may not. Left out: all may. */
+  allowed?: Uint32Array
 }
 export interface SampleResult {
   token: number

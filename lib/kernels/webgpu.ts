@@ -45,9 +45,9 @@ function drawing(onDevice: GpuKernelMethod<'sample'>, host: NativeBackend): GpuK
   const sample = async (request: OnDevice<SampleRequest>) => {
     const { logits, temperature = 0, topK = 0 } = request ?? {}
     if (!logits || drawsOnDevice({ temperature, topK }, logits.length)) return onDevice(request)
-    const arrays = await Promise.all([logits, request.recent, request.banned].map(onHost))
-    const [read, recent, banned] = arrays as [Float32Array, Int32Array | undefined, Int32Array | undefined]
-    const { args, result } = prepare.sample({ ...request, logits: read, recent, banned } as SampleRequest)
+    const arrays = await Promise.all([logits, request.recent, request.banned, request.allowed].map(onHost))
+    const [read, recent, banned, allowed] = arrays
+    const { args, result } = prepare.sample({ ...request, logits: read, recent, banned, allowed } as SampleRequest)
     return result(await host.callAsync('sample', args, false))
   }
   return sample as GpuKernelMethod<'sample'>

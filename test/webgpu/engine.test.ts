@@ -159,8 +159,12 @@ t.test('other models', async (t) => {
   await t.test('logits of all positions of a long step', async (t) => {
     const long = Int32Array.from({ length: 300 }, (_, i) => (i * 37 + 11) % 200)
     const request = { model: 'plain', tokens: long, logits: 'all' } as const
+    await gpu.forward({ ...request, logits: 'last' })
+    const held = gpu.backend.gpu!.memoryBytes
     const [a, b] = [await gpu.forward(request), await cpu.forward(request)]
     t.ok(apart(a, b) <= near, `${apart(a, b)}`)
+    const more = gpu.backend.gpu!.memoryBytes - held
+    t.ok(more < a.byteLength / 4, `${more} bytes more are held: what they were read through is not`)
   })
 
   await t.test('a second text takes no memory that the first has not', async (t) => {

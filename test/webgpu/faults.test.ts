@@ -6,6 +6,7 @@ import { openBackend } from 'tiered-moe/kernels'
 import { GpuCalls } from '../../lib/backends/webgpu/backend.js'
 import type { GpuDeviceOptions } from '../../lib/backends/webgpu/device.js'
 import { GpuDevice } from '../../lib/backends/webgpu/device.js'
+import { usage } from '../../lib/backends/webgpu/flags.js'
 import type { Launch } from '../../lib/backends/webgpu/launches/launch.js'
 import { words } from '../../lib/backends/webgpu/launches/launch.js'
 import { type AttentionOp, KvPool, pageBytes } from '../../lib/backends/webgpu/model/kv-pool.js'
@@ -106,6 +107,26 @@ function faults(gpu: WebgpuBackend): void {
     test.ok(await works(device))
   })
 
+  t.test('who watches what is compiled is told of what is asked for from then on', async (test) => {
+    const device = await open()
+    test.teardown(() => device.dispose())
+    const get = (...values: number[]) =>
+      Promise.all(values.map((value) => device.pipelines.get(launch(1, { body: `x[0]=${value}u;` }))))
+    await get(1)
+    const told: [number, number][][] = [[], []]
+    const watched = (list: [number, number][], ...values: number[]) =>
+      device.pipelines.watched(
+        (done, count) => void list.push([done, count]),
+        () => get(...values)
+      )
+    await Promise.all([watched(told[0]!, 1, 2, 3), watched(told[1]!, 2, 4)])
+    test.same(told[0]!.slice(0, 2), [
+      [1, 3],
+      [2, 3]
+    ])
+    test.same(told[1], [[1, 1]])
+  })
+
   t.test('a byte budget', async (test) => {
     const small = await openBackend('webgpu', { memory: '64KiB' })
     test.teardown(() => small.dispose())
@@ -124,13 +145,15 @@ function faults(gpu: WebgpuBackend): void {
     await test.rejects(small.upload(x), refusal, 'a device array')
     await test.rejects(small.rmsNorm({ x, weight: x, epsilon: 1 }), { code: 'GPU_VRAM_EXHAUSTED' }, 'a call')
     held.dispose()
+    const again = await small.allocate('u8', 60_000)
+    again.dispose()
     test.same(await small.rmsNorm(one), [1], 'what was held is free again')
   })
 
   t.test('a machine whose memory is taken by buffers that were given back', async (test) => {
     const [large, limit] = [2 ** 22, 5 * 2 ** 20]
     const granted = () => limit - (device?.memory.usedBytes ?? 0)
-    const hostMemory = { available: () => 2 ** 40, grants: (bytes: number) => bytes - 2 ** 29 <= granted() }
+    const hostMemory = { grants: (bytes: number) => bytes - 2 ** 29 <= granted() }
     let device: GpuDevice | undefined
     device = await open({ hostMemory })
     test.teardown(() => device?.dispose())
@@ -143,6 +166,30 @@ function faults(gpu: WebgpuBackend): void {
     test.equal(buffer.size, large)
     await test.rejects(memory.allocate(large, 'a test'), { code: 'GPU_VRAM_EXHAUSTED' })
     test.equal(memory.usedBytes, limit)
+    memory.free(buffer)
+    await device.read({ buffer: from, size: 2 ** 20 })
+    const { made } = memory.take(large, usage.storage)
+    await test.resolves(made, 'for what is taken for one use too')
+  })
+
+  t.test('a buffer that was given back before it was refused', async (test) => {
+    const device = await open()
+    test.teardown(() => device.dispose())
+    const { memory } = device
+    // No buffer may be both.
+    const flags = usage.mapRead | usage.storage
+    const refused = { code: 'GPU_VALIDATION_FAILED' }
+    const [first, kept] = [memory.take(256, flags), memory.take(256, flags)]
+    memory.give(first.buffer, first.made)
+    memory.give(kept.buffer, kept.made)
+    const next = memory.take(256, flags)
+    test.equal(next.buffer, kept.buffer)
+    const told = await Promise.allSettled([first, kept, next].map(({ made }) => made))
+    for (const { reason } of told as PromiseRejectedResult[]) test.match(reason, refused, 'whoever took it is told')
+    const last = memory.take(256, flags)
+    test.notOk([first.buffer, kept.buffer].includes(last.buffer), 'it is given to nobody else')
+    await test.rejects(last.made, refused)
+    test.equal(memory.usedBytes, 0)
   })
 
   t.test('a read that finds no memory for what it brings', async (test) => {
@@ -178,6 +225,30 @@ function faults(gpu: WebgpuBackend): void {
     pool.dispose()
     device.memory.trim()
     test.equal(device.memory.usedBytes, 0)
+  })
+
+  t.test('a KV cache whose pages others have', async (test) => {
+    const device = await open()
+    test.teardown(() => device.dispose())
+    const { maxStorageBufferBindingSize: limit } = device.facts.limits
+    // A binding holds two pages.
+    const dim = Math.floor(limit / 2 ** 10)
+    const layer = { kvHeads: 1, headDim: dim, valueDim: dim } as AttentionOp
+    if (limit > 2 ** 28) return
+    const page = pageBytes(layer, 'f32')
+    const pool = new KvPool(device, 'f32', [layer])
+    const [one, two, three]: number[][] = [[], [], []]
+    await pool.reserve(one!, 1)
+    await pool.reserve(two!, 1)
+    const details = { required: page, available: 0, alternatives: [] }
+    await test.rejects(pool.reserve(three!, 1), { code: 'GPU_VRAM_EXHAUSTED', retryable: true, details })
+    const never = { limit: 'maxStorageBufferBindingSize', required: 3 * page, available: limit }
+    await test.rejects(pool.reserve(one!, 3), { code: 'GPU_LIMIT_EXCEEDED', retryable: false, details: never })
+    test.same([one!.length, two!.length, three!.length], [1, 1, 0])
+    pool.giveBack(two!)
+    await pool.reserve(three!, 1)
+    test.same(three, two, 'later there is room')
+    pool.dispose()
   })
 
   t.test('a system that grants no more memory', { skip: process.platform !== 'linux' }, async (test) => {

@@ -1,5 +1,5 @@
 /** A layer in a browser: headless Chromium loads the built library and its shaders as they are, packed weights by HTTP, and computes. */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -8,29 +8,15 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { openBackend } from 'tiered-moe/kernels'
+import { chromium, chromiumFlags } from '../fixtures/chromium.js'
 import { root } from '../fixtures/package.js'
 import { firstOff } from '../kernels/close.js'
 import { goldenUnits } from '../kernels/tolerance.js'
 import { floats, stream, weights } from '../kernels/values.js'
 import { absent, skipHere } from './adapter.js'
 
-const names = ['chromium', 'chromium-browser', 'google-chrome']
-const chromium = names.find((name) => spawnSync(name, ['--version']).status === 0)
-
-/** Chromium without a screen, without anything that it does beside the page, and with WebGPU on a GPU in software where there is no other. */
-const flags = [
-  '--headless=new',
-  '--no-sandbox',
-  '--no-first-run',
-  '--no-proxy-server',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-dev-shm-usage',
-  '--disable-sync',
-  '--enable-unsafe-webgpu',
-  '--enable-features=Vulkan',
-  '--ignore-gpu-blocklist'
-]
+/** With WebGPU, on a GPU in software where there is no other. */
+const flags = [...chromiumFlags, '--enable-unsafe-webgpu', '--enable-features=Vulkan', '--ignore-gpu-blocklist']
 
 type Bodies = Record<string, Uint8Array | string>
 interface Answer {

@@ -4,30 +4,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import type { Engine, EngineOptions, LoadProgress, PhaseEvent } from 'tiered-moe'
 import { convertModel, createEngine } from 'tiered-moe'
-import { nodeGpu } from '../../lib/backends/webgpu/node-provider.js'
 import { embedded } from '../fixtures/package.js'
 import { openGpu } from './adapter.js'
+import { adapters, devices, watchDevices } from './devices.js'
 
 const request = { model: 'tiny-shakespeare', prompt: 'ROMEO:', maxTokens: 12, temperature: 0, ignoreEos: true }
-
-/** The devices that are opened from here on, and whether adapters are there: the process has one GPU object, whoever asks. */
-const devices: GPUDevice[] = []
-let noAdapter = false
-async function watchDevices(): Promise<void> {
-  const gpu = await nodeGpu()
-  const requestAdapter = gpu.requestAdapter.bind(gpu)
-  gpu.requestAdapter = async (options) => {
-    const adapter = noAdapter ? null : await requestAdapter(options)
-    if (!adapter) return null
-    const requestDevice = adapter.requestDevice.bind(adapter)
-    adapter.requestDevice = async (descriptor) => {
-      const device = await requestDevice(descriptor)
-      devices.push(device)
-      return device
-    }
-    return adapter
-  }
-}
 
 /** Some seconds of work that nothing can stop. */
 async function occupy(device: GPUDevice): Promise<void> {
@@ -88,9 +69,9 @@ if (await openGpu(t)) {
     test.equal((await engine.generate(request)).text, text, 'where nothing was wrong too')
 
     devices.at(-1)?.destroy()
-    noAdapter = true
+    adapters.absent = true
     await test.rejects(engine.recover(), { code: 'GPU_ADAPTER_UNAVAILABLE' }, 'no adapter any more')
-    noAdapter = false
+    adapters.absent = false
     test.equal(engine.state, 'closed')
     await test.rejects(engine.generate(request), { code: 'ENGINE_DISPOSED' })
     await cpu.recover()
@@ -208,6 +189,7 @@ if (await openGpu(t)) {
       test.same(before.tierSet.tiers, ['rare'])
       const isTiered = 'model' in load
       test.same(before.pins, [isTiered, isTiered], 'where every expert has a slot there is nothing to pin')
+      if (isTiered) test.equal((await engine.persistExperts(id)).length, 4)
       devices.at(-1)?.destroy()
       await test.rejects(engine.generate(request), { code: 'GPU_DEVICE_LOST' })
       await engine.recover()

@@ -44,6 +44,21 @@ if (gpu) {
     })
   })
 
+  t.test('arrays that are disposed of while calls with them are under way', async (test) => {
+    const host = floats(3 * 37, stream('device'))
+    const weight = new Float32Array(37).fill(1)
+    const expected = await gpu.rmsNorm({ x: host, weight, epsilon: 1e-5 })
+    const [x, out] = [await gpu.upload(host), await gpu.allocate('f32', host.length)]
+    const calls = [gpu.rmsNorm({ x, weight, epsilon: 1e-5, out }), out.read(), x.read()]
+    x.dispose()
+    out.dispose()
+    const refused = { code: 'VALIDATION_ERROR' }
+    await test.rejects(out.read(), refused, 'a later call')
+    await test.rejects(gpu.rmsNorm({ x, weight, epsilon: 1e-5 }), { ...refused, details: { argument: 'x' } })
+    const [, normed, read] = await Promise.all(calls)
+    test.same([normed, read], [expected, host], 'those before have them')
+  })
+
   t.test('a row without a finite sum of squares', async (test) => {
     for (const bad of [Number.NaN, Number.NEGATIVE_INFINITY, 1e20]) {
       const x = floats(4 * 33, stream('bad'))

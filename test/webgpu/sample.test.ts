@@ -26,6 +26,12 @@ if (gpu) {
     test.ok(close < drawn / 10, `${close} of ${drawn} too close to call`)
   })
 
+  t.test('a draw is one submit', async (test) => {
+    const { submits } = gpu
+    await gpu.sample({ logits: Float32Array.of(1, 3, 2), position: 0, temperature: 0 })
+    test.equal(gpu.submits - submits, 1)
+  })
+
   t.test('ties at the last candidate: the smaller ids', async (test) => {
     const logits = new Float32Array(3000).fill(1)
     logits[2999] = 2

@@ -115,6 +115,37 @@ if (engines) {
     t.same(await answersOf(folder), two, 'loaded again')
   })
 
+  t.test('what pages take while there are versions, slots leave when these are gone', async (t) => {
+    const before = gpu.backend.gpu!.memoryBytes
+    await gpu.loadModel({ model: source, id: model, gpuMemory: gpuMemory(10), prefetch: 'off' })
+    const long = (n: number) => ({
+      promptTokens: Array.from({ length: 500 }, (_, i) => (i * 37 + n) % 250),
+      maxTokens: 4,
+      temperature: 0,
+      ignoreEos: true
+    })
+    // Under way together: more pages than were set aside.
+    const both = async () => {
+      const generators = [1, 2].map((n) => gpu.createGenerator({ model, ...long(n) }))
+      const begun = await Promise.all(generators.map((generator) => items(generator, 2)))
+      const ended = await Promise.all(generators.map((generator) => items(generator)))
+      return [...begun, ...ended].map((list) => list.map(({ text }) => text).join(''))
+    }
+    const first = gpu.createGenerator({ model, ...requests[0]! })
+    await items(first, 2)
+    await swapOne(gpu)
+    const texts = await both()
+    t.equal(gpu.modelStats(model).experts!.budgetBytes, 9 * experts.slot, 'one slot has a version, and no page')
+    await items(first)
+    t.same(await answers(gpu, model), one)
+    const { budgetBytes } = gpu.modelStats(model).experts!
+    t.ok(budgetBytes < 9 * experts.slot, `${budgetBytes / experts.slot} slots are left`)
+    const taken = gpu.backend.gpu!.memoryBytes - before
+    t.ok(taken <= gpuMemory(10), `${taken} bytes of ${gpuMemory(10)}`)
+    t.same(await both(), texts)
+    await gpu.unloadModel(model)
+  })
+
   t.test('what does not fit or cannot be read changes nothing', async (t) => {
     for (const slots of [3, 12]) {
       await gpu.loadModel({ model: source, id: model, gpuMemory: gpuMemory(slots), prefetch: 'off' })

@@ -6,6 +6,7 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, type EngineEvent, type LoadModelRequest } from 'tiered-moe'
+import { createError } from '../../lib/errors/index.js'
 import { native } from '../../lib/native.js'
 import { flip, manifestOf } from '../checkpoint/checkpoints.js'
 import { checkCounts, checkHotLoad, logitBits, results } from '../fixtures/device-tiers.js'
@@ -136,6 +137,30 @@ if (engines) {
       code: 'RESOURCE_BUDGET_TOO_SMALL',
       details: { alternatives: [{ change: 'gpuMemory' }] }
     })
+  })
+
+  t.test('a device that has not what was planned, which it does not say', async (t) => {
+    const before = gpu.backend.gpu!.memoryBytes
+    const addon = native()
+    const { reserveMemory } = addon
+    t.teardown(() => {
+      addon.reserveMemory = reserveMemory
+    })
+    // A GPU in software takes the host's memory, and asks for it: what all slots take is not granted.
+    addon.reserveMemory = (bytes) => {
+      if (bytes < 2 ** 29 + experts.all) return reserveMemory.call(addon, bytes)
+      throw createError('RESOURCE_MEMORY_EXHAUSTED', 'refused', { required: bytes })
+    }
+    const failure = await gpu.loadModel({ id: 'planned' }).catch((error) => error)
+    t.match(failure, { code: 'GPU_VRAM_EXHAUSTED', details: { model: 'planned', device: gpu.backend.device } })
+    const { required, available, alternatives } = failure.details
+    t.equal(required, base + arena + keyValues + experts.all, 'of the whole model')
+    t.ok(available > 0 && available < required, `it had ${available} of ${required}`)
+    t.match(alternatives, [{ change: 'gpuMemory', value: gpuMemory(2) }])
+    t.equal(gpu.backend.gpu!.memoryBytes, before)
+    await load({ id: 'planned', gpuMemory: alternatives[0].value })
+    t.same(await logitBits(gpu, 'planned'), expected.logits, 'with that it works')
+    await gpu.unloadModel('planned')
   })
 
   t.test('what the KV cache of more sequences takes is what slots had', async (t) => {

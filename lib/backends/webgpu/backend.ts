@@ -7,6 +7,7 @@ import { integerArgument } from './kernels/arguments.js'
 import { KernelCall } from './kernels/call.js'
 import type { GpuKernelName } from './kernels/index.js'
 import { gpuKernels } from './kernels/index.js'
+import { Turns } from './turns.js'
 
 /** Every kernel as a promise. Calls run in the order in which they are made; typed arrays must not be changed until it has settled. */
 export type GpuKernels = { [Name in GpuKernelName]: GpuKernelMethod<Name> }
@@ -16,7 +17,7 @@ type AnyKernel = (call: KernelCall, request: object) => Promise<unknown>
 /** Calls of kernels on one device, one after another until each is submitted. */
 export class GpuCalls {
   readonly #device: GpuDevice
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
 
   constructor(device: GpuDevice) {
     this.#device = device
@@ -29,12 +30,12 @@ export class GpuCalls {
     return Object.fromEntries(methods) as GpuKernels
   }
 
-  /** A new device array, of zeros. */
+  /** A new device array, of zeros: after what was called before, as an array that was disposed of goes. */
   async allocate<E extends Element>(element: E, length: number): Promise<DeviceArray<E>> {
     const count = integerArgument('length', length, 0, 2 ** 40)
     const what = `an array of ${count} ${element}`
-    const buffer = await this.#device.memory.allocate(bytesOf(element, count), what)
-    return new GpuArray(this.#device, element, count, buffer, (from) => this.#read(from))
+    const buffer = await this.#turns.run(() => this.#device.memory.allocate(bytesOf(element, count), what))
+    return new GpuArray(this.#device, this.#turns, element, count, buffer)
   }
 
   /** A copy of a typed array on the device. */
@@ -52,18 +53,6 @@ export class GpuCalls {
     return made
   }
 
-  /** After what was called before. */
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#last.then(work)
-    this.#last = done.catch(() => {})
-    return done
-  }
-
-  async #read(from: GPUBufferBinding): Promise<ArrayBuffer> {
-    const { reading } = await this.#inTurn(async () => ({ reading: this.#device.read(from) }))
-    return reading
-  }
-
   async #call(name: GpuKernelName, request: unknown): Promise<unknown> {
     if (typeof request !== 'object' || request === null)
       throw validationError(name, 'the argument', request, 'an object')
@@ -71,7 +60,7 @@ export class GpuCalls {
     try {
       const kernel = gpuKernels[name] as AnyKernel
       // A promise inside an object: the next call need not wait for the results of this one.
-      const { result, settled } = await this.#inTurn(async () => {
+      const { result, settled } = await this.#turns.run(async () => {
         this.#device.check()
         const result = await kernel(call, request)
         return { result, settled: call.submit() }

@@ -20,11 +20,15 @@ function sizeClass(bytes: number): number {
 
 const poolKey = (flags: number, size: number): string => `${flags}:${size}`
 
+/** A buffer, and whether there is memory for it: `made` rejects where there is none. */
+export interface Made {
+  buffer: GPUBuffer
+  made: Promise<void>
+}
+
 /** The memory of the machine, of which a GPU in software takes its own. */
 export interface HostMemory {
-  /** Bytes that may be taken now. */
-  available(): number
-  /** Whether the system would give so many bytes more. */
+  /** Whether the machine has so many bytes more, and the system would give them. */
   grants(bytes: number): boolean
 }
 
@@ -57,7 +61,7 @@ export class GpuMemory {
   readonly #host: HostMemory | undefined
   readonly #buffers = new Set<GPUBuffer>()
   /** Buffers that were given back, by usage and size. */
-  readonly #pool = new Map<string, GPUBuffer[]>()
+  readonly #pool = new Map<string, Made[]>()
 
   constructor({ device, name, limits, guard, host, limitBytes }: GpuMemoryOptions) {
     this.#device = device
@@ -77,15 +81,8 @@ export class GpuMemory {
    * A new buffer of at least `bytes`, filled with zeros. Throws GPU_LIMIT_EXCEEDED (larger than any buffer may be), GPU_VRAM_EXHAUSTED (over
    * the budget, or the driver has no more). `what` names it in failures.
    */
-  async allocate(bytes: number, what: string, flags: number = storage): Promise<GPUBuffer> {
-    try {
-      return await this.#made(bytes, what, flags)
-    } catch (error) {
-      if (this.#pool.size === 0 || !isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
-      // What was given back may be what is missing.
-      this.trim()
-      return this.#made(bytes, what, flags)
-    }
+  allocate(bytes: number, what: string, flags: number = storage): Promise<GPUBuffer> {
+    return this.#settled(() => this.#make(bytes, what, flags))
   }
 
   /** Ends a buffer; its memory goes when the work that uses it is done. */
@@ -95,28 +92,34 @@ export class GpuMemory {
     buffer.destroy()
   }
 
-  /**
-   * A buffer of at least `bytes` for one use, from those that were given back where one fits: what is in it is anything. `made` rejects where
-   * there is no memory for it.
-   */
-  take(bytes: number, flags: number): { buffer: GPUBuffer; made: Promise<void> } {
+  /** A buffer of at least `bytes` for one use, from those that were given back where one fits: what is in it is anything. Throws as `allocate`. */
+  take(bytes: number, flags: number): Made {
     const size = sizeClass(bytes)
-    const free = this.#pool.get(poolKey(flags, size))?.pop()
-    return free ? { buffer: free, made: Promise.resolve() } : this.#make(size, 'one call', flags)
+    const free = this.#pool.get(poolKey(flags, size))
+    for (let made = free?.pop(); made; made = free?.pop()) {
+      // It was given back before it was refused.
+      if (this.#buffers.has(made.buffer)) return made
+    }
+    return this.#make(size, 'one call', flags)
   }
 
-  /** Gives it back, unmapped. */
-  give(buffer: GPUBuffer): void {
+  /** The same of storage, once it is there. */
+  scratch(bytes: number): Promise<GPUBuffer> {
+    return this.#settled(() => this.take(bytes, storage))
+  }
+
+  /** Gives it back, unmapped; with `made` where that is not known yet. */
+  give(buffer: GPUBuffer, made: Promise<void> = Promise.resolve()): void {
     if (!this.#buffers.has(buffer)) return
     const key = poolKey(buffer.usage, buffer.size)
     const free = this.#pool.get(key)
-    if (free) free.push(buffer)
-    else this.#pool.set(key, [buffer])
+    if (free) free.push({ buffer, made })
+    else this.#pool.set(key, [{ buffer, made }])
   }
 
   /** Ends the buffers that were given back. */
   trim(): void {
-    for (const buffers of this.#pool.values()) for (const buffer of buffers) this.free(buffer)
+    for (const free of this.#pool.values()) for (const { buffer } of free) this.free(buffer)
     this.#pool.clear()
   }
 
@@ -126,24 +129,32 @@ export class GpuMemory {
     this.#pool.clear()
   }
 
-  async #made(bytes: number, what: string, flags: number): Promise<GPUBuffer> {
-    const { buffer, made } = this.#make(bytes, what, flags)
-    await made
-    return buffer
+  /** Where the driver has no memory what was given back may be what is missing. */
+  async #settled(make: () => Made): Promise<GPUBuffer> {
+    const attempt = async () => {
+      const { buffer, made } = make()
+      await made
+      return buffer
+    }
+    const pooled = this.#pool.size > 0
+    try {
+      return await attempt()
+    } catch (error) {
+      if (!pooled || !isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
+      return attempt()
+    }
   }
 
-  #make(bytes: number, what: string, flags: number): { buffer: GPUBuffer; made: Promise<void> } {
+  #make(bytes: number, what: string, flags: number): Made {
     const size = sizeOf(bytes)
     const most = this.#limits.maxBufferSize
     if (size > most) throw limitExceeded(this.#name, 'maxBufferSize', size, most)
     const limit = this.limitBytes ?? null
-    if (limit !== null && this.usedBytes + size > limit) this.trim()
-    if (limit !== null && this.usedBytes + size > limit) {
-      const available = Math.max(0, limit - this.usedBytes)
+    if (!this.#hasRoom(size)) this.trim()
+    if (!this.#hasRoom(size)) {
+      const left = limit === null ? size : Math.max(0, limit - this.usedBytes)
+      const available = left < size ? left : null
       throw memoryExhausted(this.#name, what, { required: size, available, used: this.usedBytes, limit })
-    }
-    if (size >= largeBuffer && this.#host?.grants(size + hostReserve) === false) {
-      throw memoryExhausted(this.#name, what, { required: size, available: null, used: this.usedBytes, limit })
     }
     this.#device.pushErrorScope('out-of-memory')
     this.#device.pushErrorScope('validation')
@@ -156,6 +167,8 @@ export class GpuMemory {
     const made = this.#guard(Promise.all([invalid, exhausted]))
       .then(([wrong, none]) => {
         const memory = { required: size, available: null, used: this.usedBytes - size, limit }
+        // So that who tries again finds what was given back.
+        if (none) this.trim()
         if (none) throw memoryExhausted(this.#name, what, memory, none)
         if (wrong) throw validationFailed(this.#name, `a buffer of ${size} bytes for ${what}`, wrong)
       })
@@ -164,5 +177,11 @@ export class GpuMemory {
         throw error
       })
     return { buffer, made }
+  }
+
+  /** Within the budget, and where the host is asked it has so much. */
+  #hasRoom(size: number): boolean {
+    if (this.usedBytes + size > (this.limitBytes ?? Number.MAX_SAFE_INTEGER)) return false
+    return size < largeBuffer || this.#host?.grants(size + hostReserve) !== false
   }
 }

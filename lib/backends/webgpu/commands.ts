@@ -1,5 +1,5 @@
 /** What goes into one submit. */
-import type { GpuMemory } from './buffers.js'
+import type { GpuMemory, Made } from './buffers.js'
 import { usage } from './flags.js'
 import type { PassTimer } from './timer.js'
 
@@ -21,16 +21,18 @@ export interface Commands {
   copy(from: GPUBufferBinding, to: GPUBufferBinding): void
   /** Fills with zeros. */
   clear(what: GPUBufferBinding): void
-  /** The bytes as they are then, once the submit is done. Rejects with what failed. */
-  read(from: GPUBufferBinding): Promise<ArrayBuffer>
-  /** A buffer to copy to; `data` are its bytes once the submit is done, at the begin of the memory `into`. Rejects as `read`. */
-  staged(bytes: number, into: ArrayBuffer): { buffer: GPUBuffer; data: Promise<ArrayBuffer> }
-  readonly encoder: GPUCommandEncoder
+  /** The bytes as they are then, once the submit is done. Rejects with what failed. `room`: as for `staged`. */
+  read(from: GPUBufferBinding, room?: number): Promise<ArrayBuffer>
+  /**
+   * A buffer to copy to; `data` are its bytes once the submit is done, at the begin of the memory `into`. Rejects as `read`. `room`: the buffer
+   * is one for so many bytes, which reads of other lengths use again.
+   */
+  staged(bytes: number, into: ArrayBuffer, room?: number): { buffer: GPUBuffer; data: Promise<ArrayBuffer> }
 }
 
 /** A copy that is on its way to where it can be mapped. */
 export interface StagedCopy {
-  staging: { buffer: GPUBuffer; made: Promise<void> }
+  staging: Made
   bytes: number
 }
 
@@ -40,11 +42,10 @@ export interface StagedRead extends StagedCopy {
   reject(reason: unknown): void
 }
 
-/** What a submit is to be read of, and how many workgroups it runs. */
+/** What a submit is to be read of. */
 export interface Encoded {
   reads: StagedRead[]
   stamps: StagedCopy | undefined
-  work: number
 }
 
 const sizeOf = ({ buffer, offset = 0, size }: GPUBufferBinding): number => size ?? buffer.size - offset
@@ -57,7 +58,6 @@ export function encodeCommands(
   timer: PassTimer | undefined
 ): Encoded {
   const reads: StagedRead[] = []
-  let work = 0
   timer?.begin()
   let pass: GPUComputePassEncoder | undefined
   // What the pass has set already: a call into the driver's library is a microsecond.
@@ -68,23 +68,21 @@ export function encodeCommands(
     set = undefined
     return encoder
   }
-  const staged = (bytes: number): StagedCopy => ({ staging: memory.take(bytes, usage.mapRead | usage.copyDst), bytes })
-  const stage = (from: GPUBufferBinding): StagedCopy => {
-    const copied = staged(sizeOf(from))
+  const staged = (bytes: number, room = 0): StagedCopy => {
+    const staging = memory.take(Math.max(bytes, room), usage.mapRead | usage.copyDst)
+    return { staging, bytes }
+  }
+  const stage = (from: GPUBufferBinding, room?: number): StagedCopy => {
+    const copied = staged(sizeOf(from), room)
     outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, copied.staging.buffer, 0, copied.bytes)
     return copied
   }
   const read = (copied: StagedCopy, into?: ArrayBuffer): Promise<ArrayBuffer> =>
     new Promise((resolve, reject) => reads.push({ ...copied, into, resolve, reject }))
   const commands: Commands = {
-    get encoder() {
-      return outside()
-    },
     run: ({ pipeline, group, workgroups: [x, y, most] }, depth = most) => {
       const z = Math.min(depth, most)
-      const count = x * y * z
-      if (count === 0) return
-      work += count
+      if (x * y * z === 0) return
       pass ??= encoder.beginComputePass(timer?.pass())
       if (pipeline !== set) pass.setPipeline(pipeline)
       set = pipeline
@@ -98,21 +96,21 @@ export function encodeCommands(
       outside().copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, sizeOf(from))
     },
     clear: (what) => outside().clearBuffer(what.buffer, what.offset ?? 0, sizeOf(what)),
-    read: (from) => read(stage(from)),
-    staged: (bytes, into) => {
-      const copied = staged(bytes)
+    read: (from, room) => read(stage(from, room)),
+    staged: (bytes, into, room) => {
+      const copied = staged(bytes, room)
       return { buffer: copied.staging.buffer, data: read(copied, into) }
     }
   }
   try {
     encode(commands)
     const stamps = timer?.resolve(outside())
-    return { reads, stamps: stamps && stage(stamps), work }
+    return { reads, stamps: stamps && stage(stamps) }
   } catch (error) {
     // Nothing is submitted, so nothing is read.
     for (const { staging } of reads) {
       staging.made.catch(() => {})
-      memory.give(staging.buffer)
+      memory.give(staging.buffer, staging.made)
     }
     throw error
   } finally {

@@ -2,6 +2,7 @@
 import { createError } from '../../errors/index.js'
 import type { DeviceArray, Element, HostArrays } from '../../kernels/device-arrays.js'
 import type { GpuDevice } from './device.js'
+import type { Turns } from './turns.js'
 
 export const arrayTypes = {
   f32: Float32Array,
@@ -43,37 +44,40 @@ export class GpuArray<E extends Element> implements DeviceArray<E> {
   readonly element: E
   readonly length: number
   readonly device: GpuDevice
-  readonly #read: (from: GPUBufferBinding) => Promise<ArrayBuffer>
+  /** The backend's calls: one after another. */
+  readonly #turns: Turns
   #buffer: GPUBuffer | undefined
+  #disposed = false
 
-  /** `read` waits for its turn among the backend's calls. */
-  constructor(
-    device: GpuDevice,
-    element: E,
-    length: number,
-    buffer: GPUBuffer,
-    read: (from: GPUBufferBinding) => Promise<ArrayBuffer>
-  ) {
+  constructor(device: GpuDevice, turns: Turns, element: E, length: number, buffer: GPUBuffer) {
     this.device = device
     this.element = element
     this.length = length
+    this.#turns = turns
     this.#buffer = buffer
-    this.#read = read
   }
 
-  /** Undefined once it was disposed. */
+  /** In the turn of a call; undefined where it was disposed before the call was made. */
   get binding(): GPUBufferBinding | undefined {
     return this.#buffer && bindingOf(this.#buffer, bytesOf(this.element, this.length))
   }
 
   async read(): Promise<HostArrays[E]> {
     const { binding } = this
-    if (!binding) throw createError('VALIDATION_ERROR', 'read: the device array was disposed', { argument: 'this' })
-    return hostArray(this.element, await this.#read(binding), this.length)
+    if (this.#disposed || !binding)
+      throw createError('VALIDATION_ERROR', 'read: the device array was disposed', { argument: 'this' })
+    // A promise inside an object: the next call need not wait for what is read.
+    const { reading } = await this.#turns.run(async () => ({ reading: this.device.read(binding) }))
+    return hostArray(this.element, await reading, this.length)
   }
 
   dispose(): void {
-    if (this.#buffer) this.device.memory.free(this.#buffer)
-    this.#buffer = undefined
+    if (this.#disposed) return
+    this.#disposed = true
+    // Calls that were made before still have it.
+    this.#turns.run(async () => {
+      if (this.#buffer) this.device.memory.free(this.#buffer)
+      this.#buffer = undefined
+    })
   }
 }

@@ -3,7 +3,7 @@ import type { EngineError } from '../../errors/index.js'
 import { isEngineError } from '../../errors/index.js'
 import type { HostMemory } from './buffers.js'
 import { GpuMemory } from './buffers.js'
-import type { BoundLaunch, Commands, StagedCopy, StagedRead } from './commands.js'
+import type { BoundLaunch, Commands, Encoded, StagedCopy, StagedRead } from './commands.js'
 import { encodeCommands } from './commands.js'
 import { deviceLost, limitExceeded, memoryExhausted, submitTimeout, validationFailed } from './failures.js'
 import { mapRead, usage } from './flags.js'
@@ -20,7 +20,7 @@ export type { BoundLaunch, Commands } from './commands.js'
 export interface GpuDeviceOptions {
   provider: GpuProvider
   shaders: ShaderTexts
-  /** Budget of all buffers. Default: what the driver gives; of a GPU in software what the machine has available. */
+  /** Budget of all buffers. Default: what the driver gives; of a GPU in software what the machine has available then. */
   memoryBytes?: number
   /** The machine's memory, asked where the GPU is one in software. */
   hostMemory?: HostMemory
@@ -28,6 +28,8 @@ export interface GpuDeviceOptions {
   timeoutMs?: number
   /** Limits that must be there. */
   limits?: Readonly<Partial<Record<LimitName, number>>>
+  /** The begin (true) and end of a time in which something of this device is waited for. */
+  onWaiting?: (waiting: boolean) => void
   /** Features to do without. */
   without?: readonly OptionalFeature[]
   /** Time what it computes by its own clock, where the adapter has timestamps. */
@@ -42,8 +44,8 @@ export interface UnboundLaunch {
 
 /** Where params may begin in a buffer, on every device. */
 const paramsAlignment = 256
-/** A timer that comes later than so was not held up by much else. */
-const punctualMs = 5
+/** The time that a wait may take runs in so many parts: a thread that is held up, or has much else to do, loses one part at a time. */
+const watchedParts = 8
 
 /** The params of all launches, in order. */
 function paramsOf(unbound: readonly UnboundLaunch[]): Uint32Array<ArrayBuffer> {
@@ -64,9 +66,13 @@ export class GpuDevice {
   readonly memory: GpuMemory
   readonly pipelines: Pipelines
   readonly timeoutMs: number
-  /** Submits since it was opened, and milliseconds that were spent waiting for them. */
+  /** Submits since it was opened, and milliseconds in which at least one was waited for. */
   submits = 0
   waitedMs = 0
+  /** Waits in progress, and when the first of them began. */
+  #waits = 0
+  #waitsBegan = 0
+  readonly #onWaiting: GpuDeviceOptions['onWaiting']
   #timer: PassTimer | undefined
   /** Why the device cannot go on. */
   #failure: EngineError | undefined
@@ -90,10 +96,11 @@ export class GpuDevice {
       limits: facts.limits,
       guard: (work) => this.#orFailure(work),
       host,
-      limitBytes: options.memoryBytes ?? host?.available()
+      limitBytes: options.memoryBytes
     })
     this.pipelines = new Pipelines(device, name, options.shaders)
     this.timeoutMs = options.timeoutMs ?? 30_000
+    this.#onWaiting = options.onWaiting
     device.lost.then((lost) => this.#fail(deviceLost(name, lost)))
     device.onuncapturederror = ({ error }) => {
       this.#uncaptured ??= this.#refused('a command', error)
@@ -191,7 +198,7 @@ export class GpuDevice {
   submit(encode: (commands: Commands) => void): void {
     this.check()
     this.device.pushErrorScope('validation')
-    let encoded: { reads: StagedRead[]; stamps: StagedCopy | undefined } = { reads: [], stamps: undefined }
+    let encoded: Encoded = { reads: [], stamps: undefined }
     let refused: Refusal
     try {
       const encoder = this.device.createCommandEncoder()
@@ -243,7 +250,7 @@ export class GpuDevice {
   async #map({ staging, bytes, into }: StagedRead, refusals: readonly Refusal[]): Promise<ArrayBuffer> {
     try {
       await this.#orFailure(staging.made)
-      await this.#watched(staging.buffer.mapAsync(mapRead, 0, staging.buffer.size))
+      await this.#watched(staging.buffer.mapAsync(mapRead, 0, Math.ceil(bytes / 8) * 8))
     } catch (error) {
       // Nobody knows when it will be mapped, if ever.
       this.memory.free(staging.buffer)
@@ -282,24 +289,30 @@ export class GpuDevice {
 
   /** Waits for the GPU as long as it may take. */
   async #watched<T>(work: Promise<T>): Promise<T> {
-    const began = performance.now()
+    if (this.#waits++ === 0) this.#beginWaiting()
     let timer: ReturnType<typeof setTimeout> | undefined
-    const wait = (ms: number): void => {
-      const due = performance.now() + ms
-      timer = setTimeout(() => {
-        const late = performance.now() - due
-        // The thread was held up, or the process: what ended meanwhile is told after its timers.
-        if (late > punctualMs) wait(late)
-        else this.#fail(submitTimeout(this.name, this.timeoutMs))
-      }, ms)
+    let left = watchedParts
+    const wait = (): void => {
+      timer = setTimeout(() => (--left > 0 ? wait() : this.#fail(submitTimeout(this.name, this.timeoutMs))), part)
     }
-    wait(this.timeoutMs)
+    const part = this.timeoutMs / watchedParts
+    wait()
     try {
       return await this.#orFailure(work)
     } finally {
-      this.waitedMs += performance.now() - began
+      if (--this.#waits === 0) this.#endWaiting()
       clearTimeout(timer)
     }
+  }
+
+  #beginWaiting(): void {
+    this.#waitsBegan = performance.now()
+    this.#onWaiting?.(true)
+  }
+
+  #endWaiting(): void {
+    this.waitedMs += performance.now() - this.#waitsBegan
+    this.#onWaiting?.(false)
   }
 
   /** Where the device fails meanwhile, that is the reason, whatever the work says. */

@@ -23,6 +23,7 @@ export async function nodeGpu(): Promise<GPU> {
 }
 
 function grants(bytes: number): boolean {
+  if (native().availableMemory() < bytes) return false
   try {
     native().reserveMemory(bytes).dispose()
     return true
@@ -32,9 +33,33 @@ function grants(bytes: number): boolean {
   }
 }
 
+/**
+ * Milliseconds that a turn of the event loop takes at least while a GPU is waited for. The binding polls once a turn, and each poll leaves garbage
+ * with a finalizer: in turns of some microseconds that takes a third of a token's own time. Sleeping would leave a core to itself, from which a GPU
+ * in software is slow to start.
+ */
+const turnMs = 0.05
+let [waiting, turning] = [0, false]
+
+function turn(): void {
+  turning = waiting > 0
+  if (!turning) return
+  const end = performance.now() + turnMs
+  while (performance.now() < end);
+  setImmediate(turn)
+}
+
+function slowTurns(begins: boolean): void {
+  waiting += begins ? 1 : -1
+  if (waiting === 0 || turning) return
+  turning = true
+  setImmediate(turn)
+}
+
 /** `GpuDevice.open({ ...onNode, … })` */
-export const onNode: Pick<GpuDeviceOptions, 'provider' | 'shaders' | 'hostMemory'> = {
+export const onNode: Pick<GpuDeviceOptions, 'provider' | 'shaders' | 'hostMemory' | 'onWaiting'> = {
   provider: nodeGpu,
   shaders: (name) => native().shaderText(name),
-  hostMemory: { available: () => native().availableMemory(), grants }
+  hostMemory: { grants },
+  onWaiting: slowTurns
 }

@@ -14,6 +14,13 @@ export interface Pipeline {
 
 type Variant = Pick<Launch, 'shader' | 'defines'>
 
+/** Who is told of compiling, and of how many. */
+interface Watcher {
+  readonly tell: (done: number, count: number) => void
+  done: number
+  count: number
+}
+
 /** Names a shader and all that specialises it; what is compiled is made from this text alone (`variantOf`). */
 export function keyOf({ shader, defines }: Variant): string {
   const given = Object.entries(defines).sort(([a], [b]) => (a < b ? -1 : 1))
@@ -44,8 +51,7 @@ export class Pipelines {
   readonly #name: string
   readonly #shaders: ShaderTexts
   readonly #compiled = new Map<string, Promise<Pipeline>>()
-  #done = 0
-  #listener: ((done: number, count: number) => void) | undefined
+  readonly #watchers = new Set<Watcher>()
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
   constructor(device: GPUDevice, name: string, shaders: ShaderTexts) {
@@ -58,13 +64,14 @@ export class Pipelines {
     return this.#compiled.size
   }
 
-  /** Tells how many are compiled of those that were asked for so far, while `work` goes on. */
-  async watched<Result>(listener: (done: number, count: number) => void, work: () => Promise<Result>): Promise<Result> {
-    this.#listener = listener
+  /** Tells how many are compiled of those that were first asked for since it began, while `work` goes on; any number watch at a time. */
+  async watched<Result>(tell: (done: number, count: number) => void, work: () => Promise<Result>): Promise<Result> {
+    const watcher = { tell, done: 0, count: 0 }
+    this.#watchers.add(watcher)
     try {
       return await work()
     } finally {
-      this.#listener = undefined
+      this.#watchers.delete(watcher)
     }
   }
 
@@ -75,9 +82,19 @@ export class Pipelines {
     if (known) return known
     const compiling = this.#compile(key)
     this.#compiled.set(key, compiling)
+    const watchers = [...this.#watchers]
+    for (const watcher of watchers) watcher.count++
     compiling.then(
-      () => this.#listener?.(++this.#done, this.#compiled.size),
-      () => this.#compiled.delete(key)
+      () => {
+        for (const watcher of watchers) {
+          watcher.done++
+          if (this.#watchers.has(watcher)) watcher.tell(watcher.done, watcher.count)
+        }
+      },
+      () => {
+        this.#compiled.delete(key)
+        for (const watcher of watchers) watcher.count--
+      }
     )
     return compiling
   }

@@ -40,6 +40,14 @@ export function uniformAt(seed: number, position: number): number {
 const tokensOf = (ids: Int32Array | undefined, vocab: number): number[] =>
   [...new Set(ids)].filter((id) => id >= 0 && id < vocab)
 
+/** Tokens that may not be drawn: the shader takes no mask. */
+function barred({ banned, allowed }: Draw, vocab: number): number[] {
+  if (!allowed) return tokensOf(banned, vocab)
+  const isAllowed = (id: number): boolean => (((allowed[id >> 5] ?? 0) >>> (id & 31)) & 1) === 1
+  const excluded = new Set(banned)
+  return Array.from({ length: vocab }, (_, id) => id).filter((id) => !isAllowed(id) || excluded.has(id))
+}
+
 /** The shader's `requests` and `lists`; undefined stands for a row that nothing is drawn from: it is only checked. */
 export function sampleRequests(
   draws: readonly (Draw | undefined)[],
@@ -51,7 +59,7 @@ export function sampleRequests(
     if (!draw) continue
     const { temperature, topP, minP, repetitionPenalty, seed, position, topLogprobs } = draw
     const penalised = repetitionPenalty === 1 ? [] : tokensOf(draw.recent, vocab)
-    const banned = tokensOf(draw.banned, vocab)
+    const banned = barred(draw, vocab)
     requests.set(
       [
         candidatesOf(draw, vocab),
@@ -72,7 +80,7 @@ export function sampleRequests(
   return { requests, lists: Uint32Array.from(lists) }
 }
 
-/** Why a row of results has no token: RUNTIME_NAN_DETECTED {token: number of the logit}, VALIDATION_ERROR where every token is banned. */
+/** Why a row of results has no token: RUNTIME_NAN_DETECTED {token: number of the logit}, VALIDATION_ERROR where no token may be chosen. */
 export function sampleFailure(results: Uint32Array, row: number, position: number): EngineError | undefined {
   const [token, bad] = results.subarray(row * resultWords) as unknown as [number, number]
   if (bad !== none) {
@@ -80,7 +88,7 @@ export function sampleFailure(results: Uint32Array, row: number, position: numbe
     return createError('RUNTIME_NAN_DETECTED', message, { token: bad })
   }
   if (token !== none) return undefined
-  return createError('VALIDATION_ERROR', 'every token of the vocabulary is banned', {})
+  return createError('VALIDATION_ERROR', 'no token of the vocabulary may be chosen', { argument: 'banned, allowed' })
 }
 
 /** A row of results; `sampleFailure` says before whether it has a token. */

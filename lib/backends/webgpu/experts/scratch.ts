@@ -1,16 +1,16 @@
 /** GPU memory that the experts of a step go through, one set for all layers, and what shape these have. */
-import type { Plan, PlanOp } from '../../../model/plan.js'
+import type { OpOf, Plan } from '../../../model/plan.js'
 import type { GpuDevice } from '../device.js'
 import type { ExpertShape } from '../launches/expert-matmul.js'
 import type { ScratchName } from './stages.js'
 import { scratchBytes } from './stages.js'
 
-type ExpertsOp = Extract<PlanOp, { op: 'experts' }>
 /** A layer's experts for any number of tokens. */
 export type LayerShape = Omit<ExpertShape, 'tokens'>
 
 /** The operation of each routed layer. */
-export const expertOps = (plan: Plan): ExpertsOp[] => plan.ops.filter((op): op is ExpertsOp => op.op === 'experts')
+export const expertOps = (plan: Plan): OpOf<'experts'>[] =>
+  plan.ops.filter((op): op is OpOf<'experts'> => op.op === 'experts')
 
 /** The shapes of a plan's routed layers; `types` of each layer's gate, up and down. */
 export function layerShapes(plan: Plan, types: (layer: number) => ExpertShape['types']): LayerShape[] {

@@ -148,7 +148,7 @@ export class Versions {
   async #bytes(layer: number, expert: number, version: Version, here: Held | undefined): Promise<First['from']> {
     if (version.path === undefined) {
       const text = `what expert ${expert} of layer ${layer} was loaded with is no longer there`
-      throw createError('VALIDATION_ERROR', `placeVersions: ${text}`, { layer, expert })
+      throw createError('VALIDATION_ERROR', `placeVersions: ${text}`, { argument: 'versions', layer, expert })
     }
     if (this.#setup.reader) return undefined
     return here ? here.slot : this.#read(layer, expert, version)

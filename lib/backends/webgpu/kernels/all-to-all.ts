@@ -1,7 +1,7 @@
 import type { DeviceArray, OnDevice } from '../../../kernels/device-arrays.js'
 import { type AllToAllShape, allToAllLaunch, rankRowsLaunch } from '../launches/all-to-all.js'
 import { arrayArgument, integerArgument, mostChosen, mostSize, partsOf, refused } from './arguments.js'
-import type { GpuKernel, KernelCall } from './call.js'
+import { type GpuKernel, type KernelCall, unset } from './call.js'
 
 interface Exchange {
   from: { name: string; value: unknown }
@@ -30,11 +30,10 @@ async function move(
   const slots = await call.input('slots', r.slots, 'u32')
   const out = await call.output('out', r.out, 'f32', rows * width, { alone: true })
   const seen = await call.scratch(rows * 4)
-  call.device.submit((commands) => commands.clear(seen))
+  call.queue((commands) => commands.clear(seen))
   const status = await call.status((words) => {
-    if (words[2] !== 0xffffffff) throw refused('offsets', `offsets from 0 up to ${rows}`, `another at ${words[2]}`)
-    if (words[1] !== 0xffffffff)
-      throw refused('slots', 'each slot once', `one out of range or twice, at row ${words[1]}`)
+    if (words[2] !== unset) throw refused('offsets', `offsets from 0 up to ${rows}`, `another at ${words[2]}`)
+    if (words[1] !== unset) throw refused('slots', 'each slot once', `one out of range or twice, at row ${words[1]}`)
   })
   await call.run(rankRowsLaunch({ rows, experts, ranks }), [offsets, rankRows, status])
   await call.run(allToAllLaunch({ rows, k, width, direction }, call.facts), [from, slots, out.binding, seen, status])

@@ -1,4 +1,4 @@
-import { kvCacheBytes } from '../../../kernels/layout.js'
+import { kvCacheBytes, pagePositions } from '../../../kernels/layout.js'
 import { attentionLaunches } from '../launches/attention.js'
 import {
   arrayArgument,
@@ -10,9 +10,6 @@ import {
   partsOf
 } from './arguments.js'
 import type { GpuKernel } from './call.js'
-
-/** Positions in a page. */
-const page = 64
 
 /** RUNTIME_NAN_DETECTED {token} besides what the CPU's throws: a query, or a key or value as the cache holds it, is not finite. */
 export const attention: GpuKernel<'attention'> = async (call, r) => {
@@ -34,7 +31,7 @@ export const attention: GpuKernel<'attention'> = async (call, r) => {
   const cache = await call.output('cache', r.cache, 'u8', cacheBytes, { keeps: true })
   const out = await call.output('out', r.out, 'f32', rows * heads * valueDim)
   const places = Uint32Array.from({ length: 2 * rows }, (_, i) => (i % 2 === 0 ? start + i / 2 : 0))
-  const pages = Uint32Array.from({ length: Math.ceil(positions / page) }, (_, i) => i)
+  const pages = Uint32Array.from({ length: Math.ceil(positions / pagePositions) }, (_, i) => i)
   const placed = await call.input('rows', places, 'u32')
   const paged = await call.input('pages', pages, 'u32')
   const status = await call.status()

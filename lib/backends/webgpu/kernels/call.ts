@@ -4,7 +4,6 @@ import type { Element, HostArrays, OnDevice } from '../../../kernels/device-arra
 import type { KernelName, KernelTable } from '../../../kernels/requests.js'
 import type { BoundLaunch, Commands, GpuDevice } from '../device.js'
 import { bindingOf, bytesOf, GpuArray, hostArray, writeArray } from '../device-array.js'
-import { usage } from '../flags.js'
 import type { DeviceFacts, Launch } from '../launches/launch.js'
 import { arrayArgument, liesOver, overlap } from './arguments.js'
 
@@ -22,14 +21,16 @@ export interface Output<E extends Element> {
 
 /** Words of `status`, none of which is set. */
 const statusWords = 64
-const unset = 0xffffffff
-const storage = usage.storage | usage.copySrc | usage.copyDst
+/** A status word that nothing was reported in. */
+export const unset = 0xffffffff
 
 export class KernelCall {
   readonly op: KernelName
   readonly device: GpuDevice
   readonly #taken: GPUBuffer[] = []
   readonly #launches: BoundLaunch[] = []
+  /** What the next submit does, in order: launches, and copies between them. */
+  readonly #queued: ((commands: Commands) => void)[] = []
   readonly #arrays: { name: string; array: ArrayBufferView | GpuArray<Element>; output: boolean; alone: boolean }[] = []
   /** Done with the launches' own submit, in order. */
   readonly #afterwards: ((commands: Commands) => void)[] = []
@@ -76,7 +77,7 @@ export class KernelCall {
       // One buffer cannot be read and written through two bindings of a dispatch.
       const binding = await this.scratch(bytes)
       const whole = { buffer: binding.buffer, size: Math.ceil(bytes / 4) * 4 }
-      if (keeps && bytes > 0) this.device.submit((commands) => commands.copy({ ...own, size: whole.size }, whole))
+      if (keeps && bytes > 0) this.queue((commands) => commands.copy({ ...own, size: whole.size }, whole))
       if (bytes > 0) this.#afterwards.push((commands) => commands.copy(whole, own))
       return { binding, array }
     }
@@ -95,8 +96,7 @@ export class KernelCall {
 
   /** Memory of the call's own; what is in it is anything. */
   async scratch(bytes: number): Promise<GPUBufferBinding> {
-    const { buffer, made } = this.device.memory.take(bytes, storage)
-    await made
+    const buffer = await this.device.memory.scratch(bytes)
     this.#taken.push(buffer)
     return bindingOf(buffer, bytes)
   }
@@ -110,8 +110,13 @@ export class KernelCall {
   ): Promise<GPUBufferBinding> {
     const binding = await this.scratch(statusWords * 4)
     this.device.write(binding.buffer, 0, new Uint32Array(statusWords).fill(unset))
-    this.#status = { binding, check }
+    this.answers(binding, check)
     return binding
+  }
+
+  /** `check` is given the words of a buffer when all of the call has run, and throws what they mean. In place of `status`. */
+  answers(binding: GPUBufferBinding, check: (words: Uint32Array) => void | Promise<void>): void {
+    this.#status = { binding, check }
   }
 
   /** RUNTIME_NAN_DETECTED {token} where a status word names one. */
@@ -122,14 +127,21 @@ export class KernelCall {
 
   /** Queues a launch with its buffers 1, 2, …; launches run in the order in which they were queued. */
   async run(launch: Launch, buffers: readonly GPUBufferBinding[]): Promise<void> {
-    this.#launches.push(await this.device.bind(launch, buffers))
+    const bound = await this.device.bind(launch, buffers)
+    this.#launches.push(bound)
+    this.queue((commands) => commands.run(bound))
+  }
+
+  /** Queues commands between launches. */
+  queue(encode: (commands: Commands) => void): void {
+    this.#queued.push(encode)
   }
 
   /** Runs what is queued and gives bytes back, for a kernel whose next launch depends on them. */
   read(from: GPUBufferBinding): Promise<ArrayBuffer> {
     let bytes: Promise<ArrayBuffer> | undefined
     this.device.submit((commands) => {
-      for (const bound of this.#launches) commands.run(bound)
+      for (const next of this.#queued.splice(0)) next(commands)
       bytes = commands.read(from)
     })
     for (const bound of this.#launches.splice(0)) bound.dispose()
@@ -144,8 +156,7 @@ export class KernelCall {
     }
     let status: Promise<ArrayBuffer> | undefined
     this.device.submit((commands) => {
-      for (const bound of this.#launches) commands.run(bound)
-      for (const next of this.#afterwards) next(commands)
+      for (const next of [...this.#queued, ...this.#afterwards]) next(commands)
       if (this.#status) status = commands.read(this.#status.binding)
     })
     return this.#settle(status)
@@ -182,7 +193,7 @@ export class KernelCall {
       throw createError(
         'RESOURCE_MEMORY_EXHAUSTED',
         `no memory for ${required} bytes of output`,
-        { required },
+        { required, resourceInfo: { required, available: 0, current: null, limit: null, unit: 'bytes' } },
         { cause }
       )
     }

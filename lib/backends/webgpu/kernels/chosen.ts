@@ -2,9 +2,7 @@
 import { createError } from '../../../errors/index.js'
 import type { DeviceArray } from '../../../kernels/device-arrays.js'
 import { refused } from './arguments.js'
-import type { KernelCall } from './call.js'
-
-const unset = 0xffffffff
+import { type KernelCall, unset } from './call.js'
 
 /** Throws ROUTING_INVALID_EXPERT {token, slot, expertId} and, for combine, VALIDATION_ERROR where a row does not exist. */
 export const checkChosen =

@@ -28,6 +28,7 @@ function checkOffsets(name: string, offsets: Uint32Array, total: number, least: 
 
 const tooFew = (level: string, k: number, enabled: number) =>
   createError('VALIDATION_ERROR', `route: ${enabled} enabled at the level of ${level}, ${k} are to be chosen`, {
+    argument: 'enabled',
     level,
     k,
     enabled
@@ -57,7 +58,7 @@ export async function readHser(
   if (active !== k) throw refused('k', `kTier · kGroup · kExpert = ${active}`, String(k))
   if (active > bound) {
     const text = `route: ${kTier} · ${kGroup} · ${kExpert} experts would be active, the bound is ${bound}`
-    throw createError('VALIDATION_ERROR', text, { active, bound })
+    throw createError('VALIDATION_ERROR', text, { argument: 'hser.bound', active, bound })
   }
   if (kTier > tiers) throw tooFew('tier', kTier, tiers)
   checkOffsets('hser.tierGroups', tierGroups, groups, kGroup)
@@ -96,7 +97,7 @@ export function checkEnabled(
     const count = enabled ? countEnabled(enabled) : experts
     if (k <= count) return
     const text = `route: k = ${k}, but ${count} of ${experts} experts are enabled`
-    throw createError('VALIDATION_ERROR', text, { k, enabled: count })
+    throw createError('VALIDATION_ERROR', text, { argument: 'enabled', k, enabled: count })
   }
   const { shape, tierGroups, groupExperts } = upper
   const lacking = enabled && lackingLevel({ ...shape, tierGroups, groupExperts }, enabled)

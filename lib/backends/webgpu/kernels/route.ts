@@ -23,7 +23,7 @@ async function stacked(call: KernelCall, routers: readonly { name: string; value
   for (const { name, value, count } of routers) parts.push(await call.input(name, value, 'i32', count))
   if (parts.length === 1) return parts[0]!
   const whole = await call.scratch(routers.reduce((sum, { count }) => sum + count * 4, 0))
-  call.device.submit((commands) => {
+  call.queue((commands) => {
     let offset = 0
     for (const [i, part] of parts.entries()) {
       const size = routers[i]!.count * 4

@@ -1,6 +1,6 @@
 import { createError } from '../../../errors/index.js'
 import { resultWords, sampleLaunch } from '../launches/sample.js'
-import { type Draw, drawsOnDevice, sampled, sampleFailure, sampleRequests } from '../sampling.js'
+import { type Draw, type Drawn, drawsOnDevice, sampled, sampleFailure, sampleRequests } from '../sampling.js'
 import { arrayArgument, hostArgument, integerArgument, numberArgument } from './arguments.js'
 import type { GpuKernel } from './call.js'
 
@@ -24,20 +24,24 @@ export const sample: GpuKernel<'sample'> = async (call, r) => {
   }
   if (r.recent) draw.recent = await hostArgument(call, 'recent', r.recent, 'i32', 0)
   if (r.banned) draw.banned = await hostArgument(call, 'banned', r.banned, 'i32', 0)
+  if (r.allowed) draw.allowed = await hostArgument(call, 'allowed', r.allowed, 'u32', 1)
   if (!drawsOnDevice(draw, vocab)) {
     const message = 'topK: the GPU draws from at most 256 candidates'
     throw createError('VALIDATION_ERROR', message, { argument: 'topK', expected: 'at most 256', actual: draw.topK })
   }
   const given = await call.input('logits', r.logits, 'f32')
   const logits = await call.scratch(vocab * 4) // the shader writes into it
-  call.device.submit((commands) => commands.copy(given, logits))
+  call.queue((commands) => commands.copy(given, logits))
   const { requests, lists } = sampleRequests([draw], vocab)
   const asked = await call.input('requests', requests, 'u32')
   const listed = await call.input('lists', lists, 'u32')
   const results = await call.scratch(resultWords * 4)
   await call.run(sampleLaunch({ rows: 1, vocab }), [logits, asked, listed, results])
-  const words = new Uint32Array(await call.read(results))
-  const failure = sampleFailure(words, 0, draw.position)
-  if (failure) throw failure
-  return sampled(words, 0, draw, vocab)
+  const drawn = {} as Drawn
+  call.answers(results, (words) => {
+    const failure = sampleFailure(words, 0, draw.position)
+    if (failure) throw failure
+    Object.assign(drawn, sampled(words, 0, draw, vocab))
+  })
+  return drawn
 }

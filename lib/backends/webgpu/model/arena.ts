@@ -1,9 +1,10 @@
 /** GPU memory that every step of a model uses again: the plan's buffers, and what operations need beside them. Made for the largest step. */
-import type { Plan, PlanOp } from '../../../model/plan.js'
+import type { OpOf, Plan } from '../../../model/plan.js'
 import type { RoutingShape } from '../../../native.js'
 import { sizeOf } from '../buffers.js'
 import type { GpuDevice } from '../device.js'
 import { scratchLimitOf } from '../launches/attention.js'
+import { activationBytes } from '../launches/tile.js'
 import { attentionOps } from './kv-pool.js'
 import { headsWidth } from './step-ops.js'
 
@@ -13,10 +14,6 @@ export const leastPositions = 256
 export const logitRows = 32
 /** Words of failures in a slice of the status buffer, which is bound for itself. */
 export const statusWords = 4
-/** Bytes of a token's quantised activations per column (csrc's blocks of 32 with a scale and two sums). */
-const activationBytes = 48 / 32
-
-type RouteOp = Extract<PlanOp, { op: 'route' }>
 
 export interface ArenaSizes {
   maxBatchTokens: number
@@ -26,9 +23,9 @@ export interface ArenaSizes {
   routerRows: number
 }
 
-const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
+export const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
 
-export const routeOps = (plan: Plan): RouteOp[] => plan.ops.filter((op): op is RouteOp => op.op === 'route')
+export const routeOps = (plan: Plan): OpOf<'route'>[] => plan.ops.filter((op): op is OpOf<'route'> => op.op === 'route')
 
 /** Layers that can fail each for themselves: those of the plan, the end of it, and each part of the logits. */
 const statusSlices = ({ plan, maxBatchTokens }: ArenaSizes): number =>
@@ -48,7 +45,7 @@ function sizes(s: ArenaSizes, alignment: number): Map<string, number> {
   const choices = routing.layers * roundUp(rows * routing.k * 4, alignment)
   const sizes = new Map<string, number>(widths.map(([name, width]) => [`buffer ${name}`, rows * width * 4]))
   sizes.set('heads', rows * headsWidth(plan) * 4)
-  sizes.set('activations', rows * roundUp(widest, 32) * activationBytes)
+  sizes.set('activations', activationBytes(rows, roundUp(widest, 32)))
   sizes.set('scores', rows * s.routerRows * 8)
   sizes.set('exponents', rows * 4)
   sizes.set('ids', choices)
@@ -118,8 +115,8 @@ export class Arena {
     return this.status(this.sizes.plan.layers + 1 + part)
   }
 
-  /** Bytes of ids, or of weights, of one layer in a step of `rows` tokens. */
-  choiceBytes(rows: number): number {
+  /** Bytes of ids, or of weights, of one layer in a step of so many tokens; default: of the most. */
+  choiceBytes(rows = this.sizes.maxBatchTokens): number {
     return roundUp(rows * this.sizes.routing.k * 4, this.alignment)
   }
 

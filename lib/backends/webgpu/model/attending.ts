@@ -1,10 +1,11 @@
 /** Launches from states to what attention makes of them, with the buffers that they are bound to. */
+import type { OpOf } from '../../../model/plan.js'
 import type { KvType } from '../../../native.js'
 import type { AttentionLaunches, AttentionShape } from '../launches/attention.js'
 import { attentionLaunches } from '../launches/attention.js'
 import { headsLaunch, writesCache } from '../launches/heads.js'
 import { multiply } from './products.js'
-import type { HeadsOp, OpOf, StepOp } from './step-ops.js'
+import type { HeadsOp, StepOp } from './step-ops.js'
 import type { Run, ShapeKey, ShapeParts } from './step-shape.js'
 import type { GpuWeight } from './weights.js'
 

@@ -1,14 +1,16 @@
 /** Whether a TierSet leaves every level of a router enough to choose from. */
 import { createError } from '../../../errors/index.js'
-import type { PlanOp } from '../../../model/plan.js'
+import type { OpOf } from '../../../model/plan.js'
 import type { RoutingShape } from '../../../native.js'
 import { validationError } from '../../../validation.js'
 import { countEnabled, lackingLevel } from '../masks.js'
 
-type RouteOp = Extract<PlanOp, { op: 'route' }>
-
 /** ROUTING_TOO_FEW_EXPERTS {layer, enabled, k}; VALIDATION_ERROR for a mask that is not [layers][experts]. */
-export function checkEnabled(routes: readonly RouteOp[], { layers, experts, k }: RoutingShape, mask: Uint8Array): void {
+export function checkEnabled(
+  routes: readonly OpOf<'route'>[],
+  { layers, experts, k }: RoutingShape,
+  mask: Uint8Array
+): void {
   if (!(mask instanceof Uint8Array) || mask.length < layers * experts) {
     throw validationError('checkEnabled', 'enabled', mask, `a Uint8Array of ${layers * experts}`)
   }

@@ -2,7 +2,7 @@
  * The routes that a routed layer will probably have: its own norm and router on the state before the experts of the layer before it. They
  * decide nothing but which experts are brought ahead of their demand, so no bit depends on them.
  */
-import type { PlanOp } from '../../../model/plan.js'
+import type { OpOf, PlanOp } from '../../../model/plan.js'
 import type { BoundLaunch, Commands } from '../device.js'
 import { rmsNormLaunch } from '../launches/rms-norm.js'
 import type { StepSections } from './routing.js'
@@ -14,13 +14,10 @@ const statusBytes = 256
 /** Larger steps want most experts anyway. */
 export const mostForeseenRows = 8
 
-type NormOp = Extract<PlanOp, { op: 'rmsNorm' }>
-type RouteOp = Extract<PlanOp, { op: 'route' }>
-
 /** Each route of a plan with the norm that makes its state. */
-function normedRoutes(ops: readonly PlanOp[]): { route: RouteOp; norm: NormOp | undefined }[] {
-  let norm: NormOp | undefined
-  const found: { route: RouteOp; norm: NormOp | undefined }[] = []
+function normedRoutes(ops: readonly PlanOp[]): { route: OpOf<'route'>; norm: OpOf<'rmsNorm'> | undefined }[] {
+  let norm: OpOf<'rmsNorm'> | undefined
+  const found: { route: OpOf<'route'>; norm: OpOf<'rmsNorm'> | undefined }[] = []
   for (const op of ops) {
     if (op.op === 'rmsNorm') norm = op
     if (op.op === 'route') found.push({ route: op, norm: norm?.out === op.in ? norm : undefined })

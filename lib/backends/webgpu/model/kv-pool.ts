@@ -1,16 +1,15 @@
 /** The KV cache of all sequences of one type: per layer one buffer of pages, which all sequences share. */
 import { isEngineError } from '../../../errors/index.js'
-import type { Plan, PlanOp } from '../../../model/plan.js'
+import { pagePositions } from '../../../kernels/layout.js'
+import type { OpOf, Plan } from '../../../model/plan.js'
 import type { KvType } from '../../../native.js'
 import type { GpuDevice } from '../device.js'
-import { limitExceeded } from '../failures.js'
+import { limitExceeded, memoryExhausted } from '../failures.js'
 
-/** Positions in a page, as the CPU has it (csrc/cpu/kernels.h). */
-export const pagePositions = 64
 /** Pages of a pool's first buffers. */
 const firstPages = 4
 
-export type AttentionOp = Extract<PlanOp, { op: 'attention' }>
+export type AttentionOp = OpOf<'attention'>
 
 /** Those of a plan: each has a cache of its own. */
 export const attentionOps = (plan: Plan): AttentionOp[] =>
@@ -60,11 +59,17 @@ export class KvPool {
     return { buffer: this.#buffers[index] as GPUBuffer }
   }
 
-  /** Adds pages to a list until it has `wanted`. GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED: the list is as it was. */
+  /**
+   * Adds pages to a sequence's list until it has `wanted`. GPU_LIMIT_EXCEEDED where no binding holds so many, GPU_VRAM_EXHAUSTED where others
+   * have them: the list is as it was.
+   */
   async reserve(list: number[], wanted: number): Promise<void> {
     const missing = wanted - list.length
     if (missing <= 0) return
-    if (missing > this.#free.length) await this.#grow(this.#pages + missing - this.#free.length)
+    if (missing > this.#free.length) {
+      this.#checkBinding(wanted, missing)
+      await this.#grow(this.#pages + missing - this.#free.length)
+    }
     for (let i = 0; i < missing; i++) list.push(this.#free.pop() as number)
   }
 
@@ -79,16 +84,28 @@ export class KvPool {
     this.#pages = 0
   }
 
+  /** A sequence has `wanted` pages with `missing` ones: its own are never too many because of those of others. */
+  #checkBinding(wanted: number, missing: number): void {
+    const { name, facts } = this.#device
+    const { maxStorageBufferBindingSize: limit } = facts.limits
+    const largest = Math.max(...this.#pageBytes)
+    if (wanted > this.#most) throw limitExceeded(name, 'maxStorageBufferBindingSize', wanted * largest, limit)
+    const held = this.#pages - this.#free.length
+    if (held + missing <= this.#most) return
+    const [required, available] = [missing * largest, (this.#most - held) * largest]
+    const text = 'the KV cache of all sequences, of which a binding holds a layer'
+    throw memoryExhausted(name, text, { required, available, used: held * largest, limit })
+  }
+
+  /** Pages of which a binding holds each layer. */
+  get #most(): number {
+    return Math.floor(this.#device.facts.limits.maxStorageBufferBindingSize / Math.max(...this.#pageBytes))
+  }
+
   /** Room for at least `least` pages, and for later ones where the limits and memory allow it. */
   async #grow(least: number): Promise<void> {
-    const { maxStorageBufferBindingSize: limit } = this.#device.facts.limits
-    const largest = Math.max(...this.#pageBytes)
-    const most = Math.floor(limit / largest)
-    if (least > most) {
-      throw limitExceeded(this.#device.name, 'maxStorageBufferBindingSize', least * largest, limit)
-    }
     try {
-      await this.#growTo(Math.min(most, Math.max(least, this.#wanted())), this.#room === undefined)
+      await this.#growTo(Math.min(this.#most, Math.max(least, this.#wanted())), this.#room === undefined)
     } catch (error) {
       if (!isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
       // There is no room for the old buffers beside the new ones, or for so many pages: a layer at a time needs the least.

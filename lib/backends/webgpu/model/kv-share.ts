@@ -7,6 +7,12 @@ import type { Experts } from '../experts/experts.js'
 import { memoryExhausted } from '../failures.js'
 import type { KvRoom } from './kv-pool.js'
 
+/** The fewest bytes of slots, where a budget is refused for being less. Throws any other error. */
+function leastOf(error: unknown): number {
+  if (!isEngineError(error) || error.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw error
+  return error.details.resourceInfo?.required ?? 0
+}
+
 export class KvShare {
   readonly #device: GpuDevice
   readonly #experts: Experts | undefined
@@ -33,12 +39,29 @@ export class KvShare {
     return {
       certain: own === 0 ? this.#parts.keyValues : 0,
       take: async (bytes) => {
-        const all = this.#taken.reduce((sum, taken, pool) => sum + (pool === own ? 0 : taken), bytes)
+        const all = this.#sum() - (this.#taken[own] ?? 0) + bytes
         await this.#leave(all)
         this.#taken[own] = bytes
         this.#experts?.lend(Math.max(0, all - this.#parts.keyValues))
       }
     }
+  }
+
+  /** No expert has several versions any more: slots leave what pages have taken meanwhile, or as much of it as they can. */
+  async settle(): Promise<void> {
+    const experts = this.#experts
+    const left = Math.max(0, this.#both - this.#sum())
+    if (!experts || experts.resident || experts.hasVersions || experts.slotBytes <= left) return
+    try {
+      await experts.setBudget(left).catch((error) => experts.setBudget(leastOf(error)))
+    } catch (error) {
+      // No room for the copy of a slab: pages that are wanted later try again.
+      if (!isEngineError(error) || error.code !== 'GPU_VRAM_EXHAUSTED') throw error
+    }
+  }
+
+  #sum(): number {
+    return this.#taken.reduce((sum, bytes) => sum + bytes, 0)
   }
 
   /** Slots of experts leave so many bytes to the KV cache. */
@@ -47,13 +70,12 @@ export class KvShare {
     const slots = this.#experts?.slotBytes ?? 0
     if (slots <= left) return
     if (!this.#experts || this.#experts.resident) throw this.#exhausted(bytes, slots)
-    // Slots of versions are none of the policy's: it makes room when these are gone.
+    // Slots of versions are none of the policy's: `settle` makes room when these are gone.
     if (this.#experts.hasVersions) return
     try {
       await this.#experts.setBudget(Math.max(0, left))
     } catch (cause) {
-      if (!isEngineError(cause) || cause.code !== 'RESOURCE_BUDGET_TOO_SMALL') throw cause
-      throw this.#exhausted(bytes, cause.details.resourceInfo?.required ?? slots, cause)
+      throw this.#exhausted(bytes, leastOf(cause), cause)
     }
   }
 

@@ -1,14 +1,12 @@
 /** The launches that make the logits of some rows: of the first ones of a step, or of such as were gathered before. */
-import type { PlanOp } from '../../../model/plan.js'
+import type { OpOf, PlanOp } from '../../../model/plan.js'
 import type { BoundLaunch, Commands, UnboundLaunch } from '../device.js'
 import { logitRows } from './arena.js'
 import { multiply, quantising, takesBlocks } from './products.js'
 import type { Run, ShapeParts } from './step-shape.js'
 
-type LogitsOp = Extract<PlanOp, { op: 'logits' }>
-
-export const logitsOp = (ops: readonly PlanOp[]): LogitsOp | undefined =>
-  ops.find((op): op is LogitsOp => op.op === 'logits')
+export const logitsOp = (ops: readonly PlanOp[]): OpOf<'logits'> | undefined =>
+  ops.find((op): op is OpOf<'logits'> => op.op === 'logits')
 
 export class LogitsShape {
   /** The rows are to be copied to the arena's `gathered` first. */
@@ -23,7 +21,7 @@ export class LogitsShape {
   /** Throws what GpuDevice.bind does. */
   static async make(parts: ShapeParts, count: number, part: number, gathers: boolean): Promise<LogitsShape> {
     const { device, plan, arena, weights } = parts
-    const op = logitsOp(plan.ops) as LogitsOp
+    const op = logitsOp(plan.ops) as OpOf<'logits'>
     const columns = plan.buffers[op.in] as number
     const input = gathers ? arena.get('gathered') : { ...arena.buffer(op.in), offset: part * logitRows * columns * 4 }
     const matrices = [weights.get(op.weight)]

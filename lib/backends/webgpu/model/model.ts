@@ -1,6 +1,7 @@
 /** A model on the GPU: NativeModel (lib/native/model.ts) in TypeScript, on the launches of this backend. */
 import type { EngineError } from '../../../errors/index.js'
 import { createError } from '../../../errors/index.js'
+import { pagePositions } from '../../../kernels/layout.js'
 import type { Plan } from '../../../model/plan.js'
 import type {
   AdoptedExperts,
@@ -20,9 +21,10 @@ import type {
 import { validationError } from '../../../validation.js'
 import type { GpuDevice } from '../device.js'
 import type { Experts } from '../experts/experts.js'
+import { Turns } from '../turns.js'
 import { type Arena, routeOps } from './arena.js'
 import { checkEnabled } from './enabled.js'
-import { attentionOps, KvPool, pageBytes, pagePositions } from './kv-pool.js'
+import { attentionOps, KvPool, pageBytes } from './kv-pool.js'
 import type { KvShare } from './kv-share.js'
 import { rotationsOf } from './rotations.js'
 import type { Routers } from './routers.js'
@@ -30,7 +32,6 @@ import { Sampler } from './sampler.js'
 import { GpuSequence } from './sequence.js'
 import { Shapes } from './shapes.js'
 import { Stepper } from './stepper.js'
-import { Turns } from './turns.js'
 import { UseCounts } from './use-counts.js'
 import type { GpuWeights } from './weights.js'
 
@@ -162,6 +163,7 @@ export class GpuModel implements NativeModel {
   placeVersions(lists: PlacedVersions[]): Promise<void> {
     return this.#between(async (experts) => {
       await experts.placeVersions(lists)
+      await this.#parts.kvShare?.settle()
       // What is bound to the slots as they were.
       if (experts.resident) this.#shapes.forgetSteps()
     })

@@ -1,6 +1,7 @@
 /** What a step gives back: gathered in the one buffer that is read. */
 import type { Commands } from '../device.js'
-import type { Arena } from './arena.js'
+import type { Arena, ArenaSizes } from './arena.js'
+import { logitRows, roundUp } from './arena.js'
 
 /** Bytes of each part. */
 interface Parts {
@@ -10,14 +11,32 @@ interface Parts {
   logits: number
 }
 
+/** Bytes of the largest that is planned for: with logits of up to 32 rows. */
+export function outcomeBytes({ plan, maxBatchTokens, routing }: ArenaSizes, alignment: number): number {
+  const status = (plan.layers + 2) * alignment
+  const choices = routing.layers * roundUp(maxBatchTokens * routing.k * 4, alignment)
+  return status + 2 * choices + Math.min(maxBatchTokens, logitRows) * plan.vocab * 4
+}
+
 export class Outcome {
+  readonly #most: number
   #parts: Parts = { status: 0, ids: 0, weights: 0, logits: 0 }
   #buffer: GPUBuffer | undefined
   #reading: Promise<ArrayBuffer> | undefined
   #bytes = new ArrayBuffer(0)
 
+  /** `most`: bytes of those that are read through one buffer, whatever their size. */
+  constructor(most: number) {
+    this.#most = most
+  }
+
   plan(parts: Parts): void {
     this.#parts = parts
+  }
+
+  /** It needs a buffer of its own. */
+  get isLarger(): boolean {
+    return this.#bytesOf('end') > this.#most
   }
 
   /** What is taken over from now on comes with this submit. GPU_VRAM_EXHAUSTED, GPU_LIMIT_EXCEEDED. */
@@ -25,7 +44,7 @@ export class Outcome {
     const size = this.#bytesOf('end')
     // The same memory for every step: making it anew takes longer than the copy.
     if (this.#bytes.byteLength < size) this.#bytes = new ArrayBuffer(size)
-    const { buffer, data } = commands.staged(size, this.#bytes)
+    const { buffer, data } = commands.staged(size, this.#bytes, this.#most)
     this.#buffer = buffer
     this.#reading = data
   }

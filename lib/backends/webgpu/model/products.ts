@@ -1,9 +1,9 @@
 /** Products with weights: activations quantised where a weight is, then one launch per weight and per part of it. */
+import type { OpOf } from '../../../model/plan.js'
 import { embedLaunches } from '../launches/embed.js'
 import { matmulLaunches } from '../launches/matmul.js'
 import { quantiseLaunch } from '../launches/quantise.js'
 import { isQuantised } from '../launches/tile.js'
-import type { OpOf } from './step-ops.js'
 import type { Run, ShapeParts } from './step-shape.js'
 import type { GpuWeight } from './weights.js'
 

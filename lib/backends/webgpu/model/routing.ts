@@ -1,10 +1,8 @@
 /** The launches of one route with what they are bound to. */
-import type { PlanOp } from '../../../model/plan.js'
+import type { OpOf } from '../../../model/plan.js'
 import type { Launch } from '../launches/launch.js'
 import { maskWords, routeLaunches } from '../launches/route.js'
 import type { Router, ShapeParts } from './step-shape.js'
-
-type RouteOp = Extract<PlanOp, { op: 'route' }>
 
 /** Of a step's data: what decides a route beside its state. */
 export interface StepSections {
@@ -15,7 +13,7 @@ export interface StepSections {
 
 export function routing(
   { device, plan, arena, routers }: ShapeParts,
-  op: RouteOp,
+  op: OpOf<'route'>,
   layer: number,
   rows: number,
   state: GPUBufferBinding,

@@ -8,10 +8,10 @@ export class Sampler {
     this.#host = host
   }
 
-  /** RUNTIME_NAN_DETECTED {token}, VALIDATION_ERROR where every token is banned. */
+  /** RUNTIME_NAN_DETECTED {token}, VALIDATION_ERROR where no token may be chosen. */
   sample(logits: Float32Array, position: number, params: SamplingParams): StepItemResult {
-    const { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent, banned } = params
-    const args = [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent, banned]
-    return this.#host.call('sample', args, false) as StepItemResult
+    const { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs, recent, banned, allowed } = params
+    const args = [logits, position, temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs]
+    return this.#host.call('sample', [...args, recent, banned, allowed], false) as StepItemResult
   }
 }

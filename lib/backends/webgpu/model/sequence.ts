@@ -1,9 +1,9 @@
 /** One sequence on the GPU: its pages of the KV cache, and the routes of its positions where they are captured. */
 import { createError } from '../../../errors/index.js'
+import { pagePositions } from '../../../kernels/layout.js'
 import type { NativeSequence, RoutingShape } from '../../../native.js'
 import { validationError } from '../../../validation.js'
 import type { KvPool } from './kv-pool.js'
-import { pagePositions } from './kv-pool.js'
 
 export class GpuSequence implements NativeSequence {
   readonly pool: KvPool

@@ -1,8 +1,8 @@
 /** The shapes of a model's steps, each encoded once: few are in use at a time, and those used last are kept. */
 
+import { pagePositions } from '../../../kernels/layout.js'
 import { leastPositions, logitRows } from './arena.js'
 import type { KvPool } from './kv-pool.js'
-import { pagePositions } from './kv-pool.js'
 import { LogitsShape } from './logits-shape.js'
 import type { Item } from './step-items.js'
 import type { ShapeKey, ShapeParts } from './step-shape.js'

@@ -1,19 +1,18 @@
 /** What a model takes of GPU memory beside its weights, its KV cache and the slots of its experts: bounds, known before anything is made. */
+import { pagePositions } from '../../../kernels/layout.js'
 import type { Plan } from '../../../model/plan.js'
 import { expertScratchBytes } from '../experts/scratch.js'
 import { maskWords } from '../launches/route.js'
 import type { ArenaSizes } from './arena.js'
-import { arenaBytes, logitRows, routeOps } from './arena.js'
+import { arenaBytes, roundUp, routeOps } from './arena.js'
 import { mostForeseenRows } from './foresight.js'
-import { pagePositions } from './kv-pool.js'
 import { routingOf } from './model.js'
+import { outcomeBytes } from './outcome.js'
 import { mostShapes } from './shapes.js'
 import { layoutOf } from './step-data.js'
 
-/** What a step's outcome takes: a pooled buffer is up to a quarter larger than it. */
-const outcomeTimes = 1.25
-
-const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
+/** A pooled buffer is up to a quarter larger than what is read through it. */
+const pooledTimes = 1.25
 
 /** What a step of a plan needs. */
 export function sizesOf(plan: Plan, maxBatchTokens: number): ArenaSizes {
@@ -49,11 +48,9 @@ const stackedRouterBytes = ({ plan, routerRows }: ArenaSizes): number =>
 export function stepBytes(plan: Plan, maxBatchTokens: number, alignment: number): number {
   const sizes = sizesOf(plan, maxBatchTokens)
   const { layers, experts, k } = sizes.routing
-  const status = (plan.layers + 2) * alignment
-  const choices = layers * roundUp(maxBatchTokens * k * 4, alignment)
-  const logits = Math.min(maxBatchTokens, logitRows) * plan.vocab * 4
+  const layerChoices = roundUp(maxBatchTokens * k * 4, alignment)
   const slotTable = layers * roundUp(experts * 4, alignment)
-  const outcome = Math.ceil(outcomeTimes * (status + 2 * choices + logits))
-  const beside = shapesBytes(sizes, alignment) + stackedRouterBytes(sizes) + 2 * choices
-  return arenaBytes(sizes, alignment) + expertScratchBytes(plan, maxBatchTokens) + slotTable + outcome + beside
+  const readBack = Math.ceil(pooledTimes * (outcomeBytes(sizes, alignment) + layerChoices))
+  const beside = shapesBytes(sizes, alignment) + stackedRouterBytes(sizes) + 2 * layers * layerChoices
+  return arenaBytes(sizes, alignment) + expertScratchBytes(plan, maxBatchTokens) + slotTable + readBack + beside
 }

@@ -3,8 +3,8 @@
  * is bound for itself, so that launches and bind groups stay the same.
  */
 
+import { pagePositions } from '../../../kernels/layout.js'
 import { sizeOf } from '../buffers.js'
-import { pagePositions } from './kv-pool.js'
 import type { GpuSequence } from './sequence.js'
 
 /** A mask number that means: all experts are enabled. */

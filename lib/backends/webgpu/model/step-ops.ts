@@ -2,10 +2,8 @@
  * A plan's operations as a step runs them: a product whose rows are queries, keys and values, with all that is done to these up to their
  * attention, is one operation, because each launch costs the JavaScript thread some microseconds.
  */
-import type { Plan, PlanOp } from '../../../model/plan.js'
+import type { OpOf, Plan, PlanOp } from '../../../model/plan.js'
 import type { HeadsShape } from '../launches/heads.js'
-
-export type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
 
 /** [queries, keys, values] = W · in, side by side; queries and keys normalised and rotated; attention. */
 export interface HeadsOp {

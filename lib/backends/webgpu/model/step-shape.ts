@@ -2,7 +2,7 @@
  * All launches of a step of so many tokens, with their buffers bound: made once, run as often as a step has that shape. Nothing in here
  * depends on what the tokens are, or on whose they are.
  */
-import type { Plan } from '../../../model/plan.js'
+import type { OpOf, Plan } from '../../../model/plan.js'
 import type { BoundLaunch, GpuDevice, UnboundLaunch } from '../device.js'
 import type { ExpertStep, Experts } from '../experts/experts.js'
 import { chunk } from '../launches/attention.js'
@@ -20,7 +20,7 @@ import type { Rotation } from './rotations.js'
 import type { StepSections } from './routing.js'
 import { routing } from './routing.js'
 import { StepData } from './step-data.js'
-import type { OpOf, StepOp } from './step-ops.js'
+import type { StepOp } from './step-ops.js'
 import { stepOps } from './step-ops.js'
 import type { GpuWeights } from './weights.js'
 

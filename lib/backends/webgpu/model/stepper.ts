@@ -12,7 +12,7 @@ import { logitRows } from './arena.js'
 import { ForcedRoutes } from './forced-routes.js'
 import type { LogitsShape } from './logits-shape.js'
 import { logitsOp } from './logits-shape.js'
-import { Outcome } from './outcome.js'
+import { Outcome, outcomeBytes } from './outcome.js'
 import type { Rotation } from './rotations.js'
 import type { Sampler } from './sampler.js'
 import { farthest, keyOf, type Shapes } from './shapes.js'
@@ -46,15 +46,17 @@ const cancelled = () => createError('CANCELLED', 'the step was cancelled', { met
 
 export class Stepper {
   readonly #parts: StepperParts
-  readonly #outcome = new Outcome()
+  readonly #outcome: Outcome
   readonly #forced: ForcedRoutes
   readonly #packed = new WeakMap<Uint8Array, Uint32Array>()
   /** The status on the GPU names no failure: it was read so, and nothing was run since. */
   #sound = false
 
   constructor(parts: StepperParts) {
+    const { device, arena } = parts
     this.#parts = parts
-    this.#forced = new ForcedRoutes(parts.device, parts.arena)
+    this.#outcome = new Outcome(outcomeBytes(arena.sizes, arena.alignment))
+    this.#forced = new ForcedRoutes(device, arena)
   }
 
   async run(given: readonly StepItem[], cancel: NativeCancel): Promise<StepResult> {
@@ -166,7 +168,7 @@ export class Stepper {
       const foresight = experts?.foresees(piece.layer + 1) ? await shape.foresight() : undefined
       device.submit((commands) => {
         encode(commands, at)
-        ids = commands.read(arena.choices('ids', piece.layer, rows))
+        ids = commands.read(arena.choices('ids', piece.layer, rows), arena.choiceBytes())
         ahead = foresight?.encode(commands, piece.layer + 1)
       })
       from = at + 1
@@ -184,6 +186,8 @@ export class Stepper {
       this.#outcome.gather(commands, arena, captures)
     })
     await this.#outcome.read()
+    // What it was read through is given back, and nothing else needs as much.
+    if (this.#outcome.isLarger) device.memory.trim()
   }
 
   #encodeLogits(commands: Commands, wanted: readonly Wanted[], logits: readonly LogitsShape[]): void {
