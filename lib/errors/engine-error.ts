@@ -1,25 +1,20 @@
-/** The error classes. Everything but message, details and cause comes from the catalogue. */
-import type {
-  CatalogEntry,
-  EngineCode,
-  ErrorCategory,
-  ErrorCode,
-  ErrorScope,
-  ErrorSeverity,
-  LogLevel
-} from './catalog.js'
-import { catalog, engineCodes } from './catalog.js'
+/** The class of every failure. Everything but message, details and cause comes from the catalogue. */
+import type { CatalogEntry, ErrorCategory, ErrorCode, ErrorScope, ErrorSeverity, LogLevel } from './catalog.js'
+import { catalog } from './catalog.js'
+import type { EngineCode } from './engine-codes.js'
+import { engineCodeOf, engineCodeRetry, engineCodes } from './engine-codes.js'
 import { toSnakeCase } from './wire.js'
 
 /** Of a capacity: how much was needed and how much there is. */
 export interface ResourceInfo {
-  required: number
+  /** Null where the system did not say: a thread, or an object of a few bytes. */
+  required: number | null
   available: number
   /** In use now, where known. */
   current: number | null
   /** The most there can be, where known. */
   limit: number | null
-  unit: 'bytes'
+  unit: 'bytes' | 'requests' | 'tokens' | 'streams' | 'files' | 'workers'
 }
 
 /** Details in camelCase; `suggestedAction` is always there on an error that was made. */
@@ -32,6 +27,8 @@ export interface ErrorDetails extends Record<string, unknown> {
 
 export interface ErrorOptions {
   cause?: unknown
+  /** When it happened, ISO 8601. Default: now. */
+  timestamp?: string
 }
 
 /** An error on the wire and in logs: snake_case throughout. */
@@ -53,13 +50,21 @@ export interface WireError {
 const withAlternatives: ReadonlySet<ErrorCode> = new Set([
   'RESOURCE_MEMORY_EXHAUSTED',
   'RESOURCE_BUDGET_TOO_SMALL',
-  'GPU_VRAM_EXHAUSTED'
+  'GPU_VRAM_EXHAUSTED',
+  'WORKER_OUT_OF_MEMORY'
 ])
 
-const engineErrorBrand = Symbol.for('tiered-moe.EngineError')
-const timeoutErrorBrand = Symbol.for('tiered-moe.TimeoutError')
+let told: ((error: EngineError) => void) | undefined
 
-const hasBrand = (value: unknown, brand: symbol): boolean =>
+/** Tells `listener` of every error when it is made; of what a derived class adds, nothing is there yet. */
+export function onErrorMade(listener: (error: EngineError) => void): void {
+  told = listener
+}
+
+const engineErrorBrand = Symbol.for('tiered-moe.EngineError')
+
+/** Whether a value has the mark that a class gives to its instances, in whichever copy of this library. */
+export const hasBrand = (value: unknown, brand: symbol): boolean =>
   typeof value === 'object' && value !== null && (value as Record<symbol, unknown>)[brand] === true
 
 /**
@@ -79,10 +84,11 @@ export class EngineError extends Error {
       ...details,
       suggestedAction: details.suggestedAction ?? catalog[code].suggestedAction
     }
-    this.timestamp = new Date().toISOString()
-    const name = code === 'CANCELLED' ? 'AbortError' : new.target.name
+    this.timestamp = options.timestamp ?? new Date().toISOString()
+    const name = code === 'CANCELLED' && new.target === EngineError ? 'AbortError' : new.target.name
     Object.defineProperty(this, 'name', { value: name, configurable: true, writable: true })
     Object.defineProperty(this, engineErrorBrand, { value: true })
+    told?.(this)
   }
 
   static override [Symbol.hasInstance](value: unknown): boolean {
@@ -107,7 +113,9 @@ export class EngineError extends Error {
   /** Whether the same call may succeed when it is tried again. */
   get retryable(): boolean {
     if (this.entry.retry !== 'inherit') return this.entry.retry !== 'never'
-    return hasBrand(this.cause, engineErrorBrand) && (this.cause as EngineError).retryable
+    if (isEngineError(this.cause)) return this.cause.retryable
+    const name = engineCodeOf(this.cause)
+    return name !== undefined && engineCodeRetry[name] === 'backoff'
   }
   get logLevel(): LogLevel {
     return this.entry.logLevel
@@ -144,7 +152,7 @@ export class EngineError extends Error {
       request_id: text('requestId'),
       timestamp: this.timestamp
     }
-    if (this.cause !== undefined) wire.cause = this.cause instanceof Error ? this.cause.message : String(this.cause)
+    if (this.cause !== undefined) wire.cause = messageOf(this.cause)
     return wire
   }
 }
@@ -153,42 +161,11 @@ export class EngineError extends Error {
 export const EngineClientError = EngineError
 export type EngineClientError = EngineError
 
-export interface TimeoutDetails extends ErrorDetails {
-  /** The method of the engine that was called. */
-  method: string
-  /** What was allowed, in milliseconds. */
-  timeout: number
-  requestId?: string
-  /** What had passed, in milliseconds. */
-  duration: number
-}
-
-export type TimeoutCode = 'INFERENCE_TIMEOUT' | 'MODEL_LOAD_TIMEOUT'
-
-/** A deadline that passed: INFERENCE_TIMEOUT, MODEL_LOAD_TIMEOUT. */
-export class TimeoutError extends EngineError {
-  readonly method: string
-  /** What was allowed, in milliseconds. */
-  readonly timeout: number
-  readonly requestId?: string
-  /** What had passed, in milliseconds. */
-  readonly duration: number
-
-  constructor(code: TimeoutCode, message: string, details: TimeoutDetails, options: ErrorOptions = {}) {
-    const seconds = { timeoutSeconds: details.timeout / 1000, elapsedSeconds: details.duration / 1000 }
-    super(code, message, { ...details, ...seconds }, options)
-    this.method = details.method
-    this.timeout = details.timeout
-    this.duration = details.duration
-    if (details.requestId !== undefined) this.requestId = details.requestId
-    Object.defineProperty(this, timeoutErrorBrand, { value: true })
-  }
-
-  static override [Symbol.hasInstance](value: unknown): boolean {
-    // biome-ignore lint/complexity/noThisInStatic: as above
-    return this === TimeoutError ? hasBrand(value, timeoutErrorBrand) : super[Symbol.hasInstance](value)
-  }
-}
-
 /** Whether a value is an error of this library, of any copy of it. */
 export const isEngineError = (value: unknown): value is EngineError => hasBrand(value, engineErrorBrand)
+
+/** What an error says; of what is none, its text. */
+export function messageOf(error: unknown): string {
+  const message = (error as { message?: unknown } | null | undefined)?.message
+  return typeof message === 'string' ? message : String(error)
+}

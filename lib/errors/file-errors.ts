@@ -15,20 +15,31 @@ export const isSystemError = (error: unknown): boolean =>
 
 const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
-/** FILE_READ_FAILED {path, errno}. `subject` is what the message calls the file. */
-export const readFailed = (path: string, cause: unknown, subject = path): EngineError =>
-  createError(
-    'FILE_READ_FAILED',
-    `${subject} cannot be read: ${reasonOf(cause)}`,
-    { path, errno: errnoOf(cause) },
-    { cause }
-  )
+let limit: () => number | undefined = () => undefined
 
-/** FILE_WRITE_FAILED {path, errno}. A full disk is told apart by the caller, who knows how much was wanted. */
+/** How many files the process may have open, for errors; asked when they are made. This part of the library cannot ask the system itself. */
+export function tellFileLimit(ask: () => number | undefined): void {
+  limit = ask
+}
+
+/** Neither a file's fault nor a disk's: no descriptor is left, of the process (EMFILE) or of the system (ENFILE). */
+function failed(
+  code: 'FILE_READ_FAILED' | 'FILE_WRITE_FAILED',
+  message: string,
+  path: string,
+  cause: unknown
+): EngineError {
+  const errno = errnoOf(cause)
+  if (errno !== 'EMFILE' && errno !== 'ENFILE') return createError(code, message, { path, errno }, { cause })
+  const most = (errno === 'EMFILE' && limit()) || null
+  const resourceInfo = { required: 1, available: 0, current: most, limit: most, unit: 'files' } as const
+  return createError('RESOURCE_FILES_EXHAUSTED', message, { path, errno, resourceInfo }, { cause })
+}
+
+/** FILE_READ_FAILED {path, errno}, RESOURCE_FILES_EXHAUSTED {path, errno, resourceInfo}. `subject` is what the message calls the file. */
+export const readFailed = (path: string, cause: unknown, subject = path): EngineError =>
+  failed('FILE_READ_FAILED', `${subject} cannot be read: ${reasonOf(cause)}`, path, cause)
+
+/** FILE_WRITE_FAILED {path, errno}, RESOURCE_FILES_EXHAUSTED {path, errno, resourceInfo}. A full disk is told apart by the caller, who knows how much was wanted. */
 export const writeFailed = (path: string, cause: unknown, subject = path): EngineError =>
-  createError(
-    'FILE_WRITE_FAILED',
-    `${subject} cannot be written: ${reasonOf(cause)}`,
-    { path, errno: errnoOf(cause) },
-    { cause }
-  )
+  failed('FILE_WRITE_FAILED', `${subject} cannot be written: ${reasonOf(cause)}`, path, cause)

@@ -1,11 +1,12 @@
 /** Typed errors: the only way in which this library fails. */
 import type { ErrorCode } from './catalog.js'
-import type { ErrorDetails, ErrorOptions, TimeoutCode, TimeoutDetails } from './engine-error.js'
-import { EngineError, TimeoutError } from './engine-error.js'
+import type { TimeoutCode, TimeoutDetails } from './derived-errors.js'
+import { TimeoutError } from './derived-errors.js'
+import type { ErrorDetails, ErrorOptions } from './engine-error.js'
+import { EngineError } from './engine-error.js'
 
 export type {
   CatalogEntry,
-  EngineCode,
   ErrorCategory,
   ErrorCode,
   ErrorScope,
@@ -13,17 +14,17 @@ export type {
   LogLevel,
   RetryClass
 } from './catalog.js'
-export { catalog, engineCodes } from './catalog.js'
-export type {
-  ErrorDetails,
-  ErrorOptions,
-  ResourceInfo,
-  TimeoutCode,
-  TimeoutDetails,
-  WireError
-} from './engine-error.js'
-export { EngineClientError, EngineError, isEngineError, TimeoutError } from './engine-error.js'
-export { errnoOf, isSystemError, readFailed, writeFailed } from './file-errors.js'
+export { catalog } from './catalog.js'
+export type { CircuitDetails, TimeoutCode, TimeoutDetails } from './derived-errors.js'
+export { CircuitBreakerOpenError, errorOf, RetryAbortedError, TimeoutError } from './derived-errors.js'
+export type { EngineCode } from './engine-codes.js'
+export { engineCodeOf, engineCodeRetry, engineCodes } from './engine-codes.js'
+export type { ErrorDetails, ErrorOptions, ResourceInfo, WireError } from './engine-error.js'
+export { EngineClientError, EngineError, isEngineError, messageOf } from './engine-error.js'
+export { errnoOf, isSystemError, readFailed, tellFileLimit, writeFailed } from './file-errors.js'
+export { errorFromWire } from './from-wire.js'
+export type { CatalogStatus, HttpClass } from './http.js'
+export { httpClasses } from './http.js'
 
 /** Makes the error of a code. `message` says what happened, with the numbers; the rest comes from the catalogue. */
 export function createError(

@@ -1,6 +1,7 @@
-/** camelCase details to the snake_case of the wire and of logs. */
+/** camelCase details to the snake_case of the wire and of logs, and back. */
 
 const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 /** A copy with every key of plain objects in snake_case; typed arrays become arrays, cycles and functions are dropped. */
 export function toSnakeCase(value: unknown, parents: readonly object[] = []): unknown {
@@ -15,4 +16,11 @@ export function toSnakeCase(value: unknown, parents: readonly object[] = []): un
   const result: Record<string, unknown> = {}
   for (const [key, item] of Object.entries(value)) result[snakeCase(key)] = toSnakeCase(item, path)
   return result
+}
+
+/** A copy of what came as JSON with every key in camelCase: what `toSnakeCase` made, where its keys were in camelCase. */
+export function toCamelCase(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(toCamelCase)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [camelCase(key), toCamelCase(item)]))
 }

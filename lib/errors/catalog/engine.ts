@@ -10,6 +10,7 @@ export const engine = {
     httpStatus: 400,
     exitCode: 2,
     engineCode: 'InvalidParams',
+    details: ['path|argument'],
     suggestedAction: 'Correct the argument named by details.path; details.allowed says what it may be.',
     native: true
   },
@@ -20,6 +21,7 @@ export const engine = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['isa', 'available'],
     suggestedAction: "Leave out 'isa' to use the fastest one, or choose one that `tiered-moe doctor` lists.",
     native: true
   },
@@ -32,6 +34,7 @@ export const engine = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ServerError',
+    details: ['backend', 'available'],
     suggestedAction: 'Choose a backend of details.available; nothing falls back to another one by itself.',
     native: false
   },
@@ -46,6 +49,7 @@ export const engine = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'ServerError',
+    details: ['platform', 'tried'],
     suggestedAction:
       'Install the package for this platform, or run `npm run build:addon` in a checkout (Python 3 and a C++17 compiler).',
     native: false
@@ -58,6 +62,7 @@ export const engine = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'InvalidRequest',
+    details: ['method'],
     suggestedAction: 'Create a new engine with createEngine().',
     native: false
   },
@@ -70,6 +75,7 @@ export const engine = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'ServerError',
+    details: ['method', 'retryAfterSeconds'],
     suggestedAction: 'Try again after details.retryAfterSeconds, or thaw the engine.',
     native: false
   },
@@ -84,6 +90,7 @@ export const engine = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'InternalError',
+    details: ['from', 'to', 'allowed'],
     suggestedAction: 'Ask only for a state of details.allowed.',
     native: false
   },
@@ -92,6 +99,7 @@ export const engine = {
     meaning: 'An audit log was changed, cut, reordered, or is being written by somebody else.',
     category: 'runtime',
     scope: 'engine',
+    details: ['path', 'reason'],
     suggestedAction:
       'Keep the file as evidence, find out what changed it (details.line is the first bad line), and begin a new log.',
     native: false
@@ -102,6 +110,7 @@ export const engine = {
     category: 'resource',
     retry: 'backoff',
     httpStatus: 503,
+    details: ['resourceInfo', 'alternatives'],
     suggestedAction:
       'Free memory, or take one of details.alternatives where there are some: a smaller weight type, context, batch or `memory`.',
     native: true
@@ -117,6 +126,7 @@ export const engine = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'InternalError',
+    details: [],
     suggestedAction:
       'Report it with the message and details; running requests were ended and the engine has recovered.',
     native: true

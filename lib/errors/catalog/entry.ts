@@ -1,4 +1,5 @@
 /** What the catalogue says of each failure. */
+import type { EngineCode } from '../engine-codes.js'
 
 /** What kind of failure it is: the caller's choice, a lack of something, a wrong route, or something that went wrong while running. */
 export type ErrorCategory = 'configuration' | 'resource' | 'routing' | 'runtime'
@@ -8,27 +9,6 @@ export type ErrorScope = 'request' | 'model' | 'engine' | 'process'
 /** When the same call may be tried again: `after` = after details.retryAfterSeconds, `inherit` = as the cause says. */
 export type RetryClass = 'never' | 'immediate' | 'backoff' | 'after' | 'inherit'
 export type LogLevel = 'info' | 'warn' | 'error'
-
-/** The names that mlx-serving gives to failures, each with its JSON-RPC code. */
-export const engineCodes = {
-  ParseError: -32700,
-  InvalidRequest: -32600,
-  MethodNotFound: -32601,
-  InvalidParams: -32602,
-  InternalError: -32603,
-  ServerError: -32000,
-  ModelLoadError: -32001,
-  GenerationError: -32002,
-  TokenizerError: -32003,
-  GuidanceError: -32004,
-  ModelNotLoaded: -32005,
-  RuntimeError: -32006,
-  TransportError: -32007,
-  Timeout: -32008,
-  Cancelled: -32009,
-  UnknownError: -32010
-} as const
-export type EngineCode = keyof typeof engineCodes
 
 export interface CatalogEntry {
   /** When it is raised, one sentence. */
@@ -43,6 +23,11 @@ export interface CatalogEntry {
   httpStatus: number
   exitCode: number
   engineCode: EngineCode
+  /**
+   * What `details` always has beside `suggestedAction`, in camelCase; null where it is not known. `a|b` is one of the two. Checked of every
+   * error that the tests raise (scripts/check-raised.mjs).
+   */
+  details: readonly string[]
   suggestedAction: string
   /** Also a code of the addon's status enum. */
   native: boolean

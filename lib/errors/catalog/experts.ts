@@ -10,6 +10,7 @@ export const experts = {
     httpStatus: 400,
     exitCode: 2,
     engineCode: 'InvalidParams',
+    details: ['tier', 'known', 'tierSets'],
     suggestedAction: 'Use names of details.known, or one of details.tierSets.',
     native: false
   },
@@ -21,6 +22,7 @@ export const experts = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['tier', 'available'],
     suggestedAction:
       'Use tiers of details.available, or add the tier from a folder that has it: engine.expand(model, {from: folder}).',
     native: false
@@ -35,6 +37,7 @@ export const experts = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'GenerationError',
+    details: ['layer', 'expert'],
     suggestedAction: 'Check the disk and the file of details.path; the next use of the expert tries again.',
     native: true
   },
@@ -50,6 +53,7 @@ export const experts = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'RuntimeError',
+    details: ['file', 'offset', 'expected', 'actual'],
     suggestedAction:
       'Restore the file that details.file names from its source, or convert the model again; `tiered-moe verify` finds all.',
     native: true
@@ -62,6 +66,7 @@ export const experts = {
     httpStatus: 503,
     exitCode: 1,
     engineCode: 'ServerError',
+    details: ['resourceInfo', 'alternatives'],
     suggestedAction:
       'Raise the budget to details.resourceInfo.required bytes, ask for a shorter context, use fewer threads, or unpin experts.',
     native: true
@@ -74,6 +79,7 @@ export const experts = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['token', 'slot', 'expertId'],
     suggestedAction: 'Use expert ids from 0 to experts - 1; details has the token, the slot and the id.',
     native: true
   },
@@ -85,6 +91,7 @@ export const experts = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['layer', 'enabled', 'k'],
     suggestedAction:
       'Enable more tiers; details has the layer, how many experts are enabled and how many a token uses.',
     native: true
@@ -98,6 +105,7 @@ export const experts = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'TransportError',
+    details: ['source', 'destination', 'field'],
     suggestedAction:
       'Compute the layer again; details has the two ranks and the field. If it comes again, look at what carries the segments.',
     native: false
@@ -114,6 +122,7 @@ export const experts = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'RuntimeError',
+    details: ['layer', 'expert'],
     suggestedAction:
       "Generate again (the expert is read again); test the machine's memory and look for addons that write where they should not.",
     native: true
@@ -125,6 +134,7 @@ export const experts = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['path', 'reason'],
     suggestedAction: 'Record the trace again; details.reason says what is wrong with the file.',
     native: false
   }

@@ -10,6 +10,7 @@ export const gpu = {
     meaning: 'WebGPU found no adapter: no GPU, or no driver for it.',
     category: 'configuration',
     scope: 'engine',
+    details: [],
     suggestedAction:
       "Install the GPU's Vulkan driver (Mesa's lavapipe runs without a GPU), or choose backend 'cpu'; nothing falls back by itself.",
     native: false
@@ -18,6 +19,7 @@ export const gpu = {
     ...device,
     meaning: 'CUDA is not there (no addon for it, no driver, no device), or a device failed.',
     retry: 'never',
+    details: ['device'],
     suggestedAction:
       "Install what the message names; after a failure of the device itself, start the process again. Or choose backend 'cpu': nothing falls back by itself.",
     native: true
@@ -27,6 +29,7 @@ export const gpu = {
     meaning: 'More was asked for than a limit of the adapter allows.',
     category: 'resource',
     retry: 'never',
+    details: ['device', 'limit', 'required', 'available'],
     suggestedAction: 'Stay within details.limit: a smaller buffer, batch or context, or another adapter.',
     native: false
   },
@@ -36,6 +39,7 @@ export const gpu = {
     category: 'resource',
     retry: 'backoff',
     httpStatus: 503,
+    details: ['device', 'model', 'required', 'available', 'resourceInfo', 'alternatives'],
     suggestedAction:
       'Free memory, or take one of details.alternatives where there are some: a smaller weight type, context or number of experts on the GPU.',
     native: true
@@ -48,6 +52,7 @@ export const gpu = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'InternalError',
+    details: ['device', 'operation'],
     suggestedAction: 'Report it with the message; the device goes on.',
     native: false
   },
@@ -59,6 +64,7 @@ export const gpu = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'InternalError',
+    details: ['device', 'shader', 'compiler'],
     suggestedAction:
       'Report it with details.shader, details.compiler and the driver; another driver version may take it.',
     native: false
@@ -68,6 +74,7 @@ export const gpu = {
     meaning: 'The GPU device was lost: its driver was reset, it was taken away, or it was destroyed.',
     retry: 'backoff',
     httpStatus: 503,
+    details: ['device', 'reason'],
     suggestedAction: 'Call engine.recover(): it opens the device again and loads its models.',
     native: false
   },
@@ -78,7 +85,8 @@ export const gpu = {
     httpStatus: 504,
     exitCode: 124,
     engineCode: 'Timeout',
-    suggestedAction: 'Call engine.recover(), with a longer timeout where the GPU is only slow.',
+    details: ['device', 'timeoutMs'],
+    suggestedAction: 'Call engine.recover(); where the GPU is only slow, make an engine with a longer gpu.timeoutMs.',
     native: false
   }
 } as const satisfies Record<string, CatalogEntry>

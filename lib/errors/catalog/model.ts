@@ -12,6 +12,7 @@ export const model = {
     httpStatus: 404,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['path'],
     suggestedAction: 'Check the path; leave the model out to use the embedded one.',
     native: true
   },
@@ -22,6 +23,7 @@ export const model = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['path'],
     suggestedAction: 'Fetch the file again and compare its size and checksum with the source.',
     native: true
   },
@@ -32,16 +34,18 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['expected', 'actual', 'supported'],
     suggestedAction: 'Convert the model to a version of details.supported.',
     native: true
   },
   MODEL_CORRUPTED: {
     ...badModel,
-    meaning: 'A file of a model does not hold the bytes that its manifest states.',
+    meaning: 'A file of a model does not hold the bytes that its manifest, or who downloads it, states.',
     category: 'runtime',
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['file', 'expectedSha256', 'actualSha256'],
     suggestedAction:
       'Run the `convert` command again with the same source (only damaged files are written anew), or fetch the file again.',
     native: true
@@ -53,6 +57,7 @@ export const model = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['file'],
     suggestedAction: 'Convert the model again; `tiered-moe verify` lists everything that is wrong with a checkpoint.',
     native: false
   },
@@ -65,6 +70,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['folder', 'tier'],
     suggestedAction:
       'Name a folder that was converted from the same file (details.expected and details.actual are checksums), or load that model beside this one.',
     native: false
@@ -77,6 +83,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['architecture'],
     suggestedAction: 'Use a Mixture-of-Experts model with an architecture of details.supported.',
     native: false
   },
@@ -87,6 +94,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['key', 'found', 'allowed'],
     suggestedAction: 'Convert the model again with a current converter; details.key names the value.',
     native: false
   },
@@ -98,6 +106,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['tensor', 'type', 'supported'],
     suggestedAction: 'Quantise the model to a type of details.supported (`tiered-moe quantize` writes Q8_0 and Q4_0).',
     native: true
   },
@@ -108,6 +117,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['tensor'],
     suggestedAction: 'Convert the model again; of a split model, join the parts first.',
     native: true
   },
@@ -118,6 +128,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['tensor', 'expected', 'actual'],
     suggestedAction: 'Convert the model again; details has the expected and the actual shape.',
     native: true
   },
@@ -129,6 +140,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['configured', 'manifest', 'router'],
     suggestedAction: "Make the group counts agree; details has the configured, the manifest's and the router's.",
     native: false
   },
@@ -140,6 +152,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'TokenizerError',
+    details: ['tokenizer'],
     suggestedAction:
       'Pass token ids (promptTokens) instead of text, or use a model with a byte-level or SentencePiece BPE tokenizer.',
     native: false
@@ -151,6 +164,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'TokenizerError',
+    details: ['reason'],
     suggestedAction:
       "Pass a prompt instead of messages, or use an instruction-tuned model; details.reason has the template's own message.",
     native: false
@@ -162,6 +176,7 @@ export const model = {
     httpStatus: 404,
     exitCode: 1,
     engineCode: 'ModelNotLoaded',
+    details: ['model', 'loaded'],
     suggestedAction: 'Call loadModel() first and use the id it returns; details.loaded lists the ids there are.',
     native: true
   },
@@ -172,6 +187,7 @@ export const model = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['model', 'loaded'],
     suggestedAction:
       'Use the loaded model, give the new one another id, or unload the old one first and wait until that is done.',
     native: false
@@ -185,17 +201,20 @@ export const model = {
     httpStatus: 504,
     exitCode: 124,
     engineCode: 'Timeout',
+    details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
     suggestedAction: 'Raise timeoutMs, or use a smaller weight type or a faster disk.',
     native: false
   },
   MODEL_CHANGED: {
     ...request,
-    meaning: 'The model of a request is not the one that it began with, so going on would give another text.',
+    meaning:
+      'A model is not the one that was loaded before, or that its request began with: going on would give another text.',
     category: 'configuration',
     operator: true,
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'ModelLoadError',
+    details: ['path'],
     suggestedAction:
       'Put the file back that details.expected describes and load it as it was, or begin the request again with createGenerator().',
     native: false

@@ -10,6 +10,7 @@ export const requests = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidParams',
+    details: ['required', 'limit'],
     suggestedAction: 'Shorten the prompt, or load the model with a larger contextLength if it supports one.',
     native: true
   },
@@ -22,6 +23,7 @@ export const requests = {
     httpStatus: 504,
     exitCode: 124,
     engineCode: 'Timeout',
+    details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
     suggestedAction: 'Raise timeoutMs, ask for fewer tokens, or use a smaller model.',
     native: false
   },
@@ -34,6 +36,7 @@ export const requests = {
     httpStatus: 500,
     exitCode: 1,
     engineCode: 'GenerationError',
+    details: ['token|tensor'],
     suggestedAction:
       'Check the weights of the model (a damaged or badly quantised file); the same input gives it again.',
     native: true
@@ -45,6 +48,7 @@ export const requests = {
     httpStatus: 400,
     exitCode: 1,
     engineCode: 'InvalidRequest',
+    details: ['requestId'],
     suggestedAction: 'Resume it with resumeGenerator(), acknowledge it, or use another requestId.',
     native: false
   },
@@ -55,6 +59,7 @@ export const requests = {
     httpStatus: 404,
     exitCode: 1,
     engineCode: 'InvalidRequest',
+    details: ['requestId', 'method'],
     suggestedAction:
       'Check the id (engine.recovered lists those of an earlier run), or begin it again with createGenerator().',
     native: false
@@ -67,6 +72,7 @@ export const requests = {
     httpStatus: 499,
     exitCode: 130,
     engineCode: 'Cancelled',
+    details: [],
     suggestedAction: 'Nothing to do: the caller asked for it.',
     native: true
   }
