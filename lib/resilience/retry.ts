@@ -1,9 +1,14 @@
 /** Calls again what failed for a reason that may pass. */
-import { setTimeout as sleep } from 'node:timers/promises'
-import { createError, EngineError, isEngineError } from '../errors/index.js'
-import type { RetryProfile } from './backoff.js'
-import { retryDelay } from './backoff.js'
+import type { EngineError } from '../errors/index.js'
+import { errorOf, isEngineError, RetryAbortedError } from '../errors/index.js'
+import type { Backoff } from './backoff.js'
+import { retryDelay, systemRandom } from './backoff.js'
+import type { Clock } from './clock.js'
+import { orAborted, systemClock } from './clock.js'
+import { isRetryable } from './failures.js'
+import { checkRetry } from './options.js'
 
+/** Told before the wait. */
 export interface RetryEvent {
   /** The attempt that failed, from 1. */
   attempt: number
@@ -12,61 +17,86 @@ export interface RetryEvent {
   error: unknown
 }
 
-export interface RetryOptions {
-  profile: RetryProfile
-  /** Of the jitter. */
-  seed: number
-  /** Number of the call, part of what the jitter comes from. */
-  call: number
-  /** What is being done, for the error. */
-  method: string
-  /** Which failures to try again. Default: those that the catalogue calls retryable. */
-  retryable?: (error: EngineError) => boolean
+export interface RetryOptions extends Backoff {
+  /** Attempts in all, the first one counted. */
+  maxAttempts: number
+  /**
+   * Failures to try again, by code, engineCode or errno, case ignored. Default: what the catalogue says of its own errors, what their
+   * engineCode says of others, and socket errors that pass. The caller's faults (HTTP 4xx but 429) are never tried again.
+   */
+  retryableErrors?: readonly string[] | undefined
   signal?: AbortSignal | undefined
   onRetry?: ((event: RetryEvent) => void) | undefined
+  /** Asked after a failure: the attempt got further than those before, so attempts and delays count from the first again. */
+  gotFurther?: (() => boolean) | undefined
+  /** What is being done, for errors. */
+  method?: string | undefined
+  /** Numbers from 0 up to 1 for the jitter. Default: the system's. */
+  random?: (() => number) | undefined
+  clock?: Clock | undefined
 }
 
-/** Longest wait that a server's Retry-After can ask for, in milliseconds. */
-const longestWait = 60_000
+/** Longest wait that a Retry-After can ask for, in milliseconds. */
+const longestAsked = 60_000
 
 /**
- * The result of `attempt`, called until it succeeds, fails with an error that is not retryable, or has failed `attempts` times. The
- * last error keeps its code and gains details.attempts, retryCount and method. Aborting rejects at once with CANCELLED.
+ * The result of `fn`, called until it succeeds, fails for a reason that does not pass, or has failed `maxAttempts` times. The last error keeps
+ * its code and class and gains details.attempts, retryCount and method; one that is not of this library is thrown as it is. Aborting rejects
+ * at once, with RetryAbortedError {attempts, cause}. VALIDATION_ERROR for bad options.
  */
-export async function retryWithBackoff<T>(attempt: (number: number) => Promise<T>, options: RetryOptions): Promise<T> {
-  const { profile, seed, call, method, signal, onRetry } = options
-  const retryable = options.retryable ?? ((error) => error.retryable)
-  for (let number = 1; ; number++) {
-    if (signal?.aborted) throw aborted(method, signal, number - 1)
+export async function retryWithBackoff<T>(fn: (attempt: number) => T | Promise<T>, options: RetryOptions): Promise<T> {
+  checkRetry(options)
+  const {
+    maxAttempts,
+    retryableErrors,
+    signal,
+    onRetry,
+    gotFurther,
+    random = systemRandom,
+    clock = systemClock
+  } = options
+  for (let attempt = 1; ; attempt++) {
+    if (signal?.aborted) throw aborted(options, attempt - 1)
     try {
-      return await attempt(number)
+      return await orAborted(called(fn, attempt), signal)
     } catch (error) {
-      if (signal?.aborted) throw aborted(method, signal, number)
-      if (!isEngineError(error) || !retryable(error)) throw error
-      if (number >= profile.attempts) throw exhausted(error, method, number, profile, seed, call)
-      const asked = (error.details.retryAfterSeconds ?? 0) * 1000
-      const delayMs = Math.max(retryDelay(profile, number, seed, call), Math.min(asked, longestWait))
-      onRetry?.({ attempt: number, maxAttempts: profile.attempts, delayMs, error })
+      if (signal?.aborted) throw aborted(options, attempt)
+      if (!isRetryable(error, retryableErrors)) throw error
+      if (gotFurther?.()) attempt = 1
+      const backoffMs = retryDelay(options, attempt, random)
+      if (attempt >= maxAttempts) throw isEngineError(error) ? exhausted(error, options, attempt, backoffMs) : error
+      const delayMs = Math.max(backoffMs, askedMs(error))
+      onRetry?.({ attempt, maxAttempts, delayMs, error })
       // The only rejection there is: the signal's. The loop's head tells it.
-      await sleep(delayMs, undefined, signal ? { signal } : {}).catch(() => undefined)
+      await clock.sleep(delayMs, signal).catch(() => undefined)
     }
   }
 }
 
-function exhausted(
-  error: EngineError,
-  method: string,
-  attempts: number,
-  profile: RetryProfile,
-  seed: number,
-  call: number
-): EngineError {
-  const retryAfterSeconds = Math.ceil(retryDelay(profile, attempts, seed, call) / 1000)
-  const message = `${error.message} (after ${attempts} attempts)`
-  const details = { retryAfterSeconds, ...error.details, method, attempts, retryCount: attempts - 1 }
-  return new EngineError(error.code, message, details, { cause: error.cause ?? error })
+/** What throws at once fails as what rejects later does. */
+export async function called<T>(fn: (attempt: number) => T | Promise<T>, attempt: number): Promise<T> {
+  return fn(attempt)
 }
 
-function aborted(method: string, signal: AbortSignal, attempts: number): EngineError {
-  return createError('CANCELLED', `${method}: the caller aborted`, { method, attempts }, { cause: signal.reason })
+/** Milliseconds that the one who refused asks to wait. */
+const askedMs = (error: unknown): number =>
+  isEngineError(error) ? Math.min((error.details.retryAfterSeconds ?? 0) * 1000, longestAsked) : 0
+
+const methodOf = ({ method }: RetryOptions, error?: EngineError): string => {
+  const own = error?.details.method
+  return method ?? (typeof own === 'string' ? own : 'call')
+}
+
+function exhausted(error: EngineError, options: RetryOptions, attempts: number, backoffMs: number): EngineError {
+  const message = `${error.message} (after ${attempts} ${attempts === 1 ? 'attempt' : 'attempts'})`
+  const method = methodOf(options, error)
+  const retryAfterSeconds = Math.ceil(backoffMs / 1000)
+  const details = { retryAfterSeconds, ...error.details, method, attempts, retryCount: attempts - 1 }
+  return errorOf(error.code, message, details, { cause: error.cause ?? error })
+}
+
+function aborted(options: RetryOptions, attempts: number): RetryAbortedError {
+  const method = methodOf(options)
+  const text = `${method}: the caller aborted`
+  return new RetryAbortedError(text, { method, attempts }, { cause: options.signal?.reason })
 }
