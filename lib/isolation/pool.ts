@@ -1,0 +1,83 @@
+/** The workers of an engine, and which of them gets what. */
+import { performance } from 'node:perf_hooks'
+import type { EngineError } from '../errors/index.js'
+import { isEngineError } from '../errors/index.js'
+import { refusal } from '../resilience/admission-errors.js'
+import type { RemoteStream } from './remote-stream.js'
+import type { Worker } from './supervisor.js'
+
+/** Milliseconds for which a worker that refused a request is asked for none. */
+const refusingMs = 1000
+/** HTTP status of what a worker refuses for lack of something. */
+const refusedStatus = 503
+
+export class Pool {
+  readonly workers: readonly Worker[]
+
+  constructor(workers: readonly Worker[]) {
+    this.workers = workers
+  }
+
+  /** Those that are not given up. Throws WORKER_RESTARTS_EXHAUSTED where none is left. */
+  alive(): Worker[] {
+    const alive = this.workers.filter(({ state }) => state !== 'failed')
+    if (alive.length === 0) throw this.failure()
+    return alive
+  }
+
+  /** One for a single call: with the fewest streams of those that are ready, else the first that will be. Throws WORKER_RESTARTS_EXHAUSTED. */
+  any(): Worker {
+    return leastBusy(this.#taking([])) ?? this.alive()[0]!
+  }
+
+  /**
+   * Opens a stream on the ready worker with the fewest, and on the next one where that refuses it. Throws SERVICE_UNAVAILABLE {reason: workers}
+   * where none takes it, WORKER_RESTARTS_EXHAUSTED, and what opening throws.
+   */
+  async place(stream: RemoteStream): Promise<Worker> {
+    const refused: Worker[] = []
+    let last: unknown
+    for (;;) {
+      const worker = leastBusy(this.#taking(refused))
+      if (!worker) {
+        this.alive()
+        if (refused.length > 0 && this.workers.length === 1) throw last
+        throw this.#refusal(last)
+      }
+      try {
+        await worker.open(stream)
+        return worker
+      } catch (error) {
+        if (!isEngineError(error) || error.httpStatus !== refusedStatus) throw error
+        worker.refusingUntil = performance.now() + refusingMs
+        refused.push(worker)
+        last = error
+      }
+    }
+  }
+
+  /** Why no worker is left. */
+  failure(): EngineError {
+    return this.workers.find(({ failure }) => failure)!.failure!
+  }
+
+  #taking(without: readonly Worker[]): Worker[] {
+    const now = performance.now()
+    return this.workers.filter(
+      (worker) =>
+        worker.state === 'ready' &&
+        worker.breaker.state !== 'OPEN' &&
+        !without.includes(worker) &&
+        (worker.refusingUntil <= now || this.workers.length === 1)
+    )
+  }
+
+  #refusal(cause: unknown): EngineError {
+    const limit = this.workers.length
+    const current = this.workers.filter(({ state }) => state === 'ready').length
+    return refusal('workers', { required: 1, available: 0, current, limit }, undefined, cause)
+  }
+}
+
+const leastBusy = (workers: readonly Worker[]): Worker | undefined =>
+  workers.reduce<Worker | undefined>((best, own) => (best && best.streams <= own.streams ? best : own), undefined)

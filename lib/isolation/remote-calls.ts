@@ -1,0 +1,124 @@
+/** Calls of an engine's methods in its workers: with deadlines, retries where a repetition changes nothing, and an end for what is cancelled. */
+import { createError, isEngineError } from '../errors/index.js'
+import type { CallOptions } from '../generation/options.js'
+import type { LoadProgress } from '../native.js'
+import { Deadline } from '../resilience/deadline.js'
+import { profiles } from '../resilience/profiles.js'
+import { withResilience } from '../resilience/with-resilience.js'
+import type { KeepAlive } from './keep-alive.js'
+import type { Pool } from './pool.js'
+import type { Worker } from './supervisor.js'
+import { asToldOf } from './values.js'
+import type { WorkerMethod } from './worker-engine.js'
+
+/** Milliseconds that a short call may take. Source: SEEDS 1.3. */
+const unaryMs = 30_000
+
+/** Methods that are tried again: a repetition changes nothing. */
+const idempotent: ReadonlySet<WorkerMethod> = new Set(['tokenize', 'detokenize', 'tokenBytes', 'forward', 'perplexity'])
+/** Methods that take as long as they take. */
+const long: ReadonlySet<WorkerMethod> = new Set([
+  'loadModel',
+  'swapModel',
+  'unloadModel',
+  'activateTierSet',
+  'pinExperts',
+  'expand',
+  'swapExperts',
+  'persistExperts',
+  'forward',
+  'perplexity',
+  'freeze',
+  'recover',
+  'dispose'
+])
+
+export interface RemoteCall extends Pick<CallOptions, 'signal'> {
+  /** Of the first worker. */
+  onProgress?: ((progress: LoadProgress) => void) | undefined
+}
+
+export class RemoteCalls {
+  readonly #pool: Pool
+  readonly #keepAlive: KeepAlive
+  readonly #cleanupMs: number
+
+  constructor(pool: Pool, keepAlive: KeepAlive, cleanupMs: number) {
+    this.#pool = pool
+    this.#keepAlive = keepAlive
+    this.#cleanupMs = cleanupMs
+  }
+
+  /** On one worker, as soon as it is ready. */
+  one(worker: Worker, method: WorkerMethod, args: unknown, call: RemoteCall = {}): Promise<unknown> {
+    return this.#keepAlive.during(async () => {
+      const deadline = Deadline.after(long.has(method) ? undefined : unaryMs, { method, signal: call.signal })
+      try {
+        await worker.ready(deadline.signal)
+        const { breaker } = worker
+        const retry = idempotent.has(method) ? profiles.rpc.retry : undefined
+        // A caller's abort is answered by the worker, when what it did has ended.
+        const within = call.signal ? undefined : deadline
+        return await withResilience(() => this.#attempt(worker, method, args, call, deadline), {
+          breaker,
+          retry,
+          deadline: within
+        })
+      } finally {
+        deadline[Symbol.dispose]()
+      }
+    })
+  }
+
+  /** On whichever worker has the least to do. */
+  any(method: WorkerMethod, args: unknown, call: RemoteCall = {}): Promise<unknown> {
+    return this.#keepAlive.during(async () => this.one(this.#pool.any(), method, args, call))
+  }
+
+  /** On all that are not given up, at the same time. The first one's result; where some failed, `undo` is called for the others, and the first error thrown. */
+  async all(
+    method: WorkerMethod,
+    args: unknown,
+    call: RemoteCall = {},
+    undo?: (worker: Worker, result: unknown) => Promise<unknown>
+  ): Promise<unknown> {
+    const workers = this.#pool.alive()
+    const { onProgress, ...rest } = call
+    const results = await Promise.allSettled(
+      workers.map((worker, i) => this.one(worker, method, args, i === 0 ? call : rest))
+    )
+    const failed = results.find((result) => result.status === 'rejected')
+    if (!failed) return (results[0] as PromiseFulfilledResult<unknown>).value
+    const done = workers.flatMap((worker, i) => {
+      const result = results[i]!
+      return result.status === 'fulfilled' ? [{ worker, value: result.value }] : []
+    })
+    await Promise.allSettled(done.map(({ worker, value }) => undo?.(worker, value)))
+    throw (failed as PromiseRejectedResult).reason
+  }
+
+  async #attempt(
+    worker: Worker,
+    method: WorkerMethod,
+    args: unknown,
+    { signal, onProgress }: RemoteCall,
+    deadline: Deadline
+  ): Promise<unknown> {
+    let late: NodeJS.Timeout | undefined
+    const onAbort = (): void => {
+      // Native work that does not end has to be ended with its process.
+      late = setTimeout(() => worker.kill(), this.#cleanupMs)
+    }
+    deadline.signal.addEventListener('abort', onAbort, { once: true })
+    try {
+      return await worker.call(`engine.${method}`, args, { signal: deadline.signal, onProgress })
+    } catch (error) {
+      if (!signal?.aborted || !isEngineError(error) || error.code !== 'CANCELLED') throw error
+      const { message, details, timestamp } = error
+      throw asToldOf(createError('CANCELLED', message, details, { timestamp, cause: signal.reason }), error)
+    } finally {
+      clearTimeout(late)
+      deadline.signal.removeEventListener('abort', onAbort)
+    }
+  }
+}

@@ -1,0 +1,73 @@
+/** The state of an engine in other processes: that of the engines there, and recovering while there is none. */
+import type { FreezeOptions } from '../engine/maintenance.js'
+import { disposedError } from '../engine/parts.js'
+import type { EngineState, Transition } from '../lifecycle.js'
+import type { Telemetry } from '../telemetry/telemetry.js'
+import type { Pool } from './pool.js'
+import type { Mirror } from './protocol.js'
+
+export class RemoteState {
+  /** Of maintenance that was asked for: what new processes are told, and requests. */
+  frozen: { retryAfterSeconds: number; options: FreezeOptions } | undefined
+  #now: EngineState = 'init'
+  #ended: 'draining' | 'closed' | undefined
+  readonly #pool: Pool
+  readonly #telemetry: Telemetry
+  readonly #onTransition: ((transition: Transition) => void) | undefined
+
+  constructor(pool: Pool, telemetry: Telemetry, onTransition: ((transition: Transition) => void) | undefined) {
+    this.#pool = pool
+    this.#telemetry = telemetry
+    this.#onTransition = onTransition
+  }
+
+  get now(): EngineState {
+    return this.#now
+  }
+
+  /** What the first worker that is ready said last; of those that are started again, what was said before. */
+  get mirror(): Mirror {
+    const { workers } = this.#pool
+    const worker = workers.find(({ state }) => state === 'ready') ?? workers.find(({ mirror }) => mirror !== undefined)
+    return worker!.mirror!
+  }
+
+  /** Throws ENGINE_DISPOSED, and WORKER_RESTARTS_EXHAUSTED where no worker is left. */
+  checkOpen(method: string): void {
+    if (this.#ended) throw disposedError(method)
+    if (this.#now === 'closed') throw this.#pool.failure()
+  }
+
+  /** Something changed in a worker. */
+  refresh(reason: string): void {
+    if (!this.#ended) this.#move(this.#look(), reason)
+  }
+
+  end(state: 'draining' | 'closed', reason: string): void {
+    this.#ended = state
+    this.#move(state, reason)
+  }
+
+  #look(): EngineState {
+    const { workers } = this.#pool
+    const ready = workers.find(({ engineState }) => engineState !== undefined)
+    if (ready) return ready.engineState!
+    if (workers.every(({ state }) => state === 'failed')) return 'closed'
+    return workers.some(({ state }) => state === 'restarting') ? 'recovering' : this.#now
+  }
+
+  #move(next: EngineState, reason: string): void {
+    const previous = this.#now
+    if (next === previous) return
+    this.#now = next
+    if (next === 'recovering' || previous === 'recovering') {
+      const fields = { from: previous, to: next, reason }
+      this.#telemetry.event('engine_state', `the engine is ${next}: ${reason}`, fields)
+    }
+    try {
+      this.#onTransition?.({ previous, next, reason, at: Date.now() })
+    } catch {
+      // A listener's own failure is not the engine's.
+    }
+  }
+}

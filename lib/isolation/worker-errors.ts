@@ -1,0 +1,31 @@
+/** What the death of a worker is to those who waited for it. */
+import type { EngineError, ErrorDetails } from '../errors/index.js'
+import { createError, errorOf } from '../errors/index.js'
+import type { WorkerCrash } from './worker-info.js'
+import type { Death } from './worker-process.js'
+
+const howOf = ({ signal, exitCode, reason, outOfMemory }: WorkerCrash): string => {
+  if (outOfMemory) return 'was killed by the kernel for its memory'
+  if (reason === 'unresponsive') return 'gave no sign of life and was killed'
+  if (reason === 'killed') return 'was killed, because it did not end what it was told to end'
+  return signal ? `ended by ${signal}` : `ended with exit code ${exitCode}`
+}
+
+/** `served`: it was ready. WORKER_PROTOCOL_ERROR, WORKER_OUT_OF_MEMORY, WORKER_INIT_CRASHED or WORKER_CRASHED {pid, exitCode, signal, reason, crashRecord}. */
+export function deathError(worker: number, death: Death, crash: WorkerCrash, served: boolean): EngineError {
+  const { pid, exitCode, signal, reason, crashRecord } = crash
+  const details: ErrorDetails = { worker, pid, exitCode, signal, reason, crashRecord }
+  const { fault, stderr } = death
+  if (fault) return errorOf(fault.code, fault.message, { ...fault.details, ...details }, { cause: fault })
+  const text = `worker ${worker} (process ${pid}) ${howOf(crash)}`
+  if (crash.outOfMemory) return createError('WORKER_OUT_OF_MEMORY', text, details)
+  if (served) return createError('WORKER_CRASHED', text, details)
+  return createError('WORKER_INIT_CRASHED', `${text} before it was ready`, { ...details, stderr })
+}
+
+export function exhaustedError(worker: number, attempts: number, crash: WorkerCrash | null, cause: unknown) {
+  const text = `worker ${worker} ended again and again; it was started ${attempts} times more, and is given up`
+  const { exitCode: lastExitCode = null, signal = null, crashRecord = null } = crash ?? {}
+  const details = { worker, attempts, lastExitCode, signal, crashRecord }
+  return createError('WORKER_RESTARTS_EXHAUSTED', text, details, { cause })
+}
