@@ -1,0 +1,158 @@
+/** Schemas that are wrong, too large, or made to take long: each is refused with a reason, or followed. */
+import t from 'tap'
+import { isEngineError } from '../../lib/errors/index.js'
+import type { JsonSchema } from '../../lib/guidance/index.js'
+import { begin, byteLevel } from './vocabularies.js'
+
+const nested = (levels: number, inner: unknown, around: (schema: unknown) => unknown): JsonSchema => {
+  let schema = inner
+  for (let i = 0; i < levels; i++) schema = around(schema)
+  return schema as JsonSchema
+}
+const arrays = (levels: number, least = 0) => nested(levels, { type: 'null' }, (items) => ({ items, minItems: least }))
+const string = (pattern: unknown, more = {}): JsonSchema => ({ type: 'string', pattern, ...more })
+const circle: Record<string, unknown> = {}
+circle.self = circle
+
+const refused: [reason: string, keyword: string | undefined, schema: unknown, path?: string][] = [
+  ['invalid', undefined, { items: 5 }, '#/items'],
+  ['invalid', 'type', { type: 'text' }, '#/type'],
+  ['invalid', 'type', { type: [] }],
+  ['invalid', 'required', { required: [1] }],
+  ['invalid', 'required', { required: 'a' }],
+  ['invalid', 'properties', { properties: [] }],
+  ['invalid', 'minLength', { minLength: -1 }, '#/minLength'],
+  ['invalid', 'maxItems', { maxItems: 1.5 }],
+  ['invalid', 'minimum', { minimum: '0' }],
+  ['invalid', 'exclusiveMaximum', { type: 'number', maximum: 5, exclusiveMaximum: true }],
+  ['invalid', 'enum', { enum: {} }],
+  ['invalid', 'anyOf', { anyOf: [] }],
+  ['invalid', 'prefixItems', { prefixItems: {} }],
+  ['invalid', '$ref', { $ref: '#/$defs/none' }, '#/$ref'],
+  ['invalid', '$ref', { $ref: '#/%zz' }],
+  ['invalid', '$ref', { $ref: 5 }],
+  ['invalid', undefined, { $ref: '#/$defs/a', $defs: { a: 'a' } }, '#/$defs/a'],
+  ...['(', 'a)', '[a', '[z-a]', '*a', 'a**', '\\', 'a{2,1}', '{', '\\u12', '\\y', '^*', '[\\w-z]', '\\08'].map(
+    (pattern): [string, string, JsonSchema, string] => ['invalid', 'pattern', string(pattern), '#/pattern']
+  ),
+  ['invalid', 'pattern', string(7)],
+  ...['(?=a)', '(?<!a)', '(?!a)b', '(a)\\1', '\\bword', '\\p{L}', '\\k<a>'].map(
+    (pattern): [string, string, JsonSchema, string] => ['unsupported', 'pattern', string(pattern), '#/pattern']
+  ),
+  ['unsupported', 'not', { properties: { a: { not: {} } } }, '#/properties/a'],
+  ['unsupported', 'if', { if: {} }],
+  ['unsupported', '', { '': 1 }],
+  ['unsupported', 'multipleOf', { type: 'integer', multipleOf: 3 }],
+  ['unsupported', 'uniqueItems', { type: 'array', uniqueItems: true }],
+  ['unsupported', 'patternProperties', { patternProperties: {} }],
+  ['unsupported', '$ref', { $ref: 'https://example.org/schema' }],
+  ['unsupported', 'type', { $ref: '#/$defs/a', type: 'string', $defs: { a: {} } }],
+  ['unsupported', '$ref', { $ref: '#/$defs/a', $defs: { a: { $ref: '#/$defs/b' }, b: { $ref: '#/$defs/a' } } }],
+  ['unsupported', '$ref', { anyOf: [{ type: 'null' }, { $ref: '#' }] }, '#'],
+  ['unsupported', 'allOf', { allOf: [{}, {}] }],
+  ['unsupported', 'oneOf', { oneOf: [{ type: 'integer' }, { type: 'number' }] }],
+  ['unsupported', 'oneOf', { oneOf: [{ type: 'object' }, { type: 'object' }] }],
+  ['unsupported', 'maxLength', { enum: ['a'], maxLength: 1 }],
+  ['unsupported', 'format', { format: 'hostname' }],
+  ['unsupported', 'format', { format: '__proto__' }],
+  ['unsupported', 'format', string('a', { format: 'date' })],
+  ['unsupported', 'items', { items: [{}] }],
+  ['unsatisfiable', 'enum', { enum: [] }, '#/enum'],
+  ['unsatisfiable', 'const', { type: 'string', const: 1 }],
+  ['unsatisfiable', 'minLength', { minLength: 3, maxLength: 2 }, '#'],
+  ['unsatisfiable', 'minItems', { minItems: 3, maxItems: 2 }],
+  ['unsatisfiable', 'pattern', string('^ab$', { minLength: 5 })],
+  ['unsatisfiable', 'pattern', string('a^b')],
+  ['unsatisfiable', 'pattern', string('[]')],
+  ['unsatisfiable', undefined, { type: 'integer', minimum: 5, maximum: 4 }],
+  ['unsatisfiable', undefined, { type: 'integer', exclusiveMinimum: 4, exclusiveMaximum: 5 }],
+  ['unsatisfiable', undefined, { type: 'number', exclusiveMinimum: 1, exclusiveMaximum: 1 }],
+  ['unsatisfiable', undefined, { properties: { a: false }, required: ['a'] }, '#/properties/a'],
+  ['unsatisfiable', undefined, { required: ['a'], additionalProperties: false }],
+  ['unsatisfiable', undefined, { properties: { next: { $ref: '#' } }, required: ['next'] }],
+  ['too_large', undefined, arrays(65, 1)],
+  ['too_large', undefined, arrays(300)],
+  ['too_large', undefined, nested(300, {}, (schema) => ({ anyOf: [schema] }))],
+  ['too_large', undefined, circle],
+  ['too_large', undefined, nested(60, {}, (schema) => ({ anyOf: [schema, { items: schema }] }))],
+  ['too_large', undefined, { description: 'x'.repeat(2 ** 20) }],
+  ['too_large', undefined, { enum: Array.from({ length: 60_000 }, (_, i) => `${i * 7919}`) }],
+  ['too_large', 'oneOf', { oneOf: Array.from({ length: 501 }, (_, i) => ({ const: i })) }],
+  ['too_large', 'pattern', string('(a|b)*a(a|b){12}')],
+  ['too_large', 'pattern', string('((a{100}){100}){100}')],
+  ['too_large', 'pattern', string('(a{0,999}){0,999}')],
+  ['too_large', 'pattern', string('a{1001}')],
+  ['too_large', 'pattern', string(`${'('.repeat(70)}a${')'.repeat(70)}`)],
+  ['too_large', 'pattern', string('^\\w+@\\w+$', { maxLength: 100_000 })]
+]
+
+t.test('refused: where, why and by which keyword', async (t) => {
+  for (const [i, [reason, keyword, schema, path]] of refused.entries()) {
+    let error: unknown
+    try {
+      begin(schema as JsonSchema)
+    } catch (thrown) {
+      error = thrown
+    }
+    const text = `${i}: ${reason} ${keyword} ${path ?? ''}`
+    if (!isEngineError(error)) t.fail(`${text}: ${error}`)
+    else {
+      const { code, details } = error
+      t.match({ code, ...details }, { code: 'GUIDANCE_SCHEMA_UNSUPPORTED', reason }, text)
+      t.equal(details.keyword, keyword, text)
+      if (path) t.equal(details.path, path, text)
+    }
+  }
+})
+
+const many = <T>(count: number, make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i))
+const pair = (a: string, b: string) => ({
+  anyOf: [a, b].map((name) => ({ type: 'array', items: { $ref: `#/$defs/${name}` } }))
+})
+
+const followed: Record<string, [schema: JsonSchema, begins: string]> = {
+  'a large enum': [{ enum: many(10_000, (i) => `${i * 7919}`) }, '"7919'],
+  'many properties, none of them needed': [
+    { properties: Object.fromEntries(many(3000, (i) => [`p${i}`, { type: 'null' }])) },
+    '{"p'
+  ],
+  'many patterns at once': [{ anyOf: many(300, (i) => string(`^[a-z]*${i}x?$`)) }, '"abc1'],
+  'a choice in a choice in a choice': [
+    {
+      $ref: '#/$defs/0',
+      $defs: many(60, (i) =>
+        i < 59 ? { anyOf: [{ $ref: `#/$defs/${i + 1}` }, { items: { $ref: `#/$defs/${i + 1}` } }] } : {}
+      ) as never
+    },
+    '[[['
+  ],
+  'two readings at each level': [
+    { $ref: '#/$defs/a', $defs: { a: pair('a', 'b'), b: pair('b', 'a') } },
+    '['.repeat(40)
+  ],
+  'a pattern that backtracks elsewhere': [string('^(a+)+$'), `"${'a'.repeat(200)}`],
+  'a thousand million items': [{ items: {}, minItems: 1e9 }, '[1,2,'],
+  'a string of a thousand million characters': [{ type: 'string', minLength: 1e9, maxLength: 2e9 }, '"abc'],
+  'names of the language': [
+    JSON.parse('{"properties":{"__proto__":{"const":1},"constructor":{"const":2}},"required":["__proto__"]}'),
+    '{"__proto__":'
+  ],
+  'a wide range of numbers': [{ type: 'number', minimum: -1e300, exclusiveMaximum: 5e-324 }, '-0.'],
+  'long references': [
+    { $ref: '#/$defs/0', $defs: many(100, (i) => (i < 99 ? { items: { $ref: `#/$defs/${i + 1}` } } : {})) as never },
+    '[['
+  ]
+}
+
+t.test('followed', async (t) => {
+  for (const [name, [schema, begins]] of Object.entries(followed)) {
+    const began = performance.now()
+    const state = begin(schema, byteLevel)
+    for (const token of byteLevel.encode(begins, { addSpecial: false })) {
+      t.ok(state.mask(), name)
+      t.ok(state.accept(token), `${name}: ${JSON.stringify(byteLevel.decode([token]))}`)
+    }
+    t.ok(state.mask(), `${name}: and on`)
+    t.comment(`${name}: ${(performance.now() - began).toFixed(1)} ms`)
+  }
+})
