@@ -1,0 +1,184 @@
+/** One text on its way: its turn, its deadlines, and what ends it early. */
+import type { EngineError } from '../errors/index.js'
+import { createError, errorOf, isEngineError } from '../errors/index.js'
+import type { Generator } from '../generation/generator.js'
+import type { FinalItem, GenerationItem } from '../generation/items.js'
+import { defaultMaxTokens } from '../generation/options.js'
+import type { AdmissionAsk, Ticket } from '../resilience/index.js'
+import { Deadline } from '../resilience/index.js'
+import type { ServerContext } from './context.js'
+import type { Caller } from './keys.js'
+import { allowedTierSet, checkModel, priorityOf } from './keys.js'
+import type { TextRequest } from './openai-request.js'
+
+/** Milliseconds to the first token, where nothing is said and the deadline around it is not less. Source: SEEDS 1.3. */
+const longestFirstToken = 30_000
+
+export class TextRun {
+  readonly id: string
+  readonly #context: ServerContext
+  readonly #caller: Caller
+  readonly #asked: TextRequest
+  /** Aborts with why it is cut: nobody reads it any more, or the server ends. */
+  readonly #cut = new AbortController()
+  readonly #total: Deadline
+  /** Aborts with why the engine has to stop. */
+  readonly #ending = new AbortController()
+  #generator: Generator
+  readonly #begin: () => Generator
+  readonly #done: () => void
+  #ask: AdmissionAsk | undefined
+  #ticket: Ticket | undefined
+  #firstTokenLate = false
+  #finished = false
+
+  /** FORBIDDEN, and what Engine.createGenerator throws. */
+  constructor(
+    context: ServerContext,
+    caller: Caller,
+    asked: TextRequest,
+    { id, method }: { id: string; method: string }
+  ) {
+    const { engine, settings, runs } = context
+    const { generation, stream } = asked
+    checkModel(caller, generation.model)
+    const tierSet = allowedTierSet(caller, generation.tierSet, generation.latencyBudgetMs)
+    this.id = id
+    this.#context = context
+    this.#caller = caller
+    this.#asked = asked
+    const { requestMs, streamMs } = settings.deadlines
+    const total = Deadline.after(stream ? streamMs : requestMs, {
+      method,
+      code: 'INFERENCE_TIMEOUT',
+      signal: this.#cut.signal
+    })
+    this.#total = total
+    total.signal.addEventListener('abort', () => this.#ending.abort(total.error()), { once: true })
+    this.#done = runs.begin((error) => this.cut(error))
+    const request = { ...generation, requestId: id, ...(tierSet !== undefined && { tierSet }) }
+    this.#begin = () => engine.createGenerator(request, { signal: this.#ending.signal })
+    try {
+      // Before it waits: what is wrong with it is known then.
+      this.#generator = this.#begin()
+    } catch (error) {
+      this.end()
+      throw error
+    }
+  }
+
+  cut(error: EngineError): void {
+    this.#cut.abort(error)
+  }
+
+  /** Nobody reads it any more. */
+  readonly abandon = (): void => {
+    this.cut(createError('CANCELLED', 'the client has closed the connection', { requestId: this.id }))
+  }
+
+  /** Waits for its turn: what AdmissionControl.admit throws. Resolves with the milliseconds that it took. */
+  async admit(): Promise<number> {
+    const { admission, metrics, telemetry } = this.#context
+    const ask = this.#estimate()
+    const admitted = admission.admit(ask)
+    this.#ask = ask
+    const position = this.position()
+    if (position > 0) {
+      const fields = { requestId: this.id, client: ask.client, position }
+      telemetry.event('request_queued', `request ${this.id} waits, ${position} in line`, fields)
+    }
+    this.#ticket = await admitted
+    metrics.queueTime.observe(this.#ticket.queuedMs / 1000)
+    // Its model may be another one now.
+    if (position > 0) this.#generator = this.#begin()
+    return this.#ticket.queuedMs
+  }
+
+  /** Its place among those that wait; 0 where it does not. */
+  position(): number {
+    return this.#ask ? this.#context.admission.position(this.#ask) : 0
+  }
+
+  /** What Generator throws; INFERENCE_TIMEOUT {deadline: request, first_token}, and why it was cut, each with the text until then. */
+  async *items(): AsyncGenerator<GenerationItem, undefined, undefined> {
+    const { meter, settings } = this.#context
+    const { requestMs, streamMs, firstTokenMs = longestFirstToken } = settings.deadlines
+    const idle = meter.run()
+    const first = Deadline.after(Math.min(firstTokenMs, requestMs, streamMs), { parent: this.#total })
+    first.signal.addEventListener('abort', () => this.#late(first), { once: true })
+    let tokens = 0
+    try {
+      for await (const item of this.#generator) {
+        if (item.finishReason !== undefined) this.#count(item)
+        else if (tokens++ === 0) {
+          first[Symbol.dispose]()
+          meter.computed(this.#ask!.promptTokens)
+        }
+        meter.computed(1)
+        this.#ticket?.used(this.#ask!.promptTokens + tokens)
+        yield item
+      }
+      this.#finished = true
+      return undefined
+    } catch (error) {
+      this.#finished = true
+      throw this.#explained(error)
+    } finally {
+      first[Symbol.dispose]()
+      idle()
+    }
+  }
+
+  /** Releases everything; a second time does nothing. */
+  end(): void {
+    this.#total[Symbol.dispose]()
+    this.#ticket?.release()
+    this.#done()
+    if (!this.#finished) (this.#generator as Generator | undefined)?.return().catch(() => {})
+  }
+
+  /** What it will take at the most, as far as that is known before its prompt is read. */
+  #estimate(): AdmissionAsk {
+    const { engine, meter, inHostMemory } = this.#context
+    const { generation, promptBytes, promptTokens: given, priority } = this.#asked
+    const model = engine.listModels().find(({ id }) => id === generation.model)
+    const promptTokens = given || meter.tokensOf(promptBytes)
+    const room = Math.max(0, (model?.contextLength ?? Number.POSITIVE_INFINITY) - promptTokens)
+    const maxTokens = Math.min(generation.maxTokens ?? defaultMaxTokens, room)
+    // A device has memory of its own, which its backend watches.
+    const perToken = inHostMemory ? (model?.kvBytesPerToken ?? 0) : 0
+    return {
+      client: this.#caller.client,
+      priority: priorityOf(this.#caller, priority),
+      promptTokens,
+      maxTokens,
+      kvBytes: (promptTokens + maxTokens) * perToken,
+      deadline: this.#total
+    }
+  }
+
+  #late(first: Deadline): void {
+    if (this.#ending.signal.aborted) return
+    this.#firstTokenLate = true
+    this.#ending.abort(first.error())
+  }
+
+  #count({ usage: { promptTokens, totalTokens } }: FinalItem): void {
+    const { meter, metrics, quotas } = this.#context
+    const { client, key } = this.#caller
+    meter.read(this.#asked.promptBytes, promptTokens)
+    quotas.used(client, totalTokens)
+    if (key) metrics.keyTokens.add(totalTokens, { key: key.id })
+    this.#ticket?.used(totalTokens)
+  }
+
+  /** The engine knows that it was told to stop, not why. */
+  #explained(error: unknown): unknown {
+    const { aborted, reason } = this.#ending.signal
+    if (!aborted || !isEngineError(error) || error.code !== 'CANCELLED' || !isEngineError(reason)) return error
+    const { text, tokens, usage } = error.details
+    const deadline = this.#firstTokenLate ? 'first_token' : 'request'
+    const timed = reason.code === 'INFERENCE_TIMEOUT' && { deadline, requestId: this.id }
+    return errorOf(reason.code, reason.message, { ...reason.details, ...timed, text, tokens, usage }, { cause: error })
+  }
+}
