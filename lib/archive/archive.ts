@@ -1,17 +1,18 @@
 /** The archive of a checkpoint: blobs on a web server or object store, each fetched once and then kept in the cold folder. */
 import { randomInt } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
+import { attempts } from '../download/attempts.js'
+import { cancelled, describeUrl } from '../download/failures.js'
+import { RangeClient } from '../download/range-request.js'
 import { createError, isEngineError } from '../errors/index.js'
 import type { BreakerChange, BreakerState } from '../resilience/breaker.js'
-import { CircuitBreaker, networkBreaker } from '../resilience/breaker.js'
+import { CircuitBreaker } from '../resilience/breaker.js'
+import { profiles } from '../resilience/profiles.js'
 import type { RetryEvent } from '../resilience/retry.js'
-import { retryWithBackoff } from '../resilience/retry.js'
 import type { BlobReference, DownloadReport } from './blob-download.js'
 import { downloadBlob } from './blob-download.js'
 import { ColdFolder, type OpenColdFolder } from './cold-folder.js'
-import { cancelled, describeUrl } from './failures.js'
-import type { CheckedArchive } from './options.js'
-import { RangeClient } from './range-request.js'
+import type { LocatedArchive } from './options.js'
 
 /** What happens, for logs and counters. */
 export type ArchiveEvent =
@@ -41,6 +42,9 @@ export interface FetchOptions {
   again?: boolean
 }
 
+/** What errors say was being done. */
+const method = 'archive'
+
 /** A download, and those who wait for it. */
 interface Transfer {
   blob: BlobReference
@@ -54,7 +58,7 @@ interface Transfer {
 
 export class Archive {
   readonly #url: URL
-  readonly #options: CheckedArchive
+  readonly #options: LocatedArchive
   readonly #cold: ColdFolder
   readonly #leaveFolder: () => void
   readonly #client: RangeClient
@@ -70,7 +74,7 @@ export class Archive {
   #closed = false
 
   private constructor(
-    options: CheckedArchive,
+    options: LocatedArchive,
     { folder, leave }: OpenColdFolder,
     seed: number | undefined,
     onEvent: (event: ArchiveEvent) => void
@@ -82,12 +86,13 @@ export class Archive {
     // Without a seed engines that lost the same server would all come back in the same moment.
     this.#seed = seed ?? randomInt(2 ** 32)
     this.#onEvent = onEvent
-    this.#client = new RangeClient(this.#url, options.headers, options.timeouts)
+    this.#client = new RangeClient(this.#url, options.headers, options.timeouts, method)
     this.#breaker = new CircuitBreaker({
+      ...profiles.network.breaker,
       name: describeUrl(this.#url),
-      ...options.breaker,
-      successThreshold: networkBreaker.successThreshold,
-      counts: (error) => error.code === 'NETWORK_PARTITION',
+      failureThreshold: options.breaker.failureThreshold,
+      recoveryTimeoutMs: options.breaker.cooldownMs,
+      countsAsFailure: (error) => isEngineError(error) && error.code === 'NETWORK_PARTITION',
       onStateChange: (change) => onEvent({ type: 'archive.circuit', ...change })
     })
   }
@@ -97,7 +102,7 @@ export class Archive {
    * FILE_READ_FAILED.
    */
   static async open(
-    options: CheckedArchive,
+    options: LocatedArchive,
     { seed, onEvent }: { seed?: number; onEvent: (event: ArchiveEvent) => void }
   ): Promise<Archive> {
     let archive: Archive | undefined
@@ -119,6 +124,11 @@ export class Archive {
       coldLimit: this.#cold.limit,
       coldBlobs: this.#cold.blobs
     }
+  }
+
+  /** The folder that keeps what came. */
+  get coldFolder(): Pick<ColdFolder, 'path' | 'makeRoom'> {
+    return this.#cold
   }
 
   /** A turn to hold blobs of the cold folder while others are fetched; of all archives that share it. */
@@ -174,16 +184,13 @@ export class Archive {
       for await (const piece of answer.pieces) pieces.push(piece)
       return Buffer.concat(pieces)
     }
-    const { retry: profile } = this.#options
-    const call = ++this.#calls
     return this.#breaker.execute(() =>
-      retryWithBackoff(read, {
-        profile,
+      attempts(read, {
+        retry: this.#options.retry,
         seed: this.#seed,
-        call,
-        method: 'archive',
+        call: ++this.#calls,
+        method,
         signal,
-        retryable: ({ code }) => code === 'NETWORK_PARTITION',
         onRetry: (event) => this.#onEvent({ type: 'archive.retry', target: describeUrl(url), ...event })
       })
     )
@@ -246,7 +253,7 @@ export class Archive {
     try {
       // Blobs of one step come together: one that was refused beside a trial would end the trial with its step, and the circuit stay as it is.
       while (this.#breaker.trial && !signal.aborted) await this.#breaker.trial
-      if (signal.aborted) throw cancelled(this.#urlOf(blob.file), signal.reason)
+      if (signal.aborted) throw cancelled(this.#urlOf(blob.file), method, signal.reason)
       const report = await this.#breaker.execute(() => this.#download(blob, signal, fresh))
       const { file, offset, bytes } = blob
       this.#onEvent({
@@ -281,6 +288,7 @@ export class Archive {
         retry: this.#options.retry,
         seed: this.#seed,
         call: ++this.#calls,
+        method,
         fresh,
         signal,
         onRetry: (event) => this.#onEvent({ type: 'archive.retry', target, ...event }),
@@ -295,7 +303,7 @@ export class Archive {
     transfer.waiters++
     let leave: (() => void) | undefined
     const left = new Promise<never>((_, reject) => {
-      leave = () => reject(cancelled(this.#urlOf(blob.file), signal?.reason))
+      leave = () => reject(cancelled(this.#urlOf(blob.file), method, signal?.reason))
     })
     left.catch(() => undefined)
     signal?.addEventListener('abort', leave!, { once: true })

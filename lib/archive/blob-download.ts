@@ -1,14 +1,13 @@
 /** One blob from the archive: taken up again where a connection broke, from the beginning where the file changed or the bytes are wrong. */
 import type { Hash } from 'node:crypto'
 import { createHash } from 'node:crypto'
+import type { AttemptOptions } from '../download/attempts.js'
+import { attempts } from '../download/attempts.js'
+import { describeUrl, refused } from '../download/failures.js'
+import type { RangeAnswer, RangeClient } from '../download/range-request.js'
 import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
 import { native } from '../native.js'
-import type { RetryProfile } from '../resilience/backoff.js'
-import type { RetryEvent } from '../resilience/retry.js'
-import { retryWithBackoff } from '../resilience/retry.js'
-import { describeUrl, refused } from './failures.js'
-import type { RangeAnswer, RangeClient } from './range-request.js'
 
 /** Where a blob lies and what it must be. */
 export interface BlobReference {
@@ -28,19 +27,14 @@ export interface BlobSink {
   write(piece: Buffer, position: number): Promise<void>
 }
 
-export interface DownloadOptions {
+export interface DownloadOptions extends AttemptOptions {
   client: RangeClient
   url: URL
   blob: BlobReference
   sink: BlobSink
-  retry: RetryProfile
-  seed: number
-  /** Number of this download, part of what the jitter comes from. */
-  call: number
   /** An earlier copy was damaged: past the caches on the way. */
   fresh: boolean
   signal: AbortSignal
-  onRetry(event: RetryEvent): void
   /** What was received does not count: the file changed, or its bytes are wrong. */
   onRestart(reason: string): void
 }
@@ -62,19 +56,10 @@ const mostRestarts = 2
  * EXPERT_CORRUPTED {file, offset, expected, actual}, CANCELLED, and what the sink throws.
  */
 export async function downloadBlob(options: DownloadOptions): Promise<DownloadReport> {
-  const { retry: profile, seed, call, signal, onRetry } = options
+  const { retry, seed, call, method, signal, onRetry } = options
   const transfer = new Transfer(options)
-  const retryable = (error: EngineError): boolean => error.code === 'NETWORK_PARTITION'
   for (;;) {
-    await retryWithBackoff(() => transfer.attempt(), {
-      profile,
-      seed,
-      call,
-      method: 'archive',
-      signal,
-      retryable,
-      onRetry
-    })
+    await attempts(() => transfer.attempt(), { retry, seed, call, method, signal, onRetry })
     const fault = transfer.check()
     if (!fault) return transfer.report
     if (transfer.report.restarted >= mostRestarts) throw fault

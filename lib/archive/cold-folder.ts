@@ -215,6 +215,12 @@ export class ColdFolder {
     }
   }
 
+  /** Gives back so many bytes, least recently used first, as far as nobody reads them. */
+  async makeRoom(bytes: number): Promise<void> {
+    await this.#delete(this.#evictTo(Math.max(0, this.bytes - bytes)))
+    this.#wake()
+  }
+
   /** Removes a blob (a damaged one, or one that is to be in the archive only). FILE_WRITE_FAILED. */
   async remove(key: string): Promise<void> {
     this.#remove(key)

@@ -63,6 +63,11 @@ export class ExpertArchive {
     }
   }
 
+  /** The folder that keeps what came. */
+  get coldFolder(): Archive['coldFolder'] {
+    return this.#archive.coldFolder
+  }
+
   /** Whether the step is to be run again once a session has brought what it failed for. */
   mends(error: unknown): boolean {
     return isArchived(error)

@@ -6,8 +6,8 @@ import { isEngineError } from 'tiered-moe'
 import type { BlobReference } from '../../lib/archive/blob-download.js'
 import { tellArchive } from '../../lib/engine/archive-events.js'
 import { Telemetry } from '../../lib/telemetry/telemetry.js'
-import { startFaultyProxy } from './faulty-proxy.js'
-import { nginxMissing, nginxVersion, startNginx } from './nginx.js'
+import { startFaultyProxy } from '../fixtures/faulty-proxy.js'
+import { nginxMissing, nginxVersion, startNginx } from '../fixtures/nginx.js'
 import { blobBytes, isRight, openArchive, seededBytes, temporaryFolder, writeBlobs } from './setting.js'
 
 if (nginxMissing) {
@@ -247,7 +247,7 @@ t.test('a dead archive: what is cold is served, the rest refused, and it is left
   t.ok(isRight(await archive.fetch(third), third))
   t.same(
     events.flatMap((event) => (event.type === 'archive.circuit' ? [event.reason] : [])),
-    ['FAILURE_THRESHOLD_EXCEEDED', 'COOLDOWN_ELAPSED', 'SUCCESS_THRESHOLD_REACHED']
+    ['FAILURE_THRESHOLD_EXCEEDED', 'RECOVERY_TIMEOUT_ELAPSED', 'SUCCESS_THRESHOLD_REACHED']
   )
   const told: string[] = []
   const telemetry = new Telemetry({ onEvent: ({ level, fields }) => told.push(`${fields.next}: ${level}`) })
@@ -272,7 +272,7 @@ t.test('closing ends what is under way', async (t) => {
   const ending = blobs.map((blob) => archive.fetch(blob).catch((error) => error))
   await archive.close()
   const errors = await Promise.all(ending)
-  t.ok(errors.every((error) => isEngineError(error) && error.code === 'CANCELLED'))
+  t.ok(errors.every((error) => isEngineError(error) && error.code === 'CANCELLED' && error.name === 'AbortError'))
   await t.rejects(archive.fetch(first), { code: 'CANCELLED' })
 })
 

@@ -3,8 +3,8 @@ import { chmodSync, cpSync, mkdirSync, readdirSync, rmSync, statSync } from 'nod
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { convertModel, createEngine, type Engine, type EngineOptions, type LoadModelRequest } from 'tiered-moe'
+import type { Nginx } from '../fixtures/nginx.js'
 import { embedded } from '../fixtures/package.js'
-import type { Nginx } from './nginx.js'
 
 export const tiers = [
   { name: 'core', placement: 'hot' as const, experts: Array.from({ length: 8 }, (_, i) => i) },

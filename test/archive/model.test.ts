@@ -6,6 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { convertModel, createEngine, type Engine, isEngineError, type LoadModelRequest } from 'tiered-moe'
+import { startFaultyProxy } from '../fixtures/faulty-proxy.js'
+import { nginxMissing, startNginx } from '../fixtures/nginx.js'
 import { embedded } from '../fixtures/package.js'
 import {
   contextLength,
@@ -16,8 +18,6 @@ import {
   tiers,
   writeArchived
 } from './archived-model.js'
-import { startFaultyProxy } from './faulty-proxy.js'
-import { nginxMissing, startNginx } from './nginx.js'
 import { temporaryFolder } from './setting.js'
 
 if (nginxMissing) {
@@ -185,6 +185,16 @@ t.test('an address in the manifest: the folder works with no option, and an opti
   const archive = { ...quick, url: `${nginx.url}/none`, coldFolder: temporaryFolder(t) }
   await engine.loadModel({ id: 'tiny', model: addressed, archive })
   t.equal(await codeOf(engine.generate(request)), 'ARCHIVE_REFUSED')
+  await engine.unloadModel('tiny')
+  // Without an address the options are of that one; headers would go to a host that the caller has not named.
+  const own = { ...quick, coldFolder: temporaryFolder(t) }
+  await engine.loadModel({ id: 'tiny', model: addressed, archive: own })
+  t.equal(await codeOf(engine.generate(request)), undefined)
+  t.ok(coldFiles(own.coldFolder).length > 0)
+  t.equal(
+    await codeOf(engine.loadModel({ id: 'b', model: addressed, archive: { headers: { a: 'b' } } })),
+    'VALIDATION_ERROR'
+  )
   for (const archiveUrl of ['http://a:b@host/', 'http://a@host/', 'https://host/?signature=1', 'ftp://host/', 'x']) {
     t.equal(await codeOf(convertModel({ from, to: addressed, tiers, archiveUrl })), 'VALIDATION_ERROR', archiveUrl)
   }

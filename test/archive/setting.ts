@@ -86,7 +86,7 @@ export async function openArchive(
     onEvent?.(event)
   }
   const checked = archiveSchema.parse({ ...quick, ...options, url, coldFolder })
-  const archive = await Archive.open(checked, { seed: 7, onEvent: listen })
+  const archive = await Archive.open({ ...checked, url }, { seed: 7, onEvent: listen })
   t.teardown(() => archive.close())
   return { archive, events, coldFolder, count: (type) => events.filter((event) => event.type === type).length }
 }

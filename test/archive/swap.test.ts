@@ -7,9 +7,9 @@ import t, { type Test } from 'tap'
 import { type Engine, verifyCheckpoint } from 'tiered-moe'
 import { manifestOf } from '../checkpoint/checkpoints.js'
 import { items } from '../engine/items.js'
+import { nginxMissing, startNginx } from '../fixtures/nginx.js'
 import { embedded } from '../fixtures/package.js'
 import { memoryFor, openTiny, quick, request, writeArchived } from './archived-model.js'
-import { nginxMissing, startNginx } from './nginx.js'
 import { temporaryFolder } from './setting.js'
 
 if (nginxMissing) {

@@ -5,13 +5,14 @@ import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
 import { performance } from 'node:perf_hooks'
 import { isEngineError } from '../errors/index.js'
 import { cancelled, refused, statusFailure, unreachable } from './failures.js'
-import type { ArchiveTimeouts } from './options.js'
+import type { TransferTimeouts } from './options.js'
 
 export interface RangeRequest {
   url: URL
   offset: number
-  /** Infinity: the whole file from `offset` 0, of no more than `most` bytes. */
+  /** Infinity: all from `offset` to the end of the file. */
   bytes: number
+  /** Bytes that the whole file may have, where its end is asked for. Default 64 MiB. */
   most?: number
   /** The validator of an earlier answer: another version of the file is answered as a whole (If-Range). */
   validator?: string | undefined
@@ -35,19 +36,22 @@ export interface RangeAnswer {
 
 /** A server that ignores ranges is put up with as long as no more than this is thrown away for a blob. */
 const mostSkipped = 64 * 2 ** 20
+const mostWhole = 64 * 2 ** 20
 const mostRedirects = 5
 
 export class RangeClient {
-  readonly #timeouts: ArchiveTimeouts
+  readonly #timeouts: TransferTimeouts
   readonly #headers: Record<string, string>
   readonly #home: string
+  readonly #method: string
   readonly #agents = { 'http:': new HttpAgent({ keepAlive: true }), 'https:': new HttpsAgent({ keepAlive: true }) }
 
-  /** `headers` go to the host of `home` only. */
-  constructor(home: URL, headers: Record<string, string>, timeouts: ArchiveTimeouts) {
+  /** `headers` go to the host of `home` only; `method` is what errors say was being done. */
+  constructor(home: URL, headers: Record<string, string>, timeouts: TransferTimeouts, method: string) {
     this.#home = home.origin
     this.#headers = headers
     this.#timeouts = timeouts
+    this.#method = method
   }
 
   /**
@@ -71,7 +75,7 @@ export class RangeClient {
       }
       try {
         if (bytes !== Number.POSITIVE_INFINITY) return this.#range(url, response, offset, bytes, signal)
-        return this.#file(url, response, request.most ?? mostSkipped, signal)
+        return this.#rest(url, response, offset, request.most ?? mostWhole, signal)
       } catch (error) {
         response.destroy()
         throw error
@@ -100,27 +104,39 @@ export class RangeClient {
         throw refused(url, `the file has ${length} bytes, the range ends at ${offset + bytes}`)
       }
     } else {
-      const range = response.headers['content-range']
-      const [, first, last, total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range ?? '') ?? []
-      if (Number(total) < offset + bytes)
+      const { first, last, total, text } = readRange(response)
+      if (total !== undefined && total < offset + bytes)
         throw refused(url, `the file has ${total} bytes, the range ends at ${offset + bytes}`)
-      const asked = Number(first) === offset && Number(last) === offset + bytes - 1
-      if (!asked || (length !== undefined && length !== bytes)) {
-        throw unreachable(url, `another range than was asked for: ${range ?? 'none named'}, ${length} bytes`)
+      if (first !== offset || last !== offset + bytes - 1 || (length !== undefined && length !== bytes)) {
+        throw unreachable(url, `another range than was asked for: ${text}, ${length} bytes`)
       }
-      fileBytes = total === '*' ? undefined : Number(total)
+      fileBytes = total
     }
     const pieces = this.#pieces(url, response, whole ? offset : 0, bytes, signal)
     return { validator, fileBytes, whole, pieces, discard: () => response.destroy() }
   }
 
-  #file(url: URL, response: IncomingMessage, most: number, signal: AbortSignal | undefined): RangeAnswer {
+  #rest(
+    url: URL,
+    response: IncomingMessage,
+    offset: number,
+    most: number,
+    signal: AbortSignal | undefined
+  ): RangeAnswer {
     const { validator, length, status } = readHead(url, response)
-    if (status !== 200) throw refused(url, `status ${status} for a whole file`)
-    if (length === undefined) throw refused(url, 'an answer without its length')
-    if (length > most) throw refused(url, `the file has ${length} bytes, of ${most} allowed`)
-    const pieces = this.#pieces(url, response, 0, length, signal)
-    return { validator, fileBytes: length, whole: true, pieces, discard: () => response.destroy() }
+    const whole = status === 200
+    let fileBytes = length
+    if (!whole) {
+      const { first, last, total, text } = readRange(response)
+      if (first !== offset || total === undefined || last !== total - 1) {
+        throw unreachable(url, `another range than was asked for: ${text}, not from ${offset} to the end`)
+      }
+      fileBytes = total
+    }
+    if (fileBytes === undefined) throw refused(url, 'an answer without its length')
+    if (fileBytes > most) throw refused(url, `the file has ${fileBytes} bytes, of ${most} allowed`)
+    const pieces = this.#pieces(url, response, whole ? offset : 0, Math.max(0, fileBytes - offset), signal)
+    return { validator, fileBytes, whole, pieces, discard: () => response.destroy() }
   }
 
   async *#pieces(
@@ -171,6 +187,7 @@ export class RangeClient {
     const { connectMs, firstByteMs } = this.#timeouts
     const headers: Record<string, string> = url.origin === this.#home ? { ...this.#headers } : {}
     if (bytes !== Number.POSITIVE_INFINITY) headers.range = `bytes=${offset}-${offset + bytes - 1}`
+    else if (offset > 0) headers.range = `bytes=${offset}-`
     headers['accept-encoding'] = 'identity'
     if (validator !== undefined) headers['if-range'] = validator
     if (fresh) headers['cache-control'] = 'no-cache'
@@ -202,11 +219,24 @@ export class RangeClient {
   }
 
   #explain(url: URL, error: unknown, signal: AbortSignal | undefined, reason: string): unknown {
-    if (signal?.aborted) return cancelled(url, signal.reason)
+    if (signal?.aborted) return cancelled(url, this.#method, signal.reason)
     if (isEngineError(error)) return error
     const { code } = error as NodeJS.ErrnoException
     return unreachable(url, code ? `${reason} (${code})` : reason, code ? { systemCode: code } : {}, error)
   }
+}
+
+/** The range that an answer of status 206 says it is; without its total where the server does not tell. */
+function readRange({ headers }: IncomingMessage): {
+  first: number
+  last: number
+  total: number | undefined
+  text: string
+} {
+  const text = headers['content-range'] ?? 'none named'
+  const [, first, last, total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(text) ?? []
+  const known = total !== undefined && total !== '*'
+  return { first: Number(first), last: Number(last), total: known ? Number(total) : undefined, text }
 }
 
 /** What the head of an answer says, of status 200 or 206. */
