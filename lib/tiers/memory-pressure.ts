@@ -8,7 +8,7 @@ export interface MemorySample {
   at: number
   /** Bytes that the process may still take: MemAvailable, or what its control groups leave. */
   available: number
-  /** Share of the last ten seconds in which some task waited for memory, in percent (PSI `some avg10`); 0 where that is not known. */
+  /** Share of the last ten seconds in which some task waited for memory that this process could free, in percent (PSI `some avg10`); 0 where that is not known. */
   stall: number
   /** Bytes of the experts in memory now. */
   resident: number

@@ -1,5 +1,6 @@
 /** Looks at the machine's memory now and then. */
 import { readFileSync } from 'node:fs'
+import { freemem, totalmem } from 'node:os'
 import { performance } from 'node:perf_hooks'
 import { native } from '../native.js'
 
@@ -9,13 +10,37 @@ export function parsePressure(text: string): number {
   return Number.isFinite(value) ? value : 0
 }
 
-function readStall(): number {
+/** The pressure file of this process's control group, of version 2; undefined where /proc/self/cgroup names none. */
+export function groupPressureFile(groups: string): string | undefined {
+  const path = /^0::(\/.*)$/m.exec(groups)?.[1]
+  return path && `/sys/fs/cgroup${path === '/' ? '' : path}/memory.pressure`
+}
+
+/**
+ * The stalls that freed memory helps against: those of this process's own group, and the machine's where it is short. With plenty free the
+ * machine's are those of some group at a limit of its own.
+ */
+export function stallOf(machine: { pressure: string; free: number; total: number }, group: string): number {
+  const short = machine.free < plenty * machine.total
+  return Math.max(parsePressure(group), short ? parsePressure(machine.pressure) : 0)
+}
+/** Share of the machine's memory that is plenty. */
+const plenty = 0.125
+
+/** '' where there is none. */
+function readText(path: string | undefined): string {
   try {
-    return parsePressure(readFileSync('/proc/pressure/memory', 'utf8'))
+    return path === undefined ? '' : readFileSync(path, 'utf8')
   } catch {
-    return 0
+    return ''
   }
 }
+
+const readStall = (): number =>
+  stallOf(
+    { pressure: readText('/proc/pressure/memory'), free: freemem(), total: totalmem() },
+    readText(groupPressureFile(readText('/proc/self/cgroup')))
+  )
 
 export interface MemoryReading {
   at: number
