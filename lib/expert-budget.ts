@@ -37,6 +37,8 @@ export interface BudgetRequest extends MemoryRequest {
   memory?: number | undefined
   /** Positions that have to fit where the memory is not given. */
   contextLength: number
+  /** The fewest experts that a model works with. Default: one for every thread, and one being read. */
+  leastExperts?: number
 }
 
 const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
@@ -104,8 +106,8 @@ export function planExperts(
     return made('all', fixed + all, all, Number.MAX_SAFE_INTEGER)
   }
   const memory = request.memory ?? available - Math.max(available * leftPart, leftBytes)
-  // One expert for every thread, and one being read.
-  const least = fixed + Math.min(count, request.threads + 1) * slot
+  const fewest = Math.min(count, request.leastExperts ?? request.threads + 1)
+  const least = fixed + fewest * slot
   if (memory >= least) {
     const budget = Math.min(all, Math.floor((memory - base - arena) / slot) * slot)
     return made('budget', memory, budget, Math.floor(memory - base - arena - budget))
@@ -113,7 +115,7 @@ export function planExperts(
   if (!asked) checkMemory(tensors, plan, request, available)
   throw createError(
     'RESOURCE_BUDGET_TOO_SMALL',
-    `the model needs at least ${least} bytes of memory (weights that always stay ${base}, KV cache of ${positions} positions ${keyValues}, step buffers ${arena}, and ${request.threads + 1} experts of ${slot}); it may take ${Math.floor(memory)}`,
+    `the model needs at least ${least} bytes of memory (weights that always stay ${base}, KV cache of ${positions} positions ${keyValues}, step buffers ${arena}, and ${fewest} experts of ${slot}); it may take ${Math.floor(memory)}`,
     {
       resourceInfo: { required: least, available: Math.floor(memory), current: null, limit: null, unit: 'bytes' },
       alternatives: smaller(tensors, plan, request, memory, least, fixed, slot)

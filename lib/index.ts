@@ -14,7 +14,10 @@ export type {
   VerifyReport
 } from './checkpoint/index.js'
 export { convertModel, verifyCheckpoint } from './checkpoint/index.js'
+export type { ConfigFault } from './config/provenance.js'
 export { createEngine } from './create-engine.js'
+export type { PullOptions, PullProgress, PullRequest, PullResult } from './download/pull.js'
+export { pullFile } from './download/pull.js'
 export type { BackendInfo } from './engine/backend-info.js'
 export type { DisposeOptions } from './engine/calls.js'
 export type { ExpandRequest, Expansion } from './engine/expand.js'
@@ -22,6 +25,7 @@ export type { FreezeOptions } from './engine/maintenance.js'
 export type {
   BackendName,
   EngineOptions,
+  GuardSettings,
   JournalOptions,
   LoadModelOptions,
   LoadModelRequest,
@@ -30,6 +34,7 @@ export type {
 export type { Perplexity, PerplexityRequest } from './engine/perplexity.js'
 export type { BootPhase, LoadPhase, PhaseEvent } from './engine/phases.js'
 export type { ResumeRequest } from './engine/resume.js'
+export type { SwapModelOptions } from './engine/swap-model.js'
 export type { Engine } from './engine.js'
 export type {
   CatalogEntry,
@@ -39,12 +44,24 @@ export type {
   ErrorDetails,
   ErrorScope,
   ErrorSeverity,
+  HttpClass,
   LogLevel,
   ResourceInfo,
   RetryClass,
   WireError
 } from './errors/index.js'
-export { catalog, EngineClientError, EngineError, isEngineError, TimeoutError } from './errors/index.js'
+export {
+  CircuitBreakerOpenError,
+  catalog,
+  EngineClientError,
+  EngineError,
+  engineCodeRetry,
+  engineCodes,
+  errorFromWire,
+  httpClasses,
+  isEngineError,
+  TimeoutError
+} from './errors/index.js'
 export type { ExpertMemory } from './expert-budget.js'
 export type { ExpertChange } from './experts/changes.js'
 export type { PersistedExpert } from './experts/persist.js'
@@ -54,6 +71,9 @@ export type { FinalItem, FinishReason, GenerationItem, TokenItem, Usage } from '
 export type { CallOptions, ChatMessage, GenerationRequest } from './generation/options.js'
 export type { RoutingCapture } from './generation/routing.js'
 export type { GenerationResult } from './generation/whole-text.js'
+export type { JsonSchema, ResponseFormat } from './guidance/index.js'
+export type { Isolation, IsolationOptions, StreamLimits } from './isolation/settings.js'
+export type { WorkerCrash, WorkerInfo, WorkerState } from './isolation/worker-info.js'
 export type { DamagedBytes, Recovered, RecoveredModel, RecoveredRequest } from './journal/index.js'
 export type { EngineState, Transition } from './lifecycle.js'
 export type { ExpertTrace, ModelInfo, ModelStats, TierSetChange } from './loaded-model.js'
@@ -69,6 +89,10 @@ export type {
   LoadProgress,
   Prefetch
 } from './native.js'
+export { openConfigured } from './open-configured.js'
+export type { ConfigRequest, LoadedConfig, RuntimeOptions } from './runtime-config.js'
+export { loadRuntimeConfig } from './runtime-config.js'
+export type { DownloadSettings, EngineHooks, NetworkBreaker, NetworkSettings, RuntimeConfig } from './runtime-schema.js'
 export type { AuditVerification } from './telemetry/audit-verify.js'
 export { verifyAuditLog } from './telemetry/audit-verify.js'
 export type { EngineEvent, EventName } from './telemetry/event-catalog.js'

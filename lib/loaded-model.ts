@@ -9,13 +9,14 @@ import type { Deadlines } from './generation/deadlines.js'
 import type { ForwardOptions, ForwardResult } from './generation/forward.js'
 import { Forwards } from './generation/forward.js'
 import { Generation } from './generation/generation.js'
-import { Generator } from './generation/generator.js'
 import type { GenerationObserver } from './generation/items.js'
+import { LocalGenerator } from './generation/local-generator.js'
 import type { CallOptions, CheckedRequest } from './generation/options.js'
 import { promptTokens } from './generation/prompt.js'
 import type { EarlierTokens, RequestLog } from './generation/request-log.js'
 import { checkReplay } from './generation/routing.js'
-import { Scheduler } from './generation/scheduler.js'
+import { Scheduler, type StuckOptions } from './generation/scheduler.js'
+import { compileGuide } from './guidance/index.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
 import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel } from './native.js'
@@ -56,6 +57,7 @@ export interface LoadedModelOptions {
   archive?: ExpertArchive | undefined
   swaps: ExpertSwaps
   onFatal(error: unknown): void
+  stuck?: StuckOptions | undefined
   deadlines: Deadlines
   /** Throws where a request that was made earlier may not begin now. */
   admit(method: string): void
@@ -84,6 +86,8 @@ export interface ModelInfo extends SelectionInfo {
   kvType: KvType
   /** Bytes of its weights in memory. */
   weightBytes: number
+  /** Bytes that the KV cache takes for each position of a sequence. */
+  kvBytesPerToken: number
   /** Who gets how much of the memory that the model may take. */
   memory: ExpertMemory
   /** Whether `messages` can be given. */
@@ -151,7 +155,8 @@ export class LoadedModel {
         pacing.stepped(members, items, ms)
         this.#starvation?.stepped(items)
       },
-      onFatal: options.onFatal
+      onFatal: options.onFatal,
+      stuck: options.stuck
     })
   }
 
@@ -163,6 +168,7 @@ export class LoadedModel {
       contextLength,
       kvType,
       weightBytes: native.weightBytes,
+      kvBytesPerToken: native.kvBytesPerToken[kvType],
       memory,
       hasChatTemplate: this.tokenizer.chatTemplate !== undefined,
       activeSequences: this.#scheduler.size,
@@ -226,6 +232,11 @@ export class LoadedModel {
     return this.#options.files
   }
 
+  /** Of a checkpoint whose archive tiers are not all here. */
+  get archive(): ExpertArchive | undefined {
+    return this.#options.archive
+  }
+
   placement(): PlacementView {
     const { id, native, selection, descriptor, archive, steering } = this.#options
     const { expertBytes } = descriptor
@@ -247,8 +258,8 @@ export class LoadedModel {
     return { id, activeSequences: this.#scheduler.size, use, ...(experts && { experts }) }
   }
 
-  /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, VALIDATION_ERROR. */
-  createGenerator(method: string, request: CheckedRequest, call: CallOptions, earlier?: EarlierTokens): Generator {
+  /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, GUIDANCE_SCHEMA_UNSUPPORTED, VALIDATION_ERROR. */
+  createGenerator(method: string, request: CheckedRequest, call: CallOptions, earlier?: EarlierTokens): LocalGenerator {
     const { openLog, native, contextLength, kvType, vocab, id, observe, selection } = this.#options
     const prompt = promptTokens(method, request, this.tokenizer, { model: id, vocab })
     if (prompt.length > contextLength) {
@@ -260,6 +271,8 @@ export class LoadedModel {
     const choice = selection.select(request)
     const { tiers, enabled } = choice.tierSet
     const { tokenizer } = this
+    const { responseFormat } = request
+    const guide = responseFormat && compileGuide(responseFormat, tokenizer, vocab)?.start()
     const decoder = tokenizer.decodeStream()
     const requestId = request.requestId ?? randomUUID()
     // What decides the TierSet changes with time: a request that goes on keeps the one that it got.
@@ -276,6 +289,7 @@ export class LoadedModel {
         push: (token) => (token < tokenizer.vocab ? decoder.push(token) : ''),
         end: () => decoder.end()
       },
+      guide,
       createSequence: (maxTokens, captureRouting) => native.createSequence({ kvType, maxTokens, captureRouting }),
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
@@ -287,7 +301,7 @@ export class LoadedModel {
     })
     this.#followBudget(generation, choice, requestId)
     const { deadlines, admit } = this.#options
-    return new Generator(this.#scheduler, generation, method, call, { deadlines, admit: () => admit(method), log })
+    return new LocalGenerator(this.#scheduler, generation, method, call, { deadlines, admit: () => admit(method), log })
   }
 
   /**

@@ -5,8 +5,9 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import loaded from '#addon'
+import './errors/diagnostics.js'
 import type { ErrorDetails } from './errors/index.js'
-import { createError } from './errors/index.js'
+import { createError, tellFileLimit } from './errors/index.js'
 import { createNativeError } from './errors/native-error.js'
 import type { Plan, PlanTensor } from './model/plan.js'
 import type { ExpertBlobPlace, NativeExpertReader } from './native/device-experts.js'
@@ -36,7 +37,7 @@ export interface BackendMemory {
 export interface DeviceCounts {
   /** Of CUDA: launches. */
   submits: number
-  /** Milliseconds that were spent waiting for it. */
+  /** Milliseconds in which it was waited for, by one or several. */
   waitedMs: number
   /** With `createEngine({ gpu: { timestamps: true } })`: milliseconds that it computed, by its own clock; undefined where it has none. */
   computedMs?: number | undefined
@@ -168,7 +169,7 @@ export interface NativeAddon {
     options: { offset: Float64Array; bytes: Float64Array; onProgress?: (bytes: number) => void },
     cancel: NativeCancel
   ): Promise<ExpertsFile>
-  createBackend(options: { threads: number; isa: Isa | 'auto' }): NativeBackend
+  createBackend(options: { threads: number; isa: Isa | 'auto'; device?: number }): NativeBackend
   /** Opens the experts of a plan for a device: those of the file, or of a checkpoint's blobs. The errors of loadModel that concern experts. */
   openExperts(file: NativeGguf, plan: Plan, options: { experts: ExpertOptions }): Promise<NativeExpertReader>
   /** The bytes of a version, compared with its checksum. MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED, EXPERT_CORRUPTED, RESOURCE_MEMORY_EXHAUSTED. */
@@ -194,6 +195,8 @@ export interface NativeAddon {
   shaderNames(): string[]
   /** Locks an open file for its descriptor, without waiting; false where another descriptor has the lock. FILE_WRITE_FAILED. */
   tryLockFile(descriptor: number): boolean
+  /** Files that this process may have open at a time; 0 where nothing limits them. */
+  openFileLimit(): number
 }
 
 let instance: NativeAddon | undefined
@@ -207,6 +210,7 @@ export function native(): NativeAddon {
   }
   const candidate = addon as NativeAddon
   candidate.initialize(createNativeError)
+  tellFileLimit(() => candidate.openFileLimit() || undefined)
   instance = candidate
   return candidate
 }
@@ -225,7 +229,7 @@ export function cudaNative(): NativeAddon {
     throw createError(
       'CUDA_DEVICE_FAILED',
       `the addon tiered_moe_cuda.node is not there: install ${install}, or build it in a checkout with 'npm run build:cuda' (CUDA 12.8 or newer), and the NVIDIA driver`,
-      { install, tried }
+      { device: null, install, tried }
     )
   }
   const candidate = addon as NativeAddon

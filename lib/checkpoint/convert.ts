@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { copyFile, open, realpath } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { checkRoom, explainWrite } from '../disk-room.js'
 import { createError } from '../errors/index.js'
 import type { ExpertLayout, NativeAddon, NativeCancel } from '../native.js'
 import { packageVersion } from '../native.js'
@@ -30,7 +31,7 @@ import {
   type OptimizerState
 } from './manifest.js'
 import { type ConvertSource, openSource } from './source.js'
-import { checkRoom, explainWrite, lockTarget, prepareTarget, type Target } from './target.js'
+import { lockTarget, prepareTarget, type Target } from './target.js'
 import {
   type Assignment,
   assignHser,

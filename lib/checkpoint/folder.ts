@@ -10,6 +10,8 @@ export const BASE_NAME = 'base.gguf'
 export const EXPERTS_FOLDER = 'experts'
 /** Blobs of experts that were changed while the model served, one file each. */
 export const VERSIONS_FOLDER = 'versions'
+/** Whether a manifest's path is that of such a file. */
+export const isVersionFile = (path: string): boolean => path.startsWith(`${VERSIONS_FOLDER}/`)
 /** Progress of a conversion that has not ended. */
 export const JOURNAL_NAME = 'convert.journal'
 

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { z } from 'zod'
-import { archiveUrl } from '../archive/options.js'
+import { webAddress } from '../download/options.js'
 import { createError } from '../errors/index.js'
 import { describeValue } from '../validation.js'
 
@@ -86,7 +86,7 @@ const shard = z.looseObject({
   version
 })
 
-export const manifestUrl = archiveUrl
+export const manifestUrl = webAddress
   .refine((text) => URL.canParse(text) && new URL(text).search === '')
   .describe('an address of http or https without a name, a password or a query')
 

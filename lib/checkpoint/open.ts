@@ -8,8 +8,8 @@ import { type ModelDescription, readModel } from '../model/index.js'
 import type { Plan } from '../model/plan.js'
 import type { DType, ExpertBlobs, GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
 import type { TierLabels } from '../tiers/model-tiers.js'
-import { BASE_NAME, findShard } from './folder.js'
-import type { Manifest, ManifestShard } from './manifest.js'
+import { BASE_NAME, findShard, isVersionFile } from './folder.js'
+import { MANIFEST_NAME, type Manifest, type ManifestShard } from './manifest.js'
 import { convertCommand, readSoundManifest } from './sound-manifest.js'
 import { findTiers, type TierPlaces } from './tier-folder.js'
 import { assignHser } from './tiers.js'
@@ -46,7 +46,7 @@ export interface OpenCheckpointOptions {
 }
 
 const invalid = (folder: string, message: string, details: Record<string, unknown> = {}): EngineError =>
-  createError('CHECKPOINT_INVALID', `${folder}: ${message}`, { folder, ...details })
+  createError('CHECKPOINT_INVALID', `${folder}: ${message}`, { folder, file: MANIFEST_NAME, ...details })
 
 /** Finds every file, in the order of the manifest. Throws for a missing one, another size, a link out of the folder. */
 async function locateShards(manifest: Manifest, folder: string, archive: boolean, elsewhere: ReadonlySet<string>) {
@@ -56,7 +56,8 @@ async function locateShards(manifest: Manifest, folder: string, archive: boolean
   const again = convertCommand(manifest, folder)
   for (const shard of [...manifest.shards, ...(manifest.optimizer?.shards ?? [])]) {
     const { tier } = shard as ManifestShard
-    if (tier !== undefined && elsewhere.has(tier)) {
+    // An expert that was changed is here, wherever the others of its tier are.
+    if (tier !== undefined && elsewhere.has(tier) && !isVersionFile(shard.path)) {
       paths.push('')
       continue
     }

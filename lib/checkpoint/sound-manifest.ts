@@ -7,7 +7,7 @@ import { JOURNAL_NAME, readManifest, statIfAny } from './folder.js'
 import { MANIFEST_NAME, type Manifest } from './manifest.js'
 
 const invalid = (folder: string, message: string, details: Record<string, unknown> = {}): EngineError =>
-  createError('CHECKPOINT_INVALID', `${folder}: ${message}`, { folder, ...details })
+  createError('CHECKPOINT_INVALID', `${folder}: ${message}`, { folder, file: MANIFEST_NAME, ...details })
 
 /** Whether a path is a folder that may be a checkpoint, or one that was to become one. */
 export async function isCheckpoint(path: string): Promise<boolean> {

@@ -1,7 +1,7 @@
-/** The folder that a conversion writes: what may be there before, what of it is kept, and whether the disk has room for the rest. */
+/** The folder that a conversion writes: what may be there before, and what of it is kept. */
 
-import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { type FileHandle, open, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createError, type EngineError, isEngineError } from '../errors/index.js'
 import { type FileRecord, readJournal } from './convert-journal.js'
 import {
@@ -146,36 +146,4 @@ export async function prepareTarget(
   await clear(folder)
   await removeTemporary(folder)
   return target
-}
-
-/** Bytes that may be written to the disk of a folder, or of the folder above where it is not there yet. */
-async function availableBytes(folder: string): Promise<number> {
-  const { bavail, bsize } = await statfs(folder).catch(() => statfs(dirname(folder)))
-  return bavail * bsize
-}
-
-const noRoom = (folder: string, required: number, available: number, cause?: unknown): EngineError =>
-  createError(
-    'RESOURCE_DISK_EXHAUSTED',
-    `${folder}: ${required} bytes are to be written, the disk has room for ${available}`,
-    {
-      path: folder,
-      required,
-      available,
-      resourceInfo: { required, available, current: null, limit: null, unit: 'bytes' }
-    },
-    { cause }
-  )
-
-/** RESOURCE_DISK_EXHAUSTED {required, available}. */
-export async function checkRoom(folder: string, required: number): Promise<void> {
-  const available = await availableBytes(folder)
-  if (required > available) throw noRoom(folder, required, available)
-}
-
-/** A failed write as what it is: RESOURCE_DISK_EXHAUSTED where the disk is full. */
-export async function explainWrite(error: unknown, folder: string, required: number): Promise<unknown> {
-  if (!isEngineError(error) || error.code !== 'FILE_WRITE_FAILED') return error
-  if (error.details.errno !== 'ENOSPC' && error.details.errno !== 'EDQUOT') return error
-  return noRoom(folder, required, await availableBytes(folder).catch(() => 0), error)
 }

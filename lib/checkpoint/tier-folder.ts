@@ -4,7 +4,7 @@
  */
 import { createError, type EngineError, isEngineError } from '../errors/index.js'
 import type { NativeAddon, NativeCancel } from '../native.js'
-import { findShard } from './folder.js'
+import { findShard, isVersionFile } from './folder.js'
 import type { Manifest, ManifestExpert } from './manifest.js'
 import { readSoundManifest } from './sound-manifest.js'
 import { verifyShards } from './verify-shards.js'
@@ -34,7 +34,7 @@ function checkExpert(folder: string, tier: string, layer: number, own: ManifestE
 }
 
 /**
- * The places of these tiers' experts in another folder. Its base file need not be there, nor files of other tiers. Throws what reading its manifest
+ * The places of these tiers' experts in another folder, but of those that were changed in their own. Its base file need not be there, nor files of other tiers. Throws what reading its manifest
  * does; CHECKPOINT_MISMATCH {folder, tier, expected, actual} for another model or other bytes of an expert; CHECKPOINT_INVALID {folder, file,
  * tier} where a file is missing or has another size; with `verify` MODEL_CORRUPTED; CANCELLED.
  */
@@ -57,7 +57,7 @@ export async function findTiers(
     const fileOf = new Map<number, number>()
     for (const { layer, experts } of manifest.layers) {
       for (const own of experts) {
-        if (!tiers.includes(own.tier)) continue
+        if (!tiers.includes(own.tier) || isVersionFile(manifest.shards[own.shard]!.path)) continue
         const entry = entries.get(`${layer}/${own.expert}`)
         checkExpert(folder, own.tier, layer, own, entry)
         const { shard, offset, bytes } = entry!

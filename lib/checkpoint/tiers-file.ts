@@ -1,14 +1,16 @@
 /** Tiers from a YAML file, and the statistics of a model's routing from a JSON file: what people write, checked. */
 import { readFile } from 'node:fs/promises'
-import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
-import { createError, type EngineError } from '../errors/index.js'
+import { readConfig } from '../config/read.js'
+import { createError, type EngineError, isEngineError } from '../errors/index.js'
 import { isTierName, PLACEMENTS, type Placement } from '../model/hser.js'
 import { byteSize, describeValue, isByteSize } from '../validation.js'
 import { isAbsent, readFailed } from './folder.js'
 import type { ExpertChoice, RoutingStatistics, TierSpec } from './tiers.js'
 
+/** What a manifest can have. */
 const MOST_EXPERTS = 4096
+const MOST_LAYERS = 1024
 
 /** Ids and ranges: [0, '4-7']. */
 type ExpertList = readonly (number | string)[]
@@ -39,13 +41,20 @@ const listAllowed = "a list of numbers and ranges as '0-7'"
 
 /** `[0, '4-7']` as [0, 4, 5, 6, 7]. */
 function numbers(value: unknown, path: string): number[] {
-  const items = Array.isArray(value) ? value : [value]
-  return items.flatMap((item, i) => {
-    if (typeof item === 'number' && Number.isInteger(item) && item >= 0 && item < MOST_EXPERTS) return [item]
-    const [, first, last] = (typeof item === 'string' && range.exec(item)) || []
-    if (first === undefined || Number(last) < Number(first)) throw refuse(`${path}[${i}]`, item, listAllowed)
-    return Array.from({ length: Number(last) - Number(first) + 1 }, (_, n) => Number(first) + n)
-  })
+  const items: unknown[] = Array.isArray(value) ? value : [value]
+  // Each stands for up to all experts: a short text could ask for any amount of memory.
+  const ids: number[] = []
+  for (const [i, item] of items.entries()) {
+    const ends = typeof item === 'number' ? [item, item] : typeof item === 'string' && range.exec(item)?.slice(1)
+    const [first, last] = ends ? (ends.map(Number) as [number, number]) : [Number.NaN, Number.NaN]
+    if (!Number.isInteger(first) || first < 0 || last < first || last >= MOST_EXPERTS) {
+      throw refuse(`${path}[${i}]`, item, listAllowed)
+    }
+    if (ids.length + last - first >= MOST_EXPERTS)
+      throw refuse(path, value, `at most ${MOST_EXPERTS} experts, each once`)
+    for (let id = first; id <= last; id++) ids.push(id)
+  }
+  return ids
 }
 
 const choiceAllowed = `rest, ${listAllowed}, lists by layer, or {share: 0 to 1} of the most used`
@@ -63,9 +72,11 @@ function choiceOf(value: unknown, path: string): ExpertChoice {
   const layers = new Map<number, number[]>()
   for (const [key, list] of entries) {
     const named = /^\d{1,4}$/.test(key) ? [Number(key)] : numbers(key, `${path}.${key}`)
+    const ids = numbers(list, `${path}.${key}`)
     for (const layer of named) {
+      if (layer >= MOST_LAYERS) throw refuse(`${path}.${key}`, key, `layers below ${MOST_LAYERS}`)
       if (layers.has(layer)) throw refuse(`${path}.${key}`, key, 'each layer once')
-      layers.set(layer, numbers(list, `${path}.${key}`))
+      layers.set(layer, ids)
     }
   }
   return { layers }
@@ -89,9 +100,9 @@ const fileSchema = z.strictObject({
 export function parseTiers(text: string, file: string): TierSpec[] {
   let raw: unknown
   try {
-    raw = parseYaml(text, { maxAliasCount: 0 })
+    raw = readConfig(text, file).value
   } catch (cause) {
-    throw refuse(file, cause instanceof Error ? cause.message.split('\n')[0] : cause, 'a YAML file', cause)
+    throw refuse(file, isEngineError(cause) ? cause.details.reason : cause, 'a YAML file', cause)
   }
   return tierSpecs(raw, file)
 }
@@ -125,7 +136,7 @@ export function tierSpecs(raw: unknown, file: string): TierSpec[] {
 }
 
 export const statisticsSchema = z.looseObject({
-  layers: z.array(z.array(z.number().min(0)).max(MOST_EXPERTS)).max(1024)
+  layers: z.array(z.array(z.number().min(0)).max(MOST_EXPERTS)).max(MOST_LAYERS)
 })
 
 async function readText(path: string): Promise<string> {

@@ -1,7 +1,7 @@
 /** `tiered-moe audit verify`: whether an audit log is as it was written. */
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
-import { verifyAuditLog } from '../index.js'
+import { verifyAuditLog } from '../telemetry/audit-verify.js'
 import { filePath } from './arguments.js'
 import type { Session } from './session.js'
 

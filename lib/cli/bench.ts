@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
 import { filePath, integer } from './arguments.js'
-import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, withModel } from './engine.js'
+import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
 
@@ -116,6 +116,7 @@ export function addBench(program: Command, session: Session): void {
     .option('--repeat <n>', 'runs of each', integer(1, 1000), 5)
     .option('--json', 'one JSON object')
   withEngineOptions(command).action(async (model: string | undefined, options: BenchOptions) => {
+    const { withModel } = await import('./with-model.js')
     await withModel(model, options, session, (open) => measure(open, options, session))
   })
 }

@@ -6,9 +6,11 @@ import loaded from '#addon'
 import { GpuDevice } from '../backends/webgpu/device.js'
 import { onNode } from '../backends/webgpu/node-provider.js'
 import { type EngineError, isEngineError } from '../errors/index.js'
+import { openCuda } from '../kernels/cuda.js'
 import { DEFAULT_MODEL, locateModel } from '../model/embedded.js'
-import { type CpuInfo, cudaNative, type Isa, native, packageRoot } from '../native.js'
+import { type CpuInfo, type Isa, native, packageRoot } from '../native.js'
 import { formatBytes, formatPairs } from './format.js'
+import { showLeaks } from './leaks.js'
 import type { Session } from './session.js'
 
 interface Missing {
@@ -75,14 +77,16 @@ async function askWebgpu(): Promise<{ adapter: Adapter; missing: Missing[] }> {
   }
 }
 
-/** What the CUDA addon says; to do without it is no lack. */
-function cudaAdapter(): { available: boolean; note: string } {
+/** A GPU through CUDA; to do without is no lack. */
+async function askCuda(): Promise<Adapter> {
+  const name = 'cuda'
   try {
-    cudaNative()
-    return { available: true, note: 'the addon is loaded' }
+    const cuda = await openCuda()
+    cuda.dispose()
+    return { name, available: true, note: cuda.device }
   } catch (error) {
     if (!isEngineError(error)) throw error
-    return { available: false, note: error.message }
+    return { name, available: false, note: error.message }
   }
 }
 
@@ -128,7 +132,7 @@ async function examine(version: string): Promise<{ report: Report; failure: Engi
         note: known ? `${known.cpu.isa}, ${threads} threads` : 'no addon'
       },
       webgpu.adapter,
-      { name: 'cuda', ...cudaAdapter() }
+      await askCuda()
     ],
     embeddedModel: { name: DEFAULT_MODEL, present },
     missing
@@ -180,8 +184,10 @@ export function addDoctor(program: Command, session: Session, version: string): 
   program
     .command('doctor')
     .description('show what this machine offers, what is missing and how to get it')
+    .option('--leaks', 'load, generate and dispose three times, and say what was not given back')
     .option('--json', 'one JSON object')
-    .action(async (options: { json?: boolean }) => {
+    .action(async (options: { leaks?: boolean; json?: boolean }) => {
+      if (options.leaks) return showLeaks(session, options.json ?? false)
       const { report, failure } = await examine(version)
       if (options.json) session.json(report)
       else session.write(show(report))

@@ -1,11 +1,12 @@
-/** The options that every command with a model has, and the engine that they ask for. */
+/** The options that every command with a model has, over the configuration. with-model.ts opens the engine that they ask for. */
 import { type Command, Option } from 'commander'
-import { type BackendName, createEngine, type Engine, type KvType, type ModelDescriptor } from '../index.js'
+import type { BackendName, Engine, KvType, ModelDescriptor } from '../index.js'
 import type { Isa, Prefetch } from '../native.js'
-import { filePath, given, integer } from './arguments.js'
-import type { Session } from './session.js'
+import { filePath, integer } from './arguments.js'
 
 export interface EngineChoices {
+  /** A configuration file; false: none, nor variables. */
+  config?: string | false
   backend?: BackendName
   /** Of webgpu and cuda. */
   gpuMemory?: string
@@ -31,18 +32,27 @@ export interface EngineChoices {
 
 export function withEngineOptions(command: Command): Command {
   return command
-    .addOption(new Option('--backend <name>', 'what runs the model').choices(['cpu', 'webgpu', 'cuda']).default('cpu'))
+    .option(
+      '--config <file>',
+      'settings of engine and models; options go over them (default: tiered-moe.yaml in this folder, if there)',
+      filePath
+    )
+    .addOption(new Option('--backend <name>', 'what runs the model (default: cpu)').choices(['cpu', 'webgpu', 'cuda']))
     .option(
       '--gpu-memory <bytes>',
       "with webgpu and cuda: all GPU memory that the model may take, as '2GiB' (default: what it needs)"
     )
     .option('--threads <n>', 'worker threads (default: all cores)', integer(1, 1024))
     .addOption(
-      new Option('--isa <name>', 'instruction set')
-        .choices(['auto', 'scalar', 'avx2', 'avx512', 'neon'])
-        .default('auto')
+      new Option('--isa <name>', 'instruction set (default: auto)').choices([
+        'auto',
+        'scalar',
+        'avx2',
+        'avx512',
+        'neon'
+      ])
     )
-    .addOption(new Option('--kv-type <type>', 'type of the KV cache').choices(['f16', 'f32']).default('f16'))
+    .addOption(new Option('--kv-type <type>', 'type of the KV cache (default: f16)').choices(['f16', 'f32']))
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
     .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
     .addOption(
@@ -68,45 +78,6 @@ export interface OpenModel {
 /** A TierSet as the command line has it: names with commas are a list. */
 export const tierSetOf = (text: string): string | string[] =>
   text.includes(',') ? text.split(',').filter((name) => name !== '') : text
-
-/** Starts an engine with a loaded model, runs `use`, and releases everything however it ends. */
-export async function withModel<Result>(
-  model: string | undefined,
-  choices: EngineChoices,
-  session: Session,
-  use: (open: OpenModel) => Promise<Result>
-): Promise<Result> {
-  const started = performance.now()
-  const { backend, threads, isa, audit, drain } = choices
-  const draining = drain !== undefined && { drainMs: drain * 1000, signals: true }
-  const engine = await createEngine({ ...given({ backend, threads, isa, audit }), ...draining })
-  if (draining) session.releaseSignals()
-  try {
-    const { id, descriptor } = await engine.loadModel(
-      given({
-        model,
-        kvType: choices.kvType,
-        contextLength: choices.contextLength,
-        memory: choices.memory,
-        gpuMemory: choices.gpuMemory,
-        prefetch: choices.prefetch,
-        tierSet: choices.tierSet === undefined ? undefined : tierSetOf(choices.tierSet),
-        latencyBudgetMs: choices.latencyBudget,
-        tiers: choices.tiers,
-        recordTrace: choices.recordTrace,
-        archive:
-          choices.archive === undefined
-            ? undefined
-            : { url: choices.archive, ...given({ coldFolder: choices.coldFolder }) }
-      }),
-      { signal: session.signal, onProgress: (progress) => session.progress('loading', progress) }
-    )
-    session.clearProgress()
-    return await use({ engine, id, descriptor, loadMs: performance.now() - started })
-  } finally {
-    await engine.dispose()
-  }
-}
 
 /** The most memory that this process has held, in bytes. */
 export function peakMemory(): number {

@@ -9,6 +9,7 @@ function asEngineError(error: unknown): EngineError | undefined {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return undefined
     return createError('VALIDATION_ERROR', error.message.replace(/^error: /, ''), {
+      path: 'arguments',
       suggestedAction: 'See `tiered-moe --help`, or --help after a command.'
     })
   }
@@ -24,7 +25,7 @@ export function endWith(error: unknown, session: Session, json: boolean): number
     if (session.exitCode !== 0) session.note('interrupted\n')
     return session.exitCode
   }
-  const failure = asEngineError(error)
+  const failure = session.outputFailure ?? asEngineError(error)
   if (!failure) return 0
   if (json) {
     session.note(`${JSON.stringify(failure)}\n`)

@@ -2,7 +2,6 @@
 import { readFile } from 'node:fs/promises'
 import type { RoutingStatistics } from '../checkpoint/index.js'
 import { createError } from '../errors/index.js'
-import { withModel } from './engine.js'
 import type { Session } from './session.js'
 
 /** Tokens that are run as one sequence, where the context has room for them. */
@@ -14,7 +13,9 @@ export async function measureRouting(model: string, path: string, session: Sessi
     const details = { path: 'text', found: path, allowed: 'a text file' }
     throw createError('VALIDATION_ERROR', `convert: ${path} cannot be read`, details, { cause })
   })
-  return withModel(model, {}, session, async ({ engine, id, descriptor }) => {
+  const { withModel } = await import('./with-model.js')
+  // Of the whole model, whatever tiers a configuration gives it.
+  return withModel(model, { config: false }, session, async ({ engine, id, descriptor }) => {
     const layers = Array.from({ length: descriptor.layers }, () => new Array<number>(descriptor.experts).fill(0))
     const { tokens } = await engine.tokenize({ model: id, text })
     if (tokens.length === 0) {

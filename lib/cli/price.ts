@@ -7,7 +7,7 @@ import type { ExpertStats } from '../index.js'
 import { packageRoot } from '../native.js'
 import { MODE_NAMES } from '../tiers/tier-sets.js'
 import { filePath, given, integer } from './arguments.js'
-import { type EngineChoices, type OpenModel, tierSetOf, withEngineOptions, withModel } from './engine.js'
+import { type EngineChoices, type OpenModel, tierSetOf, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
 
@@ -192,6 +192,7 @@ export function addPrice(program: Command, session: Session): void {
     .option('--decode <n>', 'tokens to decode per TierSet', integer(2), 64)
     .option('--json', 'one JSON object')
   withEngineOptions(command).action(async (model: string | undefined, options: PriceOptions) => {
+    const { withModel } = await import('./with-model.js')
     await withModel(model, options, session, (open) => list(open, options, session))
   })
 }

@@ -1,24 +1,36 @@
 /** `tiered-moe run`: streams text, then tells how fast it was. */
+import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline/promises'
 import { text as readAll } from 'node:stream/consumers'
 import { type Command, Option } from 'commander'
-import { createError } from '../errors/index.js'
-import { type ChatMessage, type FinalItem, type GenerationRequest, writeTrace } from '../index.js'
+import { createError, readFailed } from '../errors/index.js'
+import type { ChatMessage, FinalItem, GenerationRequest, ResponseFormat } from '../index.js'
+import { writeTrace } from '../tiers/trace.js'
 import { filePath, given, integer, number, several } from './arguments.js'
-import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions, withModel } from './engine.js'
+import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatRate } from './format.js'
 import type { Session } from './session.js'
 
 /** What goes into the request as it is. */
 type Sampling = Pick<
   GenerationRequest,
-  'maxTokens' | 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty' | 'seed' | 'stop' | 'ignoreEos'
+  | 'maxTokens'
+  | 'temperature'
+  | 'topK'
+  | 'topP'
+  | 'minP'
+  | 'repetitionPenalty'
+  | 'seed'
+  | 'stop'
+  | 'ignoreEos'
+  | 'responseFormat'
 >
 
 interface RunOptions extends Omit<EngineChoices, 'recordTrace'>, Sampling {
   prompt?: string
   interactive?: boolean
   recordTrace?: string
+  jsonSchema?: string
   json?: boolean
 }
 
@@ -35,8 +47,20 @@ interface Answer {
 
 /** Streams one generation to standard output. */
 async function answer(open: OpenModel, source: Source, options: RunOptions, session: Session): Promise<Answer> {
-  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos, json } = options
-  const sampling = { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos }
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, ignoreEos, responseFormat, json } =
+    options
+  const sampling = {
+    maxTokens,
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    seed,
+    stop,
+    ignoreEos,
+    responseFormat
+  }
   const started = performance.now()
   let first = 0
   let last = 0
@@ -123,6 +147,19 @@ async function readPrompt(options: RunOptions, { signal }: Session): Promise<str
   })
 }
 
+/** The form that a file with a JSON schema asks for. FILE_READ_FAILED, VALIDATION_ERROR. */
+async function readSchema(path: string): Promise<ResponseFormat> {
+  const text = await readFile(path, 'utf8').catch((error: unknown) => {
+    throw readFailed(path, error)
+  })
+  try {
+    return { type: 'json_schema', schema: JSON.parse(text) }
+  } catch (cause) {
+    const details = { path: 'jsonSchema', allowed: 'a file with a JSON schema' }
+    throw createError('VALIDATION_ERROR', `run: --json-schema ${path} is not JSON`, details, { cause })
+  }
+}
+
 /** VALIDATION_ERROR before anything is generated, where nothing is asked of an expert cache. */
 function checkRecording({ engine, id }: OpenModel): void {
   if (engine.modelStats(id).experts) return
@@ -154,6 +191,7 @@ export function addRun(program: Command, session: Session): void {
         .argParser(number(1e-6, 1e9))
         .conflicts('tierSet')
     )
+    .option('--json-schema <file>', 'generate JSON that this schema accepts: docs/structured-output.md', filePath)
     .option('--audit <file>', 'append to this audit log', filePath)
     .option(
       '--drain <seconds>',
@@ -162,10 +200,12 @@ export function addRun(program: Command, session: Session): void {
     )
     .option('--record-trace <file>', 'write what was asked of the expert cache (with --memory): see simulate', filePath)
     .option('--json', 'one JSON object per line: each token, then the figures')
-  withEngineOptions(command).action(async (model: string | undefined, options: RunOptions) => {
+  withEngineOptions(command).action(async (model: string | undefined, { jsonSchema, ...choices }: RunOptions) => {
+    const options = { ...choices, ...(jsonSchema !== undefined && { responseFormat: await readSchema(jsonSchema) }) }
     const interactive = options.interactive === true || (options.prompt === undefined && process.stdin.isTTY === true)
     const prompt = interactive ? '' : await readPrompt(options, session)
     const recording = { ...options, recordTrace: options.recordTrace !== undefined }
+    const { withModel } = await import('./with-model.js')
     await withModel(model, recording, session, async (open) => {
       if (options.recordTrace !== undefined) checkRecording(open)
       if (interactive) {

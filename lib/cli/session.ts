@@ -2,6 +2,7 @@
  * One run of a command: where its output goes and what ends it early. The first Ctrl-C or SIGTERM aborts native work cleanly, the
  * second ends the process; a reader that closed standard output ends it quietly.
  */
+import { type EngineError, writeFailed } from '../errors/index.js'
 import { formatBytes } from './format.js'
 
 interface Progress {
@@ -15,6 +16,7 @@ export class Session {
   readonly #abort = new AbortController()
   readonly #listeners = new Map<string, () => void>()
   #exitCode: number | undefined
+  #outputFailure: EngineError | undefined
   #progressShown = false
   #progressAt = 0
 
@@ -28,8 +30,9 @@ export class Session {
       this.#listeners.set(name, listener)
     }
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') this.#stop(0, 'EPIPE')
-      else throw error
+      if (error.code === 'EPIPE') return this.#stop(0, 'EPIPE')
+      this.#outputFailure ??= writeFailed('standard output', error)
+      this.#abort.abort(this.#outputFailure)
     })
     // a closed standard error leaves nobody to tell
     process.stderr.on('error', () => {})
@@ -43,6 +46,22 @@ export class Session {
   /** What ended the command early, as an exit code. */
   get exitCode(): number | undefined {
     return this.#exitCode
+  }
+
+  /** FILE_WRITE_FAILED where standard output could not be written, as on a full disk; waits until what was written is there. */
+  async checkOutput(): Promise<void> {
+    if (!process.stdout.writableEnded) await new Promise((resolve) => process.stdout.write('', resolve))
+    if (this.#outputFailure) throw this.#outputFailure
+  }
+
+  /** What standard output failed with, if it did. */
+  get outputFailure(): EngineError | undefined {
+    return this.#outputFailure
+  }
+
+  /** What had to end early has ended as it should. */
+  endedWell(): void {
+    this.#exitCode = 0
   }
 
   /** Leaves signals to somebody else: an engine that drains. */
@@ -59,7 +78,7 @@ export class Session {
   /** To standard output; nothing once its reader has gone. */
   write(text: string): void {
     this.clearProgress()
-    if (this.#exitCode !== 0) process.stdout.write(text)
+    if (this.#exitCode !== 0 && !this.#outputFailure) process.stdout.write(text)
   }
 
   json(value: unknown): void {

@@ -22,6 +22,7 @@ import { Requests } from './requests.js'
 import { checkStaging, MemoryReserve } from './reserve.js'
 import { routingSeed } from './routing-seed.js'
 import { checkTimeouts } from './timeouts.js'
+import { watchEngine } from './watch.js'
 
 /** Throws VALIDATION_ERROR, BACKEND_UNAVAILABLE, CUDA_DEVICE_FAILED, GPU_ADAPTER_UNAVAILABLE, GPU_LIMIT_EXCEEDED, ISA_UNSUPPORTED, ADDON_UNAVAILABLE, RESOURCE_MEMORY_EXHAUSTED, AUDIT_LOG_INVALID, CANCELLED, and what opening a journal throws. */
 export async function boot(given: EngineOptions, call: CallOptions): Promise<EngineParts> {
@@ -78,6 +79,8 @@ export async function boot(given: EngineOptions, call: CallOptions): Promise<Eng
       hooks.release.push(() => journal.close())
     }
     const ledger = new Ledger(journal)
+    const stopWatch = watchEngine(options, addon, models, telemetry)
+    hooks.release.push(stopWatch)
     const shared = { options, lifecycle, addon, backend, models, reserve, ledger, requests, telemetry, hooks }
     return { ...shared, routingSeed: seed }
   } catch (error) {

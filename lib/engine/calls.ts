@@ -35,6 +35,11 @@ export interface DetokenizeRequest {
   special?: boolean
 }
 
+export interface TokenBytesRequest {
+  model: string
+  tokens: readonly number[] | Int32Array | Uint32Array
+}
+
 export interface ForwardRequest {
   model: string
   tokens: readonly number[] | Int32Array | Uint32Array
@@ -105,6 +110,8 @@ export const detokenizeSchema = z.strictObject({
   tokens: tokenList.describe(tokensAllowed),
   special: z.boolean().default(false).describe('true or false')
 })
+
+export const tokenBytesSchema = z.strictObject({ model: modelId, tokens: tokenList.describe(tokensAllowed) })
 
 export const forwardSchema = z.strictObject({
   model: modelId,

@@ -113,9 +113,9 @@ export class Ledger {
         end()
       },
       failed: (error: unknown) => {
-        // A request that a shutdown ends is running for the next engine.
+        // A request that a shutdown ends is running for the next engine, and one that nobody could compute.
         const code = isEngineError(error) ? error.code : 'RUNTIME_INVARIANT_VIOLATED'
-        if (begun && code !== 'ENGINE_DISPOSED') journal?.failed(requestId, code)
+        if (begun && code !== 'ENGINE_DISPOSED' && code !== 'RUNTIME_STEP_STUCK') journal?.failed(requestId, code)
         end()
       },
       abandoned: () => {

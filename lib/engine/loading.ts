@@ -23,17 +23,20 @@ import { TierSets } from '../tiers/tier-sets.js'
 import { byteSize, validationError } from '../validation.js'
 import { tellArchive } from './archive-events.js'
 import { journalLoad } from './journal-load.js'
+import type { LoadIdentity } from './model-identity.js'
+import { identifyLoad } from './model-identity.js'
 import type { OpenModel } from './open-model.js'
 import { openModel } from './open-model.js'
 import { openVersions } from './open-versions.js'
 import type { CheckedLoad, LoadModelOptions } from './options.js'
-import { planOwnMemory, warmMemory } from './own-memory.js'
+import { planOwnMemory, refusedMemory, warmMemory } from './own-memory.js'
 import type { EngineParts } from './parts.js'
 import { checkThawed } from './parts.js'
 import type { LoadPhase, PhaseEvent } from './phases.js'
 import { Phases, reportPhases } from './phases.js'
 import type { Recovery } from './recovery.js'
 import { textOf } from './routing-seed.js'
+import { stuckStep } from './stuck-step.js'
 import { requestDeadlines } from './timeouts.js'
 
 /** Without a contextLength, a model is loaded when at least this much context fits in memory beside it. */
@@ -50,8 +53,13 @@ export class ModelLoad {
   readonly done: Promise<LoadedModel>
   readonly #parts: EngineParts
   readonly #id: string
+  /** Under which name its memory is reserved. */
+  readonly #holder: string
   readonly #request: CheckedLoad
   readonly #cancel: NativeCancel
+  /** What the load failed with, once it holds nothing any more and its memory was planned. */
+  #explained = (error: unknown): unknown => error
+  #identity: LoadIdentity | undefined
 
   constructor(
     parts: EngineParts,
@@ -59,10 +67,12 @@ export class ModelLoad {
     path: string,
     request: CheckedLoad,
     { onProgress, ...call }: LoadModelOptions,
-    recovery: Recovery
+    recovery: Recovery,
+    holder = id
   ) {
     this.#parts = parts
     this.#id = id
+    this.#holder = holder
     this.#request = request
     this.#cancel = parts.addon.createCancel()
     this.interruption = new Interruption(
@@ -75,8 +85,13 @@ export class ModelLoad {
     this.done = this.#load(path, onProgress, recovery)
   }
 
+  /** Of a load that is done, where the model may have to be loaded again: there is a journal, or a device that can be lost. */
+  get identity(): LoadIdentity | undefined {
+    return this.#identity
+  }
+
   async #load(path: string, onProgress: LoadModelOptions['onProgress'], recovery: Recovery): Promise<LoadedModel> {
-    const { addon, options, ledger, requests, telemetry } = this.#parts
+    const { addon, options, backend, ledger, requests, telemetry } = this.#parts
     const { tracing, metrics } = telemetry
     const model = this.#id
     const span = tracing.span('tiered_moe.load', { 'tiered_moe.model': model })
@@ -94,7 +109,7 @@ export class ModelLoad {
       const { open, tokenizer, tiers, contextLength, memory, warmBytes } = await phases.run('manifest', async () => {
         const open = await openModel(addon, path, this.#cancel, {
           verify: this.#request.verifyOnLoad,
-          archive: this.#request.archive !== undefined,
+          archive: this.#request.archive?.url !== undefined,
           tierFolders: this.#request.tierFolders
         })
         opened = open
@@ -103,7 +118,12 @@ export class ModelLoad {
         const given = this.#request.tiers
         if (given !== undefined) open.tiers = await configureTiers(given, open)
         const tiers = describeTiers(open.description, open.tiers, open.checkpoint?.leftOut)
-        return { open, tokenizer: createTokenizer(open.file.metadata), tiers, ...this.#fit(open) }
+        return {
+          open,
+          tokenizer: createTokenizer(open.file.metadata, this.#request.chatTemplate),
+          tiers,
+          ...this.#fit(open)
+        }
       })
       const { description } = open
       const { tierSet = 'max', latencyBudgetMs, tierSets } = this.#request
@@ -124,14 +144,11 @@ export class ModelLoad {
       phases.skip('optimizer', 'inference')
       const seed = textOf(this.#seed(description.plan))
       const swaps = openVersions(this.#parts, { id: model, path }, open, native)
-      await journalLoad(
-        ledger,
-        this.#request,
-        { id: model, path, contextLength, routingSeed: seed },
-        open.tiers,
-        native,
-        swaps.versions
-      )
+      if (ledger.journal || backend.reopen) {
+        this.#identity = await identifyLoad(path, open.tiers)
+        const load = { id: model, path, contextLength, routingSeed: seed, ...this.#identity }
+        await journalLoad(ledger, this.#request, load, swaps.versions)
+      }
       span.set({ 'tiered_moe.weight_bytes': native.weightBytes })
       span.end()
       metrics.loads.add(1, { outcome: 'loaded' })
@@ -148,6 +165,7 @@ export class ModelLoad {
         kvType: this.#request.kvType,
         maxBatchTokens: options.maxBatchTokens,
         onFatal: (error) => recovery.begin(error),
+        stuck: stuckStep(this.#parts, model, native, recovery),
         deadlines: { ...requestDeadlines(options.timeouts), onOverdue: (work) => recovery.watch(work) },
         admit: (method) => checkThawed(this.#parts, method),
         observe: (request) => requests.begin(request),
@@ -161,14 +179,15 @@ export class ModelLoad {
         tell: (event, message, fields) => telemetry.event(event, message, { model, ...fields }),
         openLog: (...request) => ledger.open(...request)
       })
-    } catch (error) {
-      phases.fail(error)
-      span.end(error)
-      metrics.loads.add(1, { outcome: 'failed' })
+    } catch (thrown) {
       await archive?.close()
       await weights?.dispose()
       // Only now is it another's.
-      this.#parts.reserve.giveBack(model)
+      this.#parts.reserve.giveBack(this.#holder)
+      const error = this.#explained(thrown)
+      phases.fail(error)
+      span.end(error)
+      metrics.loads.add(1, { outcome: 'failed' })
       throw error
     } finally {
       opened?.file.close()
@@ -177,14 +196,17 @@ export class ModelLoad {
 
   /** The archive of a checkpoint whose files are not all here. VALIDATION_ERROR for another kind of model, the errors of Archive.open. */
   async #openArchive({ checkpoint }: OpenModel): Promise<Archive | undefined> {
-    const own = checkpoint?.manifest.archive
-    const archive = this.#request.archive ?? (own && archiveSchema.parse({ url: own.url }))
-    if (!archive) return undefined
-    if (!checkpoint) throw validationError('loadModel', 'archive', archive.url, 'only with a tiered checkpoint')
+    const asked = this.#request.archive
+    const url = asked?.url ?? checkpoint?.manifest.archive?.url
+    if (url === undefined) return undefined
+    if (!checkpoint) throw validationError('loadModel', 'archive', url, 'only with a tiered checkpoint')
     if (checkpoint.absent.length === 0) return undefined
     const { telemetry } = this.#parts
     const model = this.#id
-    return Archive.open(archive, { onEvent: (event) => tellArchive(telemetry, model, event) })
+    return Archive.open(
+      { ...(asked ?? archiveSchema.parse({})), url },
+      { onEvent: (event) => tellArchive(telemetry, model, event) }
+    )
   }
 
   /** One native call reads all tensors, in the order of the phases: which one it has reached follows from its progress. */
@@ -281,11 +303,20 @@ export class ModelLoad {
     const offered = reserve.offer(given)
     const { threads } = backend
     if (backend.memory) {
+      if (options.backend === 'cuda' && this.#request.prefetch === 'on')
+        throw validationError(
+          'loadModel',
+          'prefetch',
+          'on',
+          'off or auto: the backend cuda brings no expert ahead of its route'
+        )
       const gpuMemory = this.#request.gpuMemory === undefined ? undefined : byteSize(this.#request.gpuMemory)
       const request = { model: this.#id, kvType, contextLength: checkedLength, maxBatchTokens, memory: gpuMemory }
-      const memory = planOwnMemory(tensors, plan, request, backend.memory)
+      const own = backend.memory
+      const memory = planOwnMemory(tensors, plan, request, own)
+      this.#explained = (error) => refusedMemory(error, memory, tensors, plan, request, own)
       const warmBytes = warmMemory(memory, offered, addon.availableMemory(), threads)
-      reserve.take(this.#id, warmBytes)
+      reserve.take(this.#holder, warmBytes)
       return { contextLength, memory, warmBytes }
     }
     if (this.#request.gpuMemory !== undefined) {
@@ -301,7 +332,7 @@ export class ModelLoad {
       stepBytes: (batch: number, threads: number) => addon.stepBytes(plan, batch, threads)
     }
     const memory = planExperts(tensors, plan, request, addon.availableMemory())
-    reserve.take(this.#id, memory.memory)
+    reserve.take(this.#holder, memory.memory)
     return { contextLength, memory, warmBytes: 0 }
   }
 

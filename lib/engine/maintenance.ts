@@ -34,7 +34,7 @@ export async function freeze({ lifecycle, models, requests }: EngineParts, optio
   const quiet = Promise.race([requests.idle(), thawed])
   if (drainMs !== undefined && !(await within(drainMs, quiet)) && lifecycle.frozen === own) {
     const error = frozenError('generation', retryAfterSeconds)
-    await Promise.all(models.all().map((model) => model.endRequests(error)))
+    await Promise.all(models.serving().map((model) => model.endRequests(error)))
   }
   await quiet
 }

@@ -3,7 +3,16 @@ import { createHash } from 'node:crypto'
 import type { BigIntStats } from 'node:fs'
 import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { readFailed } from '../errors/index.js'
 import type { ModelIdentity } from '../journal/index.js'
+import type { TierLabels } from '../tiers/model-tiers.js'
+
+/** By what a later load is recognised as one of the same model: its file, and which experts its tiers have. */
+export interface LoadIdentity {
+  identity: ModelIdentity
+  /** SHA-256 of the tiers' names and their experts. */
+  tiersSha256: string
+}
 
 /** Files up to this size are read whole; of larger ones so many samples, evenly spread, with both ends. */
 const wholeBytes = 64 * 2 ** 20
@@ -42,6 +51,21 @@ export const identityOfManifest = (text: string): ModelIdentity => ({
 export function sameModel(one: ModelIdentity, other: ModelIdentity): boolean {
   if (one.bytes !== other.bytes || one.sha256 !== other.sha256 || one.sampled !== other.sampled) return false
   return !one.sampled || one.modifiedNs === other.modifiedNs
+}
+
+/** Of a load that has come to its end. FILE_READ_FAILED. */
+export async function identifyLoad(path: string, labels: TierLabels): Promise<LoadIdentity> {
+  try {
+    return { identity: await identify(path), tiersSha256: hashOf(labels) }
+  } catch (cause) {
+    throw readFailed(path, cause, `the loaded ${path}`)
+  }
+}
+
+/** Of what decides a request's mask; where experts are kept changes no bit. */
+function hashOf({ tiers, assignment }: TierLabels): string {
+  const names = tiers.map(({ name }) => name)
+  return createHash('sha256').update(JSON.stringify({ names, assignment })).digest('hex')
 }
 
 async function fileOf(path: string): Promise<{ file: string; info: BigIntStats }> {

@@ -19,7 +19,7 @@ import type { EngineParts } from './parts.js'
 type Original = (place: ExpertPlace) => Omit<ExpertVersion, 'epoch'>
 
 export function openVersions(
-  { addon, ledger, telemetry }: EngineParts,
+  { addon, ledger, models, telemetry }: EngineParts,
   model: { id: string; path: string },
   { tensors, description, checkpoint, blobs }: OpenModel,
   native: NativeModel
@@ -60,7 +60,9 @@ export function openVersions(
     },
     sha256Of: (place) => entryOf?.(place).sha256,
     onPersist: async (manifest) => {
-      if (journal) await ledger.persisting(id, await identify(path), identityOfManifest(manifest))
+      const identity = identityOfManifest(manifest)
+      models.persisting(id, identity)
+      if (journal) await ledger.persisting(id, await identify(path), identity)
     },
     tell: (event, message, fields) => telemetry.event(event, message, { model: id, ...fields })
   })

@@ -5,6 +5,7 @@ import { archiveSchema } from '../archive/options.js'
 import type { TierConfig } from '../checkpoint/tiers-file.js'
 import type { EngineError } from '../errors/index.js'
 import { latencyBudgetAllowed, latencyBudgetSchema, tierSetAllowed, tierSetSchema } from '../generation/options.js'
+import type { Isolation } from '../isolation/settings.js'
 import type { Transition } from '../lifecycle.js'
 import type { CachePolicy, Isa, KvType, LoadProgress, Prefetch } from '../native.js'
 import { callback, callFields } from '../schemas.js'
@@ -61,8 +62,11 @@ export interface EngineOptions {
   /** Milliseconds that requests which have begun may go on for after dispose() or a signal. Default 0. */
   drainMs?: number
   timeouts?: TimeoutSettings
+  guards?: GuardSettings
   /** SIGINT and SIGTERM drain and end the process; a second one ends it at once. Default false. */
   signals?: boolean
+  /** `process`: run in processes of its own, whose death costs this one nothing (docs/isolation.md). Default none. */
+  isolation?: Isolation
 }
 
 export interface GpuSettings {
@@ -82,6 +86,18 @@ export interface TimeoutSettings {
   inferenceMs?: number
   /** That a step may take to end once it was cancelled; then its request ends without it. Default 5000, or a fifth of the others. */
   cleanupMs?: number
+}
+
+/** When resources run short, and when a step is stuck (docs/guards.md). */
+export interface GuardSettings {
+  /** Tell (event resource_low) of a disk that the engine writes to with less free bytes than that. Default 1 GiB. */
+  diskLowBytes?: number
+  /** With less than that the cold folder gives blobs back until so many are free. Default 128 MiB. */
+  diskFullBytes?: number
+  /** Tell (event resource_low) when the process may open fewer files than that. Default 64. */
+  filesLow?: number
+  /** Milliseconds that a step may go on for without reading an expert: RUNTIME_STEP_STUCK; 0: any time. Default 60000. */
+  stepMs?: number
 }
 
 export interface TelemetrySettings {
@@ -165,6 +181,8 @@ export interface LoadModelRequest {
    * faulty memory: RUNTIME_MEMORY_CORRUPTION ends the step's requests, and the expert is read again. Only with `memory`. Default 0: none.
    */
   scrub?: number
+  /** How `messages` become a text, as Jinja: instead of what the file says. `plain`: lines of `ROLE: text`, for models without a template. */
+  chatTemplate?: string
   /** Record what is asked of the expert cache, for `engine.expertTrace` (at most 64 MiB of it). Only with `memory`. Default false. */
   recordTrace?: boolean
 }
@@ -184,6 +202,7 @@ const filePath = z
   .string()
   .min(1)
   .refine((path) => !path.includes('\0'))
+  .describe('a path')
 export const drainMs = z.number().min(0).max(largest)
 const deadline = z.number().positive().max(largest).optional()
 export const drainAllowed = `a number of milliseconds from 0 to ${largest}`
@@ -202,8 +221,10 @@ export const journalSchema = z.strictObject({
   recover: z.enum(['demand', 'load']).default('demand')
 })
 
-const sizeOption = z.custom<number | string>(isByteSize)
+const bytesFrom0 = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).describe('a number of bytes')
+
 const sizeAllowed = "bytes, or a text such as '2GiB' or '512MB'"
+const sizeOption = z.custom<number | string>(isByteSize).describe(sizeAllowed)
 
 export const engineSchema = z.strictObject({
   backend: z.enum(['cpu', 'webgpu', 'cuda']).default('cpu').describe('cpu, webgpu or cuda'),
@@ -260,6 +281,15 @@ export const engineSchema = z.strictObject({
     .strictObject({ requestMs: deadline, inferenceMs: deadline, cleanupMs: deadline })
     .default({})
     .describe('{requestMs, inferenceMs, cleanupMs}: numbers of milliseconds above 0, each less than the one before'),
+  guards: z
+    .strictObject({
+      diskLowBytes: bytesFrom0.default(2 ** 30),
+      diskFullBytes: bytesFrom0.default(128 * 2 ** 20),
+      filesLow: z.number().int().min(0).max(1_000_000).default(64).describe('an integer from 0 to 1000000'),
+      stepMs: z.number().min(0).max(largest).default(60_000).describe(drainAllowed)
+    })
+    .prefault({})
+    .describe('{diskLowBytes, diskFullBytes, filesLow, stepMs}'),
   signals: z.boolean().default(false).describe('true or false')
 })
 
@@ -312,6 +342,7 @@ export const loadSchema = z.strictObject({
   memoryPressure: z.enum(['demote', 'ignore']).default('demote').describe('demote or ignore'),
   scrub: z.number().int().min(0).max(65536).default(0).describe('an integer from 0 to 65536'),
   verifyOnLoad: z.boolean().default(false).describe('true or false'),
+  chatTemplate: z.string().min(1).max(65_536).optional().describe('plain, or a Jinja template'),
   recordTrace: z.boolean().default(false).describe('true or false')
 })
 

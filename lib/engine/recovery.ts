@@ -2,9 +2,13 @@
 import { createError } from '../errors/index.js'
 import type { LoadedModel } from '../loaded-model.js'
 import { unloadModel } from './load-model.js'
-import type { LoadModelRequest } from './options.js'
+import { sameModel } from './model-identity.js'
+import type { Loaded } from './models.js'
+import type { CheckedLoad } from './options.js'
 import type { EngineParts } from './parts.js'
 import { checkOpen } from './parts.js'
+
+type Load = (request: CheckedLoad) => Promise<unknown>
 
 export class Recovery {
   readonly #parts: EngineParts
@@ -20,9 +24,9 @@ export class Recovery {
     return this.#running
   }
 
-  /** The device is being opened again. */
+  /** Resolves when the device that is being opened again has its models, or cannot be opened; not there where none is. */
   get rebuilding(): Promise<void> | undefined {
-    return this.#rebuilding
+    return this.#rebuilding?.catch(() => {})
   }
 
   /** A broken invariant ends what runs; weights never change, so the engine can go on after it. */
@@ -53,17 +57,17 @@ export class Recovery {
 
   /**
    * Opens a device again that was lost or hangs, and loads what was loaded, as it was: TierSets, pins, changed experts; once for all that ask while it
-   * goes on. Nothing where the backend has no device. Throws what opening it does (then the engine is closed), or the first failure of a load (then
-   * the others are there).
+   * goes on. Nothing where the backend has no device. Throws what opening it does (then the engine is closed), or the first failure of a load or
+   * MODEL_CHANGED (then the others are there, and further failures have been told).
    */
-  rebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+  rebuild(load: Load): Promise<void> {
     this.#rebuilding ??= this.#beginRebuild(load).finally(() => {
       this.#rebuilding = undefined
     })
     return this.#rebuilding
   }
 
-  async #beginRebuild(load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
+  async #beginRebuild(load: Load): Promise<void> {
     await this.#running
     const { lifecycle, backend } = this.#parts
     if (!backend.reopen) return
@@ -78,16 +82,22 @@ export class Recovery {
     await done
   }
 
-  async #rebuild(reopen: () => unknown, load: (request: LoadModelRequest) => Promise<unknown>): Promise<void> {
-    const { lifecycle, models, backend } = this.#parts
+  async #rebuild(reopen: () => unknown, load: Load): Promise<void> {
+    const { lifecycle, models, backend, telemetry } = this.#parts
     // One that has brought everything would end with a model on a device that is gone.
     await Promise.allSettled(models.loads().map(({ done }) => done))
-    const before = models.asLoaded()
+    const device = backend.memory?.device
+    const again = () =>
+      createError('GPU_DEVICE_LOST', 'the device is being opened again', { device, reason: 'recover' })
+    let before: (Loaded & { id: string })[] = []
     try {
-      const device = backend.memory?.device
-      const again = createError('GPU_DEVICE_LOST', 'the device is being opened again', { device, reason: 'recover' })
-      await Promise.all(before.map(({ model }) => model.endRequests(again)))
-      await Promise.all(before.map(({ id }) => unloadModel(this.#parts, id, true)))
+      await Promise.all(models.serving().map((model) => model.endRequests(again())))
+      // Not earlier: what was unloaded or activated while requests ended counts.
+      before = models.asLoaded()
+      const unloads = before.map(({ id }) => unloadModel(this.#parts, id, again))
+      for (const { id } of before) models.leave(id, again)
+      await Promise.all(unloads)
+      await Promise.allSettled(models.unloads())
       await reopen()
     } catch (cause) {
       lifecycle.to('closed', 'recovery failed')
@@ -95,12 +105,18 @@ export class Recovery {
       throw cause
     }
     const failures: unknown[] = []
-    for (const { id, model, request } of before) {
+    for (const one of before) {
+      const { id, model, request } = one
       try {
         await load(request)
-        await models.get(id).takeOver(model)
+        const now = models.loaded(id)
+        checkSame(id, one, now)
+        await now.model.takeOver(model)
+        models.back(id)
       } catch (error) {
-        failures.push(error)
+        // One is thrown.
+        if (failures.push(error) > 1) telemetry.error(error, { method: 'recover', model: id })
+        models.back(id)
         // Better not there than with other experts than its requests had.
         if (models.ids().includes(id)) await unloadModel(this.#parts, id)
         await this.#forget(id, model)
@@ -119,7 +135,7 @@ export class Recovery {
     const { lifecycle, models, telemetry } = this.#parts
     telemetry.error(error)
     try {
-      await Promise.all(models.all().map((model) => model.endRequests(error)))
+      await Promise.all(models.serving().map((model) => model.endRequests(error)))
     } catch (cause) {
       telemetry.error(cause)
       lifecycle.to('closed', 'recovery failed')
@@ -128,10 +144,25 @@ export class Recovery {
     this.#resume(wasWarm)
   }
 
-  #resume(wasWarm: boolean): void {
+  #resume(asWarm: boolean): void {
     const { lifecycle } = this.#parts
-    lifecycle.to(wasWarm ? 'warm' : 'active', 'recovered')
-    // Maintenance that was under way is not over.
+    lifecycle.to(asWarm && !lifecycle.frozen ? 'warm' : 'active', 'recovered')
+    // Maintenance that was under way is not over, whatever is loaded.
     if (lifecycle.frozen && lifecycle.state === 'active') lifecycle.to('frozen', lifecycle.frozen.reason)
   }
+}
+
+/** Throws MODEL_CHANGED {model, path, expected, actual} where a model is not the one that it was. */
+function checkSame(id: string, before: Loaded, { identity: now, request }: Loaded): void {
+  const was = before.identity
+  if (!was || !now) return
+  const isSame = [was.identity, ...before.persisted].some((own) => sameModel(own, now.identity))
+  if (isSame && was.tiersSha256 === now.tiersSha256) return
+  const why = isSame ? 'its tiers have other experts' : 'its file has changed'
+  throw createError('MODEL_CHANGED', `the model ${id} is not the one that was on the device before: ${why}`, {
+    model: id,
+    path: request.model,
+    expected: { ...was.identity },
+    actual: { ...now.identity }
+  })
 }

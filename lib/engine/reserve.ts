@@ -1,6 +1,7 @@
 /** What an engine may take of the machine: memory for its models, reserved when it boots, and room on a disk for what they stage, looked for then. */
-import { rm, statfs, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { checkRoom } from '../disk-room.js'
 import { createError, isSystemError, writeFailed } from '../errors/index.js'
 import { makeFolder } from '../folders.js'
 import type { Alternative } from '../memory-plan.js'
@@ -40,6 +41,13 @@ export class MemoryReserve {
   take(id: string, bytes: number): void {
     this.#taken.set(id, bytes)
     this.#hold()
+  }
+
+  /** What one has taken is under another name from now on. */
+  move(from: string, to: string): void {
+    const bytes = this.#taken.get(from)
+    this.#taken.delete(from)
+    if (bytes !== undefined) this.#taken.set(to, bytes)
   }
 
   /** The model holds nothing any more. */
@@ -85,14 +93,7 @@ export async function checkStaging({ folder, bytes }: Staging): Promise<void> {
     await makeFolder(folder)
     await writeFile(probe, '')
     await rm(probe)
-    const { bavail, bsize } = await statfs(folder)
-    const available = bavail * bsize
-    if (available >= required) return
-    throw createError(
-      'RESOURCE_DISK_EXHAUSTED',
-      `the staging folder ${folder} was to have room for ${required} bytes, available are ${available}`,
-      { path: folder, resourceInfo: { required, available, current: null, limit: null, unit: 'bytes' } }
-    )
+    await checkRoom(folder, required, `the staging folder ${folder}`)
   } catch (error) {
     throw isSystemError(error) ? writeFailed(folder, error, `the staging folder ${folder}`) : error
   }

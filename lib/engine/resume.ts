@@ -1,7 +1,7 @@
 /** Goes on with a request of the journal: its model is there again, what it had is repeated, the rest is computed. */
 import { z } from 'zod'
 import { createError, isEngineError } from '../errors/index.js'
-import type { Generator } from '../generation/generator.js'
+import type { LocalGenerator } from '../generation/local-generator.js'
 import type { CallOptions } from '../generation/options.js'
 import type { Journal, JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
 import type { LoadedModel } from '../loaded-model.js'
@@ -27,7 +27,8 @@ export const resumeSchema = z.strictObject({
 
 export const acknowledgeSchema = z.strictObject({ requestId })
 
-const nothing: Recovered = {
+/** Of an engine without a journal. */
+export const nothing: Recovered = {
   requests: [],
   models: [],
   version: undefined,
@@ -65,7 +66,7 @@ export class Resumption {
   }
 
   /** Throws REQUEST_NOT_FOUND, MODEL_CHANGED {expected, actual}, and what loadModel throws. */
-  async generator({ requestId, from }: Required<ResumeRequest>, call: CallOptions): Promise<Generator> {
+  async generator({ requestId, from }: Required<ResumeRequest>, call: CallOptions): Promise<LocalGenerator> {
     const { ledger, telemetry } = this.#parts
     const found = ledger.find(requestId, 'resumeGenerator')
     const model = await this.#model(found)

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { open, stat } from 'node:fs/promises'
 import { join, relative, sep } from 'node:path'
-import { LOCK_NAME, readManifest, VERSIONS_FOLDER, writeFailed, writeManifest } from '../checkpoint/folder.js'
+import { isVersionFile, LOCK_NAME, readManifest, writeFailed, writeManifest } from '../checkpoint/folder.js'
 import type { Manifest, ManifestExpert, ManifestShard } from '../checkpoint/manifest.js'
 import { manifestText } from '../checkpoint/manifest.js'
 import { createError } from '../errors/index.js'
@@ -23,7 +23,7 @@ const hexCrc = (crc32c: number): string => crc32c.toString(16).padStart(8, '0')
 
 /** Files of versions that a manifest names. */
 export const versionFiles = (folder: string, { shards }: Manifest): Set<string> =>
-  new Set(shards.filter(({ path }) => path.startsWith(`${VERSIONS_FOLDER}/`)).map(({ path }) => join(folder, path)))
+  new Set(shards.filter(({ path }) => isVersionFile(path)).map(({ path }) => join(folder, path)))
 
 /**
  * The manifest is written anew (`known`: the SHA-256 that it had for an expert), whole or not at all; no other file is. JOURNAL_LOCKED where a conversion into the folder is under way,
@@ -97,7 +97,7 @@ async function takeOver(
 /** Files of versions that no expert names any more leave the manifest. */
 function dropUnused(manifest: Manifest): void {
   const used = new Set(manifest.layers.flatMap(({ experts }) => experts.map(({ shard }) => shard)))
-  const kept = manifest.shards.map(({ path }, i) => used.has(i) || !path.startsWith(`${VERSIONS_FOLDER}/`))
+  const kept = manifest.shards.map(({ path }, i) => used.has(i) || !isVersionFile(path))
   const place = new Map<number, number>()
   kept.forEach((stays, i) => {
     if (stays) place.set(i, place.size)

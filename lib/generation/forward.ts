@@ -2,6 +2,7 @@
 import type { ExpertArchive } from '../archive/expert-archive.js'
 import { createError } from '../errors/index.js'
 import type { ExpertVersions } from '../experts/versions.js'
+import { StepWatchdog } from '../guards/step-watchdog.js'
 import { Interruption } from '../interruption.js'
 import type { KvType, NativeAddon, NativeModel, StepItem, StepResult } from '../native.js'
 import type { TierSelection } from '../tiers/selection.js'
@@ -12,6 +13,7 @@ import type { CallOptions } from './options.js'
 import { checkTokens } from './prompt.js'
 import type { RoutingCapture } from './routing.js'
 import { checkReplay, SequenceRoutes, sameKind, withReplay } from './routing.js'
+import type { StuckOptions } from './scheduler.js'
 
 /** What a forward call is asked for besides the tokens. */
 export interface ForwardOptions {
@@ -43,6 +45,7 @@ export interface ForwardModel {
   archive?: ExpertArchive | undefined
   swaps: { versions: Pick<ExpertVersions, 'hold'> }
   deadlines: Deadlines
+  stuck?: StuckOptions | undefined
 }
 
 export class Forwards {
@@ -55,7 +58,7 @@ export class Forwards {
 
   /** LoadedModel.forward, of a model that is not closed. */
   async forward(tokens: Int32Array, request: ForwardOptions, call: CallOptions): Promise<ForwardResult> {
-    const { addon, contextLength, id, vocab, native, selection, deadlines, archive, swaps } = this.#model
+    const { addon, contextLength, id, vocab, native, selection, deadlines, archive, swaps, stuck } = this.#model
     const { logits } = request
     checkTokens('forward', 'tokens', tokens, vocab)
     if (tokens.length > contextLength) {
@@ -70,8 +73,12 @@ export class Forwards {
     const limited = { ...call, ...(timeoutMs !== undefined && { timeoutMs }) }
     const interruption = new Interruption(cancel, 'forward', `forward on ${id}`, 'INFERENCE_TIMEOUT', limited)
     const hold = swaps.versions.hold()
+    const { limitMs, progress } = stuck ?? {}
+    const onStuck = (elapsedMs: number): void => interruption.interrupt(stuck?.tell(elapsedMs, [], done))
+    const watchdog = new StepWatchdog({ limitMs, progress, onStuck })
     const done = this.#run(tokens, request, out, replay, interruption, (item) => {
-      const step = () => native.step([{ ...item, epoch: hold.epoch, ...(enabled && { enabled }) }], cancel)
+      const step = () =>
+        watchdog.run(() => native.step([{ ...item, epoch: hold.epoch, ...(enabled && { enabled }) }], cancel))
       return archive ? archive.run(step, item.tokens.length, interruption.signal) : step()
     })
     this.#running.set(interruption, done)
@@ -81,6 +88,7 @@ export class Forwards {
     } catch (error) {
       throw interruption.explain(error)
     } finally {
+      watchdog.end()
       hold.release()
       this.#running.delete(interruption)
       interruption.end()

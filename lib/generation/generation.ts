@@ -1,7 +1,8 @@
 /** One sequence being generated: what it still has to compute, and what its consumer gets. */
 import type { EngineError, ErrorDetails } from '../errors/index.js'
-import { EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
+import { createError, EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
 import type { EpochHold } from '../experts/versions.js'
+import type { GuideState } from '../guidance/index.js'
 import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type {
   FinalItem,
@@ -28,6 +29,8 @@ export interface GenerationSetup {
   vocab: number
   eosIds: ReadonlySet<number>
   decoder: { push(id: number): string; end(): string }
+  /** Keeps the text to the request's form. */
+  guide?: GuideState | undefined
   createSequence(maxTokens: number, captureRouting: boolean): NativeSequence
   routing: RoutingShape
   /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
@@ -87,6 +90,10 @@ export class Generation {
     this.#limit = Math.min(setup.request.maxTokens, setup.contextLength - setup.prompt.length + 1)
     this.#feed = setup.earlier ? followedBy(setup.prompt, setup.earlier.tokens) : setup.prompt
     if (setup.earlier) this.#repeat(setup.earlier)
+  }
+
+  get promptTokens(): number {
+    return this.#setup.prompt.length
   }
 
   get finished(): boolean {
@@ -258,7 +265,10 @@ export class Generation {
     this.#text += text
     value.text = text
     if (this.#tokens.length > (this.#setup.earlier?.from ?? 0)) this.#deliver(value)
+    const { guide } = this.#setup
+    if (guide && !guide.accept(value.token)) throw this.#offGuide(guide)
     if (stopped) this.#finish('stop', true)
+    else if (guide?.ended) this.#finish('stop')
     else if (this.#tokens.length >= this.#limit) this.#finish('length')
   }
 
@@ -274,8 +284,20 @@ export class Generation {
     const sampling: SamplingParams = { temperature, topK, topP, minP, repetitionPenalty, seed, topLogprobs }
     if (repetitionPenalty !== 1 && request.repetitionWindow > 0)
       sampling.recent = this.#recent(request.repetitionWindow)
+    const { guide } = this.#setup
+    if (guide) {
+      const allowed = guide.mask()
+      if (!allowed) throw this.#offGuide(guide)
+      sampling.allowed = allowed
+    }
     if (request.ignoreEos && eosIds.size > 0) sampling.banned = Int32Array.from(eosIds)
     return sampling
+  }
+
+  #offGuide(guide: GuideState): EngineError {
+    const [position, state] = [this.#tokens.length, guide.describe()]
+    const text = `no token goes on with the text of the response format at token ${position}: ${state}`
+    return createError('GUIDANCE_FAILED', text, { position, state, ...this.partial() })
   }
 
   #recent(window: number): Int32Array {

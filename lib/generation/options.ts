@@ -2,6 +2,8 @@
 import { randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { isEngineError } from '../errors/index.js'
+import type { ResponseFormat } from '../guidance/index.js'
+import { ownFormat, responseFormatAllowed, responseFormatSchema } from '../guidance/index.js'
 import { callFields, validated } from '../schemas.js'
 import { unreadable, validationError } from '../validation.js'
 import type { RoutingCapture } from './routing.js'
@@ -40,6 +42,11 @@ export interface GenerationRequest {
   seed?: number
   /** Text that ends the generation; it is not part of the output. */
   stop?: string | readonly string[]
+  /**
+   * Keeps the text to a form: JSON, or JSON that a schema accepts. The text is whole unless maxTokens, the context's end or a stop string
+   * ends it before. Default: free text.
+   */
+  responseFormat?: ResponseFormat
   /** Never choose an end-of-text token. */
   ignoreEos?: boolean
   /** Report the log probability of each token. */
@@ -72,6 +79,7 @@ const aliases: Readonly<Record<string, string>> = {
   min_p: 'minP',
   repetition_penalty: 'repetitionPenalty',
   repetition_window: 'repetitionWindow',
+  response_format: 'responseFormat',
   ignore_eos: 'ignoreEos',
   top_logprobs: 'topLogprobs',
   capture_routing: 'captureRouting',
@@ -81,6 +89,9 @@ const aliases: Readonly<Record<string, string>> = {
   parse_special: 'parseSpecial',
   request_id: 'requestId'
 }
+
+/** Of a request that does not say. */
+export const defaultMaxTokens = 512
 
 const stopText = z.string().min(1).max(1000)
 const stopAllowed = 'a string, or up to 16 strings, of 1 to 1000 characters each'
@@ -112,7 +123,13 @@ const requestSchema = z.strictObject({
     .min(1)
     .optional()
     .describe('a list of {role: string, content: string}, at least one'),
-  maxTokens: z.number().int().min(1).max(maxTokenId).default(512).describe(`an integer from 1 to ${maxTokenId}`),
+  maxTokens: z
+    .number()
+    .int()
+    .min(1)
+    .max(maxTokenId)
+    .default(defaultMaxTokens)
+    .describe(`an integer from 1 to ${maxTokenId}`),
   temperature: z.number().min(0).max(100).default(0.8).describe('a number from 0 (greedy) to 100'),
   topK: z.number().int().min(0).max(maxTokenId).default(40).describe(`an integer from 0 (off) to ${maxTokenId}`),
   topP: z.number().gt(0).max(1).default(0.95).describe('a number above 0, up to 1 (off)'),
@@ -124,6 +141,7 @@ const requestSchema = z.strictObject({
     .union([stopText, z.array(stopText).max(16)])
     .optional()
     .describe(stopAllowed),
+  responseFormat: responseFormatSchema.optional().describe(responseFormatAllowed),
   ignoreEos: z.boolean().default(false).describe('true or false'),
   logprobs: z.boolean().optional().describe('true or false'),
   topLogprobs: z.number().int().min(0).max(20).optional().describe('an integer from 0 to 20'),
@@ -179,9 +197,10 @@ export function checkRequest(subject: string, request: unknown): CheckedRequest 
     const found = sources.length === 0 ? undefined : sources.join(' and ')
     throw validationError(subject, 'the prompt', found, 'exactly one of prompt, promptTokens and messages')
   }
-  const { stop, seed, logprobs, topLogprobs } = checked
+  const { stop, seed, logprobs, topLogprobs, responseFormat } = checked
   return {
     ...checked,
+    ...(responseFormat && { responseFormat: ownFormat(subject, responseFormat) }),
     stop: stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop,
     // Greedy decoding uses no random numbers.
     seed: seed ?? (checked.temperature === 0 ? 0 : randomInt(2 ** 32)),

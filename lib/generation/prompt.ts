@@ -14,7 +14,8 @@ export function promptTokens(
 ): Int32Array {
   if (request.stop.length > 0 && tokenizer.vocab === 0) {
     throw createError('TOKENIZER_UNSUPPORTED', 'stop strings need a tokenizer, and the file of the model has none', {
-      model
+      model,
+      tokenizer: null
     })
   }
   let tokens: ArrayLike<number> = request.promptTokens ?? []

@@ -5,7 +5,9 @@
  */
 import { performance } from 'node:perf_hooks'
 import type { ArchiveSession, ExpertArchive } from '../archive/expert-archive.js'
+import type { EngineError } from '../errors/index.js'
 import { isEngineError } from '../errors/index.js'
+import { StepWatchdog } from '../guards/step-watchdog.js'
 import type { NativeCancel, NativeModel, StepItem, StepResult } from '../native.js'
 import type { Generation } from './generation.js'
 
@@ -36,6 +38,17 @@ export interface SchedulerOptions {
   onStep?(members: readonly Generation[], items: readonly StepItem[], ms: number): void
   /** A failure that is fatal for the engine; the generations of the step have been told. */
   onFatal(error: unknown): void
+  stuck?: StuckOptions | undefined
+}
+
+/** What is done about a step that gets nowhere. */
+export interface StuckOptions {
+  /** Milliseconds that it may do so; undefined: for ever. */
+  limitMs: number | undefined
+  /** A number that grows while a step reads experts. */
+  progress?: (() => number) | undefined
+  /** The error that its requests end with, and those that wait behind it. `work` resolves when it ends after all. */
+  tell(elapsedMs: number, requests: string[], work: Promise<unknown>): EngineError
 }
 
 export class Scheduler {
@@ -45,6 +58,9 @@ export class Scheduler {
   readonly #visits = new Map<Generation, Visit>()
   /** Tokens of a step at most, of those whose larger steps need more than the archive can bring at once. */
   readonly #most = new WeakMap<Generation, number>()
+  readonly #watchdog: StepWatchdog
+  /** While a step is stuck: the error for whoever comes. */
+  #stuck: EngineError | undefined
   #cancel: NativeCancel
   #interrupted = false
   #interruptions = 0
@@ -57,6 +73,8 @@ export class Scheduler {
   constructor(options: SchedulerOptions) {
     this.#options = options
     this.#cancel = options.createCancel()
+    const { limitMs, progress } = options.stuck ?? {}
+    this.#watchdog = new StepWatchdog({ limitMs, progress, onStuck: (elapsedMs) => this.#onStuck(elapsedMs) })
   }
 
   /** Sequences that are not finished. */
@@ -66,7 +84,8 @@ export class Scheduler {
 
   /** Takes a generation on; after close() it fails at once. */
   add(generation: Generation): void {
-    if (this.#closed) generation.fail(this.#closed(generation))
+    const refusal = this.#closed?.(generation) ?? this.#stuck
+    if (refusal) generation.fail(refusal)
     else this.#members.add(generation)
   }
 
@@ -107,10 +126,27 @@ export class Scheduler {
     for (const { controller } of this.#visits.values()) controller.abort()
     if (this.#running) this.#interrupt()
     await this.#running?.done
+    if (forGood) this.#watchdog.end()
     for (const member of members) {
       if (this.#visits.has(member)) await this.#leave(member)
       member.release()
       member.fail(makeError(member))
+    }
+  }
+
+  /** Nobody waits for what may never end: whoever is in the step, or behind it, is told, and the step is cancelled. */
+  #onStuck(elapsedMs: number): void {
+    const { stuck } = this.#options
+    const running = this.#running
+    if (!running || !stuck) return
+    const members = [...this.#members]
+    const ids = members.map(({ requestId }) => requestId)
+    const error = stuck.tell(elapsedMs, ids, running.done)
+    this.#stuck = error
+    this.#interrupt()
+    for (const member of members) {
+      member.fail(error)
+      void this.remove(member, true)
     }
   }
 
@@ -166,12 +202,13 @@ export class Scheduler {
     let failure: unknown
     const began = performance.now()
     try {
-      result = await this.#options.model.step([...items], this.#cancel)
+      result = await this.#watchdog.run(() => this.#options.model.step([...items], this.#cancel))
     } catch (error) {
       failure = error
     }
     if (result) this.#options.onStep?.(members, items, performance.now() - began)
     this.#running = undefined
+    this.#stuck = undefined
     const interrupted = this.#interrupted
     if (interrupted) {
       this.#interrupted = false

@@ -1,8 +1,9 @@
 /** The files of a journal: numbered segments, made whole or not at all, and a lock that the system gives back when its process ends. */
 import { close, fdatasync, fstat, fsync, ftruncate, open, write } from 'node:fs'
-import { readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
+import { readdir, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { availableBytes } from '../disk-room.js'
 import type { EngineError } from '../errors/index.js'
 import { readFailed, writeFailed } from '../errors/index.js'
 
@@ -104,11 +105,4 @@ async function removeFile(path: string): Promise<void> {
 export const removeSegment = (folder: string, number: number): Promise<void> => removeFile(segmentPath(folder, number))
 
 /** Bytes that can still be written in a folder; 0 where the system does not say. */
-export async function freeBytes(folder: string): Promise<number> {
-  try {
-    const { bavail, bsize } = await statfs(folder)
-    return bavail * bsize
-  } catch {
-    return 0
-  }
-}
+export const freeBytes = (folder: string): Promise<number> => availableBytes(folder).catch(() => 0)

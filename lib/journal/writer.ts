@@ -95,7 +95,7 @@ export class JournalWriter {
     const bytes = encodeRecord(record)
     if (this.#closed) {
       const text = `the journal in ${this.#options.folder} is closed`
-      return { bytes: bytes.length, done: Promise.reject(createError('ENGINE_DISPOSED', text)) }
+      return { bytes: bytes.length, done: Promise.reject(createError('ENGINE_DISPOSED', text, { method: 'journal' })) }
     }
     const done = new Promise<void>((resolve, reject) => {
       this.#entries.push({ bytes, withdrawable: true, resolve, reject })

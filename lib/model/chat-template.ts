@@ -13,6 +13,14 @@ export interface ChatOptions {
   addGenerationPrompt?: boolean
 }
 
+/** For models that have none: each turn on a line of its own, as a play has it. */
+const plainTemplate =
+  '{{ bos_token }}{% for message in messages %}{{ message.role | upper }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}'
+
+/** A template by its name, or as it is. */
+export const namedTemplate = (template: string | undefined): string | undefined =>
+  template === 'plain' ? plainTemplate : template
+
 /** Elements that all `range` calls of one rendering may make together: a template loops over messages, not to a million. */
 const RANGE_BUDGET = 100_000
 

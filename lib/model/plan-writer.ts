@@ -3,13 +3,11 @@
  * the buffers' widths, so an architecture's file states every size once.
  */
 import { groupCount, planHser } from './hser.js'
-import type { Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
+import type { OpOf, Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
 
 /** The routing seed of a plain model: any constant will do, as long as it is the same everywhere. */
 export const DEFAULT_ROUTING_SEED: Plan['routingSeed'] = [0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834]
-
-type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
 
 export class PlanWriter<Buffer extends string> {
   private readonly ops: PlanOp[] = []

@@ -107,6 +107,9 @@ export type PlanOp =
   /** Logits of the positions asked for. */
   | { op: 'logits'; in: string; weight: string }
 
+/** A plan's operation of one kind. */
+export type OpOf<Name extends PlanOp['op']> = Extract<PlanOp, { op: Name }>
+
 export interface Plan {
   /** Floats per token of every buffer. */
   buffers: Record<string, number>

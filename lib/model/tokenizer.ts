@@ -3,7 +3,7 @@
  * only the token list, so a model whose tokenizer is not supported still runs on token ids.
  */
 import { createError } from '../errors/index.js'
-import { type ChatMessage, type ChatOptions, renderChat } from './chat-template.js'
+import { type ChatMessage, type ChatOptions, namedTemplate, renderChat } from './chat-template.js'
 import { createEncoding, type Encoding } from './encodings.js'
 import type { RawMetadata } from './metadata.js'
 import { Vocabulary } from './vocabulary.js'
@@ -40,6 +40,8 @@ export interface Tokenizer {
   /** VALIDATION_ERROR {id, vocab} for an id that is not in the vocabulary. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
   decodeStream(options?: DecodeOptions): DecodeStream
+  /** Marks structure: no text comes of it unless it is asked for. */
+  isControl(id: number): boolean
   /** The token's bytes, not always whole UTF-8. */
   tokenBytes(id: number): Uint8Array
   /** CHAT_TEMPLATE_INVALID {reason}. Encode the text with `parseSpecial`. */
@@ -77,7 +79,10 @@ class FileTokenizer implements Tokenizer {
   private encoding: Encoding | undefined
   private readonly splitters = new Map<boolean, (text: string) => (string | number)[]>()
 
-  constructor(private readonly vocabulary: Vocabulary) {}
+  constructor(
+    private readonly vocabulary: Vocabulary,
+    readonly chatTemplate: string | undefined
+  ) {}
 
   get vocab(): number {
     return this.vocabulary.size
@@ -87,9 +92,6 @@ class FileTokenizer implements Tokenizer {
   }
   get eosIds(): ReadonlySet<number> {
     return this.vocabulary.eosIds
-  }
-  get chatTemplate(): string | undefined {
-    return this.vocabulary.chatTemplate
   }
 
   encode(text: string, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
@@ -133,6 +135,10 @@ class FileTokenizer implements Tokenizer {
     }
   }
 
+  isControl(id: number): boolean {
+    return this.vocabulary.isControl(id)
+  }
+
   tokenBytes(id: number): Uint8Array {
     return this.vocabulary.tokenBytes(id)
   }
@@ -140,17 +146,22 @@ class FileTokenizer implements Tokenizer {
   private checkId(id: number): void {
     const { vocab } = this
     if (Number.isInteger(id) && id >= 0 && (id < vocab || vocab === 0)) return
-    throw createError('VALIDATION_ERROR', `token id ${id} is not in the vocabulary of ${vocab} tokens`, { id, vocab })
+    throw createError('VALIDATION_ERROR', `token id ${id} is not in the vocabulary of ${vocab} tokens`, {
+      path: 'tokens',
+      id,
+      vocab
+    })
   }
 
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
-    const { bosId, eosId, tokens, chatTemplate } = this.vocabulary
+    const { bosId, eosId, tokens } = this.vocabulary
     const text = (id: number | undefined) => (id === undefined ? '' : (tokens[id] ?? ''))
-    return renderChat(chatTemplate, messages, { bos: text(bosId), eos: text(eosId) }, options)
+    return renderChat(this.chatTemplate, messages, { bos: text(bosId), eos: text(eosId) }, options)
   }
 }
 
-/** A tokenizer from a file's metadata. METADATA_INVALID where the token list contradicts itself. */
-export function createTokenizer(metadata: RawMetadata): Tokenizer {
-  return new FileTokenizer(new Vocabulary(metadata))
+/** A tokenizer from a file's metadata, with another chat template where one is given. METADATA_INVALID where the token list contradicts itself. */
+export function createTokenizer(metadata: RawMetadata, chatTemplate?: string): Tokenizer {
+  const vocabulary = new Vocabulary(metadata)
+  return new FileTokenizer(vocabulary, namedTemplate(chatTemplate) ?? vocabulary.chatTemplate)
 }

@@ -28,6 +28,8 @@ export interface SamplingParams {
   recent?: Int32Array
   /** Tokens that may not be chosen (`ignoreEos`). */
   banned?: Int32Array
+  /** A bit for each token that may be chosen, the least bit of each word first; tokens beyond may not (`responseFormat`). */
+  allowed?: Uint32Array
 }
 
 export interface StepItem {

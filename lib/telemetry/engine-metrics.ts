@@ -31,6 +31,7 @@ export class EngineMetrics extends Metrics {
   readonly errors = this.counter('tiered_moe_errors_total', 'Errors that callers got, by code.')
   readonly events = this.counter('tiered_moe_events_total', 'Events, by name.')
   readonly eventsDropped = this.counter('tiered_moe_events_dropped_total', 'Events that the logger never got.')
+  readonly workerRestarts = this.counter('tiered_moe_worker_restarts_total', 'Workers started again, by worker.')
   readonly auditRecords = this.counter('tiered_moe_audit_records_total', 'Records, by outcome: written or lost.')
 
   readonly loads = this.counter('tiered_moe_loads_total', 'Models loaded, by outcome.')

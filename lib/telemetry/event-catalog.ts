@@ -27,6 +27,11 @@ export const eventCatalog = {
     meaning: 'A model was loaded.',
     chained: ['model', 'architecture', 'layers', 'experts', 'weightType', 'fileBytes', 'checksum', 'tierSet']
   },
+  model_swapped: {
+    level: 'info',
+    meaning: 'A model was replaced by another one under its id; requests that had begun ended on the old one.',
+    chained: ['model', 'architecture', 'layers', 'experts', 'weightType', 'fileBytes', 'checksum', 'tierSet']
+  },
   model_unloaded: { level: 'info', meaning: 'A model was unloaded.', chained: ['model'] },
   request_started: { level: 'debug', meaning: 'The consumer of a request asked for its first token.' },
   request_finished: {
@@ -43,6 +48,15 @@ export const eventCatalog = {
   archive_circuit: {
     level: 'warn',
     meaning: 'The circuit to the archive is tried again; error where it opened, info where it closed.'
+  },
+  download_retry: {
+    level: 'warn',
+    meaning:
+      'A download broke off, or could not begin; it is tried again after `nextRetrySeconds`, and goes on where it was.'
+  },
+  download_restarted: {
+    level: 'warn',
+    meaning: 'What had come of a download does not count: the file changed, or its bytes are wrong.'
   },
   latency_budget_unmet: {
     level: 'warn',
@@ -91,11 +105,31 @@ export const eventCatalog = {
     meaning:
       'The budget of experts shrank because memory ran short (`reason`: memory, stall) or was refused to something else (allocation), or grew again when it no longer did (calm).'
   },
+  resource_low: {
+    level: 'warn',
+    meaning:
+      'A disk that the engine writes to, or the descriptors of the process, run short; error where nearly nothing is left, info where there is enough again.'
+  },
+  step_stuck: {
+    level: 'error',
+    meaning: 'A native step got nowhere for too long: its requests, and those behind it, ended.'
+  },
   journal_opened: { level: 'info', meaning: 'The journal was opened; what it holds can be resumed.' },
   journal_cut: { level: 'warn', meaning: 'The end of the journal was cut off: a crash had left it unfinished.' },
   request_resumed: { level: 'info', meaning: 'A request of the journal goes on.' },
+  server_listening: { level: 'info', meaning: 'The server takes requests.' },
+  port_moved: { level: 'warn', meaning: 'The port of the server was not free; it took a later one.' },
+  request_queued: { level: 'debug', meaning: 'A request of the server had to wait for its turn.' },
+  request_refused: { level: 'debug', meaning: 'The server refused a request before anything was computed for it.' },
+  admin_request: { level: 'info', meaning: 'Somebody had the server do something: who, and what.' },
+  server_draining: { level: 'info', meaning: 'The server takes no more requests, and lets those that run end.' },
   shutdown_step: { level: 'info', meaning: 'A step of the shutdown ended.', chained: ['step'] },
   signal_received: { level: 'info', meaning: 'The process was told to end.', chained: ['signal'] },
+  worker_started: { level: 'info', meaning: 'A worker process was started.' },
+  worker_ready: { level: 'info', meaning: 'A worker process serves, with the models that were loaded before.' },
+  worker_died: { level: 'error', meaning: 'A worker process ended that was not told to.' },
+  worker_restarting: { level: 'warn', meaning: 'A worker process that died is started again after `delayMs`.' },
+  streams_resumed: { level: 'info', meaning: 'The streams of a worker that died go on in the next one.' },
   events_dropped: { level: 'warn', meaning: 'Events came faster than the logger took them; the oldest were dropped.' },
   audit_records_lost: {
     level: 'error',

@@ -197,7 +197,7 @@ t.test('tiers by lists, by layers, by measured use', async (t) => {
     ['tiers: [{name: a, placement: hot, experts: {share: 1.5}}]', 'tiers[0].experts.share'],
     ['tiers: [{name: a, placement: hot, experts: []}, {name: b, placement: hot}]', 'tiers[0].experts'],
     ['tiers: [{name: a, placement: hot, budget: -1}]', 'tiers[0].budget'],
-    ['a: &x 1\ntiers: *x', yaml]
+    ['a: &x 1\ntiers: *x', 'tiers']
   ] as const) {
     if (path === undefined) await file(text)
     else await t.rejects(file(text), { code: 'VALIDATION_ERROR', details: { path } }, text)

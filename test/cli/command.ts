@@ -21,12 +21,14 @@ export interface CommandOptions {
   env?: Record<string, string>
   /** Sees the process and its output up to now each time that some arrives. */
   onOutput?: (child: ChildProcess, stdout: string) => void
+  /** Called at once. */
+  onStart?: (child: ChildProcess) => void
   /** Called when `ready` comes on standard error. */
   onReady?: (child: ChildProcess) => void
 }
 
 export function command(args: string[], options: CommandOptions = {}): Promise<Outcome> {
-  const { env = {}, onOutput, onReady } = options
+  const { env = {}, onOutput, onStart, onReady } = options
   const input = 'input' in options ? options.input : ''
   return new Promise((done, fail) => {
     const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...env } })
@@ -44,6 +46,7 @@ export function command(args: string[], options: CommandOptions = {}): Promise<O
     child.on('error', fail)
     child.on('close', (code, signal) => done({ code, signal, stdout, stderr }))
     if (input !== undefined) child.stdin.end(input)
+    onStart?.(child)
   })
 }
 

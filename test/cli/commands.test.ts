@@ -1,9 +1,9 @@
-import type { ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { writeMoeModel } from '../fixtures/moe-model.js'
-import { command, jsonLines, notBuilt } from './command.js'
+import { command, jsonLines, MAIN, notBuilt } from './command.js'
 
 const EMBEDDED = 'models/tiny-shakespeare-moe-q8_0.gguf'
 const skip =
@@ -43,6 +43,20 @@ t.test('run --json', { skip }, async (t) => {
     timing: { loadMs: Number, firstTokenMs: Number, tokensPerSecond: Number },
     peakMemoryBytes: Number
   })
+})
+
+t.test('run --json-schema', { skip }, async (t) => {
+  const schema = JSON.stringify({ type: 'array', items: { enum: ['love', 'war'] }, minItems: 1, maxItems: 2 })
+  const folder = t.testdir({ 'schema.json': schema, 'text.json': 'array' })
+  const run = (name: string) =>
+    command(['run', '-p', 'ROMEO:', '--temperature', '0', '--json', '--json-schema', join(folder, name)])
+  const { code, stdout } = await run('schema.json')
+  t.equal(code, 0)
+  const text = jsonLines(stdout).map((line) => (line as { text: string }).text)
+  t.ok((JSON.parse(text.join('')) as string[]).every((item) => ['love', 'war'].includes(item)))
+  const refused = await run('text.json')
+  t.equal(refused.code, 2)
+  t.match(refused.stderr, /is not JSON/)
 })
 
 t.test('prompts from standard input', { skip }, async (t) => {
@@ -198,3 +212,16 @@ t.test('all three architectures', { skip }, async (t) => {
   writeFileSync(join(dir, 'x.gguf'), '')
   t.equal((await command(['run', join(dir, 'x.gguf'), '-p', 'x'])).code, 1)
 })
+
+t.test(
+  'standard output on a full disk',
+  { skip: skip || (existsSync('/dev/full') ? false : 'no /dev/full') },
+  async (t) => {
+    const run = ['run', '-p', 'ROMEO:', '-n', '3', '--json']
+    const { status, stderr } = spawnSync('sh', ['-c', 'exec "$@" > /dev/full', 'sh', process.execPath, MAIN, ...run], {
+      encoding: 'utf8'
+    })
+    t.equal(status, 1)
+    t.match(JSON.parse(stderr), { code: 'FILE_WRITE_FAILED', details: { errno: 'ENOSPC', path: 'standard output' } })
+  }
+)

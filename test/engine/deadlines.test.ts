@@ -63,25 +63,25 @@ t.test('deadlines nest: request > inference > cleanup', async (t) => {
 })
 
 t.test('the engine’s deadlines hold for every call, but a call’s own counts before them', async (t) => {
-  const engine = await createEngine({ threads: 2, timeouts: { requestMs: 40 } })
+  const engine = await createEngine({ threads: 2, timeouts: { requestMs: 500 } })
   await engine.loadModel()
   const idle = engine.createGenerator(request)
   await idle.next()
   const patient = engine.createGenerator(request, { timeoutMs: 60_000 })
   await patient.next()
-  await new Promise((resolve) => setTimeout(resolve, 80))
+  await new Promise((resolve) => setTimeout(resolve, 600))
   await t.rejects(idle.next(), {
     code: 'INFERENCE_TIMEOUT',
-    details: { deadline: 'request', timeout: 40, text: String }
+    details: { deadline: 'request', timeout: 500, text: String }
   })
   t.match(await patient.next(), { value: { token: Number } })
   await engine.dispose()
-  const other = await createEngine({ threads: 2, timeouts: { requestMs: 60_000, inferenceMs: 20 } })
+  const other = await createEngine({ threads: 2, timeouts: { requestMs: 60_000, inferenceMs: 500 } })
   await other.loadModel()
   const slow = other.createGenerator(request)
   await slow.next()
-  await new Promise((resolve) => setTimeout(resolve, 60))
-  await t.rejects(slow.next(), { code: 'INFERENCE_TIMEOUT', details: { deadline: 'inference', timeout: 20 } })
+  await new Promise((resolve) => setTimeout(resolve, 600))
+  await t.rejects(slow.next(), { code: 'INFERENCE_TIMEOUT', details: { deadline: 'inference', timeout: 500 } })
   await other.dispose()
 })
 
@@ -121,5 +121,51 @@ t.test('a cancelled step that does not end: its request does, and the engine rec
   )
   t.match(transitions[2]?.reason, /after its cancellation/)
   t.match(engine.counters(), { activeJobs: 0 })
+  await engine.dispose()
+})
+
+t.test('a step that gets nowhere: who waits for it, and behind it, is told, and the engine recovers', async (t) => {
+  const steps = stuckSteps(native())
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => {
+    clearInterval(alive)
+    steps.restore()
+  })
+  const events: string[] = []
+  const engine = await createEngine({
+    threads: 2,
+    guards: { stepMs: 400 },
+    onEvent: ({ event }) => void events.push(event)
+  })
+  await engine.loadModel()
+  const expected = await engine.generate(request)
+  const before = engine.counters()
+  steps.stick()
+  const stepped = engine.createGenerator({ ...request, requestId: 'stepped' })
+  const behind = engine.createGenerator({ ...request, requestId: 'behind' })
+  const first = stepped.next()
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  const stuck = {
+    code: 'RUNTIME_STEP_STUCK',
+    severity: 'fatal',
+    retryable: true,
+    httpStatus: 504,
+    exitCode: 124,
+    details: { model, limitMs: 400, elapsedMs: Number, requests: ['stepped', 'behind'] }
+  }
+  const [one, other] = await Promise.allSettled([first, behind.next()])
+  t.match([one, other], [{ reason: stuck }, { reason: stuck }])
+  t.equal(engine.state, 'recovering')
+  await t.rejects(engine.generate(request), { code: 'RUNTIME_STEP_STUCK' }, 'whoever comes is told at once')
+  t.ok(events.includes('step_stuck'))
+  steps.release()
+  while ((engine.state as string) === 'recovering') await new Promise(setImmediate)
+  t.equal((await engine.generate(request)).text, expected.text)
+  t.same(engine.counters(), before)
+  steps.stick()
+  await t.rejects(engine.forward({ model, tokens: [1, 2, 3] }), { code: 'RUNTIME_STEP_STUCK' })
+  steps.release()
+  while ((engine.state as string) === 'recovering') await new Promise(setImmediate)
+  t.equal((await engine.forward({ model, tokens: [1, 2, 3] })).length > 0, true)
   await engine.dispose()
 })

@@ -89,6 +89,25 @@ t.test('a model without a tier: the bits of its other tiers, and a typed error f
   t.equal((await engine.generate({ ...request, tierSet: 'core' })).text, expected.text, 'the others go on')
 })
 
+t.test('an expert of an added tier that was changed is in the folder that it was added to', async (t) => {
+  const folder = join(t.testdir({}), 'part')
+  cpSync(part, folder, { recursive: true })
+  const { engine } = await open(t, { model: folder })
+  await engine.expand('tiny', { from: whole })
+  await engine.swapExperts('tiny', [{ action: 'reinitialise', layer: 1, expert: 9, seed: 1 }])
+  const all = { model: 'tiny', tokens, logits: 'all', tierSet: ['core', 'rare'] } as const
+  const logits = async () => bytes(await engine.forward(all))
+  const expected = await logits()
+  t.notOk(expected.equals(bytes(await plain.forward(all))))
+  await engine.persistExperts('tiny')
+  for (const rare of [whole, false] as const) {
+    await engine.unloadModel('tiny')
+    await engine.loadModel({ id: 'tiny', model: folder, tierFolders: { rare }, contextLength: 192 })
+    if (!rare) await engine.expand('tiny', { from: other })
+    t.ok((await logits()).equals(expected), rare ? 'loaded with the tier' : 'and added again')
+  }
+})
+
 t.test('a load may take a tier from another folder at once', async (t) => {
   const { engine } = await open(t, { tierFolders: { rare: other }, verifyOnLoad: true })
   const expected = await plain.forward({ model: 'tiny', tokens, logits: 'all' })

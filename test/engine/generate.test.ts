@@ -1,17 +1,29 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { createEngine, type Engine, type GenerationItem, type GenerationRequest } from 'tiered-moe'
+import { readGgufHeader } from '../fixtures/gguf.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
+import { embedded } from '../fixtures/package.js'
 
 const folder = t.testdir()
 const model = 'tiny-shakespeare'
+/** test/isolation/generate.test.ts asks the same of an engine in another process. */
+const isolation = process.env.TIERED_MOE_TEST_ISOLATION === 'process' ? 'process' : 'none'
 let engine: Engine
 t.before(async () => {
-  engine = await createEngine({ threads: 2, maxBatchTokens: 64 })
+  engine = await createEngine({ threads: 2, maxBatchTokens: 64, isolation })
   await engine.loadModel()
 })
 t.teardown(() => engine.dispose())
+
+type Refusal = { code: string; details?: Record<string, unknown> }
+
+/** What is wrong with a prompt is thrown at once in this process, and with the first item by another one. */
+async function refused(t: Test, request: GenerationRequest, expected: Refusal): Promise<void> {
+  if (isolation === 'none') t.throws(() => engine.createGenerator(request), expected)
+  else await t.rejects(engine.generate(request), expected)
+}
 
 async function items(request: Omit<GenerationRequest, 'model'>): Promise<GenerationItem[]> {
   const all: GenerationItem[] = []
@@ -108,10 +120,14 @@ t.test('the context ends the text', async (t) => {
     ignoreEos: true
   })
   t.equal(full.tokens.length, 1)
-  t.throws(() => engine.createGenerator({ model: 'short', promptTokens: new Uint32Array(21) }), {
-    code: 'CONTEXT_LENGTH_EXCEEDED',
-    details: { required: 21, limit: 20 }
-  })
+  await refused(
+    t,
+    { model: 'short', promptTokens: new Uint32Array(21) },
+    {
+      code: 'CONTEXT_LENGTH_EXCEEDED',
+      details: { required: 21, limit: 20 }
+    }
+  )
   await engine.unloadModel('short')
 })
 
@@ -154,7 +170,7 @@ t.test('forward gives the logits that generation has, in any chunks', async (t) 
 
 t.test('messages need a chat template', async (t) => {
   const messages = [{ role: 'user', content: 'hi' }]
-  t.throws(() => engine.createGenerator({ model, messages }), { code: 'CHAT_TEMPLATE_INVALID' })
+  await refused(t, { model, messages }, { code: 'CHAT_TEMPLATE_INVALID' })
   const chatTemplate = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}assistant:"
   const { id } = await engine.loadModel({ model: writeMoeModel(join(folder, 'chat.gguf'), { chatTemplate }) })
   const request = { model: id, maxTokens: 8, temperature: 0 }
@@ -171,7 +187,7 @@ t.test('a model without a usable tokenizer runs on token ids', async (t) => {
   })
   const { id } = await engine.loadModel({ model: path })
   await t.rejects(engine.tokenize({ model: id, text: 'x' }), { code: 'TOKENIZER_UNSUPPORTED' })
-  t.throws(() => engine.createGenerator({ model: id, prompt: 'x' }), { code: 'TOKENIZER_UNSUPPORTED' })
+  await refused(t, { model: id, prompt: 'x' }, { code: 'TOKENIZER_UNSUPPORTED' })
   const { tokens } = await engine.generate({ model: id, promptTokens: [1, 2, 3], maxTokens: 4, ignoreEos: true })
   t.equal(tokens.length, 4)
   await engine.unloadModel(id)
@@ -196,10 +212,67 @@ t.test('weights that are not finite end their sequence with a typed error', asyn
   ])
   t.match(bad, {
     status: 'rejected',
-    reason: { code: 'RUNTIME_NAN_DETECTED', details: { text: '', usage: { promptTokens: 3 } } }
+    reason: { code: 'RUNTIME_NAN_DETECTED', details: { layer: 0, token: 1, text: '', usage: { promptTokens: 3 } } }
   })
   t.match(good, { status: 'fulfilled', value: { tokens: alone.tokens } })
   await engine.unloadModel(id)
+})
+
+t.test('a damaged weight of one expert: layer and token are told, and others of the batch go on', async (t) => {
+  const request = { model, maxTokens: 12, temperature: 0, ignoreEos: true, captureRouting: true }
+  const [prompt, other] = ['JULIET:', 'a']
+  const [hit, spared] = [
+    await engine.generate({ ...request, prompt }),
+    await engine.generate({ ...request, prompt: other })
+  ]
+  // An expert of the last layer that only one of them uses, and where it does so first.
+  const { layers, k } = hit.routing!
+  const used = ({ ids }: NonNullable<typeof hit.routing>) => {
+    const first = new Map<number, number>()
+    const last = (layers - 1) * k
+    for (let at = 0; at * layers * k < ids.length; at++) {
+      for (let i = 0; i < k; i++) {
+        const expert = ids[at * layers * k + last + i]!
+        if (!first.has(expert)) first.set(expert, at)
+      }
+    }
+    return first
+  }
+  const sparedExperts = used(spared.routing!)
+  const [expert, token] = [...used(hit.routing!)].find(([id]) => !sparedExperts.has(id))!
+  const { tensors, dataOffset } = readGgufHeader(embedded)
+  const tensor = tensors.find(({ name }) => name === `blk.${layers - 1}.ffn_gate_exps.weight`)!
+  const [columns, rows] = tensor.shape as [number, number, number]
+  const bytes = Buffer.from(readFileSync(embedded))
+  // The scale of the first block of that expert's matrix: a Q8_0 block is an f16 and 32 bytes.
+  bytes.writeUInt16LE(0x7c00, dataOffset + tensor.offset + expert * rows * (columns / 32) * 34)
+  const path = join(folder, 'damaged.gguf')
+  writeFileSync(path, bytes)
+  const { id } = await engine.loadModel({ model: path })
+  const counters = engine.counters()
+  const results = await Promise.allSettled(
+    [prompt, other].map((text) => engine.generate({ ...request, model: id, prompt: text }))
+  )
+  const [bad, good] = results
+  t.match(bad, { reason: { code: 'RUNTIME_NAN_DETECTED', details: { layer: layers - 1, token, model: id } } })
+  t.match(good, { value: { tokens: spared.tokens } })
+  t.same(engine.counters(), counters, 'nothing is held by the one that failed')
+  await engine.unloadModel(id)
+  const head = writeMoeModel(join(folder, 'nan-head.gguf'), {
+    editTensor: (tensor) => {
+      if (tensor.name !== 'output.weight') return tensor
+      const data = new Uint8Array(tensor.data)
+      new DataView(data.buffer).setFloat32(0, Number.NaN, true)
+      return { ...tensor, data }
+    }
+  })
+  await engine.loadModel({ model: head, id: 'head' })
+  const { layers: depth } = engine.listModels().find((each) => each.id === 'head')!.descriptor
+  await t.rejects(engine.generate({ model: 'head', promptTokens: [1, 2, 3], maxTokens: 2 }), {
+    code: 'RUNTIME_NAN_DETECTED',
+    details: { layer: depth, token: 2 }
+  })
+  await engine.unloadModel('head')
 })
 
 t.test('refusals', async (t) => {
@@ -207,14 +280,9 @@ t.test('refusals', async (t) => {
     code: 'MODEL_NOT_LOADED',
     details: { model: 'absent', loaded: [model] }
   })
-  t.throws(() => engine.createGenerator({ model, prompt: '' }), {
-    code: 'VALIDATION_ERROR',
-    details: { path: 'prompt' }
-  })
-  t.throws(() => engine.createGenerator({ model, promptTokens: [1024] }), {
-    code: 'VALIDATION_ERROR',
-    details: { path: 'promptTokens[0]' }
-  })
-  t.throws(() => engine.createGenerator({ model, promptTokens: Int32Array.of(-1) }), { code: 'VALIDATION_ERROR' })
+  await refused(t, { model, prompt: '' }, { code: 'VALIDATION_ERROR', details: { path: 'prompt' } })
+  const beyond = { code: 'VALIDATION_ERROR', details: { path: 'promptTokens[0]' } }
+  await refused(t, { model, promptTokens: [1024] }, beyond)
+  await refused(t, { model, promptTokens: Int32Array.of(-1) }, beyond)
   await t.rejects(engine.detokenize({ model, tokens: [5000] }), { code: 'VALIDATION_ERROR' })
 })

@@ -2,7 +2,8 @@
 import t from 'tap'
 import { expertScratchBytes } from '../../lib/backends/webgpu/experts/scratch.js'
 import { stepBytes as webgpuStepBytes } from '../../lib/backends/webgpu/model/step-bytes.js'
-import { planOwnMemory, warmMemory } from '../../lib/engine/own-memory.js'
+import { planOwnMemory, refusedMemory, warmMemory } from '../../lib/engine/own-memory.js'
+import { createError } from '../../lib/errors/index.js'
 import { readModel } from '../../lib/model/index.js'
 import { moeModel } from '../fixtures/moe-model.js'
 
@@ -85,6 +86,31 @@ t.test('a budget beyond what the device has', async (t) => {
   const { code, details } = refusal(needed - 1, { memory: 2 ** 40 })
   t.equal(code, 'GPU_VRAM_EXHAUSTED')
   t.match(details, { required: needed, available: needed - 1, alternatives: [{ change: 'gpuMemory' }] })
+})
+
+t.test('a part that the device refused to a load that was planned', async (t) => {
+  const memory = plans(Number.MAX_SAFE_INTEGER)
+  const required = memory.base + memory.keyValues + memory.arena + memory.experts.all
+  const least = refusal(2 ** 40, { memory: 0 }).details.alternatives[0]!.value
+  const refused = (part: number, current: number | null, available: number) => {
+    const resourceInfo = { required: part, available: 0, current, limit: null, unit: 'bytes' as const }
+    const error = createError('GPU_VRAM_EXHAUSTED', 'refused', { model: null, required: part, resourceInfo })
+    return refusedMemory(error, memory, file.tensors, plan, request, own(available)) as Refusal
+  }
+  const { all } = memory.experts
+  const offered = [{ change: 'gpuMemory', value: least, required: least }]
+  const slabs = refused(all, required - all, Number.MAX_SAFE_INTEGER)
+  t.equal(slabs.code, 'GPU_VRAM_EXHAUSTED')
+  const whole = { model, device: 'a device', required }
+  t.match(slabs.details, { ...whole, available: required - all, alternatives: offered })
+  t.match(slabs.details.resourceInfo, { required, available: required - all })
+  const early = refused(memory.base, 0, Number.MAX_SAFE_INTEGER)
+  t.match(early.details, { ...whole, available: 0, alternatives: [] }, 'even the base weights')
+  t.match(refused(all, 0, least).details, { ...whole, available: least, alternatives: offered }, 'others have the rest')
+  t.same(refused(all, 0, least - 1).details.alternatives, [])
+  t.match(refused(all, null, 2 ** 40).details, { available: 2 ** 40, alternatives: offered }, 'a device that says it')
+  const other = createError('CANCELLED', 'no', { method: 'loadModel' })
+  t.equal(refusedMemory(other, memory, file.tensors, plan, request, own(0)), other)
 })
 
 t.test('host memory beside it', async (t) => {

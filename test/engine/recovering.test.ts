@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import t from 'tap'
 import { createEngine } from '../../lib/create-engine.js'
 import { boot } from '../../lib/engine/boot.js'
+import { LocalEngine } from '../../lib/engine/local-engine.js'
 import { Recovery } from '../../lib/engine/recovery.js'
-import { Engine } from '../../lib/engine.js'
 import { createError } from '../../lib/errors/index.js'
 import type { Transition } from '../../lib/lifecycle.js'
 import { native } from '../../lib/native.js'
@@ -64,7 +64,7 @@ t.test('a recovery that fails closes the engine, and dispose gives everything ba
   const before = native().counters()
   const codes: string[] = []
   const parts = await boot({ threads: 2, onError: ({ code }) => codes.push(code) }, {})
-  const engine = new Engine(parts)
+  const engine = new LocalEngine(parts)
   await engine.loadModel()
   const [loaded] = parts.models.all()
   loaded!.endRequests = () => Promise.reject(createError('RUNTIME_NAN_DETECTED', 'made by the test'))
@@ -82,7 +82,7 @@ t.test('a recovery that fails closes the engine, and dispose gives everything ba
 
 t.test('a recovery under maintenance does not end the maintenance', async (t) => {
   const parts = await boot({ threads: 1 }, {})
-  const engine = new Engine(parts)
+  const engine = new LocalEngine(parts)
   await engine.loadModel()
   await engine.freeze()
   const recovery = new Recovery(parts)

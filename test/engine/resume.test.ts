@@ -258,7 +258,7 @@ t.test('two that resume the same request: one of them gets it', async (t) => {
 })
 
 t.test('a request that had failed does not expire while it runs again', async (t) => {
-  const journal = { path: join(t.testdir(), 'journal'), retentionMs: 50 }
+  const journal = { path: join(t.testdir(), 'journal'), retentionMs: 500 }
   const engine = await start(journal)
   const expected = await engine.generate(requests.greedy!)
   const first = engine.createGenerator({ ...requests.greedy!, requestId: 'a' })
@@ -266,11 +266,11 @@ t.test('a request that had failed does not expire while it runs again', async (t
   await first.return()
   const resumed = await engine.resumeGenerator({ requestId: 'a' })
   await resumed.accepted()
-  await new Promise((resolve) => setTimeout(resolve, 80))
+  await new Promise((resolve) => setTimeout(resolve, 600))
   await engine.generate({ ...requests.greedy!, requestId: 'b' })
   t.equal(textOf(await items(resumed)), expected.text)
   t.equal(textOf(await items(await engine.resumeGenerator({ requestId: 'a' }))), expected.text)
-  await new Promise((resolve) => setTimeout(resolve, 80))
+  await new Promise((resolve) => setTimeout(resolve, 600))
   await t.rejects(engine.resumeGenerator({ requestId: 'a' }), { code: 'REQUEST_NOT_FOUND' }, 'expired after its end')
   await engine.dispose()
 })

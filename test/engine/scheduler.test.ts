@@ -1,8 +1,8 @@
 import t from 'tap'
 import { createError } from '../../lib/errors/index.js'
 import { Generation } from '../../lib/generation/generation.js'
-import { Generator } from '../../lib/generation/generator.js'
 import type { GenerationItem } from '../../lib/generation/items.js'
+import { LocalGenerator } from '../../lib/generation/local-generator.js'
 import { checkRequest, type GenerationRequest } from '../../lib/generation/options.js'
 import { Scheduler } from '../../lib/generation/scheduler.js'
 import { FakeCancel, FakeModel, follow } from './fake-model.js'
@@ -35,7 +35,7 @@ function setUp(maxBatchTokens = 64) {
       routing: model.routing,
       tiers: ['all']
     })
-    return new Generator(scheduler, generation, 'test', call, { deadlines: { cleanupMs: 60_000, onOverdue() {} } })
+    return new LocalGenerator(scheduler, generation, 'test', call, { deadlines: { cleanupMs: 60_000, onOverdue() {} } })
   }
   return { model, scheduler, start, fatal }
 }
@@ -47,7 +47,7 @@ function expected(prompt: number[], count: number): number[] {
   return tokens.slice(prompt.length)
 }
 
-async function collect(generator: Generator): Promise<{ tokens: number[]; text: string; last: GenerationItem }> {
+async function collect(generator: LocalGenerator): Promise<{ tokens: number[]; text: string; last: GenerationItem }> {
   const items: GenerationItem[] = []
   for await (const item of generator) items.push(item)
   const tokens = items.flatMap(({ token }) => (token === undefined ? [] : [token]))

@@ -5,7 +5,7 @@ import t from 'tap'
 import type { EngineError } from 'tiered-moe'
 import { createEngine, verifyAuditLog } from 'tiered-moe'
 import { boot } from '../../lib/engine/boot.js'
-import { Engine } from '../../lib/engine.js'
+import { LocalEngine } from '../../lib/engine/local-engine.js'
 import { createError } from '../../lib/errors/index.js'
 
 const model = 'tiny-shakespeare'
@@ -21,7 +21,7 @@ t.test('the order of a shutdown, from the audit log', async (t) => {
   const audit = join(t.testdir(), 'audit')
   const order: string[] = []
   const parts = await boot({ threads: 2, audit, onError: ({ code }) => order.push(code) }, {})
-  const engine = new Engine(parts)
+  const engine = new LocalEngine(parts)
   parts.hooks.flush.push(
     async () => {
       order.push('flush')

@@ -253,6 +253,14 @@ const makers = {
       repetitionPenalty: 1.25,
       recent: Int32Array.of(1, 2, 3),
       banned: Int32Array.of(4, 5)
+    }),
+    'a mask': (next) => ({
+      logits: even(next, 40, 8),
+      position: 9,
+      seed: 44,
+      temperature: 0.8,
+      banned: Int32Array.of(33),
+      allowed: Uint32Array.of(0x10f0_0300, 0x0e)
     })
   },
   quantize: Object.fromEntries(

@@ -69,3 +69,16 @@ t.test('a payload that is sound but no record', async (t) => {
   const strange = encodeRecord({ type: 'later' } as never)
   t.match(scanRecords(Buffer.concat([encoded[0]!, strange])).tail, { reason: 'content' })
 })
+
+t.test('heads that claim what others lie in are passed over once, not once for each', async (t) => {
+  const bytes = Buffer.alloc(2 ** 21)
+  let heads = 0
+  for (let at = 0; at + 12 <= bytes.length; at += 12, heads++) {
+    encoded[0]!.copy(bytes, at, 0, 4)
+    bytes.writeUInt32LE(bytes.length - at - 12, at + 4)
+  }
+  encoded[0]!.copy(bytes, bytes.length - encoded[0]!.length)
+  const { records: found, damage } = scanRecords(bytes)
+  t.equal(found.length, 1, `the record behind ${heads} heads`)
+  t.match(damage, [{ offset: 0, bytes: bytes.length - encoded[0]!.length, reason: 'checksum' }])
+})

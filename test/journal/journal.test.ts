@@ -155,17 +155,17 @@ t.test('what was loaded is known until it is loaded again, or until an engine en
 
 t.test('what has ended can be read until it expires; what runs never does', async (t) => {
   const folder = t.testdir()
-  const journal = await open(folder, { retentionMs: 20 })
+  const journal = await open(folder, { retentionMs: 300 })
   const load = loadModel(journal)
   await journal.accept('running', load, request)
   await journal.accept('ended', load, request)
   journal.finished('ended', 'stop', usage(0))
   t.ok(journal.get('ended'))
-  await new Promise((resolve) => setTimeout(resolve, 40))
+  await new Promise((resolve) => setTimeout(resolve, 400))
   t.equal(journal.get('ended'), undefined)
   t.ok(journal.get('running'))
   await journal.close()
-  const again = await open(folder, { retentionMs: 20 })
+  const again = await open(folder, { retentionMs: 300 })
   t.same(
     again.recovered.requests.map(({ requestId }) => requestId),
     ['running']

@@ -11,6 +11,11 @@ export type Settings = Omit<SampleRequest, 'logits'>
 /** What one setting is, drawn with the others; `topKs` beside 0, 1, 5 and 40. */
 export function settings(next: Random, vocab: number, topKs: readonly number[]): Settings {
   const pick = <T>(values: readonly T[]) => values[whole(next, 0, values.length - 1)]!
+  // Of as many words as the vocabulary needs, or of one fewer; with more tokens than are banned.
+  const mask = () => {
+    const words = Math.max(1, Math.ceil(vocab / 32) - whole(next, 0, 1))
+    return Uint32Array.from({ length: words }, () => whole(next, 0, 2 ** 32 - 1) | 0xff)
+  }
   const some = (n: number) => Int32Array.from({ length: n }, () => whole(next, 0, vocab - 1))
   return {
     position: pick([0, 1, 77, 2 ** 20]),
@@ -22,7 +27,8 @@ export function settings(next: Random, vocab: number, topKs: readonly number[]):
     repetitionPenalty: pick([1, 1, 1.1, 0.5, 3]),
     recent: some(whole(next, 0, 6)),
     banned: some(whole(next, 0, Math.min(3, vocab - 1))),
-    topLogprobs: pick([-1, 0, 1, 5, 20])
+    topLogprobs: pick([-1, 0, 1, 5, 20]),
+    ...pick([{}, {}, { allowed: mask() }])
   }
 }
 

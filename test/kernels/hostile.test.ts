@@ -150,7 +150,8 @@ const requests: Record<KernelName, (m: Memory, naive: boolean) => Fields> = {
     seed: 5,
     topLogprobs: 3,
     recent: m.input('recent', Int32Array.of(1, 2, 3)),
-    banned: m.input('banned', Int32Array.of(4))
+    banned: m.input('banned', Int32Array.of(4)),
+    allowed: m.input('allowed', Uint32Array.of(-1, -1))
   }),
   quantize: (m) => ({
     type: 'Q4_0',

@@ -93,6 +93,7 @@ interface Sampling {
   seed?: number
   recent?: Int32Array
   banned?: Int32Array
+  allowed?: Uint32Array
 }
 
 const mask64 = (1n << 64n) - 1n
@@ -106,6 +107,9 @@ export function uniformAt(seed: number, position: number): number {
   return Number(x >> 40n) * 2 ** -24
 }
 
+const mayCome = (id: number, words?: Uint32Array): boolean =>
+  words === undefined || Math.floor((words[Math.floor(id / 32)] ?? 0) / 2 ** (id % 32)) % 2 === 1
+
 /** Tokens that the draw may fall on, in order, with the share of [0, 1) that each has; filters that are close to call are reported. */
 export function sampleOracle(logits: Float32Array, options: Sampling): { token: number; close: boolean } {
   const { temperature = 0, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 0, position } = options
@@ -114,7 +118,7 @@ export function sampleOracle(logits: Float32Array, options: Sampling): { token: 
   for (const id of new Set(options.recent ?? []))
     if (x[id] !== undefined) x[id] = f(x[id]! > 0 ? x[id]! / f(repetitionPenalty) : x[id]! * f(repetitionPenalty))
   const banned = new Set(options.banned ?? [])
-  const order = x.map((_, id) => id).filter((id) => !banned.has(id))
+  const order = x.map((_, id) => id).filter((id) => !banned.has(id) && mayCome(id, options.allowed))
   order.sort((a, b) => x[b]! - x[a]! || a - b)
   if (temperature === 0) return { token: order[0]!, close: false }
   const kept = topK > 0 ? order.slice(0, topK) : order

@@ -54,6 +54,8 @@ t.test('greedy: the largest, the smallest id on a tie, never a banned one', asyn
   test.equal(await greedy({}), 1)
   test.equal(await greedy({ banned: Int32Array.of(1) }), 3)
   test.equal(await greedy({ banned: Int32Array.of(1, 3, 4, -7, 99) }), 0)
+  test.equal(await greedy({ allowed: Uint32Array.of(0b101101) }), 3)
+  test.equal(await greedy({ allowed: Uint32Array.of(0b101101), banned: Int32Array.of(3) }), 0)
   test.equal(await greedy({ recent: Int32Array.of(1, 3, 4, 4, -1, 99), repetitionPenalty: 10 }), 0)
   test.equal(await greedy({ logits: new Float32Array(5).fill(-0) }), 0)
   test.equal(await greedy({ logits: Float32Array.of(-3e38, -2e38) }), 1)
@@ -108,6 +110,8 @@ t.test('what cannot be sampled', async () => {
       'VALIDATION_ERROR'
     )
   }
+  const shut = { logits: new Float32Array(40), position: 0, banned: Int32Array.of(3), allowed: Uint32Array.of(8) }
+  await forms.sameError('sample', 'all allowed ones are banned', { request: () => shut }, 'VALIDATION_ERROR')
   await forms.sameError(
     'sample',
     'no logits',

@@ -195,7 +195,8 @@ t.test('models and sequences', async (t) => {
     seed: 1,
     topLogprobs: 2,
     recent: new Int32Array(2),
-    banned: new Int32Array(1)
+    banned: new Int32Array(1),
+    allowed: new Uint32Array(9).fill(-1)
   }
   const item = {
     sequence,

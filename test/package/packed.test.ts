@@ -38,6 +38,12 @@ t.test('contents', async (t) => {
     'dist/cjs/index.d.ts',
     'dist/cjs/kernels.js',
     'dist/cjs/package.json',
+    'dist/esm/resilience/index.js',
+    'dist/esm/resilience/index.d.ts',
+    'dist/cjs/resilience/index.js',
+    'dist/cjs/resilience/index.d.ts',
+    'dist/esm/server/index.js',
+    'dist/cjs/server/index.js',
     'dist/esm/webgpu.js',
     'dist/esm/webgpu.d.ts',
     'dist/esm/backends/webgpu/shader-texts.js',
@@ -60,7 +66,7 @@ t.test('contents', async (t) => {
   t.equal(manifest.gypfile, false)
   for (const script of ['preinstall', 'install', 'postinstall'])
     t.notOk(manifest.scripts[script], `no ${script} script`)
-  t.same(Object.keys(manifest.exports), ['.', './kernels', './webgpu', './package.json'])
+  t.same(Object.keys(manifest.exports), ['.', './kernels', './resilience', './server', './webgpu', './package.json'])
 
   const skip = existsSync(addon) ? false : 'the addon is not built'
   await t.test('import and require from an installed copy', { skip }, async (t) => {
@@ -82,23 +88,26 @@ t.test('contents', async (t) => {
       const { text } = await engine.generate({ model: id, prompt: 'ROMEO:', maxTokens: 8, temperature: 0 })
       await engine.dispose()
       const webgpu = await openBackend('webgpu').catch((error) => error.code)
-      console.log(JSON.stringify([id, text, typeof openBackend, webgpu]))`
+      const retried = await retryWithBackoff((attempt) => attempt, profiles.rpc.retry)
+      console.log(JSON.stringify([id, text, typeof openBackend, webgpu, retried]))`
     writeFileSync(
       join(user, 'user.mjs'),
-      `import { createEngine } from 'tiered-moe'\nimport { openBackend } from 'tiered-moe/kernels'\n${program}`
+      `import { createEngine } from 'tiered-moe'\nimport { openBackend } from 'tiered-moe/kernels'\nimport { profiles, retryWithBackoff } from 'tiered-moe/resilience'\n${program}`
     )
     writeFileSync(
       join(user, 'user.cjs'),
-      `const { createEngine } = require('tiered-moe')\nconst { openBackend } = require('tiered-moe/kernels')\n;(async () => {${program}})()`
+      `const { createEngine } = require('tiered-moe')\nconst { openBackend } = require('tiered-moe/kernels')\nconst { profiles, retryWithBackoff } = require('tiered-moe/resilience')\n;(async () => {${program}})()`
     )
     const env = { ...process.env, TIERED_MOE_ADDON: addon, NODE_OPTIONS: '' }
     const run = (file: string) => execFileSync(process.execPath, [file], { cwd: user, encoding: 'utf8', env }).trim()
-    const [id, text, kernels, webgpu] = JSON.parse(run('user.mjs')) as [string, string, string, string]
+    const results = JSON.parse(run('user.mjs')) as [string, string, string, string, number]
+    const [id, text, kernels, webgpu, retried] = results
     t.ok(id)
     t.ok(text.length > 0)
     t.equal(kernels, 'function')
     t.equal(webgpu, 'BACKEND_UNAVAILABLE', 'the package webgpu is not installed')
-    t.equal(run('user.cjs'), JSON.stringify([id, text, kernels, webgpu]), 'CommonJS gives the same')
+    t.equal(retried, 1)
+    t.equal(run('user.cjs'), JSON.stringify(results), 'CommonJS gives the same')
     const command = join(installed, 'dist', 'esm', 'cli', 'main.js')
     t.match(
       execFileSync(process.execPath, [command, '--version'], { cwd: user, encoding: 'utf8', env }),

@@ -1,7 +1,7 @@
 /** The budget under memory pressure: down at once, up slowly, never outside its limits. */
 import t from 'tap'
 import { type MemorySample, PressureController } from '../../lib/tiers/memory-pressure.js'
-import { parsePressure } from '../../lib/tiers/memory-watch.js'
+import { groupPressureFile, parsePressure, stallOf } from '../../lib/tiers/memory-watch.js'
 
 const slot = 10
 const limits = { asked: 1005, least: 50, slot, reserve: 400 }
@@ -108,4 +108,15 @@ t.test('the pressure file', async (t) => {
   t.equal(parsePressure('some avg10=100.00 avg60=3'), 100)
   t.equal(parsePressure(''), 0)
   t.equal(parsePressure('full avg10=5.00'), 0)
+})
+
+t.test('whose stalls count', async (t) => {
+  const stalled = 'some avg10=40.00 avg60=3'
+  const free = (share: number) => ({ pressure: stalled, free: share * 1000, total: 1000 })
+  t.equal(stallOf(free(0.05), ''), 40, "the machine's, where it is short of memory")
+  t.equal(stallOf(free(0.5), ''), 0, 'with plenty free some group is at a limit of its own')
+  t.equal(stallOf(free(0.5), 'some avg10=12.50 avg60=3'), 12.5, "this process's own group")
+  t.equal(groupPressureFile('4:memory:/a\n0::/b/c\n'), '/sys/fs/cgroup/b/c/memory.pressure')
+  t.equal(groupPressureFile('0::/\n'), '/sys/fs/cgroup/memory.pressure')
+  t.equal(groupPressureFile('4:memory:/a\n'), undefined)
 })
