@@ -3,7 +3,7 @@
 // its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own; and whether an expert was there from
 // the start or replaced or merged while the model serves, beside requests of before that. Prints what each cell really ran, and fails where
 // that is not what the cell asked for.
-//   npm run determinism                     pairs of settings, all types, and the deep file (under 5 minutes on 2 cores)
+//   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
 //   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
@@ -103,10 +103,9 @@ for (const isa of ['scalar', 'avx2', 'avx512']) {
   if (process.arch === 'x64' && !cpu.isas.includes(isa))
     console.log(`skipped ${isa}: this CPU has ${cpu.isas.join(', ')}`)
 }
-const [whole, short] = [
-  { prompt: 150, generate: 50 },
-  { prompt: 40, generate: 10 }
-]
+/** Two pages of KV cache and more than one chunk of each size; what --full has is twice that. */
+const whole = options.full ? { prompt: 150, generate: 50 } : { prompt: 80, generate: 24 }
+const short = { prompt: 40, generate: 10 }
 const lengths = ({ prompt, generate }) => `KV f16, ${prompt} + ${generate} tokens`
 /** What does not depend on where experts are is crossed with fewer of the kernels' settings. */
 const few = { isa: available.isa, threads: [1, 3], chunk: [7, 'all'], batch: [3] }
@@ -165,8 +164,8 @@ if (options.deep) {
         tierSet: ['all', 'changing'][i % 2]
       }))
   // Its weights depend on the numpy that made it, so its hash is not kept between machines.
-  const lengths = { prompt: 600, generate: 8, lastOnly: true }
-  if (path) await check({ name: 'olmoe, 2 layers, q4_0, depth 600', path }, deep, lengths)
+  const lengths = { prompt: options.full ? 600 : 300, generate: 8, lastOnly: true }
+  if (path) await check({ name: `olmoe, 2 layers, q4_0, depth ${lengths.prompt}`, path }, deep, lengths)
   else skipped++
 }
 

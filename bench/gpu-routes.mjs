@@ -37,8 +37,8 @@ const cells = masks.flatMap((mask) => [
   ...[false, true].map((normalise) => ({ form: 'hser', normalise, mask, shapes: hserShapes }))
 ])
 const inputs = ['plain', 'equal rows', 'heavy', 'small integers', 'between units', 'zeros', 'plain', 'one unit apart']
-/** Every cell gets every input. */
-const batchTokens = Math.min(4096, Math.ceil(decisions / (cells.length * inputs.length)))
+/** Tokens of a batch where `count` are decided in all: every cell gets every input. */
+const batchTokens = (count) => Math.min(4096, Math.ceil(count / (cells.length * inputs.length)))
 const tieInputs = ['equal rows', 'small integers', 'zeros']
 
 const offsetsOf = (sizes) => Uint32Array.from([0, ...sizes].map((_, i) => sizes.slice(0, i).reduce((a, b) => a + b, 0)))
@@ -166,10 +166,11 @@ function tied({ request, rows }, scores) {
 /** Runs decisions through both backends. `stopAtFirst`: until one id differs. */
 async function compare(cpu, gpu, count, { stopAtFirst = false, countTies = false } = {}) {
   const rows = cells.map((cell) => ({ ...cell, decisions: 0, tieBuilt: 0, tied: 0, different: 0, worst: 0, limit: 0 }))
+  const most = batchTokens(count)
   let done = 0
   for (let number = 0; done < count; number++) {
     const row = rows[number % rows.length]
-    const tokens = Math.min(batchTokens, count - done)
+    const tokens = Math.min(most, count - done)
     const made = batch(cpu, number, tokens)
     const { request } = made
     const scores = countTies && made.tieBuilt ? new BigInt64Array(tokens * made.rows) : undefined

@@ -244,6 +244,7 @@ console.log(
 const plot = groupedBars({
   title: `Decode of ${model.split('/').at(-1)}, ${mebibytes(statSync(model).size)} MiB, under a memory cap`,
   unit: 'tokens/s',
+  oneScale: true,
   groups: limits.map((limit) => `${mebibytes(limit)} MiB`),
   series: [
     { name: 'tiered-moe', values: report.map(({ own }) => own) },

@@ -2,21 +2,34 @@
 
 const escapeXml = (text) =>
   String(text).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c])
+const opening = (width, height, fontSize) =>
+  `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="${fontSize}">`
 const colours = ['#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
 const lineColours = ['#555555', '#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
 
+const shortNumber = (value) =>
+  value >= 10_000 ? `${Number((value / 1000).toPrecision(3))}k` : Number(value.toPrecision(3))
+
 /**
  * Bars grouped by `groups`, one of each of `series`: `{ name, values: ({ median, min, max } | undefined)[] }`.
- * Each group has its own scale, because prefill and decode differ by orders of magnitude. Returns the SVG text.
+ * Each group has its own scale, because prefill and decode differ by orders of magnitude, unless they have `oneScale`. Returns the SVG text.
  */
-export function groupedBars({ title, unit, groups, series }) {
-  const [barWidth, gap, height, top, bottom] = [34, 40, 220, 48, 70]
+export function groupedBars({
+  title,
+  unit,
+  groups,
+  series,
+  oneScale = false,
+  note = 'medians; lines from the least to the greatest run'
+}) {
+  const [barWidth, gap, height, top, bottom] = [38, 40, 220, 64, 70]
   const groupWidth = series.length * barWidth + gap
   const width = Math.max(480, groups.length * groupWidth + 2 * gap)
   const parts = []
+  const greatestOf = (values) => Math.max(...values.map((value) => value?.max ?? 0), Number.MIN_VALUE)
   for (const [g, group] of groups.entries()) {
     const left = gap + g * groupWidth
-    const greatest = Math.max(...series.map((s) => s.values[g]?.max ?? 0), Number.MIN_VALUE)
+    const greatest = greatestOf(series.flatMap(({ values }) => (oneScale ? values : [values[g]])))
     for (const [i, { values }] of series.entries()) {
       const value = values[g]
       if (!value) continue
@@ -26,11 +39,11 @@ export function groupedBars({ title, unit, groups, series }) {
       parts.push(
         `<rect x="${x}" y="${y(value.median).toFixed(1)}" width="${barWidth - 4}" height="${(top + height - y(value.median)).toFixed(1)}" fill="${colours[i % colours.length]}"/>`,
         `<path d="M${centre} ${y(value.min).toFixed(1)}V${y(value.max).toFixed(1)}" stroke="#222" stroke-width="1.5"/>`,
-        `<text x="${centre}" y="${(y(value.max) - 4).toFixed(1)}" text-anchor="middle">${Number(value.median.toPrecision(3))}</text>`
+        `<text x="${centre}" y="${(y(value.max) - 4).toFixed(1)}" text-anchor="middle">${shortNumber(value.median)}</text>`
       )
     }
     parts.push(
-      `<text x="${left + (series.length * barWidth) / 2}" y="${top + height + 18}" text-anchor="middle">${escapeXml(group)}</text>`
+      `<text x="${left + (series.length * barWidth) / 2 - 2}" y="${top + height + 18}" text-anchor="middle">${escapeXml(group)}</text>`
     )
   }
   const legend = series.map(
@@ -38,10 +51,11 @@ export function groupedBars({ title, unit, groups, series }) {
       `<rect x="${gap + i * 150}" y="${top + height + 36}" width="10" height="10" fill="${colours[i % colours.length]}"/>` +
       `<text x="${gap + 15 + i * 150}" y="${top + height + 45}">${escapeXml(name)}</text>`
   )
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${top + height + bottom}" font-family="sans-serif" font-size="11">
-<title>${escapeXml(title)}</title>
+  return `${opening(width, top + height + bottom, 11)}
+<title>${escapeXml(title)} (${escapeXml(unit)})</title>
 <rect width="100%" height="100%" fill="#fff"/>
-<text x="${gap}" y="22" font-size="14">${escapeXml(title)} (${escapeXml(unit)})</text>
+<text x="${gap}" y="22" font-size="13">${escapeXml(title)}</text>
+<text x="${gap}" y="38">${escapeXml(unit)}: ${escapeXml(note)}</text>
 <path d="M${gap / 2} ${top + height}H${width - gap / 2}" stroke="#222"/>
 ${[...parts, ...legend].join('\n')}
 </svg>
@@ -110,7 +124,7 @@ function linePanels({ title, panels }) {
       `<text x="${gap + 20 + i * 130}" y="${height - 14}">${escapeXml(name)}</text>`
   )
   const wide = Math.max(width, gap + legend.length * 130)
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${height}" font-family="sans-serif" font-size="10">
+  return `${opening(wide, height, 10)}
 <title>${escapeXml(title)}</title>
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="${gap}" y="22" font-size="14">${escapeXml(title)}</text>

@@ -81,7 +81,8 @@ function picture(name, { prices }, share) {
   }))
   const groups = ['perplexity', 'hit rate, %', 'ms a token, p50–p99', 'MiB read a token']
   const unit = `room for ${100 * share} % of the experts`
-  return groupedBars({ title: `What a TierSet of ${name} costs and gives`, unit, groups, series })
+  const note = 'each group has its own scale; more is better of the hit rate alone'
+  return groupedBars({ title: `What a TierSet of ${name} costs and gives`, unit, groups, series, note })
 }
 
 const stamp = environment()

@@ -109,6 +109,13 @@ function allowed() {
 }
 
 const samples = []
+/** What is not the models', [ms, bytes] just after a collection: V8's garbage comes and goes by its own rules, what remains may not grow. */
+const remains = []
+const collectMs = (settings.seconds * 1000) / 60
+function collect() {
+  globalThis.gc()
+  remains.push([performance.now() - started, residentMemory() - addon.counters().liveBytes])
+}
 function look() {
   // Before the mark starts anew: what is given back between the two was allowed in the interval that begins.
   const may = allowed()
@@ -119,12 +126,11 @@ function look() {
 }
 addon.peakLiveBytes(true)
 residentPeak()
-const timer = setInterval(look, lookMs)
+const timers = [setInterval(look, lookMs), setInterval(collect, collectMs)]
 const hoard = []
-const grower = settings.mutant === 'growth' && setInterval(() => hoard.push(Buffer.alloc(2 ** 20, 1)), 100)
+if (settings.mutant === 'growth') timers.push(setInterval(() => hoard.push(Buffer.alloc(2 ** 20, 1)), 100))
 await work.run(settings.workers, performance.now() + settings.seconds * 1000)
-clearInterval(timer)
-clearInterval(grower)
+for (const timer of timers) clearInterval(timer)
 const limits = models.map(({ id }) => engine.modelStats(id).experts)
 await engine.dispose()
 if (settings.mutant === 'leak') globalThis.leaked = await addon.openGguf(settings.guest.model)
@@ -146,6 +152,7 @@ console.log(
     own: most(({ own }) => own),
     files: most(({ files }) => files),
     threads: most(({ threads }) => threads),
+    remains,
     series: samples.map(({ at, own, files, threads }) => [at, own, files, threads]),
     experts: limits.map(({ residency, layers, ...rest }) => rest),
     counts: work.counts,

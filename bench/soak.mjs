@@ -39,7 +39,7 @@ const MiB = 2 ** 20
  * store has begun. Measured: 45 MiB of code, up to 115 in all; the rest is room in a control group for files that are read.
  */
 const processBytes = 160 * MiB
-/** Growth of what is not the models' over a run: garbage that V8 has not collected is about as much. */
+/** Growth of what remains beside the models after a collection, over a run: malloc's arenas and the samples of the run itself. */
 const mostGrowth = 24 * MiB
 
 /** Half of the experts are hot, a quarter is warm, a quarter cold. */
@@ -137,7 +137,7 @@ function judge({ status, signal, complaint, kills, result }) {
   for (const [what, value] of Object.entries(before)) {
     if (after[what] > value) problems.push(`${what}: ${after[what]} at the end, ${value} before`)
   }
-  const grown = slope(result.series).over
+  const grown = slope(result.remains).over
   if (grown > mostGrowth) problems.push(`what is not the models' grew by ${mebibytes(grown)} MiB`)
   if (kills > 0) problems.push(`${kills} out-of-memory kills`)
   if (allowed[1] > memory) problems.push(`models may take ${allowed[1]} bytes of the engine's ${memory}`)
@@ -149,7 +149,7 @@ function judge({ status, signal, complaint, kills, result }) {
 
 function print({ result, group, peakBytes }) {
   const { looks, live, tightest, allowed, resident, own, before, after, counts, failed, experts } = result
-  const rate = slope(result.series)
+  const rate = slope(result.remains)
   printTable(
     ['', 'greatest', 'limit'],
     [
@@ -168,7 +168,9 @@ function print({ result, group, peakBytes }) {
       ]
     ]
   )
-  console.log(`${looks} looks; what is not the models' changes by ${show(rate.perMinute / 1024)} KiB a minute`)
+  console.log(
+    `${looks} looks; what remains beside the models after a collection changes by ${show(rate.perMinute / 1024)} KiB a minute`
+  )
   const figures = (object) =>
     Object.entries(object)
       .map(([name, value]) => `${name} ${value}`)
@@ -205,8 +207,16 @@ if (options.mutant) {
 const outcome = await run()
 const problems = judge(outcome)
 if (outcome.result) print(outcome)
-const { series, ...rest } = outcome.result ?? {}
-writeReport('soak.json', { environment: stamp, settings, group: outcome.group, result: rest, series, problems })
+const { series, remains, ...rest } = outcome.result ?? {}
+writeReport('soak.json', {
+  environment: stamp,
+  settings,
+  group: outcome.group,
+  result: rest,
+  remains,
+  series,
+  problems
+})
 for (const problem of problems) console.log(`FAILED: ${problem}`)
 if (problems.length === 0)
   console.log(`budgets held for ${settings.seconds} s${outcome.group ? ', and nothing was killed' : ''}`)

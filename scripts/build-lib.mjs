@@ -1,7 +1,17 @@
 // Compiles lib/ twice: dist/esm (with the command line) and dist/cjs. Both import the one addon loader through "#addon".
 // The old output is replaced only after both compiled, so that a failing build never leaves half a package.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -39,6 +49,7 @@ for (const [format, exported] of [
   const path = join(next, format, 'backends', 'webgpu', 'shader-texts.js')
   writeFileSync(path, `${exported} = ${JSON.stringify(Object.fromEntries(texts), null, 2)}\n`)
 }
+copyFileSync(join(root, 'lib', 'live-page', 'page.html'), join(next, 'live-page.html'))
 const cli = join(next, 'esm', 'cli', 'main.js')
 if (existsSync(cli)) chmodSync(cli, 0o755)
 rmSync(join(root, 'dist'), { recursive: true, force: true })

@@ -4,6 +4,7 @@ import { dirname, join, relative } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const errors = pathToFileURL(join(root, 'lib', 'errors', 'index.ts')).href
 const cache = join(root, 'node_modules', '.cache', 'typescript')
 
 /** `./x.js` is what a file of this tree calls `./x.ts`. */
@@ -18,7 +19,10 @@ export async function resolve(specifier, context, next) {
 export async function load(url, context, next) {
   if (!url.startsWith(pathToFileURL(root).href) || !url.endsWith('.ts') || url.includes('/node_modules/'))
     return next(url, context)
-  return { format: 'module', source: await compiled(fileURLToPath(url)), shortCircuit: true }
+  const source = await compiled(fileURLToPath(url))
+  // A test that imports a part of lib/ has its errors told too: raised.mjs listens.
+  const told = url === errors ? `${source}\nimport './diagnostics.js'` : source
+  return { format: 'module', source: told, shortCircuit: true }
 }
 
 async function compiled(path) {
