@@ -37,11 +37,8 @@ function pull(to: string, answer: string, over: Partial<PullRequest> = {}, optio
   return pullFile({ url: `http://127.0.0.1:${port}${path}`, to, ...over }, { ...quick, ...options })
 }
 
-/** The result, or the error; a download that comes to no end is neither. */
-async function outcome(pulled: Promise<PullResult>) {
-  const result = await pulled.catch((error) => error)
-  return result
-}
+/** The result, or the error. */
+const outcome = (pulled: Promise<PullResult>) => pulled.catch((error) => error)
 
 t.test('answers that no server should give end with a code, and leave nothing', async (t) => {
   const unreachable = { code: 'NETWORK_PARTITION', details: { attempts: 2 } }
