@@ -1,7 +1,7 @@
 /** camelCase details to the snake_case of the wire and of logs, and back. */
 
-const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
+export const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+export const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 /** A copy with every key of plain objects in snake_case; typed arrays become arrays, cycles and functions are dropped. */
 export function toSnakeCase(value: unknown, parents: readonly object[] = []): unknown {
@@ -11,11 +11,10 @@ export function toSnakeCase(value: unknown, parents: readonly object[] = []): un
   if (parents.includes(value)) return undefined
   const path = [...parents, value]
   if (value instanceof Error) return value.message
-  if (ArrayBuffer.isView(value)) return Array.from(value as Uint8Array)
+  if (ArrayBuffer.isView(value)) return Array.from(value as Uint8Array, (item) => toSnakeCase(item))
   if (Array.isArray(value)) return value.map((item) => toSnakeCase(item, path))
-  const result: Record<string, unknown> = {}
-  for (const [key, item] of Object.entries(value)) result[snakeCase(key)] = toSnakeCase(item, path)
-  return result
+  // Not by assignment: a key may be __proto__.
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [snakeCase(key), toSnakeCase(item, path)]))
 }
 
 /** A copy of what came as JSON with every key in camelCase: what `toSnakeCase` made, where its keys were in camelCase. */

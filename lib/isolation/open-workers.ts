@@ -10,6 +10,9 @@ import { createError } from '../errors/index.js'
 import type { CallOptions } from '../generation/options.js'
 import { checkCall } from '../generation/options.js'
 import type { Recovered } from '../journal/index.js'
+import { baseDelays } from '../resilience/backoff.js'
+import { profiles } from '../resilience/profiles.js'
+import { retryTold } from '../resilience/retry-told.js'
 import { validated } from '../schemas.js'
 import { Telemetry } from '../telemetry/telemetry.js'
 import { defaultCrashFolder } from './crash-record.js'
@@ -89,7 +92,10 @@ export async function openWorkers(
       for (const [i, result] of started.entries()) {
         for (const { requestId } of result.recovered.requests) owners?.set(requestId, workers[i]!)
       }
-      const calls = new RemoteCalls(pool, keepAlive, cleanupMs)
+      const calls = new RemoteCalls(pool, keepAlive, cleanupMs, (method, event) => {
+        const { message, fields } = retryTold(event, baseDelays(profiles.rpc.retry))
+        telemetry.event('retry_backoff', message, { method, target: 'worker', ...fields })
+      })
       const requests = new RemoteRequests({
         pool,
         keepAlive,

@@ -4,6 +4,7 @@ import type { CallOptions } from '../generation/options.js'
 import type { LoadProgress } from '../native.js'
 import { Deadline } from '../resilience/deadline.js'
 import { profiles } from '../resilience/profiles.js'
+import type { RetryEvent } from '../resilience/retry.js'
 import { withResilience } from '../resilience/with-resilience.js'
 import type { KeepAlive } from './keep-alive.js'
 import type { Pool } from './pool.js'
@@ -42,11 +43,18 @@ export class RemoteCalls {
   readonly #pool: Pool
   readonly #keepAlive: KeepAlive
   readonly #cleanupMs: number
+  readonly #onRetry: (method: WorkerMethod, event: RetryEvent) => void
 
-  constructor(pool: Pool, keepAlive: KeepAlive, cleanupMs: number) {
+  constructor(
+    pool: Pool,
+    keepAlive: KeepAlive,
+    cleanupMs: number,
+    onRetry: (method: WorkerMethod, event: RetryEvent) => void
+  ) {
     this.#pool = pool
     this.#keepAlive = keepAlive
     this.#cleanupMs = cleanupMs
+    this.#onRetry = onRetry
   }
 
   /** On one worker, as soon as it is ready. */
@@ -56,7 +64,8 @@ export class RemoteCalls {
       try {
         await worker.ready(deadline.signal)
         const { breaker } = worker
-        const retry = idempotent.has(method) ? profiles.rpc.retry : undefined
+        const onRetry = (event: RetryEvent): void => this.#onRetry(method, event)
+        const retry = idempotent.has(method) ? { ...profiles.rpc.retry, onRetry } : undefined
         // A caller's abort is answered by the worker, when what it did has ended.
         const within = call.signal ? undefined : deadline
         return await withResilience(() => this.#attempt(worker, method, args, call, deadline), {
@@ -111,6 +120,8 @@ export class RemoteCalls {
     }
     deadline.signal.addEventListener('abort', onAbort, { once: true })
     try {
+      // The one before may have cost the worker its process.
+      await worker.ready(deadline.signal)
       return await worker.call(`engine.${method}`, args, { signal: deadline.signal, onProgress })
     } catch (error) {
       if (!signal?.aborted || !isEngineError(error) || error.code !== 'CANCELLED') throw error

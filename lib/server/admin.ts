@@ -3,6 +3,7 @@ import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { disposeSchema, freezeSchema } from '../engine/calls.js'
 import type { LoadModelRequest } from '../engine/options.js'
+import { camelCase } from '../errors/wire.js'
 import type { ExpertChange } from '../experts/changes.js'
 import { validated } from '../schemas.js'
 import { callerOf, type Routes, type ServerContext } from './context.js'
@@ -31,7 +32,6 @@ const swapSchema = z.strictObject({
   drain_ms: z.number().optional().describe('a number of milliseconds')
 })
 
-const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 /** The fields of a body with the names of options. */
 const optionsOf = (body: unknown): unknown =>
   typeof body === 'object' && body !== null && !Array.isArray(body)

@@ -1,6 +1,7 @@
 /** OpenAI's requests for a text, checked, as requests of the engine. */
 import { z } from 'zod'
 import { EngineError, isEngineError } from '../errors/index.js'
+import { camelCase } from '../errors/wire.js'
 import type { ChatMessage, GenerationRequest } from '../generation/options.js'
 import { validated } from '../schemas.js'
 import { validationError } from '../validation.js'
@@ -125,7 +126,6 @@ function withoutNulls(value: unknown): unknown {
 
 /** The name of a field for the engine, of those that differ by more than their spelling. */
 const otherNames: Readonly<Record<string, string>> = { max_completion_tokens: 'maxTokens' }
-const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 /** VALIDATION_ERROR {path, found, allowed}. */
 export function parseRequest(form: Form, body: unknown): TextRequest {
