@@ -131,6 +131,11 @@ export class Archive {
     return this.#cold
   }
 
+  /** Its circuit, to be gone on with in another process. */
+  get circuit(): Pick<CircuitBreaker, 'snapshot' | 'restore'> {
+    return this.#breaker
+  }
+
   /** A turn to hold blobs of the cold folder while others are fetched; of all archives that share it. */
   takeTurn(): { came: Promise<void>; end: () => void } {
     return this.#cold.takeTurn()
