@@ -4,8 +4,9 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
-import { fileSpelling, snakeCase } from '../dist/esm/config/keys.js'
+import { fileSpelling } from '../dist/esm/config/keys.js'
 import { allowedOf, childOf, inner, listForm, objectForm } from '../dist/esm/config/shape.js'
+import { snakeCase } from '../dist/esm/errors/wire.js'
 import { runtimeSchema } from '../dist/esm/runtime-schema.js'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')

@@ -1,6 +1,7 @@
 /** Variables of the environment as settings: the parts of a name behind the prefix, two underscores between them, are keys and indices of lists. */
 import type { z } from 'zod'
-import { camelCase, ListItem } from './keys.js'
+import { camelCase } from '../errors/wire.js'
+import { ListItem } from './keys.js'
 import { readScalar } from './read.js'
 import { childOf, listForm } from './shape.js'
 

@@ -3,6 +3,7 @@
  * give (of records) are not.
  */
 import type { z } from 'zod'
+import { camelCase, snakeCase } from '../errors/wire.js'
 import { childOf, isOpen, objectForm } from './shape.js'
 
 /** One item of a list, put over what the list has at that index. */
@@ -22,9 +23,6 @@ export interface UnknownKey {
   /** What may be there, in snake_case. */
   known: readonly string[]
 }
-
-export const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-export const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 type Rename = (object: z.ZodObject | undefined, key: string, path: readonly PropertyKey[]) => string | undefined
 

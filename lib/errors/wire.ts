@@ -1,7 +1,7 @@
 /** camelCase details to the snake_case of the wire and of logs, and back. */
 
-const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
+export const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+export const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 /** A copy with every key of plain objects in snake_case; typed arrays become arrays, cycles and functions are dropped. */
 export function toSnakeCase(value: unknown, parents: readonly object[] = []): unknown {
