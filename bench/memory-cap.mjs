@@ -10,6 +10,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from '
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { memoryGroup } from './cgroup.mjs'
+import { lastLine } from './children.mjs'
 import {
   environment,
   mebibytes,
@@ -89,7 +90,6 @@ function diskOf(path) {
 const makeCold = (paths) => {
   for (const path of paths) execFileSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none'])
 }
-const lastLine = (text) => JSON.parse(text.trim().split('\n').at(-1))
 
 function rawRate(blobBytes, seed) {
   const program = compiled('read_probe')
