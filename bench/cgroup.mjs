@@ -34,6 +34,16 @@ export function memoryGroup(bytes) {
   return undefined
 }
 
+/** Runs a command in a group of its own, as MemoryGroup.run does; undefined where no group can be made. */
+export async function runInGroup(bytes, command, args, seconds) {
+  const group = memoryGroup(bytes)
+  try {
+    return await group?.run(command, args, seconds)
+  } finally {
+    group?.remove()
+  }
+}
+
 class MemoryGroup {
   constructor(folder, kind) {
     this.folder = folder

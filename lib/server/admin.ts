@@ -3,8 +3,10 @@ import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { disposeSchema, freezeSchema } from '../engine/calls.js'
 import type { LoadModelRequest } from '../engine/options.js'
+import { camelCase } from '../errors/wire.js'
 import type { ExpertChange } from '../experts/changes.js'
 import { validated } from '../schemas.js'
+import { refusal } from '../validation.js'
 import { callerOf, type Routes, type ServerContext } from './context.js'
 import { unreadyReason } from './health.js'
 
@@ -31,7 +33,6 @@ const swapSchema = z.strictObject({
   drain_ms: z.number().optional().describe('a number of milliseconds')
 })
 
-const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 /** The fields of a body with the names of options. */
 const optionsOf = (body: unknown): unknown =>
   typeof body === 'object' && body !== null && !Array.isArray(body)
@@ -43,7 +44,12 @@ type Action = (body: unknown, context: ServerContext) => Promise<unknown>
 const actions: Readonly<Record<string, Action>> = {
   'tier-set': async (body, { engine }) => {
     const { model, tier_set: tierSet, latency_budget_ms: latencyBudgetMs } = validated(tierSetSchema, body, 'tier-set')
-    return engine.activateTierSet(model, latencyBudgetMs === undefined ? (tierSet ?? '') : { latencyBudgetMs })
+    const chosen = tierSet ?? (latencyBudgetMs === undefined ? undefined : { latencyBudgetMs })
+    if (chosen === undefined || (tierSet !== undefined && latencyBudgetMs !== undefined)) {
+      const found = chosen === undefined ? 'not there' : 'beside latency_budget_ms'
+      throw refusal('tier-set', 'tier_set', found, 'exactly one of tier_set and latency_budget_ms')
+    }
+    return engine.activateTierSet(model, chosen)
   },
   'experts/swap': async (body, { engine }) => {
     const { model, changes } = validated(changesSchema, body, 'experts/swap')

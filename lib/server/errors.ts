@@ -2,7 +2,7 @@
 import type { FastifyError, FastifyRequest } from 'fastify'
 import type { EngineError, HttpClass } from '../errors/index.js'
 import { createError, httpClasses, isEngineError, messageOf } from '../errors/index.js'
-import { toSnakeCase } from '../errors/wire.js'
+import { snakeCase, toSnakeCase } from '../errors/wire.js'
 import { validationError } from '../validation.js'
 
 export interface ErrorBody {
@@ -26,8 +26,6 @@ export interface ErrorBody {
 const unknownWait = 30
 /** Seconds that a program may wait by itself. */
 const longestWait = 60
-
-const snakeCase = (path: string): string => path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 
 export function errorBody(error: EngineError, requestId: string | null): ErrorBody {
   const { message, code, engineCode, category, severity, retryable, details, timestamp } = error
@@ -65,6 +63,8 @@ export function errorHeaders(error: EngineError): Record<string, string> {
 export function asEngineError(error: unknown, request: FastifyRequest, bodyLimit: number): EngineError {
   if (isEngineError(error)) return error
   const { code = '', statusCode = 500, message } = error as FastifyError
+  if (code === 'ECONNRESET')
+    return createError('CANCELLED', 'the client has closed the connection', {}, { cause: error })
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
     const stated = Number(request.headers['content-length'])
     const bytes = Number.isFinite(stated) ? stated : null
