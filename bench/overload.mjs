@@ -4,7 +4,8 @@
 //   node bench/overload.mjs            2 s of peak, 3 s of load: what each request comes to; the figures are shown
 //   node bench/overload.mjs --full     10 s of peak, 60 s of load: goodput >= 90 % of the peak, p99 of refusals < 50 ms, memory flat
 //   node bench/overload.mjs --seconds N --peak-seconds N --times X --threads N
-// Memory is what is live after a collection (V8's heap, its buffers, the addon's bytes): V8's garbage comes and goes by its own rules.
+// Memory is what is live after a collection (V8's heap, its buffers, the addon's bytes): V8's garbage comes and goes by its own rules. Judged is what
+// is left of the load when it is over, and how that under load grows from its middle third to its last.
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -73,11 +74,18 @@ async function ask(client) {
   return { client, began, ms: performance.now() - began, ...answer }
 }
 
-/** What the server holds after a collection. */
-async function liveMemory() {
-  child.send('collect')
-  const [{ heap, external, native, resident }] = await once(child, 'message')
-  return { heap, external, native, resident, live: heap + external + native }
+/** What the server holds after some collections. */
+async function liveMemory(collections = 1) {
+  child.send({ collections })
+  const [held] = await once(child, 'message')
+  return { ...held, live: held.heap + held.external + held.native }
+}
+
+/** The same once nobody asks for anything. */
+async function settledMemory() {
+  agent.destroy()
+  await sleep(200)
+  return liveMemory(5)
 }
 
 /** Texts a second where there are always as many requests as may run. */
@@ -123,7 +131,9 @@ await measurePeak(peakSeconds / 2)
 const peak = await measurePeak(peakSeconds)
 const rate = peak * times
 console.log(`peak: ${show(peak)} texts/s of ${maxTokens} tokens, ${concurrency} at a time, ${options.threads} threads`)
+const before = await settledMemory()
 const { all, memory, texts } = await load(rate, loadSeconds)
+const after = await settledMemory()
 
 const refused = all.filter(({ status }) => status === 503 || status === 429)
 const wrong = all.filter(
@@ -148,6 +158,7 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length
 const growthOf = (pick) => mean(memory.slice(-third).map(pick)) - mean(memory.slice(-2 * third, -third).map(pick))
 const growth = growthOf(({ live }) => live)
 const residentGrowth = growthOf(({ resident }) => resident)
+const left = after.live - before.live
 const reasons = new Map()
 for (const { reason } of refused) reasons.set(reason, (reasons.get(reason) ?? 0) + 1)
 
@@ -195,6 +206,9 @@ printTable(
     ]
   ]
 )
+const figures = ({ live, heap, native, resident }) =>
+  [live, heap, native, resident].map((bytes) => show(bytes / 2 ** 20)).join(', ')
+console.log(`  live, of that V8's heap, the addon, and resident, MiB: before ${figures(before)}; under load ${figures(memory.at(-1))}, with ${memory.at(-1).sockets} sockets; after it ${figures(after)}`)
 for (const [reason, count] of reasons) console.log(`  refused, ${reason}: ${count}`)
 console.log(
   `  texts by client: ${Object.entries(served)
@@ -212,9 +226,10 @@ must(leastShare >= 0.5, `a client had ${show(100 * leastShare)} % of its share`)
 if (options.full) {
   must(texts >= 0.9 * peak, `goodput fell to ${show((100 * texts) / peak)} % of the peak`)
   must(times99 < 50, `p99 of refusals is ${show(times99)} ms`)
+  must(left < 8 * 2 ** 20, `the load left ${show(left / 2 ** 20)} MiB behind`)
   must(growth < 16 * 2 ** 20, `live memory grew by ${show(growth / 2 ** 20)} MiB in the last third`)
 }
-writeReport('overload.json', { stamp, peak, rate, texts, refusedP99: times99, served, growth, memory, faults })
+writeReport('overload.json', { stamp, peak, rate, texts, refusedP99: times99, served, growth, before, memory, after, faults })
 child.kill('SIGTERM')
 const code = await ended
 must(code === 0, `the server ended with ${code}`)
