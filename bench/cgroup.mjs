@@ -1,7 +1,7 @@
 // Runs a command with its memory and page cache capped by a control group (version 1 or 2), which needs root.
-import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { runToEnd } from './children.mjs'
 
 const base = '/sys/fs/cgroup'
 const kinds = [
@@ -34,6 +34,16 @@ export function memoryGroup(bytes) {
   return undefined
 }
 
+/** Runs a command in a group of its own, as MemoryGroup.run does; undefined where no group can be made. */
+export async function runInGroup(bytes, command, args, seconds) {
+  const group = memoryGroup(bytes)
+  try {
+    return await group?.run(command, args, seconds)
+  } finally {
+    group?.remove()
+  }
+}
+
 class MemoryGroup {
   constructor(folder, kind) {
     this.folder = folder
@@ -41,27 +51,12 @@ class MemoryGroup {
   }
 
   /** Resolves to {status, signal, output, complaint, peakBytes, kills} when the command has ended; kills it after `seconds`. */
-  run(command, args, seconds) {
-    return new Promise((resolve, reject) => {
-      const enter = `echo $$ > ${join(this.folder, 'cgroup.procs')}; exec "$@"`
-      const child = spawn('sh', ['-c', enter, 'sh', command, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
-      const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
-      let [output, complaint] = ['', '']
-      child.stdout.setEncoding('utf8').on('data', (text) => {
-        output += text
-      })
-      child.stderr.setEncoding('utf8').on('data', (text) => {
-        complaint = (complaint + text).slice(-2000)
-      })
-      child.on('error', reject)
-      child.on('close', (status, signal) => {
-        clearTimeout(timer)
-        const read = (name) =>
-          existsSync(join(this.folder, name)) ? readFileSync(join(this.folder, name), 'utf8') : ''
-        const kills = Number(/^oom_kill (\d+)/m.exec(read(this.kind.kills))?.[1] ?? 0)
-        resolve({ status, signal, output, complaint, peakBytes: Number(read(this.kind.peak)), kills })
-      })
-    })
+  async run(command, args, seconds) {
+    const enter = `echo $$ > ${join(this.folder, 'cgroup.procs')}; exec "$@"`
+    const ended = await runToEnd('sh', ['-c', enter, 'sh', command, ...args], { seconds })
+    const read = (name) => (existsSync(join(this.folder, name)) ? readFileSync(join(this.folder, name), 'utf8') : '')
+    const kills = Number(/^oom_kill (\d+)/m.exec(read(this.kind.kills))?.[1] ?? 0)
+    return { ...ended, peakBytes: Number(read(this.kind.peak)), kills }
   }
 
   remove() {

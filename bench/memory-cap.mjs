@@ -9,7 +9,8 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { memoryGroup } from './cgroup.mjs'
+import { runInGroup } from './cgroup.mjs'
+import { lastLine } from './children.mjs'
 import {
   environment,
   mebibytes,
@@ -89,7 +90,6 @@ function diskOf(path) {
 const makeCold = (paths) => {
   for (const path of paths) execFileSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none'])
 }
-const lastLine = (text) => JSON.parse(text.trim().split('\n').at(-1))
 
 function rawRate(blobBytes, seed) {
   const program = compiled('read_probe')
@@ -100,18 +100,13 @@ function rawRate(blobBytes, seed) {
 }
 
 async function inGroup(limit, files, command, args) {
-  const group = memoryGroup(limit)
-  if (!group) return undefined
-  try {
-    makeCold(files)
-    const run = await group.run(command, args, 1200)
-    if (run.status === 0) return { ...lastLine(run.output), chargedBytes: run.peakBytes, kills: run.kills }
-    throw new Error(
-      `${command} ${args[0]} ended with ${run.signal ?? run.status}, ${run.kills} out-of-memory kills: ${run.complaint.trim().split('\n').at(-1)}`
-    )
-  } finally {
-    group.remove()
-  }
+  makeCold(files)
+  const run = await runInGroup(limit, command, args, 1200)
+  if (!run) return undefined
+  if (run.status === 0) return { ...lastLine(run.output), chargedBytes: run.peakBytes, kills: run.kills }
+  throw new Error(
+    `${command} ${args[0]} ended with ${run.signal ?? run.status}, ${run.kills} out-of-memory kills: ${run.complaint.trim().split('\n').at(-1)}`
+  )
 }
 
 const ownArgs = (memory, decode) => [

@@ -1,7 +1,8 @@
 // The peers that bench/engine.mjs compares with, each run as a child process: figures and peak memory of one run.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { lastLine, runToEnd } from './children.mjs'
 import { peakMemory, root } from './harness.mjs'
 
 /** Where node-llama-cpp is looked for, and whether it is there. */
@@ -9,34 +10,23 @@ export const peerModules = process.env.PEER_NODE_MODULES ?? join(root, 'bench', 
 export const hasNodePeer = existsSync(join(peerModules, 'node-llama-cpp'))
 
 /** Runs a command and resolves to its standard output and the peak resident bytes that were seen; rejects with its last words. */
-export function runChild(command, args) {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-    let [output, complaint, peakBytes] = ['', '', 0]
-    child.stdout.setEncoding('utf8').on('data', (text) => {
-      output += text
-    })
-    child.stderr.setEncoding('utf8').on('data', (text) => {
-      complaint = (complaint + text).slice(-2000)
-    })
+export async function runChild(command, args) {
+  let [peakBytes, timer] = [0, undefined]
+  const watch = (child) => {
     // Tens of microseconds ten times a second; the kernel keeps the peak itself.
-    const timer = setInterval(() => {
+    timer = setInterval(() => {
       peakBytes = Math.max(peakBytes, peakMemory(child.pid))
     }, 100)
-    child.on('error', reject)
-    child.on('close', (status, signal) => {
-      clearInterval(timer)
-      if (status === 0) resolve({ output, peakBytes })
-      else {
-        const words = complaint.trim().split('\n')
-        const last = words.find((line) => /^\w*Error\b/.test(line)) ?? words.at(-1)
-        reject(new Error(`${command} ${args[0]} ended with ${signal ?? status}: ${last}`))
-      }
-    })
-  })
+  }
+  const { status, signal, output, complaint } = await runToEnd(command, args, { onStart: watch }).finally(() =>
+    clearInterval(timer)
+  )
+  if (status === 0) return { output, peakBytes }
+  const words = complaint.trim().split('\n')
+  const last = words.find((line) => /^\w*Error\b/.test(line)) ?? words.at(-1)
+  throw new Error(`${command} ${args[0]} ended with ${signal ?? status}: ${last}`)
 }
 
-const lastLine = (text) => JSON.parse(text.trim().split('\n').at(-1))
 const better = (a, b) => (a === undefined || (b !== undefined && b > a) ? b : a)
 
 /** The best of flash attention on and off, per figure. llama-bench has figures of its own repetitions; one a run is taken here. */

@@ -5,12 +5,12 @@
 // Judged: the allocator's live bytes against what the models may hold, every moment of them (high-water marks); the peak of resident memory
 // against that and a constant; file descriptors, threads and the addon's counters back where they were; no growth; under a memory control
 // group of budget + constant, no out-of-memory kill. Without a group (root, cgroup v1 or v2) that part is skipped, and said to be.
-import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { convertModel } from '../dist/esm/index.js'
 import { memoryGroup } from './cgroup.mjs'
+import { lastLine, runToEnd } from './children.mjs'
 import {
   environment,
   mebibytes,
@@ -86,28 +86,17 @@ const settings = {
   claim: 1
 }
 
-function free(command, args) {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-    let output = ''
-    child.stdout.on('data', (text) => {
-      output += text
-    })
-    child.on('error', reject)
-    child.on('close', (status, signal) => resolve({ status, signal, output, complaint: '' }))
-  })
-}
-
 /** One run, in a control group of budget + constant where one can be made: {result, kills, group}. */
 async function run(own = {}) {
   const group = options.group ? memoryGroup(memory + processBytes) : undefined
   // Pressure is for real where the group bounds it: something else takes all but this much, less than the engine wants free.
   const given = { ...settings, ...(group && { pressTo: 40 * MiB }), ...own }
   const args = ['--expose-gc', join(root, 'bench', 'soak-child.mjs'), JSON.stringify(given)]
-  const ended = await (group ? group.run(process.execPath, args, given.seconds + 300) : free(process.execPath, args))
+  const ended = await (group
+    ? group.run(process.execPath, args, given.seconds + 300)
+    : runToEnd(process.execPath, args))
   group?.remove()
-  const line = ended.output.trim().split('\n').at(-1)
-  return { ...ended, group: group !== undefined, result: ended.status === 0 ? JSON.parse(line) : undefined }
+  return { ...ended, group: group !== undefined, result: ended.status === 0 ? lastLine(ended.output) : undefined }
 }
 
 /** MiB a minute, by least squares, of the last two thirds of [ms, value] pairs. */

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { createEngine } from '../../dist/esm/index.js'
 import { MAIN } from '../../test/cli/command.ts'
 import { writeMoeModel } from '../../test/fixtures/moe-model.ts'
-import { memoryGroup } from '../cgroup.mjs'
+import { runInGroup } from '../cgroup.mjs'
 import { root } from '../harness.mjs'
 import { fillDisk, onSmallDisk } from './disks.mjs'
 import { CannotInject } from './row.mjs'
@@ -103,11 +103,10 @@ export default {
       at: ['library'],
       recovery: 'experts are given back before the kernel kills, and the text is the same',
       async run(t) {
-        const group = memoryGroup(320 * 2 ** 20)
-        if (!group) throw new CannotInject('no memory control group can be made here (root)')
         const child = join(root, 'test/fixtures/pressure-child.mjs')
-        const { status, output, complaint, kills } = await group.run(process.execPath, [child, 'demote', root], 60)
-        group.remove()
+        const ended = await runInGroup(320 * 2 ** 20, process.execPath, [child, 'demote', root], 60)
+        if (!ended) throw new CannotInject('no memory control group can be made here (root)')
+        const { status, output, complaint, kills } = ended
         if (status !== 0) throw new TypeError(`${status}: ${complaint}`)
         const { before, after, changes } = JSON.parse(output)
         t.seen.library = 'expert_budget_changed'

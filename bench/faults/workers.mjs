@@ -8,9 +8,9 @@ import { createEngine } from '../../dist/esm/index.js'
 import { createServer } from '../../dist/esm/server/index.js'
 import { memoryGroup } from '../cgroup.mjs'
 import { root } from '../harness.mjs'
+import { Client } from '../serve.mjs'
 import { CannotInject } from './row.mjs'
 import { script } from './script.mjs'
-import { Client } from './server.mjs'
 import { id, request, serving } from './serving.mjs'
 
 const crash = ['edge 7', 'edge 8', 'S008 runtime: panic in a kernel', 'S008 runtime: abort and restart']

@@ -62,9 +62,10 @@ export class Models {
     return this.loaded(id).model
   }
 
-  /** Also of a model that is `away`, from its load on. Throws MODEL_NOT_LOADED. */
+  /** Also of a model that is `away`, from its load on. Throws MODEL_NOT_LOADED {model, loaded, loading}. */
   loaded(id: string): Loaded {
     const loaded = this.#loaded.get(id)
+    if (!loaded && this.#loads.has(id)) throw notLoadedError(id, 'is being loaded', this.ids(), { loading: true })
     if (!loaded) throw this.notLoaded(id, 'is not loaded')
     return loaded
   }
@@ -177,8 +178,13 @@ export class Models {
   }
 }
 
-/** MODEL_NOT_LOADED {model, loaded}. */
-export function notLoadedError(id: string, what: string, loaded: readonly string[]): EngineError {
+/** MODEL_NOT_LOADED {model, loaded}, and `loading` of one that will be there. */
+export function notLoadedError(
+  id: string,
+  what: string,
+  loaded: readonly string[],
+  more: { loading?: true } = {}
+): EngineError {
   const list = loaded.length > 0 ? `loaded: ${loaded.join(', ')}` : 'none is loaded'
-  return createError('MODEL_NOT_LOADED', `model ${id} ${what}; ${list}`, { model: id, loaded: [...loaded] })
+  return createError('MODEL_NOT_LOADED', `model ${id} ${what}; ${list}`, { model: id, loaded: [...loaded], ...more })
 }

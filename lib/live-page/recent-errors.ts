@@ -25,8 +25,8 @@ export interface RecentError {
   lastAt: string
 }
 
-/** Kinds of failure that are remembered, and characters of a text of their details. */
-const [mostErrors, mostCharacters] = [20, 200]
+/** Kinds of failure that are remembered, and characters of a text of their details and of their message. */
+const [mostErrors, mostCharacters, longestMessage] = [20, 200, 1000]
 
 const textOf = (value: unknown): string | null => (typeof value === 'string' ? value : null)
 
@@ -71,7 +71,8 @@ export class RecentErrors {
     if (isHarmless(error) || this.#seen.has(error)) return
     this.#seen.add(error)
     const { code, category, severity, httpStatus, retryable, timestamp, details } = error
-    const model = textOf(details.model)
+    // A name that somebody made up is no model's: with some of them all that is remembered could be pushed out.
+    const model = code === 'MODEL_NOT_LOADED' ? null : textOf(details.model)
     const key = `${code} ${model}`
     const earlier = this.#kinds.get(key)
     this.#kinds.delete(key)
@@ -82,7 +83,7 @@ export class RecentErrors {
       httpStatus,
       retryable,
       operator: error.entry.operator,
-      message: loggedMessage(error.message, details),
+      message: loggedMessage(error.message, details).slice(0, longestMessage),
       suggestedAction: details.suggestedAction,
       details: shortDetails(error),
       model,

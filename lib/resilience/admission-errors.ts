@@ -11,6 +11,7 @@ export type UnavailableReason =
   | 'memory'
   | 'deadline'
   | 'draining'
+  | 'loading'
   | 'streams'
   | 'workers'
 
@@ -40,6 +41,7 @@ const texts: Readonly<Record<UnavailableReason | RateLimitedReason, string>> = {
   memory: 'there is not enough memory for its sequence',
   deadline: 'it would not end within its deadline',
   draining: 'the server is shutting down',
+  loading: 'its model is still being loaded',
   streams: 'as many streams are open as may be',
   workers: 'no worker takes one now',
   client_rate: 'as many requests came in a minute as may',
@@ -55,6 +57,7 @@ const units: Readonly<Record<UnavailableReason | RateLimitedReason, ResourceInfo
   memory: 'bytes',
   deadline: 'requests',
   draining: 'requests',
+  loading: 'requests',
   streams: 'streams',
   workers: 'workers',
   client_rate: 'requests',

@@ -25,7 +25,7 @@ export interface AdmissionLimits {
 }
 
 export interface AdmissionNeeds {
-  /** Bytes that there are for the KV caches of all admitted requests together. */
+  /** Bytes that there are for the KV caches of all admitted requests together: what is free, and what these have filled of it. */
   memory(): number
   /** Tokens a second while requests run, of all of them together; undefined where it is not known yet. */
   rate(): number | undefined
@@ -41,6 +41,7 @@ export interface AdmissionAsk {
   priority: number
   promptTokens: number
   maxTokens: number
+  /** 0: none of `memory()`. */
   kvBytes: number
   deadline: Deadline
 }
@@ -59,7 +60,9 @@ export interface AdmissionStats {
   /** Clients that are remembered. */
   clients: number
   tokensInFlight: number
+  /** Of the KV caches of those that run, when they are full; and what of that is filled. */
   kvBytes: number
+  kvBytesFilled: number
   admitted: number
   /** By the reason of the refusal. */
   refused: Readonly<Record<string, number>>
@@ -138,6 +141,7 @@ export class AdmissionControl {
       clients: this.#clients.size,
       tokensInFlight: this.#sum(({ cost }) => cost),
       kvBytes: this.#sum(({ ask }) => ask.kvBytes),
+      kvBytesFilled: this.#sum(filled),
       admitted: this.#admitted,
       refused: { ...this.#refused },
       draining: this.#draining
@@ -206,7 +210,8 @@ export class AdmissionControl {
       release: () => {
         if (!this.#running.delete(entry)) return
         client.running--
-        client.tokens?.give(Math.max(0, entry.cost - (entry.used ?? entry.cost)), this.#clock.now())
+        // Below nothing where it was more than it had asked for.
+        client.tokens?.give(entry.cost - (entry.used ?? entry.cost), this.#clock.now())
         this.#forgetIdle()
         this.#pump()
       }
@@ -231,6 +236,8 @@ export class AdmissionControl {
     const { concurrency, tokensInFlight = Number.POSITIVE_INFINITY, memoryReserveBytes } = this.#limits
     if (this.#running.size >= concurrency) return 'concurrency'
     if (this.#running.size > 0 && this.#sum(({ cost }) => cost) + entry.cost > tokensInFlight) return 'tokens'
+    // It takes none of that memory: nothing of it is missing.
+    if (entry.ask.kvBytes === 0) return undefined
     const kvBytes = this.#sum(({ ask }) => ask.kvBytes) + entry.ask.kvBytes
     return kvBytes + memoryReserveBytes > this.#needs.memory() ? 'memory' : undefined
   }
@@ -364,6 +371,10 @@ export class AdmissionControl {
     for (const [name, client] of this.#clients) if (client.isIdle(now)) this.#clients.delete(name)
   }
 }
+
+/** Bytes of its KV cache that hold tokens already. */
+const filled = ({ ask, cost, used = 0 }: Entry): number =>
+  cost > 0 ? Math.round(ask.kvBytes * Math.min(1, used / cost)) : 0
 
 /** Tokens that a running request has still to take. */
 const remaining = ({ cost, used = 0 }: Entry): number => Math.max(0, cost - used)

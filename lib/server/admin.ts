@@ -6,6 +6,7 @@ import type { LoadModelRequest } from '../engine/options.js'
 import { camelCase } from '../errors/wire.js'
 import type { ExpertChange } from '../experts/changes.js'
 import { validated } from '../schemas.js'
+import { refusal } from '../validation.js'
 import { callerOf, type Routes, type ServerContext } from './context.js'
 import { unreadyReason } from './health.js'
 
@@ -43,7 +44,12 @@ type Action = (body: unknown, context: ServerContext) => Promise<unknown>
 const actions: Readonly<Record<string, Action>> = {
   'tier-set': async (body, { engine }) => {
     const { model, tier_set: tierSet, latency_budget_ms: latencyBudgetMs } = validated(tierSetSchema, body, 'tier-set')
-    return engine.activateTierSet(model, latencyBudgetMs === undefined ? (tierSet ?? '') : { latencyBudgetMs })
+    const chosen = tierSet ?? (latencyBudgetMs === undefined ? undefined : { latencyBudgetMs })
+    if (chosen === undefined || (tierSet !== undefined && latencyBudgetMs !== undefined)) {
+      const found = chosen === undefined ? 'not there' : 'beside latency_budget_ms'
+      throw refusal('tier-set', 'tier_set', found, 'exactly one of tier_set and latency_budget_ms')
+    }
+    return engine.activateTierSet(model, chosen)
   },
   'experts/swap': async (body, { engine }) => {
     const { model, changes } = validated(changesSchema, body, 'experts/swap')

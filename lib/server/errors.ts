@@ -63,6 +63,8 @@ export function errorHeaders(error: EngineError): Record<string, string> {
 export function asEngineError(error: unknown, request: FastifyRequest, bodyLimit: number): EngineError {
   if (isEngineError(error)) return error
   const { code = '', statusCode = 500, message } = error as FastifyError
+  if (code === 'ECONNRESET')
+    return createError('CANCELLED', 'the client has closed the connection', {}, { cause: error })
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
     const stated = Number(request.headers['content-length'])
     const bytes = Number.isFinite(stated) ? stated : null

@@ -11,10 +11,10 @@ export class HttpMetrics extends Metrics {
   readonly dropped = this.counter('tiered_moe_http_connections_dropped_total', 'Connections beyond the limit.')
   readonly keyTokens = this.counter('tiered_moe_http_key_tokens_total', 'Tokens of prompts and texts, by key.')
   readonly queueTime = this.histogram('tiered_moe_http_queue_seconds', 'What admitted requests had waited.', seconds)
+  readonly refused = this.counter('tiered_moe_http_refused_total', 'Requests refused or cut short, by reason.')
   readonly #connections = this.gauge('tiered_moe_http_connections', 'Connections that are open.')
   readonly #running = this.gauge('tiered_moe_http_running', 'Requests that run.')
   readonly #queued = this.gauge('tiered_moe_http_queued', 'Requests that wait for their turn.')
-  readonly #refused = this.counter('tiered_moe_http_refused_total', 'Requests that were refused, by reason.')
   readonly #rate = this.gauge('tiered_moe_http_tokens_per_second', 'Tokens a second while requests run.')
 
   /** What is kept elsewhere, for each reading. */
@@ -25,7 +25,6 @@ export class HttpMetrics extends Metrics {
       this.#running.set(admission.running)
       this.#queued.set(admission.queued)
       this.#rate.set(rate ?? 0)
-      for (const [reason, count] of Object.entries(admission.refused)) this.#refused.set(count, { reason })
     })
   }
 }

@@ -18,9 +18,11 @@ const sha256 = (text: string): Buffer => createHash('sha256').update(text).diges
 
 export class KeyRing {
   readonly #keys: readonly { key: CheckedKey; digest: Buffer }[]
+  readonly #byId: ReadonlyMap<string, CheckedKey>
 
   private constructor(keys: readonly { key: CheckedKey; digest: Buffer }[]) {
     this.#keys = keys
+    this.#byId = new Map(keys.map(({ key }) => [key.id, key]))
   }
 
   /** Reads the keys that are in variables and files. CONFIG_INVALID, CONFIG_NOT_FOUND. */
@@ -29,7 +31,15 @@ export class KeyRing {
     env: Readonly<Record<string, string | undefined>> = process.env
   ): Promise<KeyRing> {
     const digests = keys.map(async (key, i) => ({ key, digest: await digestOf(key, `server.keys[${i}]`, env) }))
-    return new KeyRing(await Promise.all(digests))
+    const all = await Promise.all(digests)
+    const known = new Set<string>()
+    for (const [i, { digest }] of all.entries()) {
+      const hex = digest.toString('hex')
+      // Whose rights it has could not be said.
+      if (known.has(hex)) throw twice(`server.keys[${i}]`)
+      known.add(hex)
+    }
+    return new KeyRing(all)
   }
 
   get size(): number {
@@ -37,7 +47,7 @@ export class KeyRing {
   }
 
   get(id: string): CheckedKey | undefined {
-    return this.#keys.find(({ key }) => key.id === id)?.key
+    return this.#byId.get(id)
   }
 
   /** The key of an `authorization` header. UNAUTHORIZED {reason}, AUTH_TOKEN_EXPIRED {keyId, expiredAt}. */
@@ -81,6 +91,9 @@ async function digestOf(
   if (text.trim() !== '') return sha256(text.trim())
   throw configInvalid([{ path: `${path}.file`, found: 'an empty file', allowed: 'a file with a key', source: file! }])
 }
+
+const twice = (path: string): EngineError =>
+  configInvalid([{ path, found: 'the key of an earlier id', allowed: 'a key that no other id has', source: 'option' }])
 
 const unauthorized = (reason: 'missing' | 'malformed' | 'unknown', text: string): EngineError =>
   createError('UNAUTHORIZED', text, { reason })

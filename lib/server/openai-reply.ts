@@ -1,5 +1,5 @@
 /** OpenAI's replies: the whole text, and the chunks of a stream. */
-import type { FinalItem, TokenItem, Usage } from '../generation/items.js'
+import type { FinalItem, GenerationItem, TokenItem, Usage } from '../generation/items.js'
 import type { Form } from './openai-request.js'
 
 /** A token with the probability that it had. */
@@ -74,7 +74,9 @@ export class Chunks {
   readonly #form: Form
   readonly #head: ReplyHead
   readonly #includeUsage: boolean
-  #length = 0
+  #begun = false
+  /** UTF-16 units of the texts of the tokens until now. */
+  #offset = 0
 
   constructor(form: Form, head: ReplyHead, includeUsage: boolean) {
     this.#form = form
@@ -82,27 +84,24 @@ export class Chunks {
     this.#includeUsage = includeUsage
   }
 
-  /** What a chat begins with; a completion has no such chunk. */
-  role(): unknown {
-    return this.#form === 'chat' ? this.#chunk({ delta: { role: 'assistant', content: '' } }, null) : undefined
-  }
-
-  text(text: string, logprobs: readonly TokenLogprobs[] | undefined): unknown {
-    const offset = this.#length
-    this.#length += text.length
-    const content = this.#form === 'chat' ? { delta: { content: text } } : { text }
-    return this.#chunk(content, null, logprobsOf(this.#form, logprobs, offset))
-  }
-
-  last(final: FinalItem): unknown {
-    const content = this.#form === 'chat' ? { delta: {} } : { text: '' }
-    return { ...this.#chunk(content, final.finishReason), ...extension(final) }
-  }
-
-  /** After the last, where it was asked for. */
-  usage({ usage }: FinalItem): unknown {
-    if (!this.#includeUsage) return undefined
-    return { ...this.#head, object: objects[this.#form].chunk, choices: [], usage: usageOf(usage) }
+  /** What a client gets for an item: none where its text is not decided yet and no log probability was asked for. */
+  of(item: GenerationItem, logprob: TokenLogprobs | undefined): object[] {
+    const { text, finishReason } = item
+    const chat = this.#form === 'chat'
+    const chunks: object[] = []
+    if (chat && !this.#begun) chunks.push(this.#chunk({ delta: { role: 'assistant', content: '' } }, null))
+    this.#begun = true
+    if (text !== '' || logprob) {
+      const logprobs = logprobsOf(this.#form, logprob && [logprob], this.#offset)
+      this.#offset += logprob?.token.length ?? 0
+      chunks.push(this.#chunk(chat ? { delta: { content: text } } : { text }, null, logprobs))
+    }
+    if (finishReason === undefined) return chunks
+    chunks.push({ ...this.#chunk(chat ? { delta: {} } : { text: '' }, finishReason), ...extension(item) })
+    if (this.#includeUsage) {
+      chunks.push({ ...this.#head, object: objects[this.#form].chunk, choices: [], usage: usageOf(item.usage) })
+    }
+    return chunks
   }
 
   #chunk(content: object, finish: string | null, logprobs: unknown = null): object {

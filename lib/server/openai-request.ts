@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { EngineError, isEngineError } from '../errors/index.js'
 import { camelCase } from '../errors/wire.js'
 import type { ChatMessage, GenerationRequest } from '../generation/options.js'
+import { isTokenList } from '../generation/options.js'
 import { validated } from '../schemas.js'
 import { validationError } from '../validation.js'
 
@@ -22,6 +23,8 @@ export interface TextRequest {
   promptTokens: number
 }
 
+/** Characters of an id: it is in messages and logs, and remembered with failures. */
+const longestModel = 200
 /** Of OpenAI's completions; its chats may fill the context. */
 const completionTokens = 16
 
@@ -38,7 +41,7 @@ const boolean = z.boolean().optional().describe('true or false')
 const text = z.string().optional().describe('a string')
 
 const common = {
-  model: z.string().min(1).describe('the id of a loaded model'),
+  model: z.string().min(1).max(longestModel).describe('the id of a loaded model'),
   max_tokens: integer,
   temperature: number,
   top_p: number,
@@ -95,15 +98,8 @@ const chatSchema = z.strictObject({
   store: neutral(false, 'false')
 })
 
-const tokens = z
-  .array(
-    z
-      .number()
-      .int()
-      .min(0)
-      .max(2 ** 31 - 1)
-  )
-  .min(1)
+/** Not a list of numbers to zod: there may be a million of them. */
+const tokens = z.custom<number[]>((value) => Array.isArray(value) && value.length > 0 && isTokenList(value))
 const completionSchema = z.strictObject({
   ...common,
   prompt: z

@@ -1,6 +1,5 @@
 /** The HTTP server of an engine: its pieces put together, its port, and its end. */
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
-import { freemem } from 'node:os'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fastify from 'fastify'
 import { z } from 'zod'
@@ -9,8 +8,9 @@ import { configInvalid } from '../config/provenance.js'
 import { within } from '../engine/maintenance.js'
 import type { Engine } from '../engine.js'
 import type { EngineError } from '../errors/index.js'
-import { createError } from '../errors/index.js'
+import { catalog, createError } from '../errors/index.js'
 import { RecentErrors } from '../live-page/recent-errors.js'
+import { native } from '../native.js'
 import type { AdmissionStats } from '../resilience/index.js'
 import { AdmissionControl } from '../resilience/index.js'
 import { callback, validated } from '../schemas.js'
@@ -22,12 +22,14 @@ import { Telemetry } from '../telemetry/telemetry.js'
 import { describeValue } from '../validation.js'
 import { adminRoutes } from './admin.js'
 import { answerClientErrors } from './client-errors.js'
+import { Connections } from './connections.js'
 import type { Routes, ServerContext } from './context.js'
 import { asEngineError, errorBody, errorHeaders } from './errors.js'
 import { addGate, RouteList } from './gate.js'
-import { healthRoutes } from './health.js'
+import { engineRefusal, healthRoutes } from './health.js'
 import { HttpMetrics } from './http-metrics.js'
 import { KeyRing } from './keys.js'
+import { kvMemory } from './kv-memory.js'
 import { type Listening, listenOn } from './listen.js'
 import { TokenMeter } from './meter.js'
 import { modelRoutes } from './models.js'
@@ -62,7 +64,7 @@ export interface ServerStats {
 }
 
 export interface Server {
-  /** Takes a port. PORT_IN_USE {tried}, CONFIG_INVALID. */
+  /** Takes a port, once. PORT_IN_USE {tried}, CONFIG_INVALID; LIFECYCLE_INVALID_TRANSITION where it has one, or is closed. */
   listen(): Promise<Listening>
   /** `http://host:port`, once it listens. */
   readonly url: string
@@ -87,8 +89,6 @@ const optionsSchema = serverSchema.extend({ admission: admissionSchema.prefault(
 
 const routes: readonly Routes[] = [textRoutes, modelRoutes, healthRoutes, adminRoutes, pageRoutes]
 
-/** Milliseconds: what is known of the free memory may be so old. */
-const memoryAge = 100
 /** Milliseconds for the last bytes of replies once all requests have ended. */
 const closingMs = 1000
 
@@ -120,9 +120,11 @@ class EngineServer implements Server {
   readonly #app: FastifyInstance
   readonly #context: ServerContext
   readonly #settings: CheckedServer
+  /** It takes a port, or has one. */
+  #begun = false
   #listening: Listening | undefined
   #closing: Promise<void> | undefined
-  #connections = 0
+  readonly #connections: Connections
   readonly closed: Promise<void>
   #tellClosed: () => void = () => {}
 
@@ -133,14 +135,16 @@ class EngineServer implements Server {
     })
     const quotas = new Quotas(keys, limits.perClient)
     const meter = new TokenMeter()
-    const free = freeMemory()
     const admission: AdmissionControl = new AdmissionControl(limits, {
-      memory: () => free() + admission.stats().kvBytes,
+      memory: kvMemory(
+        () => native().availableMemory(),
+        () => admission.stats().kvBytesFilled
+      ),
       rate: () => meter.rate,
       limitsOf: (client) => quotas.limitsOf(client)
     })
     const metrics = new HttpMetrics()
-    metrics.follow(() => ({ connections: this.#connections, admission: admission.stats(), rate: meter.rate }))
+    metrics.follow(() => ({ connections: this.#connections.size, admission: admission.stats(), rate: meter.rate }))
     const context: ServerContext = {
       engine,
       settings,
@@ -154,15 +158,16 @@ class EngineServer implements Server {
       runs: new Runs(),
       inHostMemory: engine.backend.name === 'cpu',
       began: Math.floor(Date.now() / 1000),
-      precheck: (client) => quotas.precheck(client) ?? admission.precheck(client),
+      precheck: (client) => engineRefusal(engine) ?? quotas.precheck(client) ?? admission.precheck(client),
       tell: (error, requestId) => tell(context, error, requestId),
       drain: (ms) => this.drain(ms)
     }
     this.#context = context
     this.#http = httpServer(settings, context)
-    this.#http.on('connection', (socket) => {
-      this.#connections++
-      socket.once('close', () => this.#connections--)
+    this.#connections = new Connections(this.#http, settings.limits.idleMs)
+    answerClientErrors(this.#http, this.#connections, settings.limits, (error) => {
+      metrics.clientErrors.add(1, { code: error.code })
+      context.tell(error, null)
     })
     this.#app = assembled(this.#http, keys, context)
   }
@@ -173,10 +178,15 @@ class EngineServer implements Server {
   }
 
   async listen(): Promise<Listening> {
+    if (this.#begun || this.#closing) throw listenedError(this.#closing !== undefined)
+    this.#begun = true
     const { host, port, portTries } = this.#settings
-    const { telemetry } = this.#context
-    this.#context.failures.listen()
-    const listening = await listenOn(this.#http, host, port, portTries)
+    const { telemetry, failures } = this.#context
+    const listening = await listenOn(this.#http, host, port, portTries).catch((error: unknown) => {
+      this.#begun = false
+      throw error
+    })
+    failures.listen()
     this.#listening = listening
     const { tried, port: bound } = listening
     if (tried.length > 1) {
@@ -211,7 +221,7 @@ class EngineServer implements Server {
   stats(): ServerStats {
     const { runs, admission, meter } = this.#context
     return {
-      connections: this.#connections,
+      connections: this.#connections.size,
       requests: runs.size,
       admission: admission.stats(),
       tokensPerSecond: meter.rate
@@ -233,7 +243,7 @@ class EngineServer implements Server {
   }
 }
 
-function httpServer({ limits }: CheckedServer, { metrics, tell }: ServerContext): HttpServer {
+function httpServer({ limits }: CheckedServer, { metrics }: ServerContext): HttpServer {
   const { headerMs, bodyMs, idleMs, connections } = limits
   const http = createHttpServer({
     // Node's own answer would have no body; gate.ts gives one.
@@ -247,10 +257,6 @@ function httpServer({ limits }: CheckedServer, { metrics, tell }: ServerContext)
   http.on('drop', () => metrics.dropped.add())
   // The same of what a client expects: the request is answered like any other.
   http.on('checkExpectation', (request, response) => http.emit('request', request, response))
-  answerClientErrors(http, limits, (error) => {
-    metrics.clientErrors.add(1, { code: error.code })
-    tell(error, null)
-  })
   return http
 }
 
@@ -269,6 +275,7 @@ function assembled(http: HttpServer, keys: KeyRing, context: ServerContext): Fas
   app.removeContentTypeParser('text/plain')
   const list = new RouteList()
   list.follow(app)
+  countRequests(app, metrics)
   addGate(app, keys, context)
   const fail = (error: unknown, request: FastifyRequest): EngineError => {
     const failure = asEngineError(error, request, settings.limits.bodyBytes)
@@ -280,25 +287,33 @@ function assembled(http: HttpServer, keys: KeyRing, context: ServerContext): Fas
     reply.code(failure.httpStatus).headers(errorHeaders(failure)).send(errorBody(failure, request.id))
   })
   app.setNotFoundHandler((request) => list.notFound(request))
-  app.addHook('onResponse', async (request, reply) => {
-    const { url = 'none' } = request.routeOptions
-    const { method } = request
-    metrics.requests.add(1, { route: url, method, status: String(reply.statusCode) })
-    metrics.requestTime.observe(reply.elapsedTime / 1000, { route: url })
-  })
   for (const add of routes) add(app, context)
   return app
 }
 
+/** Also those whose client did not wait for the end of the reply. */
+function countRequests(app: FastifyInstance, { requests, requestTime }: HttpMetrics): void {
+  app.addHook('onRequest', async ({ method, routeOptions }, { raw }) => {
+    const began = performance.now()
+    const { url: route = 'none' } = routeOptions
+    raw.once('close', () => {
+      const status = raw.writableFinished ? raw.statusCode : catalog.CANCELLED.httpStatus
+      requests.add(1, { route, method, status: String(status) })
+      requestTime.observe((performance.now() - began) / 1000, { route })
+    })
+  })
+}
+
 /** A failure that a client got: counted among the last ones, and logged where the engine has not done it. */
-function tell({ failures, telemetry }: ServerContext, error: EngineError, requestId: string | null): void {
+function tell({ failures, metrics, telemetry }: ServerContext, error: EngineError, requestId: string | null): void {
   const { code, message, details } = error
   if (code === 'CANCELLED') return
   failures.add(error)
   if (code === 'SERVICE_UNAVAILABLE' || code === 'RATE_LIMITED') {
     const { reason, client, retryAfterSeconds } = details
+    metrics.refused.add(1, { reason: String(reason) })
     telemetry.event('request_refused', message, { requestId, code, reason, client, retryAfterSeconds })
-  } else if (ownCodes.has(code)) {
+  } else if (ownCodes.has(code) || isOwnDeadline(error)) {
     telemetry.error(error, requestId === null ? {} : { requestId })
   }
 }
@@ -315,6 +330,19 @@ const ownCodes: ReadonlySet<string> = new Set([
   'RUNTIME_INVARIANT_VIOLATED'
 ])
 
+/** Of the server's deadlines the engine has heard as an abort; its own have the name of its method. */
+const isOwnDeadline = ({ code, details: { method } }: EngineError): boolean =>
+  code === 'INFERENCE_TIMEOUT' && typeof method === 'string' && method.startsWith('POST ')
+
+const listenedError = (closed: boolean): EngineError => {
+  const [from, to] = [closed ? 'closed' : 'listening', 'listening']
+  return createError('LIFECYCLE_INVALID_TRANSITION', `the server is ${from}: it listens once`, {
+    from,
+    to,
+    allowed: []
+  })
+}
+
 const drainedError = (ms: number, requests: number): EngineError =>
   createError('SERVICE_UNAVAILABLE', `the server shuts down, and the ${ms} ms for what ran are over`, {
     reason: 'draining',
@@ -323,18 +351,3 @@ const drainedError = (ms: number, requests: number): EngineError =>
     retryAfterSeconds: 30,
     resourceInfo: { required: 1, available: 0, current: requests, limit: 0, unit: 'requests' }
   })
-
-/** Bytes that this process may still take, as the system says. */
-function freeMemory(): () => number {
-  const { availableMemory } = process as { availableMemory?: () => number }
-  let bytes = 0
-  let at = Number.NEGATIVE_INFINITY
-  return () => {
-    const now = performance.now()
-    if (now - at > memoryAge) {
-      bytes = availableMemory?.() ?? freemem()
-      at = now
-    }
-    return bytes
-  }
-}

@@ -58,7 +58,7 @@ export interface LimitSettings {
   headerMs?: number
   /** Milliseconds for its body to come after that. Default 30000. */
   bodyMs?: number
-  /** Milliseconds that a connection without a request stays open. Default 60000. */
+  /** Milliseconds that a connection stays open without a request, or with a client that takes nothing of its reply. Default 60000. */
   idleMs?: number
   /** Connections at a time; one more is closed. Default 1024. */
   connections?: number

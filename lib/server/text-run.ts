@@ -2,11 +2,12 @@
 import type { EngineError } from '../errors/index.js'
 import { createError, errorOf, isEngineError } from '../errors/index.js'
 import type { Generator } from '../generation/generator.js'
-import type { FinalItem, GenerationItem } from '../generation/items.js'
+import type { GenerationItem, Usage } from '../generation/items.js'
 import { defaultMaxTokens } from '../generation/options.js'
 import type { AdmissionAsk, Ticket } from '../resilience/index.js'
 import { Deadline } from '../resilience/index.js'
 import type { ServerContext } from './context.js'
+import { loadingRefusal } from './health.js'
 import type { Caller } from './keys.js'
 import { allowedTierSet, checkModel, priorityOf } from './keys.js'
 import type { TextRequest } from './openai-request.js'
@@ -31,6 +32,10 @@ export class TextRun {
   #ticket: Ticket | undefined
   #firstTokenLate = false
   #finished = false
+  /** Tokens of its text until now, and what the engine says of all when it has ended. */
+  #tokens = 0
+  #usage: Usage | undefined
+  #ended = false
 
   /** FORBIDDEN, and what Engine.createGenerator throws. */
   constructor(
@@ -57,7 +62,13 @@ export class TextRun {
     total.signal.addEventListener('abort', () => this.#ending.abort(total.error()), { once: true })
     this.#done = runs.begin((error) => this.cut(error))
     const request = { ...generation, requestId: id, ...(tierSet !== undefined && { tierSet }) }
-    this.#begin = () => engine.createGenerator(request, { signal: this.#ending.signal })
+    this.#begin = () => {
+      try {
+        return engine.createGenerator(request, { signal: this.#ending.signal })
+      } catch (error) {
+        throw loadingRefusal(error) ?? error
+      }
+    }
     try {
       // Before it waits: what is wrong with it is known then.
       this.#generator = this.#begin()
@@ -87,7 +98,9 @@ export class TextRun {
       const fields = { requestId: this.id, client: ask.client, position }
       telemetry.event('request_queued', `request ${this.id} waits, ${position} in line`, fields)
     }
-    this.#ticket = await admitted
+    this.#ticket = await admitted.catch((error: unknown) => {
+      throw this.#explained(error)
+    })
     metrics.queueTime.observe(this.#ticket.queuedMs / 1000)
     // Its model may be another one now.
     if (position > 0) this.#generator = this.#begin()
@@ -103,25 +116,26 @@ export class TextRun {
   async *items(): AsyncGenerator<GenerationItem, undefined, undefined> {
     const { meter, settings } = this.#context
     const { requestMs, streamMs, firstTokenMs = longestFirstToken } = settings.deadlines
+    const { promptTokens } = this.#ask!
     const idle = meter.run()
     const first = Deadline.after(Math.min(firstTokenMs, requestMs, streamMs), { parent: this.#total })
     first.signal.addEventListener('abort', () => this.#late(first), { once: true })
-    let tokens = 0
     try {
       for await (const item of this.#generator) {
-        if (item.finishReason !== undefined) this.#count(item)
-        else if (tokens++ === 0) {
-          first[Symbol.dispose]()
-          meter.computed(this.#ask!.promptTokens)
+        if (item.finishReason !== undefined) this.#usage = item.usage
+        else {
+          if (this.#tokens === 0) first[Symbol.dispose]()
+          meter.computed(this.#tokens === 0 ? promptTokens + 1 : 1)
+          this.#ticket!.used(promptTokens + ++this.#tokens)
         }
-        meter.computed(1)
-        this.#ticket?.used(this.#ask!.promptTokens + tokens)
         yield item
       }
       this.#finished = true
+      if (this.#usage) meter.read(this.#asked.promptBytes, this.#usage.promptTokens)
       return undefined
     } catch (error) {
       this.#finished = true
+      if (isEngineError(error) && this.#computed) this.#usage = error.details.usage as Usage | undefined
       throw this.#explained(error)
     } finally {
       first[Symbol.dispose]()
@@ -129,9 +143,17 @@ export class TextRun {
     }
   }
 
+  /** Aborts when it ends before its time, with why. */
+  get ending(): AbortSignal {
+    return this.#ending.signal
+  }
+
   /** Releases everything; a second time does nothing. */
   end(): void {
+    if (this.#ended) return
+    this.#ended = true
     this.#total[Symbol.dispose]()
+    this.#count()
     this.#ticket?.release()
     this.#done()
     if (!this.#finished) (this.#generator as Generator | undefined)?.return().catch(() => {})
@@ -145,8 +167,9 @@ export class TextRun {
     const promptTokens = given || meter.tokensOf(promptBytes)
     const room = Math.max(0, (model?.contextLength ?? Number.POSITIVE_INFINITY) - promptTokens)
     const maxTokens = Math.min(generation.maxTokens ?? defaultMaxTokens, room)
-    // A device has memory of its own, which its backend watches.
-    const perToken = inHostMemory ? (model?.kvBytesPerToken ?? 0) : 0
+    // A device has memory of its own, which its backend watches; under a budget KV caches take theirs from the experts.
+    const beside = inHostMemory && model?.memory.kept === 'all'
+    const perToken = beside ? model.kvBytesPerToken : 0
     return {
       client: this.#caller.client,
       priority: priorityOf(this.#caller, priority),
@@ -163,19 +186,28 @@ export class TextRun {
     this.#ending.abort(first.error())
   }
 
-  #count({ usage: { promptTokens, totalTokens } }: FinalItem): void {
-    const { meter, metrics, quotas } = this.#context
-    const { client, key } = this.#caller
-    meter.read(this.#asked.promptBytes, promptTokens)
-    quotas.used(client, totalTokens)
-    if (key) metrics.keyTokens.add(totalTokens, { key: key.id })
-    this.#ticket?.used(totalTokens)
+  /** Whether work was done for its client: a prompt at which the engine failed is none, one for which the client did not wait is. */
+  get #computed(): boolean {
+    return this.#tokens > 0 || this.#cut.signal.aborted
   }
 
-  /** The engine knows that it was told to stop, not why. */
+  /** What its client has used, however it ended. */
+  #count(): void {
+    if (!this.#ticket) return
+    const { metrics, quotas } = this.#context
+    const { client, key } = this.#caller
+    const guess = this.#computed ? this.#ask!.promptTokens + this.#tokens : 0
+    const tokens = this.#usage?.totalTokens ?? guess
+    quotas.used(client, tokens)
+    if (key) metrics.keyTokens.add(tokens, { key: key.id })
+    this.#ticket.used(tokens)
+  }
+
+  /** The engine knows that it was told to stop, not why; the admission not of which request it is the deadline. */
   #explained(error: unknown): unknown {
     const { aborted, reason } = this.#ending.signal
-    if (!aborted || !isEngineError(error) || error.code !== 'CANCELLED' || !isEngineError(reason)) return error
+    if (!aborted || !isEngineError(error) || !isEngineError(reason)) return error
+    if (error !== reason && error.code !== 'CANCELLED') return error
     const { text, tokens, usage } = error.details
     const deadline = this.#firstTokenLate ? 'first_token' : 'request'
     const timed = reason.code === 'INFERENCE_TIMEOUT' && { deadline, requestId: this.id }

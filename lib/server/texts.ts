@@ -1,7 +1,7 @@
 /** `/v1/chat/completions` and `/v1/completions`: a text in one piece, or as a stream of events. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { EngineError } from '../errors/index.js'
-import type { FinalItem, GenerationItem, TokenItem } from '../generation/items.js'
+import type { FinalItem, TokenItem } from '../generation/items.js'
 import { callerOf, type Routes, type ServerContext } from './context.js'
 import { asEngineError } from './errors.js'
 import type { ReplyHead, TokenLogprobs } from './openai-reply.js'
@@ -37,18 +37,21 @@ async function answer(
   reply: FastifyReply
 ) {
   const { body } = request
+  // Of a request that waits behind another one on its connection the reply has none yet, and hears of nothing.
+  const { socket } = request.raw
   let run: TextRun | undefined
   try {
     const asked = parseRequest(form, body)
     run = new TextRun(context, callerOf(request), asked, { id: request.id, method })
-    reply.raw.once('close', run.abandon)
+    socket.once('close', run.abandon)
+    if (socket.destroyed) run.abandon()
     const head = { id, created: Math.floor(Date.now() / 1000), model: asked.generation.model }
     if (asked.stream) return await stream(context, run, asked, head, request, reply)
     return await whole(context, run, asked, head, reply)
   } catch (error) {
     throw inTermsOf(body, error)
   } finally {
-    if (run) reply.raw.removeListener('close', run.abandon)
+    if (run) socket.removeListener('close', run.abandon)
     run?.end()
   }
 }
@@ -75,51 +78,29 @@ async function stream(
   request: FastifyRequest,
   reply: FastifyReply
 ): Promise<void> {
+  const { limits } = context.settings
   const open = (headers: Record<string, string>): EventStream => {
     const own = Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)])
     reply.hijack()
-    return new EventStream(reply.raw, { ...Object.fromEntries(own), ...headers })
+    const all = { ...Object.fromEntries(own), ...headers }
+    return new EventStream(reply.raw, { headers: all, ended: run.ending, stallMs: limits.idleMs })
   }
   let events = request.headers['x-queue-events'] === '1' ? open({}) : undefined
   try {
     const waited = await (events ? watchedTurn(run, events) : turn(run))
-    const items = run.items()
-    const first = await items.next()
-    events ??= open(waited)
-    if (!first.done) await sendItems(context, events, asked, head, first.value, items)
-    await events.end()
+    const chunks = new Chunks(asked.form, head, asked.includeUsage)
+    for await (const item of run.items()) {
+      const logprob = item.logprob === undefined ? undefined : await named(context, head.model, item)
+      events ??= open(waited)
+      for (const chunk of chunks.of(item, logprob)) await events.send(chunk)
+    }
+    events?.end()
   } catch (error) {
     if (!events) throw error
-    const failure = inTermsOf(
-      request.body,
-      asEngineError(error, request, context.settings.limits.bodyBytes)
-    ) as EngineError
+    const failure = inTermsOf(request.body, asEngineError(error, request, limits.bodyBytes)) as EngineError
     context.tell(failure, request.id)
-    await events.fail(failure, request.id)
+    events.fail(failure, request.id)
   }
-}
-
-async function sendItems(
-  context: ServerContext,
-  events: EventStream,
-  asked: TextRequest,
-  head: ReplyHead,
-  first: GenerationItem,
-  rest: AsyncGenerator<GenerationItem>
-): Promise<void> {
-  const chunks = new Chunks(asked.form, head, asked.includeUsage)
-  const role = chunks.role()
-  if (role !== undefined) await events.send(role)
-  const send = async (item: GenerationItem): Promise<void> => {
-    const logprobs = item.logprob === undefined ? undefined : [await named(context, head.model, item)]
-    if (item.text !== '' || logprobs) await events.send(chunks.text(item.text, logprobs))
-    if (item.finishReason === undefined) return
-    await events.send(chunks.last(item))
-    const usage = chunks.usage(item)
-    if (usage !== undefined) await events.send(usage)
-  }
-  await send(first)
-  for await (const item of rest) await send(item)
 }
 
 /** Waits for its turn; headers that say how long it was, and at which place it had to begin to wait. */
@@ -135,7 +116,7 @@ async function watchedTurn(run: TextRun, events: EventStream): Promise<Record<st
   const waiting = turn(run)
   const tell = (): void => {
     const position = run.position()
-    if (position > 0) void events.comment(`queued position=${position}`)
+    if (position > 0) events.comment(`queued position=${position}`)
   }
   tell()
   const timer = setInterval(tell, positionInterval)

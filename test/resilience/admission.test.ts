@@ -50,7 +50,18 @@ t.test('as many run as may; the others wait, and hear where', async (t) => {
     'one turn pays for two of them'
   )
   t.equal(control.position(ask('a')), 0)
-  t.match(control.stats(), { running: 2, queued: 3, tokensInFlight: 200, kvBytes: 2000, admitted: 2, clients: 2 })
+  const figures = {
+    running: 2,
+    queued: 3,
+    tokensInFlight: 200,
+    kvBytes: 2000,
+    kvBytesFilled: 0,
+    admitted: 2,
+    clients: 2
+  }
+  t.match(control.stats(), figures)
+  first.used(30)
+  t.equal(control.stats().kvBytesFilled, 300)
   await clock.advance(1500)
   first.release()
   first.release()
@@ -143,6 +154,9 @@ t.test(
     let bytes = 1000
     const { control, admit, run } = setUp({ tokensInFlight: 10, concurrency: 3 }, { memory: () => bytes })
     t.match((await admit('a', { kvBytes: 1001 })).error, { details: { reason: 'memory', retryAfterSeconds: 30 } })
+    bytes = 0
+    ;(await admit('a', { kvBytes: 0 })).ticket!.release()
+    bytes = 1000
     const ticket = await run('a')
     const next = [admit('b', { kvBytes: 900 }), admit('b', { kvBytes: 1 })]
     bytes = 500
@@ -219,6 +233,10 @@ t.test("a client's tokens a minute: what it asks for is taken, what it does not 
   await t.rejects(run('a'), over(5))
   tickets[1]!.release()
   await t.rejects(run('a'), over(5), 'who does not say has used all')
+  tickets[2]!.used(150)
+  tickets[2]!.release()
+  await t.rejects(run('a'), over(10), 'and who used more than it had asked for, that too')
+  clock.skip(5000)
   clock.skip(5000)
   await run('a')
   clock.skip(60_000)

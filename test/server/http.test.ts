@@ -54,6 +54,17 @@ t.test('texts, models and health', async (t) => {
     t.same(new Set(chunks.slice(0, -1).map(({ usage }) => usage)), new Set([null]))
   })
 
+  await t.test('the places of tokens in a text are the same in a stream, of text that is held back too', async (t) => {
+    const request = completion({ max_tokens: 12, logprobs: 0, stop: [`${expected.text.slice(0, 3)}#`] })
+    const { body } = await ask(`${url}/v1/completions`, request)
+    const streamed = await ask(`${url}/v1/completions`, { ...request, stream: true })
+    const offsets = [...(streamed.body as string).matchAll(/"text_offset":\[(\d+)\]/g)].map(([, offset]) =>
+      Number(offset)
+    )
+    t.equal(offsets.length, 12)
+    t.same(offsets, body.choices[0].logprobs.text_offset)
+  })
+
   await t.test('models', async (t) => {
     const { body } = await ask(`${url}/v1/models`)
     t.match(body, { object: 'list', data: [{ id: model, object: 'model', owned_by: 'tiered-moe' }] })

@@ -27,12 +27,15 @@ t.test('keys', async (t) => {
         { id: 'file', file, quota: { requestsPerMinute: 2, tokensPerMinute: 100_000 } },
         { id: 'past', sha256: sha256('sk-past'), expiresAt: '2020-01-01T00:00:00Z' },
         { id: 'total', sha256: sha256('sk-total'), quota: { tokensTotal: 6 } },
-        { id: 'tokens', sha256: sha256('sk-tokens'), quota: { tokensPerMinute: 20 } }
+        { id: 'tokens', sha256: sha256('sk-tokens'), quota: { tokensPerMinute: 20 } },
+        { id: 'odd', sha256: sha256('sk-odd'), quota: { tokensPerMinute: 200 } },
+        { id: 'leaver', sha256: sha256('sk-leaver'), quota: { tokensTotal: 20 } }
       ]
     },
     { engine }
   )
   t.teardown(close)
+  const perToken = engine.listModels().find(({ id }) => id === 'long')!.kvBytesPerToken
   const complete = (key: string | undefined, fields: object = {}, headers: Record<string, string> = {}) =>
     ask(`${url}/v1/completions`, completion(fields), { ...(key !== undefined && { key }), headers })
 
@@ -109,6 +112,29 @@ t.test('keys', async (t) => {
     t.match(body, /^tiered_moe_http_key_tokens_total\{key="total"\} 6$/m)
   })
 
+  await t.test('of a prompt count the tokens that it has, not those that it was taken for', async (t) => {
+    const { usage } = (await complete('sk-odd', { prompt: 'zq'.repeat(40) })).body
+    t.ok(usage.prompt_tokens > 60, `${usage.prompt_tokens} tokens of 80 bytes`)
+    const refused = await complete('sk-odd', { max_tokens: 190 })
+    t.same(failure(refused), [429, 'RATE_LIMITED'])
+    // A few come back meanwhile.
+    t.ok(refused.body.error.details.current > 45, `${refused.body.error.details.current}`)
+  })
+
+  await t.test('a text that its client leaves counts up to there', async (t) => {
+    const left = await hold(url, { key: 'sk-leaver', logprobs: 0 })
+    await until(() => server.stats().admission.tokensInFlight > 0)
+    const tokens = async () => {
+      const { body } = await ask(`${url}/metrics`, undefined, { key: 'sk-hash' })
+      return Number(/^tiered_moe_http_key_tokens_total\{key="leaver"\} (\d+)$/m.exec(body)?.[1])
+    }
+    await until(() => server.stats().admission.kvBytesFilled > 30 * perToken)
+    left.letGo()
+    await until(() => server.stats().requests === 0)
+    t.ok((await tokens()) > 30)
+    t.match((await complete('sk-leaver')).body.error, { code: 'RATE_LIMITED', details: { reason: 'client_quota' } })
+  })
+
   await t.test('requests at a time: a second one waits, while others go on', async (t) => {
     const held = await hold(url, { key: 'sk-env' })
     // A stream may take its time; what runs does not make it late.
@@ -127,7 +153,7 @@ t.test('keys', async (t) => {
     const { body } = await ask(`${url}/metrics`, undefined, { key: 'sk-hash' })
     t.ok(lines.length > 10)
     const all = `${lines.join('\n')}${body}`
-    t.notMatch(all, /sk-(hash|env|file|past|other|total|tokens)/)
+    t.notMatch(all, /sk-(hash|env|file|past|other|total|tokens|odd|leaver)/)
     for (const key of ['sk-hash', 'sk-past']) t.notOk(all.includes(sha256(key)))
   })
 })
@@ -141,6 +167,7 @@ t.test('keys that are not there, and settings that contradict each other', async
     [{ keys: [{ id: 'a', file: '/absent/key' }] }, 'CONFIG_NOT_FOUND', '/absent/key'],
     [{ keys: [{ id: 'a' }] }, 'CONFIG_INVALID', 'keys[0].sha256'],
     [{ keys: [1, 2].map(() => ({ id: 'a', sha256: sha256('x') })) }, 'CONFIG_INVALID', 'keys[1].id'],
+    [{ keys: ['a', 'b'].map((id) => ({ id, sha256: sha256('x') })) }, 'CONFIG_INVALID', 'server.keys[1]'],
     [{ deadlines: { requestMs: 10, firstTokenMs: 20 } }, 'CONFIG_INVALID', 'deadlines.firstTokenMs'],
     [{ keys: [{ id: 'a b', sha256: sha256('x') }] }, 'VALIDATION_ERROR', 'keys[0].id'],
     [{ port: 70_000 }, 'VALIDATION_ERROR', 'port'],

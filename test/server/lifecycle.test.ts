@@ -36,10 +36,15 @@ t.test('with one engine', async (t) => {
     })
     await t.rejects(elsewhere.listen(), { code: 'CONFIG_INVALID', details: { path: 'server.host' } })
     await elsewhere.close()
+    await t.rejects(elsewhere.listen(), { code: 'LIFECYCLE_INVALID_TRANSITION', details: { from: 'closed' } })
+    await t.rejects(server.listen(), { code: 'LIFECYCLE_INVALID_TRANSITION', details: { from: 'listening' } })
+    t.equal((await ask(`${server.url}/health/ready`)).status, 200)
   })
 
   await t.test('deadlines: of a request, and to its first token', async (t) => {
-    const { url, close } = await startServer({ deadlines: { requestMs: 400, streamMs: 1000 } }, { engine })
+    const told: string[] = []
+    const onError = ({ code }: { code: string }) => told.push(code)
+    const { url, close } = await startServer({ deadlines: { requestMs: 400, streamMs: 1000 }, onError }, { engine })
     t.teardown(close)
     const late = await ask(`${url}/v1/completions`, { model: 'long', prompt: [1, 2], max_tokens: 60_000 })
     t.same(failure(late), [504, 'INFERENCE_TIMEOUT'])
@@ -49,6 +54,7 @@ t.test('with one engine', async (t) => {
       details: { deadline: 'request', timeout: 400 }
     })
     t.ok(late.body.error.details.usage.completion_tokens > 0, 'with its partial text')
+    t.same(told, ['INFERENCE_TIMEOUT'], 'of the server, which says so')
     const stream = await hold(url)
     t.equal(stream.status, 200)
     t.match(lastOf(await stream.text), { error: { code: 'INFERENCE_TIMEOUT', details: { deadline: 'request' } } })
@@ -79,6 +85,12 @@ t.test('with one engine', async (t) => {
     const { body: change } = await admin('tier-set', { model, tier_set: 'fast' })
     t.match(change.active, { name: 'fast' })
     t.same(failure(await admin('tier-set', { model, tier_set: 'absent' })), [400, 'CONFIG_UNKNOWN_TIER'])
+    for (const fields of [{}, { tier_set: 'fast', latency_budget_ms: 5 }]) {
+      t.match((await admin('tier-set', { model, ...fields })).body.error, {
+        code: 'VALIDATION_ERROR',
+        param: 'tier_set'
+      })
+    }
     t.same((await admin('freeze', { retry_after_seconds: 7 })).body, { state: 'frozen' })
     const refused = await ask(`${url}/v1/completions`, completion())
     t.same(failure(refused), [503, 'ENGINE_FROZEN'])

@@ -69,6 +69,20 @@ t.test('the data are what the engine has, and nothing that users wrote', async (
   t.same(model.tiers[0].now.hot, view.tiers[0]!.now.hot)
   t.equal(model.cache.misses, engine.modelStats('tiny').experts!.misses)
 
+  // Names that nobody has loaded are one failure, and long ones are cut.
+  for (let i = 0; i < 30; i++) t.equal(failure(await ask(`${server.url}/v1/models/made-up-${i}`))[0], 404)
+  await complete({ ['x'.repeat(5000)]: 1 })
+  const { errors } = (await get('/live/state')).body
+  t.same(
+    errors.map(({ code, count }: { code: string; count: number }) => [code, count]),
+    [
+      ['VALIDATION_ERROR', 2],
+      ['MODEL_NOT_LOADED', 30],
+      ['CONTEXT_LENGTH_EXCEEDED', 1]
+    ]
+  )
+  t.ok(errors[0].message.length <= 1000)
+
   const frame = Buffer.from(await (await fetch(`${server.url}/live/experts?model=tiny`)).arrayBuffer())
   const count = layers * experts
   t.same([frame.readUInt16LE(0), frame.readUInt16LE(2), frame.length], [layers, experts, 8 + 11 * count])
