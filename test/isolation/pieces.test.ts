@@ -10,7 +10,6 @@ import { History } from '../../lib/isolation/history.js'
 import { KeepAlive } from '../../lib/isolation/keep-alive.js'
 import { RemoteGenerator } from '../../lib/isolation/remote-generator.js'
 import { RemoteStream } from '../../lib/isolation/remote-stream.js'
-import { TempFolder } from '../../lib/isolation/temp-folders.js'
 import { decodeTokens } from '../../lib/isolation/tokens.js'
 import { WorkerStreams } from '../../lib/isolation/worker-streams.js'
 import { pair } from './channel.js'
@@ -67,18 +66,6 @@ t.test('accepted() ends with a generation that never began', { timeout: 10_000 }
   await generator.return()
   await generator.accepted()
   t.same(await generator.next(), { done: true, value: undefined })
-})
-
-t.test('engines that begin at the same moment do not take each other for dead', async (t) => {
-  process.env.TMPDIR = t.testdir()
-  const making: Promise<TempFolder>[] = []
-  for (let i = 0; i < 200; i++) {
-    making.push(TempFolder.make(() => {}))
-    await new Promise(setImmediate)
-  }
-  const made = await Promise.all(making)
-  t.equal(new Set(made.map(({ path }) => path)).size, 200)
-  await Promise.all(made.map((folder) => folder.remove()))
 })
 
 t.test('a record has the end of an audit log of any size', async (t) => {
