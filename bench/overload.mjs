@@ -206,10 +206,17 @@ printTable(
     ]
   ]
 )
-const figures = ({ live, heap, native, resident }) =>
-  [live, heap, native, resident].map((bytes) => show(bytes / 2 ** 20)).join(', ')
-console.log(
-  `  live, of that V8's heap, the addon, and resident, MiB: before ${figures(before)}; under load ${figures(memory.at(-1))}, with ${memory.at(-1).sockets} sockets; after it ${figures(after)}`
+const figures = ({ live, heap, native, resident, sockets }) => [
+  ...[live, heap, native, resident].map((bytes) => show(bytes / 2 ** 20)),
+  sockets
+]
+printTable(
+  ['memory, MiB', 'live', "of that V8's heap", 'the addon', 'resident', 'sockets'],
+  [
+    ['before the load', ...figures(before)],
+    ['under it', ...figures(memory.at(-1))],
+    ['after it', ...figures(after)]
+  ]
 )
 for (const [reason, count] of reasons) console.log(`  refused, ${reason}: ${count}`)
 console.log(
@@ -231,19 +238,8 @@ if (options.full) {
   must(left < 8 * 2 ** 20, `the load left ${show(left / 2 ** 20)} MiB behind`)
   must(growth < 16 * 2 ** 20, `live memory grew by ${show(growth / 2 ** 20)} MiB in the last third`)
 }
-writeReport('overload.json', {
-  stamp,
-  peak,
-  rate,
-  texts,
-  refusedP99: times99,
-  served,
-  growth,
-  before,
-  memory,
-  after,
-  faults
-})
+const memories = { growth, before, memory, after }
+writeReport('overload.json', { stamp, peak, rate, texts, refusedP99: times99, served, ...memories, faults })
 child.kill('SIGTERM')
 const code = await ended
 must(code === 0, `the server ended with ${code}`)

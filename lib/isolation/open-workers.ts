@@ -63,7 +63,7 @@ export async function openWorkers(
     cleanupMs,
     parameters: (index) => setup.parameters(index),
     audit: (index) => setup.audit(index),
-    listen: (rpc) => listenFor(rpc, options),
+    listen: (rpc, onStuck) => listenFor(rpc, options, onStuck),
     reconcile: async (worker) => {
       const told = new Set<HistoryEntry>()
       // One at a time: what is noted meanwhile counts too.

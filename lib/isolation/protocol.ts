@@ -1,7 +1,6 @@
 /** What an engine and its workers say to each other. */
 import type { BackendInfo } from '../engine/backend-info.js'
 import type { EngineOptions, JournalOptions } from '../engine/options.js'
-import type { ErrorDetails } from '../errors/index.js'
 import type { FinalItem, TokenItem } from '../generation/items.js'
 import type { Recovered } from '../journal/index.js'
 import type { EngineState } from '../lifecycle.js'
@@ -63,12 +62,6 @@ export interface CircuitParams {
 /** Of a process that was started again: the requests that go on. Others that its ephemeral journal has are nobody's. */
 export interface KeepParams {
   requests: string[]
-}
-
-/** A step got nowhere (guards.stepMs): the event of it. */
-export interface StuckParams {
-  message: string
-  fields: ErrorDetails
 }
 
 /** The end of a stream: its last item, or why there is none. */

@@ -10,9 +10,10 @@ import type { BreakerSnapshot } from '../resilience/breaker.js'
 import { CircuitBreaker } from '../resilience/breaker.js'
 import { orAborted, systemClock } from '../resilience/clock.js'
 import { profiles } from '../resilience/profiles.js'
+import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
 import { writeCrashRecord } from './crash-record.js'
-import type { Heartbeat, InitializeParams, InitializeResult, Mirror, StuckParams } from './protocol.js'
+import type { Heartbeat, InitializeParams, InitializeResult, Mirror } from './protocol.js'
 import type { RpcPeer } from './rpc.js'
 import type { IsolationSettings } from './settings.js'
 import type { StreamOwner } from './supervised-streams.js'
@@ -37,7 +38,7 @@ export interface Supervision {
   /** File of the audit log of a worker. */
   audit(index: number): string | undefined
   /** Attaches what hooks of the engine want to hear. */
-  listen(rpc: RpcPeer): void
+  listen(rpc: RpcPeer, onStuck: (event: EngineEvent) => void): void
   /** Gives a new process what the engine was told. */
   reconcile(worker: Worker): Promise<void>
   /** After streams go on. */
@@ -183,7 +184,11 @@ export class Worker implements StreamOwner {
     telemetry.event('worker_started', `worker ${this.index} is process ${pid}`, { worker: this.index, pid })
     this.#receive(process)
     this.streams.listen(process)
-    listen(rpc)
+    listen(rpc, ({ message, fields }) => {
+      if (settings.onStuckStep === 'restart') {
+        process.condemn(createError('RUNTIME_STEP_STUCK', message, fields), 'stuck')
+      }
+    })
     void process.death.then((death) => this.#died(process, death))
     const began = performance.now()
     let timedOut = false
@@ -211,10 +216,6 @@ export class Worker implements StreamOwner {
 
   #receive(process: WorkerProcess): void {
     const { rpc } = process
-    rpc.handle('stuck', ({ message, fields }: StuckParams) => {
-      if (this.#shared.settings.onStuckStep === 'wait') return
-      process.condemn(createError('RUNTIME_STEP_STUCK', message, fields), 'stuck')
-    })
     rpc.handle('heartbeat', ({ counters }: Heartbeat) => {
       this.#counters = counters
     })

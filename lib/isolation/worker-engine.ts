@@ -13,7 +13,6 @@ import type {
   KeepParams,
   Mirror,
   OpenParams,
-  StuckParams,
   WorkerHooks
 } from './protocol.js'
 import type { RpcCallContext, RpcPeer } from './rpc.js'
@@ -182,10 +181,8 @@ function told(rpc: RpcPeer, { logger, onEvent, onError, onPhase }: WorkerHooks):
     onTransition: (transition) => rpc.notify('transition', transition),
     ...(logger && { logger: { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') } }),
     onEvent: (event) => {
-      const { message, fields } = event
-      // First: what it ends is told after it.
-      if (event.event === 'step_stuck') rpc.notify('stuck', { message, fields } satisfies StuckParams)
-      if (onEvent) rpc.notify('event', event)
+      // What it is stuck in may have to be ended with its process, whether anybody else listens or not.
+      if (onEvent || event.event === 'step_stuck') rpc.notify('event', event)
     },
     ...(onError && { onError: (error, context) => rpc.notify('error', { error, context }) }),
     ...(onPhase && { onPhase: (event) => rpc.notify('phase', event) })

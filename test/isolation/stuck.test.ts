@@ -22,7 +22,11 @@ const canFreeze = (() => {
     return false
   }
 })()
-const thaw = () => writeFileSync(join(group, 'freezer.state'), 'THAWED')
+let late: NodeJS.Timeout | undefined
+const thaw = () => {
+  clearTimeout(late)
+  writeFileSync(join(group, 'freezer.state'), 'THAWED')
+}
 t.teardown(() => {
   if (!canFreeze) return
   thaw()
@@ -44,7 +48,7 @@ async function freeze(pid: number) {
   for (const thread of own) writeFileSync(join(group, 'tasks'), thread)
   writeFileSync(join(group, 'freezer.state'), 'FROZEN')
   // Where nobody is told of it, the test fails, and leaves nothing that cannot be killed.
-  setTimeout(thaw, 20_000).unref()
+  late = setTimeout(thaw, 20_000).unref()
 }
 
 async function isolated(own: Partial<IsolationOptions>, onEvent: (event: EngineEvent) => void = () => {}) {
