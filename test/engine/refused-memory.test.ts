@@ -12,7 +12,9 @@ t.test('RLIMIT_DATA', { skip: limited ? false : 'prlimit is not here (Linux, uti
   const sizes = { layers: 4, heads: 16, kvHeads: 16, headDim: 256, experts: 32, feedForward: 512, contextLength: 512 }
   const model = writeMoeModel(join(t.testdir(), 'model.gguf'), { type: 'F32', ...sizes })
   const child = join(root, 'test', 'fixtures', 'refusal-child.mjs')
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, [child, model, '200MiB', root], {
+  // A small young generation: what the limit leaves must not go to the heap of V8.
+  const args = ['--max-semi-space-size=1', child, model, '200MiB', root]
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
     encoding: 'utf8',
     timeout: 120_000
   })
