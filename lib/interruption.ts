@@ -12,6 +12,8 @@ export class Interruption {
   readonly #abort = new AbortController()
   readonly #stopWatching: () => void
   #reason: unknown
+  /** Interrupts where the time is up and the timer has not fired yet. */
+  readonly #checkTime: () => void
   #onInterrupt: () => void = () => {}
 
   /** `subject` begins the messages: what was being done. */
@@ -29,6 +31,9 @@ export class Interruption {
     }
     // Native work in progress keeps the process alive; a deadline alone must not.
     const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs).unref()
+    this.#checkTime = () => {
+      if (timeoutMs !== undefined && performance.now() - began >= timeoutMs) onTimeout()
+    }
     signal?.addEventListener('abort', onAbort, { once: true })
     this.#stopWatching = () => {
       clearTimeout(timer)
@@ -52,6 +57,7 @@ export class Interruption {
 
   /** Throws the reason once there is one. */
   check(): void {
+    if (this.#reason === undefined) this.#checkTime()
     if (this.#reason !== undefined) throw this.#reason
   }
 

@@ -82,7 +82,7 @@ export async function loadRuntimeConfig(request: ConfigRequest = {}): Promise<Lo
     if (isEngineError(error)) throw error
     // A getter that throws, a circle, thousands of levels.
     const fault = { path: '', found: 'something that cannot be read', allowed: 'plain objects, lists and values' }
-    throw configInvalid([{ ...fault, source: options ? 'option' : (file?.name ?? 'env') }])
+    throw configInvalid([{ ...fault, source: options ? 'option' : (file?.name ?? 'env') }], error)
   }
 }
 

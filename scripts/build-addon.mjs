@@ -2,12 +2,13 @@
 //   node scripts/build-addon.mjs [--out DIR] [-- gyp variables, such as --defines=NAME --sanitize=address,undefined]
 // With --out the addon becomes DIR/tiered_moe.node, so that a test build never replaces the real one.
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs'
+import { copyFileSync, mkdirSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { headersPrefix } from './node-headers.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values, positionals: variables } = parseArgs({ options: { out: { type: 'string' } }, allowPositionals: true })
@@ -26,9 +27,7 @@ function linkedTree(folder) {
 const out = values.out === undefined ? undefined : resolve(values.out)
 const cwd = out === undefined ? root : linkedTree(join(out, 'tree'))
 
-// Headers that came with Node spare a download.
-const prefix = join(dirname(process.execPath), '..')
-const headers = existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
+const headers = headersPrefix ? [`--nodedir=${headersPrefix}`] : []
 
 function run(command, ...args) {
   const { status } = spawnSync(process.execPath, [gyp, command, '--silent', ...headers, ...args], {

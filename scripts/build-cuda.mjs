@@ -4,8 +4,10 @@
 //   node scripts/build-cuda.mjs --sanitized   the same with csrc/cuda under AddressSanitizer and UBSan, into build-cmake
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { headersPrefix } from './node-headers.mjs'
 import { nvcc } from './nvcc.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
@@ -24,10 +26,14 @@ const args = [
   '--CDTMOE_CUDA=ON'
 ]
 args.push(emulated ? '--CDTMOE_CUDA_EMULATED=ON' : `--CDCMAKE_CUDA_COMPILER=${nvcc}`)
+// The headers that node-gyp takes, so that both compile the same.
+if (headersPrefix) args.push(`--CDCMAKE_JS_INC=${join(headersPrefix, 'include', 'node')}`)
 if (sanitized) args.push('--CDTMOE_SANITIZE=address,undefined')
 // The compiler may be a wrapper too: `ccache g++`.
 const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ').reverse()
-const env = { ...process.env, CXX: compiler }
-if (before.length > 0) args.push(`--CDCMAKE_CXX_COMPILER_LAUNCHER=${before.reverse().join(';')}`)
+// Unless told, make compiles one file at a time.
+const env = { ...process.env, CXX: compiler, CMAKE_BUILD_PARALLEL_LEVEL: String(availableParallelism()) }
+const launcher = before.reverse().join(';')
+if (launcher) for (const language of ['CXX', 'CUDA']) args.push(`--CDCMAKE_${language}_COMPILER_LAUNCHER=${launcher}`)
 const { status } = spawnSync(process.execPath, [cmake, ...args], { cwd: root, stdio: 'inherit', env })
 process.exit(status ?? 1)

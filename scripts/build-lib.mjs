@@ -1,6 +1,7 @@
 // Compiles lib/ twice: dist/esm (with the command line) and dist/cjs. Both import the one addon loader through "#addon".
 // The old output is replaced only after both compiled, so that a failing build never leaves half a package.
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   chmodSync,
   copyFileSync,
@@ -22,17 +23,11 @@ const next = join(root, `build-lib.${process.pid}`)
 mkdirSync(next)
 process.on('exit', () => rmSync(next, { recursive: true, force: true }))
 
-for (const format of ['esm', 'cjs']) {
-  const outDir = join(next, format)
-  const { status } = spawnSync(
-    process.execPath,
-    [tsc, '-p', join(root, `tsconfig.${format}.json`), '--outDir', outDir],
-    {
-      stdio: 'inherit'
-    }
-  )
-  if (status !== 0) process.exit(status ?? 1)
-}
+const compilers = ['esm', 'cjs'].map((format) => {
+  const args = [tsc, '-p', join(root, `tsconfig.${format}.json`), '--outDir', join(next, format)]
+  return once(spawn(process.execPath, args, { stdio: 'inherit' }), 'exit')
+})
+for (const [status] of await Promise.all(compilers)) if (status !== 0) process.exit(status ?? 1)
 // "#addon" and "#webgpu" are looked up in the nearest package.json, and may not point outside of that folder.
 const imports = { '#addon': './addon.cjs', '#webgpu': './webgpu.cjs' }
 writeFileSync(join(next, 'cjs', 'package.json'), `${JSON.stringify({ type: 'commonjs', imports })}\n`)

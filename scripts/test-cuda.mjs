@@ -19,7 +19,9 @@ process.env.TIERED_MOE_TEST_BACKEND = 'cuda'
 const kernelTests = ['kernels', 'golden']
   .flatMap((folder) => readdirSync(join(root, 'test', folder)).map((name) => `test/${folder}/${name}`))
   .filter((path) => path.endsWith('.test.ts') && readFileSync(join(root, path), 'utf8').includes('new Forms('))
-const cudaTests = ['tiers', 'engine', 'ranks', 'kernels', 'refusals'].map((name) => `test/cuda/${name}.test.ts`)
+const cudaTests = ['tiers-sequences', 'tiers', 'tiers-files', 'engine', 'ranks', 'kernels', 'refusals'].map(
+  (name) => `test/cuda/${name}.test.ts`
+)
 
 function run(command, ...args) {
   const { status, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
@@ -49,11 +51,12 @@ if (!emulated && !nvcc) {
 }
 // The compiler may be a wrapper too: `ccache g++`.
 const [compiler, ...before] = (process.env.CXX ?? 'g++').split(' ').reverse()
-const launcher = before.length > 0 ? [`-DCMAKE_CXX_COMPILER_LAUNCHER=${before.reverse().join(';')}`] : []
+const launcher = before.reverse().join(';')
+const launchers = launcher ? ['CXX', 'CUDA'].map((language) => `-DCMAKE_${language}_COMPILER_LAUNCHER=${launcher}`) : []
 const options = emulated
   ? ['-DTMOE_CUDA_EMULATED=ON', '-DTMOE_SANITIZE=address,undefined']
   : [`-DCMAKE_CUDA_COMPILER=${nvcc}`]
-run('cmake', '-S', 'csrc/cuda', '-B', build, `-DCMAKE_CXX_COMPILER=${compiler}`, ...launcher, ...options)
+run('cmake', '-S', 'csrc/cuda', '-B', build, `-DCMAKE_CXX_COMPILER=${compiler}`, ...launchers, ...options)
 run('cmake', '--build', build, '--parallel', String(availableParallelism()))
 if (!existsSync(join(root, 'dist'))) run('npm', 'run', 'build:lib')
 run(process.execPath, 'scripts/cuda-cases.mjs', cases)

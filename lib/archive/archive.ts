@@ -17,7 +17,7 @@ import type { LocatedArchive } from './options.js'
 /** What happens, for logs and counters. */
 export type ArchiveEvent =
   | ({ type: 'archive.fetched'; file: string; offset: number; bytes: number; milliseconds: number } & DownloadReport)
-  | ({ type: 'archive.retry'; target: string } & RetryEvent)
+  | ({ type: 'archive.retry'; target: string; delaysMs: readonly number[] } & RetryEvent)
   | { type: 'archive.restarted'; target: string; reason: string }
   | { type: 'archive.failed'; file: string; offset: number; error: unknown }
   | { type: 'archive.evicted'; key: string; bytes: number }
@@ -131,6 +131,11 @@ export class Archive {
     return this.#cold
   }
 
+  /** Its circuit, to be gone on with in another process. */
+  get circuit(): Pick<CircuitBreaker, 'snapshot' | 'restore'> {
+    return this.#breaker
+  }
+
   /** A turn to hold blobs of the cold folder while others are fetched; of all archives that share it. */
   takeTurn(): { came: Promise<void>; end: () => void } {
     return this.#cold.takeTurn()
@@ -191,7 +196,7 @@ export class Archive {
         call: ++this.#calls,
         method,
         signal,
-        onRetry: (event) => this.#onEvent({ type: 'archive.retry', target: describeUrl(url), ...event })
+        onRetry: (event) => this.#tellRetry(url, event)
       })
     )
   }
@@ -204,6 +209,11 @@ export class Archive {
     await Promise.allSettled(transfers.map(({ done }) => done))
     this.#client.close()
     this.#leaveFolder()
+  }
+
+  #tellRetry(url: URL, event: RetryEvent): void {
+    const { delaysMs } = this.#options.retry
+    this.#onEvent({ type: 'archive.retry', target: describeUrl(url), delaysMs, ...event })
   }
 
   #urlOf(file: string): URL {
@@ -291,7 +301,7 @@ export class Archive {
         method,
         fresh,
         signal,
-        onRetry: (event) => this.#onEvent({ type: 'archive.retry', target, ...event }),
+        onRetry: (event) => this.#tellRetry(url, event),
         onRestart: (reason) => this.#onEvent({ type: 'archive.restarted', target, reason })
       })
     )

@@ -68,6 +68,10 @@ export class ExpertArchive {
     return this.#archive.coldFolder
   }
 
+  get circuit(): Archive['circuit'] {
+    return this.#archive.circuit
+  }
+
   /** Whether the step is to be run again once a session has brought what it failed for. */
   mends(error: unknown): boolean {
     return isArchived(error)

@@ -2,6 +2,7 @@
 import { statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
+import { describeUrl } from '../download/failures.js'
 import { fileNameOf, pullFile } from '../download/pull.js'
 import { loadRuntimeConfig } from '../index.js'
 import { filePath, given, several } from './arguments.js'
@@ -35,8 +36,16 @@ function header(text: string, before: string[] | undefined): string[] {
 /** The path of the file: a folder gets one of the address's name. */
 function targetOf(url: string, to: string | undefined, folder: string | undefined): string {
   if (to === undefined) return join(folder ?? '.', fileNameOf(url))
-  const isFolder = /[/\\]$/.test(to) || statSync(to, { throwIfNoEntry: false })?.isDirectory()
-  return isFolder ? join(to, fileNameOf(url)) : to
+  return /[/\\]$/.test(to) || isFolder(to) ? join(to, fileNameOf(url)) : to
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path).isDirectory()
+  } catch {
+    // What cannot be looked at cannot be written either: that is told then.
+    return false
+  }
 }
 
 export function addPull(program: Command, session: Session): void {
@@ -76,7 +85,7 @@ export function addPull(program: Command, session: Session): void {
         }
       )
       const milliseconds = performance.now() - started
-      if (json) return session.json({ url: withoutQuery(url), ...result, milliseconds })
+      if (json) return session.json({ url: describeUrl(new URL(url)), ...result, milliseconds })
       const how = result.attempts === 0 ? 'was there' : formatMilliseconds(milliseconds)
       const again = [
         result.resumed > 0 && `gone on with ${result.resumed} times`,
@@ -86,9 +95,4 @@ export function addPull(program: Command, session: Session): void {
         `${result.path}: ${[formatBytes(result.bytes), how, ...again].join(', ')}\nsha256  ${result.sha256}\n`
       )
     })
-}
-
-const withoutQuery = (url: string): string => {
-  const { origin, pathname } = new URL(url)
-  return `${origin}${pathname}`
 }

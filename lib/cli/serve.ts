@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander'
 import type { Engine, EngineOptions, LoadModelRequest, Logger, RuntimeConfig } from '../index.js'
 import { createEngine } from '../index.js'
-import { engineOptions } from '../open-configured.js'
+import { engineOptions, tellConfig } from '../open-configured.js'
 import { modelId } from '../runtime-schema.js'
 import type { Server } from '../server/index.js'
 import { filePath, given, integer, number } from './arguments.js'
@@ -62,9 +62,10 @@ function logger({ log = 'text', debug = false }: ServeOptions, session: Session)
 
 /** All models of the configuration, or the one that is named; without either, the one that comes with the package. */
 async function chosen(model: string | undefined, options: ServeOptions) {
-  const { config, request } = await configured(model, options.config)
-  const all = model === undefined && config.models.length > 0 ? config.models : [request]
-  return { config, models: all.map((own) => requested(own, options)) }
+  const loaded = await configured(model, options.config)
+  const { models } = loaded.config
+  const all = model === undefined && models.length > 0 ? models : [loaded.request]
+  return { loaded, models: all.map((own) => requested(own, options)) }
 }
 
 /** Loads it; one without a chat template gets the plain one, where it is the package's own. */
@@ -80,9 +81,11 @@ async function load(engine: Engine, request: LoadModelRequest, config: RuntimeCo
 }
 
 async function serve(model: string | undefined, options: ServeOptions, session: Session): Promise<void> {
-  const { config, models } = await chosen(model, options)
+  const { loaded, models } = await chosen(model, options)
+  const { config } = loaded
   const { backend, threads, isa, audit } = options
   const log = logger(options, session)
+  await tellConfig(loaded, given({ logger: log }))
   const base = engineOptions(config)
   const engine = await createEngine({
     ...base,

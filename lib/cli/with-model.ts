@@ -1,5 +1,5 @@
 /** The engine that a command's options and the configuration ask for. Commands import it when they run: it takes most of a start's time. */
-import { createEngine, type LoadModelRequest, loadRuntimeConfig, type RuntimeConfig } from '../index.js'
+import { createEngine, type LoadedConfig, type LoadModelRequest, loadRuntimeConfig } from '../index.js'
 import { engineOptions } from '../open-configured.js'
 import { modelId } from '../runtime-schema.js'
 import { given } from './arguments.js'
@@ -10,13 +10,14 @@ import type { Session } from './session.js'
 export async function configured(
   model: string | undefined,
   path: string | false | undefined
-): Promise<{ config: RuntimeConfig; request: LoadModelRequest }> {
+): Promise<LoadedConfig & { request: LoadModelRequest }> {
   const from = path === false ? { text: '', env: {} } : given({ path })
-  const { config } = await loadRuntimeConfig(from)
+  const loaded = await loadRuntimeConfig(from)
+  const { config } = loaded
   const own = config.models.find((entry) => model === undefined || modelId(entry) === model || entry.model === model)
-  if (own) return { config, request: own }
-  const { config: other } = await loadRuntimeConfig({ ...from, options: { models: [given({ model })] } })
-  return { config: other, request: other.models[0] as LoadModelRequest }
+  if (own) return { ...loaded, request: own }
+  const other = await loadRuntimeConfig({ ...from, options: { models: [given({ model })] } })
+  return { ...other, request: other.config.models[0] as LoadModelRequest }
 }
 
 /** What the command line says goes over what the configuration does. */

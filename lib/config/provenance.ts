@@ -35,13 +35,13 @@ export function labelOf(layer: Layer, path: readonly PropertyKey[]): string {
 export const mostFaults = 100
 
 /** CONFIG_INVALID of the first; `details.faults` has the first hundred. */
-export function configInvalid(faults: readonly ConfigFault[]): EngineError {
+export function configInvalid(faults: readonly ConfigFault[], cause?: unknown): EngineError {
   const first = faults[0]!
   const { path, source, line, column, found, allowed, nearest } = first
   const at = line === undefined ? source : `${source}:${line}:${column}`
   const guess = nearest === undefined ? '' : `, did you mean ${nearest}?`
   const message = `${at}: ${path === '' ? 'the configuration' : path} is ${found}${guess || ','} allowed: ${allowed}`
-  return createError('CONFIG_INVALID', message, { ...first, faults: faults.slice(0, mostFaults) })
+  return createError('CONFIG_INVALID', message, { ...first, faults: faults.slice(0, mostFaults) }, { cause })
 }
 
 export function unknownKey(layer: Layer, source: string, { path, known }: UnknownKey): ConfigFault {

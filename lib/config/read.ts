@@ -52,6 +52,20 @@ export async function readText(path: string): Promise<string | undefined> {
 /** The parser compares each key with all before it, which takes minutes where there are many; and its messages would quote the file. */
 const parsing = { uniqueKeys: false, prettyErrors: false, stringKeys: true, logLevel: 'error' } as const
 
+/** Values that a text may come to: without aliases none has so many. */
+const mostValues = mostBytes
+
+/** What an alias stands for counts wherever it is used: each place gets a copy of its own later. */
+function hasTooMany(value: unknown): boolean {
+  const open = [value]
+  for (let count = 0; open.length > 0; count++) {
+    const at = open.pop()
+    if (count + open.length > mostValues) return true
+    if (typeof at === 'object' && at !== null) for (const item of Object.values(at)) open.push(item)
+  }
+  return false
+}
+
 /** A key that its mapping has had before. */
 function repeatedKey(document: Document.Parsed): Scalar | undefined {
   let found: Scalar | undefined
@@ -86,6 +100,7 @@ export function readConfig(text: string, source: string): ConfigText {
     const again = repeatedKey(document)
     if (again) throw unparsable(source, `the key ${again.value} is there twice`, placeAt(again.range?.[0] ?? 0))
     const value: unknown = document.toJS({ maxAliasCount: 100 })
+    if (hasTooMany(value)) throw unparsable(source, 'its aliases multiply what it says', undefined)
     const root = document.contents
     return { value, place: (path) => placeAt(offsetOf(root, path)) }
   } catch (error) {

@@ -48,7 +48,7 @@ export function statusFailure(url: URL, status: number, retryAfter: string | und
 /** Seconds of a Retry-After header, which is a number of seconds or a date (RFC 9110, 10.2.3). */
 function retryAfterSeconds(header: string | undefined): number | undefined {
   if (header === undefined) return undefined
-  if (/^\d+$/.test(header)) return Number(header)
+  if (/^\d{1,9}$/.test(header)) return Number(header)
   const date = Date.parse(header)
   return Number.isNaN(date) ? undefined : Math.max(0, Math.ceil((date - Date.now()) / 1000))
 }

@@ -1,7 +1,7 @@
 /** What transfers by HTTP have in common that callers may set: waits, attempts, addresses and headers. Checked at the border. */
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { z } from 'zod'
-import { baseDelay } from '../resilience/backoff.js'
+import { baseDelays } from '../resilience/backoff.js'
 import { profiles } from '../resilience/profiles.js'
 
 /** How long one request may take, in milliseconds. */
@@ -41,7 +41,7 @@ export const timeoutFields = {
 
 const mostDelay = 3_600_000
 const { retry } = profiles.network
-const networkDelaysMs = Array.from({ length: retry.maxAttempts }, (_, failures) => baseDelay(retry, failures + 1))
+const networkDelaysMs = baseDelays(retry)
 
 export const retrySchema = z
   .strictObject({

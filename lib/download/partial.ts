@@ -5,7 +5,7 @@
 import type { Hash } from 'node:crypto'
 import { createHash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
-import { constants, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { constants, lstat, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { explainWrite } from '../disk-room.js'
 import { createError, errnoOf, isEngineError, readFailed, writeFailed } from '../errors/index.js'
@@ -21,6 +21,14 @@ export interface Whole {
   validator: string | null
   /** What its bytes must have, where the caller knows. */
   sha256: string | null
+}
+
+/** What the caller asks for. */
+export interface Wanted {
+  /** Without its query. */
+  url: string
+  sha256: string | null
+  bytes?: number | undefined
 }
 
 const readBytes = 2 ** 20
@@ -44,12 +52,7 @@ export class PartialFile {
    * Opens what an earlier call has left of `to`, or begins anew where it left nothing that is a part of this file. FILE_WRITE_FAILED {path, errno}
    * (EBUSY where another call has it), FILE_READ_FAILED, CANCELLED; VALIDATION_ERROR where the part is somebody else's.
    */
-  static async open(
-    to: string,
-    url: string,
-    sha256: string | null,
-    signal: AbortSignal | undefined
-  ): Promise<PartialFile> {
+  static async open(to: string, wanted: Wanted, signal: AbortSignal | undefined): Promise<PartialFile> {
     const partial = new PartialFile(to, await lockPart(partPath(to)))
     try {
       const noted = await readWhole(to)
@@ -58,7 +61,8 @@ export class PartialFile {
         throw refusal('pullFile', 'to', `${to}, beside a ${partial.path} that no download has left`, 'another path')
       }
       const whole = typeof noted === 'object' ? noted : undefined
-      if (whole && size > 0 && size <= whole.bytes && isSame(whole, url, sha256)) {
+      if (whole && size > 0 && size <= whole.bytes && isSame(whole, wanted)) {
+        const { url, sha256 } = wanted
         partial.#whole = { ...whole, url, sha256, validator: whole.url === url ? whole.validator : null }
         await partial.#takeUp(size, signal)
       } else {
@@ -89,7 +93,8 @@ export class PartialFile {
   async begin(whole: Whole): Promise<void> {
     const temporary = `${this.path}.json.tmp`
     await this.#writing(async () => {
-      await writeFile(temporary, `${JSON.stringify(whole)}\n`)
+      await rm(temporary, { force: true })
+      await writeFile(temporary, `${JSON.stringify(whole)}\n`, { flag: 'wx' })
       await rename(temporary, descriptionPath(this.#to))
     })
     this.#whole = whole
@@ -124,7 +129,8 @@ export class PartialFile {
   async finish(): Promise<void> {
     await this.#writing(() => this.#file.sync())
     await this.#writing(() => rename(this.path, this.#to))
-    await rm(descriptionPath(this.#to), { force: true })
+    // Without its part it says nothing.
+    await rm(descriptionPath(this.#to), { force: true }).catch(() => undefined)
     await syncFolder(dirname(this.#to))
     await this.#end()
   }
@@ -182,13 +188,17 @@ export const partPath = (to: string): string => `${to}.part`
 const descriptionPath = (to: string): string => `${to}.part.json`
 
 /** Whether a part that was begun for `whole` can be gone on with: the server can say whether it is still the same, or the sum will. */
-const isSame = (whole: Whole, url: string, sha256: string | null): boolean =>
-  (sha256 !== null && whole.sha256 === sha256) || (whole.url === url && whole.validator !== null)
+const isSame = (whole: Whole, { url, sha256, bytes = whole.bytes }: Wanted): boolean =>
+  whole.bytes === bytes &&
+  ((sha256 !== null && whole.sha256 === sha256) || (whole.url === url && whole.validator !== null))
+
+/** A link that somebody has put there would have another file written: it is not followed, where the system can do without. */
+const openFlags = constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0)
 
 /** Opens and locks the part. */
 async function lockPart(path: string): Promise<FileHandle> {
   for (;;) {
-    const file = await open(path, constants.O_RDWR | constants.O_CREAT, 0o666).catch((error: unknown) => {
+    const file = await open(path, openFlags, 0o666).catch((error: unknown) => {
       throw writeFailed(path, error)
     })
     try {
@@ -200,7 +210,7 @@ async function lockPart(path: string): Promise<FileHandle> {
         })
       }
       // Another call that had it may have put it in its place since it was opened: that file is not ours to write.
-      const [own, named] = await Promise.all([file.stat(), stat(path).catch(() => undefined)])
+      const [own, named] = await Promise.all([file.stat(), lstat(path).catch(() => undefined)])
       if (named?.ino === own.ino && named.dev === own.dev) return file
     } catch (error) {
       await file.close()

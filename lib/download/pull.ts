@@ -6,9 +6,10 @@ import { basename, dirname, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
 import { checkRoom } from '../disk-room.js'
-import { createError, errnoOf, isEngineError, messageOf, readFailed } from '../errors/index.js'
+import { createError, errnoOf, isEngineError, readFailed } from '../errors/index.js'
 import { makeFolder } from '../folders.js'
 import type { RetryEvent } from '../resilience/retry.js'
+import { retryTold } from '../resilience/retry-told.js'
 import { callback, validated } from '../schemas.js'
 import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Logger } from '../telemetry/logger.js'
@@ -134,7 +135,8 @@ export async function pullFile(request: PullRequest, options: PullOptions = {}):
   await makeFolder(dirname(to))
   const telemetry = new Telemetry({ logger: settings.logger, onEvent: settings.onEvent, openTelemetry: false })
   telemetry.open()
-  const part = await PartialFile.open(to, describeUrl(url), checked.sha256 ?? null, settings.signal)
+  const wanted = { url: describeUrl(url), sha256: checked.sha256 ?? null, bytes: checked.bytes }
+  const part = await PartialFile.open(to, wanted, settings.signal)
   const pull = new Pull(to, url, checked, settings, part, telemetry)
   try {
     return await pull.run()
@@ -305,7 +307,9 @@ class Pull {
 
   async #finish(sha256: string): Promise<PullResult> {
     const bytes = this.#part.received
-    await this.#part.finish()
+    // Somebody may have put a file there meanwhile.
+    if (!this.#request.replace && (await alreadyThere(this.#to, this.#request))) await this.#part.remove()
+    else await this.#part.finish()
     return { path: this.#to, bytes, sha256, ...this.#report }
   }
 
@@ -323,19 +327,10 @@ class Pull {
     })
   }
 
-  #tellRetry({ attempt, maxAttempts, delayMs, error }: RetryEvent): void {
-    const target = describeUrl(this.#url)
-    const nextRetrySeconds = delayMs / 1000
-    const text = `${messageOf(error)}; attempt ${attempt + 1} of ${maxAttempts} in ${nextRetrySeconds.toFixed(1)} s`
-    this.#telemetry.event('download_retry', text, {
-      target,
-      attempt,
-      maxAttempts,
-      nextRetrySeconds,
-      backoffStrategy: 'exponential_with_jitter',
-      schedule: this.#options.retry.delaysMs.map((ms) => ms / 1000),
-      bytesDone: this.#part.received
-    })
+  #tellRetry(event: RetryEvent): void {
+    const { message, fields } = retryTold(event, this.#options.retry.delaysMs)
+    const bytesDone = this.#part.received
+    this.#telemetry.event('download_retry', message, { target: describeUrl(this.#url), ...fields, bytesDone })
   }
 }
 

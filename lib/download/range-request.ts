@@ -214,6 +214,11 @@ export class RangeClient {
         clearTimeout(timer)
         resolve({ reused: sent.reusedSocket, error })
       })
+      // Without either of them where the server wants to change the protocol (status 101).
+      sent.on('close', () => {
+        clearTimeout(timer)
+        resolve({ reused: false, error: unreachable(url, 'the connection was closed before an answer') })
+      })
       sent.end()
     })
   }

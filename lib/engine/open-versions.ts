@@ -40,7 +40,8 @@ export function openVersions(
     ...(journal && {
       log: {
         record: (change) => ledger.expertsChanged(id, change),
-        epochs: () => ledger.unfinishedEpochs(id)
+        epochs: () => ledger.unfinishedEpochs(id),
+        flush: () => journal.flush()
       }
     })
   })

@@ -56,7 +56,7 @@ export const seedNames: readonly SeedName[] = [
     'CUDA_DEVICE_FAILED',
     'GPU_VRAM_EXHAUSTED',
     'CIRCUIT_BREAKER_OPEN',
-    { name: 'RETRY_BACKOFF', codes: [], note: 'no failure: `onRetry` of `retryWithBackoff`' },
+    { name: 'RETRY_BACKOFF', codes: [], event: 'retry_backoff', note: 'no failure' },
     'RESOURCE_LEAK_DETECTED',
     'VALIDATION_ERROR',
     'UNAUTHORIZED',

@@ -11,11 +11,10 @@ export function toSnakeCase(value: unknown, parents: readonly object[] = []): un
   if (parents.includes(value)) return undefined
   const path = [...parents, value]
   if (value instanceof Error) return value.message
-  if (ArrayBuffer.isView(value)) return Array.from(value as Uint8Array)
+  if (ArrayBuffer.isView(value)) return Array.from(value as Uint8Array, (item) => toSnakeCase(item))
   if (Array.isArray(value)) return value.map((item) => toSnakeCase(item, path))
-  const result: Record<string, unknown> = {}
-  for (const [key, item] of Object.entries(value)) result[snakeCase(key)] = toSnakeCase(item, path)
-  return result
+  // Not by assignment: a key may be __proto__.
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [snakeCase(key), toSnakeCase(item, path)]))
 }
 
 /** A copy of what came as JSON with every key in camelCase: what `toSnakeCase` made, where its keys were in camelCase. */

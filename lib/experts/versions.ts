@@ -20,6 +20,8 @@ export interface VersionLog {
   record(change: ChangeRecord): Promise<void>
   /** Epochs of requests that have not ended. */
   epochs(): Iterable<number>
+  /** Makes durable what `epochs` says: that others have ended. JOURNAL_WRITE_FAILED. */
+  flush(): Promise<void>
 }
 
 export interface VersionsSetup {
@@ -195,9 +197,19 @@ export class ExpertVersions {
   /** The model is gone. `keep`: its versions are wanted again. */
   async close(keep: boolean): Promise<void> {
     await this.#last
-    if (keep) return
+    if (keep || !(await this.#canForget())) return
     for (const path of this.#history.paths()) await this.#remove(path)
     if (this.#setup.temporary && this.#folder) await rm(this.#folder, { recursive: true, force: true }).catch(() => {})
+  }
+
+  /** Whether it is durable that no request needs what is here. */
+  async #canForget(): Promise<boolean> {
+    try {
+      await this.#setup.log?.flush()
+      return true
+    } catch {
+      return false
+    }
   }
 
   #needed(): number[] {
@@ -217,6 +229,8 @@ export class ExpertVersions {
     if (list.length === 0) return
     const epochs = this.#needed()
     await this.#place(list, epochs)
+    // A process that is killed must not leave requests that have not ended, by its journal, without their files.
+    await this.#setup.log?.flush()
     const before = this.#history.paths()
     for (const { place, chain } of list) this.#history.set(place, neededOf(chain, epochs))
     const used = this.#history.paths()

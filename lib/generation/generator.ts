@@ -18,3 +18,24 @@ export interface Generator extends AsyncIterableIterator<GenerationItem, undefin
 
   throw(error?: unknown): Promise<IteratorResult<GenerationItem, undefined>>
 }
+
+/** What every generator does alike: it is its own iterator, and whatever leaves it is a return(). */
+export abstract class BaseGenerator implements Generator {
+  abstract readonly requestId: string
+  abstract next(): Promise<IteratorResult<GenerationItem, undefined>>
+  abstract accepted(): Promise<void>
+  abstract return(): Promise<IteratorResult<GenerationItem, undefined>>
+
+  async throw(error?: unknown): Promise<IteratorResult<GenerationItem, undefined>> {
+    await this.return()
+    throw error
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+}

@@ -4,7 +4,7 @@ import { createError, createTimeoutError } from '../errors/index.js'
 import type { Deadlines } from './deadlines.js'
 import { ended, requestTime } from './deadlines.js'
 import type { Generation } from './generation.js'
-import type { Generator } from './generator.js'
+import { BaseGenerator } from './generator.js'
 import type { GenerationItem } from './items.js'
 import type { CallOptions } from './options.js'
 import type { RequestLog } from './request-log.js'
@@ -75,7 +75,7 @@ export interface GeneratorSetup {
   log?: RequestLog | undefined
 }
 
-export class LocalGenerator implements Generator {
+export class LocalGenerator extends BaseGenerator {
   readonly requestId: string
   readonly #scheduler: Scheduler
   readonly #generation: Generation
@@ -96,6 +96,7 @@ export class LocalGenerator implements Generator {
     call: CallOptions,
     { deadlines, admit, log }: GeneratorSetup
   ) {
+    super()
     this.requestId = generation.requestId
     this.#log = log
     this.#admit = admit
@@ -132,19 +133,6 @@ export class LocalGenerator implements Generator {
     this.#generation.abandon()
     await this.#scheduler.remove(this.#generation, false)
     return { done: true, value: undefined }
-  }
-
-  async throw(error?: unknown): Promise<IteratorResult<GenerationItem, undefined>> {
-    await this.return()
-    throw error
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return()
   }
 
   #start(): void {

@@ -13,7 +13,7 @@ export interface WatchedFolder {
 
 type Level = 'enough' | 'low' | 'full'
 
-/** Share above the limit from which there is enough again: at the limit itself every byte would tell. */
+/** Times a limit that has to be free before it counts as kept again: at the limit itself every byte would tell. */
 const calmShare = 1.25
 
 export class DiskWatch {
@@ -33,14 +33,15 @@ export class DiskWatch {
       if (available === undefined) continue
       const level = this.#level(folder.path, available)
       if (level !== (this.#levels.get(folder.path) ?? 'enough')) this.#changed(folder, available, level)
-      if (level === 'full') await folder.makeRoom?.(this.#limits.diskFullBytes - available)
+      const missing = this.#limits.diskFullBytes - available
+      if (missing > 0) await folder.makeRoom?.(missing)
     }
   }
 
   #level(path: string, available: number): Level {
     const { diskLowBytes, diskFullBytes } = this.#limits
     const before = this.#levels.get(path) ?? 'enough'
-    if (available < diskFullBytes) return 'full'
+    if (available < diskFullBytes * (before === 'full' ? calmShare : 1)) return 'full'
     if (available < diskLowBytes) return 'low'
     return before === 'enough' || available >= diskLowBytes * calmShare ? 'enough' : 'low'
   }

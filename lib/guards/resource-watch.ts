@@ -39,9 +39,13 @@ export function watchResources(
     }
     files.look()
     // A disk that does not answer is asked no second time.
-    looking ??= disks.look(watched).finally(() => {
-      looking = undefined
-    })
+    looking ??= disks
+      .look(watched)
+      // What could not be done now is tried again at the next look.
+      .catch(() => undefined)
+      .finally(() => {
+        looking = undefined
+      })
   }
   const timer = setInterval(look, lookMs).unref()
   return async () => {

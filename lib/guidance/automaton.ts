@@ -63,9 +63,14 @@ export class Automaton {
     return this.#start
   }
 
+  /** States that are remembered. */
+  get remembered(): number {
+    return this.#states.size
+  }
+
   /** More is remembered than should be: another automaton goes on from here (`adopted`). */
   get full(): boolean {
-    return this.#states.size >= mostStates
+    return this.remembered >= mostStates
   }
 
   /** A state of another automaton of the same grammar, as one of this. */

@@ -15,6 +15,11 @@ export class Guide {
     this.#masks = masks
   }
 
+  /** What it remembers, about. */
+  get bytes(): number {
+    return this.#masks.rememberedBytes
+  }
+
   start(): GuideState {
     return new GuideState(this.#masks)
   }
@@ -66,8 +71,9 @@ export class GuideState {
   }
 }
 
-/** Guides that a tokenizer keeps for the requests to come. */
+/** Guides that a tokenizer keeps for the requests to come, and what they may remember together. */
 const mostGuides = 16
+const mostBytes = 2 ** 26
 const longestKey = 10_000
 
 interface Kept {
@@ -100,9 +106,17 @@ export function compileGuide(format: ResponseFormat, tokenizer: TokenBytes, voca
   const { guides } = own!
   guides.delete(key)
   if (key.length <= longestKey) guides.set(key, guide)
-  for (const oldest of guides.keys()) {
-    if (guides.size <= mostGuides) break
-    guides.delete(oldest)
-  }
+  leaveOut(guides)
   return guide
+}
+
+/** Of what is kept the least recently used, as far as it is too much; the last one stays. */
+function leaveOut(guides: Map<string, Guide>): void {
+  let bytes = 0
+  for (const guide of guides.values()) bytes += guide.bytes
+  for (const [key, oldest] of guides) {
+    if (guides.size === 1 || (guides.size <= mostGuides && bytes <= mostBytes)) break
+    guides.delete(key)
+    bytes -= oldest.bytes
+  }
 }

@@ -12,6 +12,8 @@ const mostCost = 3_000_000
 const mostCostInside = 1_500_000
 /** Bytes of the masks that are remembered. */
 const mostBytes = 2 ** 26
+/** What a state takes, of the grammar or of the automaton, about. */
+const stateBytes = 400
 
 /** What a place in a rule says by itself. */
 interface Inside {
@@ -48,9 +50,27 @@ export class Masks {
     return this.#automaton.start
   }
 
+  /** What is remembered, about. */
+  get rememberedBytes(): number {
+    const { grammar, remembered } = this.#automaton
+    return this.#bytes + (grammar.states.length + remembered) * stateBytes
+  }
+
   /** The state after a text's bytes; undefined where the text cannot go on so. */
   after(from: State, text: Uint8Array): State | undefined {
-    let state = this.#current(from)
+    const state = this.#current(from)
+    const next = this.#stepped(state, text)
+    if (next || state.ways.length === 1) return next
+    // Of very many ways some are left out on the way, and a mask has what each of them takes alone.
+    for (const way of state.ways) {
+      const alone = this.#stepped(this.#automaton.state([way], false), text)
+      if (alone) return alone
+    }
+    return undefined
+  }
+
+  #stepped(from: State, text: Uint8Array): State | undefined {
+    let state = from
     const { classOf } = this.#automaton.grammar
     for (const byte of text) {
       state = this.#automaton.step(state, classOf[byte]!)

@@ -29,6 +29,8 @@ interface Bound {
 }
 
 const largest = 10 ** mostDigits - 1
+/** No text of a number without bounds is read as more. */
+const widest = 10 ** (mostDigits + 10 ** mostExponent - 1)
 
 const digits = (first: number, last: number): Range[] => [[0x30 + first, 0x30 + last]]
 const chars = (text: string): Range[] => [...text].map((char): Range => [char.charCodeAt(0), char.charCodeAt(0)])
@@ -55,7 +57,7 @@ function tighter(closed: number | undefined, open: number | undefined, sign: 1 |
 export function numberRule(b: GrammarBuilder, { whole, least, most, above, below }: NumberRange): number | undefined {
   let low = tighter(least, above, 1)
   let high = tighter(most, below, -1)
-  const bounded = low.value > -largest || high.value < largest
+  const bounded = low.value >= -widest || high.value <= widest
   if (whole) {
     low = { value: low.open ? Math.floor(low.value) + 1 : Math.ceil(low.value), open: false }
     high = { value: high.open ? Math.ceil(high.value) - 1 : Math.floor(high.value), open: false }
@@ -73,7 +75,7 @@ export function numberRule(b: GrammarBuilder, { whole, least, most, above, below
     b.char(b.start(rule), '-', minus)
     writer.magnitudes(
       minus,
-      decimal(Math.min(high.value, 0), high.value < 0 && high.open),
+      decimal(Math.min(high.value, 0), high.value <= 0 && high.open),
       decimal(low.value, low.open)
     )
   }

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { isEngineError } from '../errors/index.js'
 import { validationError } from '../validation.js'
+import { isSchema } from './schema-keywords.js'
 import { checkSize } from './schema-size.js'
 
 /** A JSON schema, of the keywords that docs/structured-output.md lists. */
@@ -17,15 +18,12 @@ export type ResponseFormat =
 export const responseFormatAllowed =
   '{type: "text"}, {type: "json_object"} or {type: "json_schema", schema: an object, strict?: true or false}'
 
-const isRecord = (value: unknown): value is JsonSchema =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-
 export const responseFormatSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('text') }),
   z.strictObject({ type: z.literal('json_object') }),
   z.strictObject({
     type: z.literal('json_schema'),
-    schema: z.custom<JsonSchema>(isRecord),
+    schema: z.custom<JsonSchema>(isSchema),
     strict: z.boolean().optional()
   })
 ])
@@ -47,6 +45,6 @@ export function ownFormat(subject: string, format: ResponseFormat): ResponseForm
       cause
     )
   }
-  if (!isRecord(schema)) throw validationError(subject, 'responseFormat.schema', schema, 'an object')
+  if (!isSchema(schema)) throw validationError(subject, 'responseFormat.schema', schema, 'an object')
   return { ...format, schema }
 }

@@ -5,7 +5,7 @@
 import type { EngineError } from '../errors/index.js'
 import { isEngineError } from '../errors/index.js'
 import { allBut, type CharAutomaton, ofLength } from './char-automaton.js'
-import { areDisjoint } from './disjoint.js'
+import { Exclusion } from './disjoint.js'
 import { formats } from './formats.js'
 import type { Grammar } from './grammar.js'
 import { depthNeeded, GrammarBuilder, GrammarTooLarge, mostDepth } from './grammar.js'
@@ -28,6 +28,8 @@ import { checkSize, refusal } from './schema-size.js'
 /** Schemas inside of each other, references followed. */
 const deepestSchema = 256
 const mostOneOf = 500
+/** Comparisons of schemas, and of the values that they list, over all `oneOf` of a schema. */
+const mostSteps = 1_000_000
 /** States of a string's pattern times the lengths that are told apart. */
 const mostLengthStates = 20_000
 
@@ -63,7 +65,16 @@ class SchemaCompiler {
   readonly #rules = new Map<JsonSchema, number>()
   readonly #paths = new Map<number, string>()
   readonly #strings = new Map<string, number>()
+  readonly #exclusion = new Exclusion(
+    (schema) => this.#resolved(schema),
+    (steps) => this.#spend(steps)
+  )
+  /** What references name. */
+  readonly #targets = new Map<string, unknown>()
+  /** In a part that has an `$id` of its own: `#` is that part there. */
+  #apart = false
   #depth = 0
+  #steps = 0
   /** The first part of the schema that no value can meet. */
   #unmet: EngineError | undefined
 
@@ -105,7 +116,10 @@ class SchemaCompiler {
     const rule = this.#builder.rule()
     this.#rules.set(schema, rule)
     this.#paths.set(rule, path)
+    const around = this.#apart
+    this.#apart ||= path !== '#' && typeof schema.$id === 'string'
     this.#choose(rule, this.#alternatives(schema, path))
+    this.#apart = around
     this.#depth--
     return rule
   }
@@ -175,17 +189,24 @@ class SchemaCompiler {
 
   #target(reference: unknown, path: string): unknown {
     if (typeof reference !== 'string') throw refusal(path, 'invalid', '$ref', 'a reference is a string')
+    if (this.#apart) throw refusal(path, 'unsupported', '$ref', 'a reference in a part that has an $id of its own')
     if (reference !== '#' && !reference.startsWith('#/')) {
       throw refusal(path, 'unsupported', '$ref', 'only references into the schema itself, as #/$defs/name')
     }
-    let found: unknown = this.#format.type === 'json_schema' ? this.#format.schema : undefined
+    if (this.#targets.has(reference)) return this.#targets.get(reference)
+    const all: unknown = this.#format.type === 'json_schema' ? this.#format.schema : undefined
+    let found = all
     for (const part of reference.split('/').slice(1)) {
       const name = unescaped(part)
+      if (found !== all && isSchema(found) && typeof found.$id === 'string') {
+        throw refusal(path, 'unsupported', '$ref', 'a reference into a part that has an $id of its own')
+      }
       if (typeof found !== 'object' || found === null || name === undefined || !Object.hasOwn(found, name)) {
         throw refusal(path, 'invalid', '$ref', `there is no ${JSON.stringify(reference)}`)
       }
       found = (found as Record<string, unknown>)[name]
     }
+    this.#targets.set(reference, found)
     return found
   }
 
@@ -193,22 +214,30 @@ class SchemaCompiler {
     const list = schema[key]
     if (!Array.isArray(list) || list.length === 0) throw refusal(path, 'invalid', key, `${key} is a list of schemas`)
     if (key === 'allOf' && list.length > 1) throw refusal(path, 'unsupported', key, 'allOf of more than one schema')
-    if (key === 'oneOf') {
-      if (list.length > mostOneOf) throw refusal(path, 'too_large', key, `more than ${mostOneOf} schemas`)
-      const resolve = (each: unknown): JsonSchema | undefined => this.#resolved(each, path)
-      const overlaps = list.some((one, i) => list.slice(0, i).some((other) => !areDisjoint(one, other, resolve)))
-      if (overlaps) throw refusal(path, 'unsupported', key, 'schemas that may accept the same value; use anyOf')
+    if (key === 'oneOf' && list.length > mostOneOf) {
+      throw refusal(path, 'too_large', key, `more than ${mostOneOf} schemas`)
     }
-    return list.map((each, i) => this.#value(each, `${path}/${i}`))
+    const rules = list.map((each, i) => this.#value(each, `${path}/${i}`))
+    if (key === 'oneOf' && !this.#exclusion.holds(list)) {
+      throw refusal(path, 'unsupported', key, 'schemas that may accept the same value; use anyOf')
+    }
+    return rules
   }
 
   /** A schema behind its references; undefined in a circle of them. */
-  #resolved(schema: unknown, path: string): JsonSchema | undefined {
+  #resolved(schema: unknown): JsonSchema | undefined {
     let found = schema
     for (let i = 0; i < deepestSchema && isSchema(found) && found.$ref !== undefined; i++) {
-      found = this.#target(found.$ref, path)
+      this.#spend(1)
+      found = this.#target(found.$ref, '#')
     }
     return isSchema(found) && found.$ref === undefined ? found : undefined
+  }
+
+  #spend(steps: number): void {
+    this.#steps += steps
+    if (this.#steps <= mostSteps) return
+    throw refusal('#', 'too_large', 'oneOf', 'it takes too long to see whether schemas of oneOf exclude each other')
   }
 
   #constants(schema: JsonSchema, keys: readonly string[], path: string): number {

@@ -1,5 +1,5 @@
 /** What is written down of a worker's death, durably: a file of its own, the last twenty of them. No prompt and no text is in it. */
-import { open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { open, readdir, rename, rm } from 'node:fs/promises'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { makeFolder, syncFolder } from '../folders.js'
@@ -8,6 +8,8 @@ import type { Death } from './worker-process.js'
 
 const keptRecords = 20
 const keptAudit = 20
+/** Bytes of an audit log's end in which they are looked for: it may be of any size. */
+const auditBytes = 256 * 1024
 
 export interface CrashFacts {
   /** ISO 8601. */
@@ -67,7 +69,7 @@ async function removeOld(folder: string): Promise<void> {
 }
 
 async function lastLines(path: string): Promise<unknown[]> {
-  const text = await readFile(path, 'utf8').catch(() => '')
+  const text = await readEnd(path).catch(() => '')
   const lines = text.split('\n').filter((line) => line !== '')
   return lines.slice(-keptAudit).map((line) => {
     try {
@@ -76,4 +78,18 @@ async function lastLines(path: string): Promise<unknown[]> {
       return line
     }
   })
+}
+
+/** Whole lines of a file's last bytes. */
+async function readEnd(path: string): Promise<string> {
+  const file = await open(path, 'r')
+  try {
+    const { size } = await file.stat()
+    const from = Math.max(0, size - auditBytes)
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(size - from), 0, size - from, from)
+    const text = buffer.toString('utf8', 0, bytesRead)
+    return from > 0 ? text.slice(text.indexOf('\n') + 1) : text
+  } finally {
+    await file.close()
+  }
 }

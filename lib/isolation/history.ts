@@ -7,14 +7,20 @@ export interface HistoryEntry {
   args: readonly unknown[]
 }
 
+type PinArguments = [model: string, experts: readonly { layer: number; expert: number }[], pinned: boolean]
+
 export class History {
   #entries: HistoryEntry[] = []
 
   note(method: WorkerMethod, model: string, ...args: unknown[]): void {
+    const told = method === 'pinExperts' ? this.#pins(model, args as PinArguments) : args
     if (method === 'loadModel') this.forget(model)
     // The last one counts.
-    if (method === 'activateTierSet') this.#drop((entry) => entry.method === method && entry.model === model)
-    this.#entries.push({ method, model, args })
+    if (method === 'activateTierSet' || method === 'pinExperts') {
+      this.#drop((entry) => entry.method === method && entry.model === model)
+    }
+    // What is the caller's may become something else.
+    this.#entries.push({ method, model, args: structuredClone(told) })
   }
 
   /** What a model was loaded with last. */
@@ -27,13 +33,22 @@ export class History {
     this.#drop((entry) => entry.model === model)
   }
 
-  has(model: string): boolean {
-    return this.#entries.some((entry) => entry.model === model)
-  }
-
   /** In order; `journaled`: without what a journal has, which are the experts that were swapped. */
   entries(journaled: boolean): HistoryEntry[] {
     return this.#entries.filter(({ method }) => !journaled || method !== 'swapExperts')
+  }
+
+  /** All that is pinned now. */
+  #pins(model: string, [, experts, pinned]: PinArguments): PinArguments {
+    const before = this.#entries.find((entry) => entry.method === 'pinExperts' && entry.model === model)
+    const [, already] = (before?.args ?? [model, [], true]) as PinArguments
+    const key = ({ layer, expert }: PinArguments[1][number]) => `${layer} ${expert}`
+    const all = new Map(already.map((own) => [key(own), own]))
+    for (const own of experts) {
+      if (pinned) all.set(key(own), own)
+      else all.delete(key(own))
+    }
+    return [model, [...all.values()], true]
   }
 
   #drop(is: (entry: HistoryEntry) => boolean): void {

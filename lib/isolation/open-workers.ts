@@ -1,18 +1,22 @@
 /** Starts an engine in processes of its own. */
-
+import { resolve } from 'node:path'
 import { notLoadedError } from '../engine/models.js'
 import type { EngineOptions } from '../engine/options.js'
 import { engineSchema } from '../engine/options.js'
 import { disposedError, frozenError } from '../engine/parts.js'
 import { nothing } from '../engine/resume.js'
 import { checkTimeouts, requestDeadlines } from '../engine/timeouts.js'
-import { createError } from '../errors/index.js'
+import { createError, isEngineError } from '../errors/index.js'
 import type { CallOptions } from '../generation/options.js'
 import { checkCall } from '../generation/options.js'
 import type { Recovered } from '../journal/index.js'
+import { baseDelays } from '../resilience/backoff.js'
+import { profiles } from '../resilience/profiles.js'
+import { retryTold } from '../resilience/retry-told.js'
 import { validated } from '../schemas.js'
 import { Telemetry } from '../telemetry/telemetry.js'
 import { defaultCrashFolder } from './crash-record.js'
+import type { HistoryEntry } from './history.js'
 import { History } from './history.js'
 import { listenFor } from './hooks.js'
 import { KeepAlive } from './keep-alive.js'
@@ -55,14 +59,22 @@ export async function openWorkers(
   const supervision: Supervision = {
     settings,
     telemetry,
-    crashFolder: settings.crashFolder ?? defaultCrashFolder(),
+    crashFolder: resolve(settings.crashFolder ?? defaultCrashFolder()),
     cleanupMs,
-    parameters: (index, keep) => setup.parameters(index, keep),
+    parameters: (index) => setup.parameters(index),
     audit: (index) => setup.audit(index),
     listen: (rpc) => listenFor(rpc, options),
     reconcile: async (worker) => {
-      for (const { method, args } of history.entries(setup.resumes)) {
-        await worker.call(`engine.${method}`, args).catch((error) => telemetry.error(error, { method }))
+      const told = new Set<HistoryEntry>()
+      // One at a time: what is noted meanwhile counts too.
+      const next = () => history.entries(setup.hasJournal).find((entry) => !told.has(entry))
+      for (let entry = next(); entry; entry = next()) {
+        const { method, model, args } = entry
+        told.add(entry)
+        const failed = (error: unknown) => telemetry.error(error, { method })
+        await worker.call(`engine.${method}`, args).catch(failed)
+        const circuit = method === 'loadModel' && worker.circuitOf(model)
+        if (circuit) await worker.call('archive.restoreCircuit', { model, circuit }).catch(failed)
       }
     },
     resumed: (worker) => {
@@ -89,7 +101,10 @@ export async function openWorkers(
       for (const [i, result] of started.entries()) {
         for (const { requestId } of result.recovered.requests) owners?.set(requestId, workers[i]!)
       }
-      const calls = new RemoteCalls(pool, keepAlive, cleanupMs)
+      const calls = new RemoteCalls(pool, keepAlive, cleanupMs, (method, event) => {
+        const { message, fields } = retryTold(event, baseDelays(profiles.rpc.retry))
+        telemetry.event('retry_backoff', message, { method, target: 'worker', ...fields })
+      })
       const requests = new RemoteRequests({
         pool,
         keepAlive,
@@ -104,7 +119,7 @@ export async function openWorkers(
           if (!ids.includes(model)) throw notLoadedError(model, 'is not loaded', ids)
         },
         tell: (error, method) => (isFromWorker(error) ? error : telemetry.error(error, { method })),
-        remember: owners && ((requestId, worker) => owners.set(requestId, worker))
+        owners
       })
       if (setup.restores) await restore(workers, recovered, history)
       return new RemoteEngine({
@@ -156,7 +171,22 @@ function recoveredOf(started: readonly InitializeResult[]): Recovered {
 async function restore(workers: readonly Worker[], recovered: Recovered, history: History): Promise<void> {
   const restored = (await Promise.all(workers.map((worker) => worker.call('engine.restore', {})))) as Recovered[]
   recovered.models = recoveredOf(restored.map((own) => ({ recovered: own }) as InitializeResult)).models
-  for (const { id, path, options, error } of recovered.models) {
-    if (!error) history.note('loadModel', id, { ...options, model: path, id }, {})
+  for (const model of recovered.models) {
+    const { id, path, options } = model
+    const request = { ...options, model: path, id }
+    const has = (own: Recovered) => own.models.some((other) => other.id === id && !other.error)
+    // There are more workers than there were: the journals of the others know nothing.
+    const others = workers.filter((_, i) => !has(restored[i]!))
+    if (others.length === workers.length) continue
+    try {
+      await Promise.all(others.map((worker) => worker.call('engine.loadModel', [request, {}])))
+      delete model.error
+      history.note('loadModel', id, request, {})
+    } catch (error) {
+      // Better nowhere than in some.
+      await Promise.allSettled(workers.map((worker) => worker.call('engine.unloadModel', [id])))
+      if (!isEngineError(error)) throw error
+      model.error = error
+    }
   }
 }

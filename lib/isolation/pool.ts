@@ -45,7 +45,7 @@ export class Pool {
         throw this.#refusal(last)
       }
       try {
-        await worker.open(stream)
+        await worker.streams.open(stream)
         return worker
       } catch (error) {
         if (!isEngineError(error) || error.httpStatus !== refusedStatus) throw error
@@ -63,13 +63,16 @@ export class Pool {
 
   #taking(without: readonly Worker[]): Worker[] {
     const now = performance.now()
-    return this.workers.filter(
+    const taking = this.workers.filter(
       (worker) =>
-        worker.state === 'ready' &&
+        worker.serving?.condemned === false &&
         worker.breaker.state !== 'OPEN' &&
         !without.includes(worker) &&
         (worker.refusingUntil <= now || this.workers.length === 1)
     )
+    // One whose step is stuck would end what it gets.
+    const sound = taking.filter(({ engineState }) => engineState !== 'recovering')
+    return sound.length > 0 ? sound : taking
   }
 
   #refusal(cause: unknown): EngineError {
@@ -80,4 +83,7 @@ export class Pool {
 }
 
 const leastBusy = (workers: readonly Worker[]): Worker | undefined =>
-  workers.reduce<Worker | undefined>((best, own) => (best && best.streams <= own.streams ? best : own), undefined)
+  workers.reduce<Worker | undefined>(
+    (best, own) => (best && best.streams.size <= own.streams.size ? best : own),
+    undefined
+  )

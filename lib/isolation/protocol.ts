@@ -1,11 +1,13 @@
 /** What an engine and its workers say to each other. */
 import type { BackendInfo } from '../engine/backend-info.js'
 import type { EngineOptions, JournalOptions } from '../engine/options.js'
+import type { ErrorDetails } from '../errors/index.js'
 import type { FinalItem, TokenItem } from '../generation/items.js'
 import type { Recovered } from '../journal/index.js'
 import type { EngineState } from '../lifecycle.js'
 import type { ModelInfo, ModelStats } from '../loaded-model.js'
 import type { Counters } from '../native.js'
+import type { BreakerSnapshot } from '../resilience/breaker.js'
 import type { EventLevel } from '../telemetry/logger.js'
 import type { MetricFamily } from '../telemetry/metrics.js'
 import type { PlacementData } from './placement-data.js'
@@ -29,8 +31,6 @@ export interface InitializeParams {
   journal: JournalOptions | undefined
   /** The journal is there for this engine alone: requests leave it when their stream ends. */
   ephemeral: boolean
-  /** Of an ephemeral journal: requests that go on; the others are nobody's. */
-  keep: string[]
   hooks: WorkerHooks
   heartbeatMs: number
 }
@@ -54,6 +54,23 @@ export interface OpenParams {
   credit: number
 }
 
+/** Of a process that was started again: what the one before it knew of an archive. */
+export interface CircuitParams {
+  model: string
+  circuit: BreakerSnapshot
+}
+
+/** Of a process that was started again: the requests that go on. Others that its ephemeral journal has are nobody's. */
+export interface KeepParams {
+  requests: string[]
+}
+
+/** A step got nowhere (guards.stepMs): the event of it. */
+export interface StuckParams {
+  message: string
+  fields: ErrorDetails
+}
+
 /** The end of a stream: its last item, or why there is none. */
 export interface EndParams {
   stream: number
@@ -75,6 +92,14 @@ export interface Heartbeat {
   streams: number
 }
 
+export interface MirroredModel {
+  info: ModelInfo
+  stats: ModelStats
+  placement: PlacementData
+  /** Of its archive. */
+  circuit: BreakerSnapshot | undefined
+}
+
 /** What an engine says at once when it is asked. */
 export interface Mirror {
   state: EngineState
@@ -82,7 +107,7 @@ export interface Mirror {
   counters: Counters
   routingSeed: string
   metrics: MetricFamily[]
-  models: { info: ModelInfo; stats: ModelStats; placement: PlacementData }[]
+  models: MirroredModel[]
 }
 
 export interface LogParams {

@@ -4,6 +4,7 @@ import type { CallOptions } from '../generation/options.js'
 import type { LoadProgress } from '../native.js'
 import { Deadline } from '../resilience/deadline.js'
 import { profiles } from '../resilience/profiles.js'
+import type { RetryEvent } from '../resilience/retry.js'
 import { withResilience } from '../resilience/with-resilience.js'
 import type { KeepAlive } from './keep-alive.js'
 import type { Pool } from './pool.js'
@@ -16,6 +17,8 @@ const unaryMs = 30_000
 
 /** Methods that are tried again: a repetition changes nothing. */
 const idempotent: ReadonlySet<WorkerMethod> = new Set(['tokenize', 'detokenize', 'tokenBytes', 'forward', 'perplexity'])
+/** What took too long, or crashed, would do so again. */
+const whereBroken = { ...profiles.rpc.retry, retryableErrors: ['TransportError'] }
 /** Methods that take as long as they take. */
 const long: ReadonlySet<WorkerMethod> = new Set([
   'loadModel',
@@ -38,15 +41,29 @@ export interface RemoteCall extends Pick<CallOptions, 'signal'> {
   onProgress?: ((progress: LoadProgress) => void) | undefined
 }
 
+export interface AllOptions {
+  /** All have done it: it is noted here for workers that are started again, and done again by one that was meanwhile. */
+  done?: () => void
+  /** Where another one failed. */
+  undo?: (worker: Worker, value: unknown) => Promise<unknown>
+}
+
 export class RemoteCalls {
   readonly #pool: Pool
   readonly #keepAlive: KeepAlive
   readonly #cleanupMs: number
+  readonly #onRetry: (method: WorkerMethod, event: RetryEvent) => void
 
-  constructor(pool: Pool, keepAlive: KeepAlive, cleanupMs: number) {
+  constructor(
+    pool: Pool,
+    keepAlive: KeepAlive,
+    cleanupMs: number,
+    onRetry: (method: WorkerMethod, event: RetryEvent) => void
+  ) {
     this.#pool = pool
     this.#keepAlive = keepAlive
     this.#cleanupMs = cleanupMs
+    this.#onRetry = onRetry
   }
 
   /** On one worker, as soon as it is ready. */
@@ -56,7 +73,8 @@ export class RemoteCalls {
       try {
         await worker.ready(deadline.signal)
         const { breaker } = worker
-        const retry = idempotent.has(method) ? profiles.rpc.retry : undefined
+        const onRetry = (event: RetryEvent): void => this.#onRetry(method, event)
+        const retry = idempotent.has(method) ? { ...whereBroken, onRetry } : undefined
         // A caller's abort is answered by the worker, when what it did has ended.
         const within = call.signal ? undefined : deadline
         return await withResilience(() => this.#attempt(worker, method, args, call, deadline), {
@@ -75,26 +93,33 @@ export class RemoteCalls {
     return this.#keepAlive.during(async () => this.one(this.#pool.any(), method, args, call))
   }
 
-  /** On all that are not given up, at the same time. The first one's result; where some failed, `undo` is called for the others, and the first error thrown. */
-  async all(
-    method: WorkerMethod,
-    args: unknown,
-    call: RemoteCall = {},
-    undo?: (worker: Worker, result: unknown) => Promise<unknown>
-  ): Promise<unknown> {
+  /** On all that are not given up, at the same time. The first one's result, or the first error. */
+  all(method: WorkerMethod, args: unknown, call: RemoteCall = {}, options: AllOptions = {}): Promise<unknown> {
+    return this.#keepAlive.during(() => this.#all(method, args, call, options))
+  }
+
+  async #all(method: WorkerMethod, args: unknown, call: RemoteCall, { done, undo }: AllOptions): Promise<unknown> {
     const workers = this.#pool.alive()
     const { onProgress, ...rest } = call
-    const results = await Promise.allSettled(
-      workers.map((worker, i) => this.one(worker, method, args, i === 0 ? call : rest))
+    const answers = await Promise.allSettled(
+      workers.map(async (worker, i) => {
+        const value = await this.one(worker, method, args, i === 0 ? call : rest)
+        return { worker, value, by: worker.serving }
+      })
     )
-    const failed = results.find((result) => result.status === 'rejected')
-    if (!failed) return (results[0] as PromiseFulfilledResult<unknown>).value
-    const done = workers.flatMap((worker, i) => {
-      const result = results[i]!
-      return result.status === 'fulfilled' ? [{ worker, value: result.value }] : []
-    })
-    await Promise.allSettled(done.map(({ worker, value }) => undo?.(worker, value)))
-    throw (failed as PromiseRejectedResult).reason
+    const answered = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))
+    const failed = answers.find((answer) => answer.status === 'rejected')
+    if (failed) {
+      await Promise.allSettled(answered.map(({ worker, value }) => undo?.(worker, value)))
+      throw failed.reason
+    }
+    const { value } = answered[0]!
+    if (!done) return value
+    done()
+    // One that was started again while others took their time had not heard of it.
+    const others = answered.filter(({ worker, by }) => worker.serving !== undefined && worker.serving !== by)
+    await Promise.all(others.map(({ worker }) => this.one(worker, method, args, rest)))
+    return value
   }
 
   async #attempt(
@@ -111,6 +136,8 @@ export class RemoteCalls {
     }
     deadline.signal.addEventListener('abort', onAbort, { once: true })
     try {
+      // Tried again after its process broke, it is the next one's.
+      await worker.ready(deadline.signal)
       return await worker.call(`engine.${method}`, args, { signal: deadline.signal, onProgress })
     } catch (error) {
       if (!signal?.aborted || !isEngineError(error) || error.code !== 'CANCELLED') throw error

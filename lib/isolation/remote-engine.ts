@@ -11,15 +11,15 @@ import { disposeSchema, freezeSchema, modelSchema } from '../engine/calls.js'
 import type { ExpandRequest, Expansion } from '../engine/expand.js'
 import type { FreezeOptions } from '../engine/maintenance.js'
 import { notLoadedError } from '../engine/models.js'
-import type { CheckedOptions, LoadModelOptions, LoadModelRequest } from '../engine/options.js'
-import { defaultRetryAfter, disposedError, frozenError } from '../engine/parts.js'
+import type { LoadModelOptions, LoadModelRequest } from '../engine/options.js'
+import { defaultRetryAfter, frozenError } from '../engine/parts.js'
 import type { Perplexity, PerplexityRequest } from '../engine/perplexity.js'
 import type { ResumeRequest } from '../engine/resume.js'
 import { acknowledgeSchema, resumeSchema } from '../engine/resume.js'
 import { handleSignals } from '../engine/signals.js'
 import type { SwapModelOptions } from '../engine/swap-model.js'
 import type { Engine } from '../engine.js'
-import { createError } from '../errors/index.js'
+import { createError, isEngineError } from '../errors/index.js'
 import type { ExpertChange } from '../experts/changes.js'
 import type { PersistedExpert } from '../experts/persist.js'
 import type { ExpertSwap } from '../experts/swaps.js'
@@ -36,22 +36,18 @@ import type { ModelDescriptor } from '../model/index.js'
 import type { Counters } from '../native.js'
 import { validated } from '../schemas.js'
 import type { MetricFamily } from '../telemetry/metrics.js'
-import type { Telemetry } from '../telemetry/telemetry.js'
 import type { PlacementView } from '../tiers/placement-view.js'
 import type { LatencyBudget } from '../tiers/selection.js'
 import type { Steered } from '../tiers/steering.js'
 import { validationError } from '../validation.js'
-import type { History } from './history.js'
-import type { KeepAlive } from './keep-alive.js'
+import { lastingChanges, lastingExpansion, lastingLoad } from './lasting-requests.js'
 import { mergedMetrics } from './merged-metrics.js'
 import { placementView } from './placement-data.js'
-import type { Pool } from './pool.js'
-import type { Mirror } from './protocol.js'
-import type { RemoteCall, RemoteCalls } from './remote-calls.js'
-import type { RemoteState } from './remote-state.js'
-import type { RemoteRequests } from './requests.js'
+import type { Mirror, MirroredModel } from './protocol.js'
+import type { RemoteCall } from './remote-calls.js'
+import type { RemoteParts } from './remote-parts.js'
+import { RemoteShutdown } from './remote-shutdown.js'
 import type { Worker } from './supervisor.js'
-import type { TempFolder } from './temp-folders.js'
 import { isFromWorker } from './values.js'
 import { withProgress } from './with-progress.js'
 import type { WorkerMethod } from './worker-engine.js'
@@ -59,30 +55,16 @@ import type { WorkerInfo } from './worker-info.js'
 
 type Loaded = { id: string; descriptor: ModelDescriptor & { id: string } }
 
-export interface RemoteParts {
-  options: CheckedOptions
-  telemetry: Telemetry
-  pool: Pool
-  calls: RemoteCalls
-  requests: RemoteRequests
-  state: RemoteState
-  history: History
-  recovered: Recovered
-  /** With a journal: which worker has a request. */
-  owners: Map<string, Worker> | undefined
-  folder: TempFolder | undefined
-  keepAlive: KeepAlive
-}
-
 /** Made by createEngine; lib/engine.ts says what each method does, docs/isolation.md what is different. */
 export class RemoteEngine implements Engine {
   readonly #parts: RemoteParts
-  #ending: Promise<void> | undefined
+  readonly #shutdown: RemoteShutdown
   #ignoreSignals: (() => void) | undefined
 
   /** @internal Use createEngine. */
   constructor(parts: RemoteParts) {
     this.#parts = parts
+    this.#shutdown = new RemoteShutdown(parts)
     if (parts.options.signals) this.handleSignals()
   }
 
@@ -124,20 +106,23 @@ export class RemoteEngine implements Engine {
   }
 
   loadModel(request: LoadModelRequest = {}, options: LoadModelOptions = {}): Promise<Loaded> {
-    return this.#open('loadModel', () =>
-      withProgress(
+    return this.#open('loadModel', () => {
+      const { request: checked, id: own } = lastingLoad('loadModel', request)
+      const { id = own } = checked
+      return withProgress(
         'loadModel',
         options,
         async (call, within) => {
           const { calls, history } = this.#parts
-          const undo = (worker: Worker, result: unknown) => worker.call('engine.unloadModel', [(result as Loaded).id])
-          const loaded = (await calls.all('loadModel', [request, within], call, undo)) as Loaded
-          history.note('loadModel', loaded.id, { ...request, id: loaded.id }, {})
-          return loaded
+          const loaded = await calls.all('loadModel', [{ ...checked, id }, within], call, {
+            done: () => history.note('loadModel', id, { ...checked, id }, {}),
+            undo: (worker) => worker.call('engine.unloadModel', [id])
+          })
+          return loaded as Loaded
         },
-        ({ id }) => this.unloadModel(id)
+        () => this.unloadModel(id)
       )
-    )
+    })
   }
 
   swapModel(
@@ -145,30 +130,37 @@ export class RemoteEngine implements Engine {
     request: Omit<LoadModelRequest, 'id'>,
     options: SwapModelOptions = {}
   ): Promise<Omit<Loaded, 'id'>> {
-    const { drainMs, ...rest } = options
-    const { calls, history } = this.#parts
-    const before = history.loaded(model) as LoadModelRequest
-    return this.#open('swapModel', () =>
-      withProgress(
+    return this.#open('swapModel', () => {
+      const { drainMs, ...rest } = options
+      const { calls, history } = this.#parts
+      const before = history.loaded(model) as LoadModelRequest
+      const { request: checked } = lastingLoad('swapModel', request)
+      return withProgress(
         'swapModel',
         rest,
         async (call, within) => {
-          const undo = (worker: Worker) => worker.call('engine.swapModel', [model, before, {}])
           const draining = drainMs === undefined ? {} : { drainMs }
-          const swapped = await calls.all('swapModel', [model, request, { ...within, ...draining }], call, undo)
-          history.note('loadModel', model, { ...request, id: model }, {})
+          const swapped = await calls.all('swapModel', [model, checked, { ...within, ...draining }], call, {
+            done: () => history.note('loadModel', model, { ...checked, id: model }, {}),
+            undo: (worker) => worker.call('engine.swapModel', [model, before, {}])
+          })
           return swapped as Loaded
         },
         () => this.swapModel(model, before)
       )
-    )
+    })
   }
 
   unloadModel(model: string | { model: string }): Promise<void> {
     return this.#open('unloadModel', async () => {
       const { model: id } = validated(modelSchema, typeof model === 'string' ? { model } : model, 'unloadModel')
-      this.#parts.history.forget(id)
-      await this.#parts.calls.all('unloadModel', [id])
+      const { history, calls } = this.#parts
+      const was = history.loaded(id) !== undefined
+      history.forget(id)
+      await calls.all('unloadModel', [id]).catch((error) => {
+        // A worker that was started again meanwhile has not loaded it.
+        if (!was || !isEngineError(error) || error.code !== 'MODEL_NOT_LOADED') throw error
+      })
     })
   }
 
@@ -183,7 +175,7 @@ export class RemoteEngine implements Engine {
   expand(model: string, request: ExpandRequest, options: CallOptions = {}): Promise<Expansion> {
     return this.#open('expand', () => {
       const { signal, timeoutMs } = checkCall('expand', options)
-      const args = [model, request, timeoutMs === undefined ? {} : { timeoutMs }]
+      const args = [model, lastingExpansion(request), timeoutMs === undefined ? {} : { timeoutMs }]
       return this.#noted<Expansion>('expand', model, args, { ...(signal && { signal }) })
     })
   }
@@ -191,7 +183,7 @@ export class RemoteEngine implements Engine {
   swapExperts(model: string, changes: readonly ExpertChange[]): Promise<ExpertSwap> {
     return this.#open('swapExperts', () => {
       this.#checkAlone('swapExperts')
-      return this.#noted<ExpertSwap>('swapExperts', model, [model, changes])
+      return this.#noted<ExpertSwap>('swapExperts', model, [model, lastingChanges(model, changes)])
     })
   }
 
@@ -282,7 +274,7 @@ export class RemoteEngine implements Engine {
       const own = { retryAfterSeconds: checked.retryAfterSeconds ?? defaultRetryAfter, options: checked }
       state.frozen = own
       try {
-        await calls.all('freeze', [checked])
+        await calls.all('freeze', [checked], {}, { undo: (worker) => worker.call('engine.thaw', []) })
       } catch (error) {
         if (state.frozen === own) state.frozen = before
         throw error
@@ -324,36 +316,17 @@ export class RemoteEngine implements Engine {
   async #dispose(options: DisposeOptions, reason: string): Promise<void> {
     try {
       const { drainMs = this.#parts.options.drainMs } = validated(disposeSchema, options, 'dispose')
-      if (this.#ending && drainMs === 0) this.#disposeWorkers(0)
-      const end = () => this.#end(drainMs, reason)
-      this.#ending ??= this.#parts.keepAlive.during(end).finally(() => this.#ignoreSignals?.())
+      await this.#shutdown.begin(drainMs, reason).finally(() => this.#ignoreSignals?.())
     } catch (error) {
       throw this.#tell(error, 'dispose')
     }
-    return this.#ending
-  }
-
-  async #end(drainMs: number, reason: string): Promise<void> {
-    const { state, pool, telemetry, folder } = this.#parts
-    state.end('draining', reason)
-    await Promise.all(this.#disposeWorkers(drainMs))
-    await Promise.all(pool.workers.map((worker) => worker.stop(disposedError('generation'))))
-    await folder?.remove()
-    state.end('closed', 'everything is released')
-    await telemetry.close()
-  }
-
-  /** A worker that dies meanwhile, or is not there, has nothing left to dispose of. */
-  #disposeWorkers(drainMs: number): Promise<unknown>[] {
-    const ready = this.#parts.pool.workers.filter(({ state }) => state === 'ready')
-    return ready.map((worker) => worker.call('engine.dispose', [{ drainMs }]).catch(() => {}))
   }
 
   /** A method that a new worker is told again. */
   async #noted<Result>(method: WorkerMethod, model: string, args: unknown[], call: RemoteCall = {}): Promise<Result> {
     return this.#open(method, async () => {
-      const result = await this.#parts.calls.all(method, args, call)
-      this.#parts.history.note(method, model, ...args)
+      const { calls, history } = this.#parts
+      const result = await calls.all(method, args, call, { done: () => history.note(method, model, ...args) })
       return result as Result
     })
   }
@@ -404,7 +377,7 @@ export class RemoteEngine implements Engine {
     throw createError('REQUEST_NOT_FOUND', `${method}: ${where} has no request ${requestId}`, { requestId, method })
   }
 
-  #loaded(method: string, model: string): Mirror['models'][number] {
+  #loaded(method: string, model: string): MirroredModel {
     this.#checkOpen(method)
     const { model: id } = validated(modelSchema, { model }, method)
     const found = this.#mirror.models.find(({ info }) => info.id === id)

@@ -1,12 +1,12 @@
 /** The iterator that a consumer holds of a generation in another process. */
-import type { Generator } from '../generation/generator.js'
+import { BaseGenerator } from '../generation/generator.js'
 import type { GenerationItem } from '../generation/items.js'
 import type { RemoteStream } from './remote-stream.js'
 
 /** One that its consumer dropped without return() is ended when it is collected. */
 const abandoned = new FinalizationRegistry<RemoteStream>((stream) => void stream.cancel())
 
-export class RemoteGenerator implements Generator {
+export class RemoteGenerator extends BaseGenerator {
   readonly requestId: string
   readonly #stream: RemoteStream
   readonly #begin: (stream: RemoteStream) => void
@@ -14,6 +14,7 @@ export class RemoteGenerator implements Generator {
 
   /** `begin` is called when the consumer asks for the first item; what it throws ends the generation. */
   constructor(stream: RemoteStream, begin: (stream: RemoteStream) => void) {
+    super()
     this.requestId = stream.setup.requestId
     this.#stream = stream
     this.#begin = begin
@@ -33,21 +34,8 @@ export class RemoteGenerator implements Generator {
   async return(): Promise<IteratorResult<GenerationItem, undefined>> {
     this.#started = true
     abandoned.unregister(this)
-    await this.#stream.cancel()
+    await this.#stream.abandon()
     return { done: true, value: undefined }
-  }
-
-  async throw(error?: unknown): Promise<IteratorResult<GenerationItem, undefined>> {
-    await this.return()
-    throw error
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return()
   }
 
   #start(): void {

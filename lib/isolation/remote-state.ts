@@ -50,8 +50,8 @@ export class RemoteState {
 
   #look(): EngineState {
     const { workers } = this.#pool
-    const ready = workers.find(({ engineState }) => engineState !== undefined)
-    if (ready) return ready.engineState!
+    const ready = workers.flatMap(({ engineState }) => engineState ?? [])
+    if (ready.length > 0) return ready.find((state) => state !== 'recovering') ?? ready[0]!
     if (workers.every(({ state }) => state === 'failed')) return 'closed'
     return workers.some(({ state }) => state === 'restarting') ? 'recovering' : this.#now
   }

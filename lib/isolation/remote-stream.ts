@@ -165,6 +165,13 @@ export class RemoteStream {
     this.#end()
   }
 
+  /** The consumer has left: it gets nothing more. */
+  async abandon(): Promise<void> {
+    this.#dropReady()
+    await this.cancel()
+    this.#dropReady()
+  }
+
   /** The consumer has left, or what runs is to end with an error. */
   async cancel(makeError?: () => unknown): Promise<void> {
     if (this.#ended) return
@@ -172,6 +179,11 @@ export class RemoteStream {
     if (this.#ended) return
     if (makeError) this.fail(makeError())
     else this.#end()
+  }
+
+  #dropReady(): void {
+    this.#ready.length = 0
+    this.#error = undefined
   }
 
   get #position(): number {
@@ -197,6 +209,7 @@ export class RemoteStream {
 
   #end(): void {
     this.#ended = true
+    this.#opened.resolve()
     for (const listener of this.#endListeners) listener()
     for (const waiter of this.#waiters.splice(0)) {
       this.setup.keepAlive.leave()

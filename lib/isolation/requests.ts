@@ -28,7 +28,7 @@ export interface RequestsOptions {
   checkModel(model: string): void
   tell(error: unknown, method: string): unknown
   /** With a journal: which worker has a request. */
-  remember?: ((requestId: string, worker: Worker) => void) | undefined
+  owners?: Map<string, Worker> | undefined
 }
 
 export class RemoteRequests {
@@ -74,7 +74,7 @@ export class RemoteRequests {
     const setup = { requestId, model: '', method, kind: 'resume' as const, request: {}, from, promptTokens: 0 }
     const stream = this.#stream(setup)
     try {
-      await this.#options.keepAlive.during(() => worker.open(stream))
+      await this.#options.keepAlive.during(() => openOn(worker, stream))
     } catch (error) {
       await stream.cancel()
       throw error
@@ -118,14 +118,24 @@ export class RemoteRequests {
   }
 
   async #place(stream: RemoteStream): Promise<void> {
-    const { pool, remember } = this.#options
+    const { pool, owners } = this.#options
+    const { requestId } = stream.setup
     try {
+      // Whether an id that it had is free again, the worker knows whose journal has it.
+      const owner = owners?.get(requestId)
+      if (owner) return await openOn(owner, stream)
       const worker = await pool.place(stream)
-      remember?.(stream.setup.requestId, worker)
+      owners?.set(requestId, worker)
     } catch (error) {
       stream.fail(error)
     }
   }
+}
+
+/** As soon as it is ready. */
+async function openOn(worker: Worker, stream: RemoteStream): Promise<void> {
+  await worker.ready()
+  await worker.streams.open(stream)
 }
 
 /** A checked request in the form that createGenerator takes, with copies of what is the caller's. */

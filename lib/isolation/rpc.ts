@@ -58,9 +58,9 @@ export class RpcPeer {
     channel.on('error', () => {})
   }
 
-  /** Calls that wait for their answer. */
-  get pending(): number {
-    return this.#pending.size
+  /** Whether the other side has not taken yet what it was sent. */
+  get backlogged(): boolean {
+    return this.#channel.writableLength > 0
   }
 
   /** What a method, or a notification, of that name does; what it throws is the caller's error. */

@@ -19,6 +19,8 @@ export interface IsolationOptions {
   stableMs?: number
   /** Milliseconds that a worker may take until it answers; loading models does not count. Default 30000. */
   startTimeoutMs?: number
+  /** A step that gets nowhere for guards.stepMs: the worker is killed and started again (default), or 'wait': the requests that wait for it end, and the worker goes on when it does. */
+  onStuckStep?: 'restart' | 'wait'
   /** Milliseconds between signs of life. Default 500. */
   heartbeatMs?: number
   /** Milliseconds without one after which a worker is killed. Default 5000. */
@@ -60,6 +62,7 @@ export const isolationSchema = z.strictObject({
   restartDelayMaxMs: milliseconds(0).default(30_000),
   stableMs: milliseconds(0).default(60_000),
   startTimeoutMs: milliseconds(1).default(30_000),
+  onStuckStep: z.enum(['restart', 'wait']).default('restart').describe('restart or wait'),
   heartbeatMs: milliseconds(1).default(500),
   heartbeatTimeoutMs: milliseconds(1).default(5000),
   crashFolder: z.string().min(1).optional().describe('the path of a folder'),

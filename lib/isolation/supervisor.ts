@@ -1,21 +1,22 @@
 /** One worker over the lives of its processes: it is started again after a death, gets its models back, and its streams go on. */
 import { performance } from 'node:perf_hooks'
 import type { EngineError } from '../errors/index.js'
-import { createError, isEngineError } from '../errors/index.js'
+import { createError } from '../errors/index.js'
 import type { EngineState } from '../lifecycle.js'
 import type { Counters, LoadProgress } from '../native.js'
 import { packageVersion } from '../native.js'
 import { retryDelay, systemRandom } from '../resilience/backoff.js'
+import type { BreakerSnapshot } from '../resilience/breaker.js'
 import { CircuitBreaker } from '../resilience/breaker.js'
-import { systemClock } from '../resilience/clock.js'
+import { orAborted, systemClock } from '../resilience/clock.js'
 import { profiles } from '../resilience/profiles.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
 import { writeCrashRecord } from './crash-record.js'
-import type { EndParams, Heartbeat, InitializeParams, InitializeResult, ItemParams, Mirror } from './protocol.js'
-import type { RemoteStream, StreamLink } from './remote-stream.js'
+import type { Heartbeat, InitializeParams, InitializeResult, Mirror, StuckParams } from './protocol.js'
 import type { RpcPeer } from './rpc.js'
 import type { IsolationSettings } from './settings.js'
-import { decodeTokens } from './tokens.js'
+import type { StreamOwner } from './supervised-streams.js'
+import { SupervisedStreams } from './supervised-streams.js'
 import { deathError, exhaustedError } from './worker-errors.js'
 import type { WorkerCrash, WorkerInfo, WorkerState } from './worker-info.js'
 import type { Death } from './worker-process.js'
@@ -32,7 +33,7 @@ export interface Supervision {
   /** Milliseconds that work may take to end once it was told to. */
   cleanupMs: number
   /** What a process of a worker begins with. */
-  parameters(index: number, keep: string[]): InitializeParams
+  parameters(index: number): InitializeParams
   /** File of the audit log of a worker. */
   audit(index: number): string | undefined
   /** Attaches what hooks of the engine want to hear. */
@@ -51,8 +52,9 @@ export interface WorkerCall {
   onProgress?: ((progress: LoadProgress) => void) | undefined
 }
 
-export class Worker implements StreamLink {
+export class Worker implements StreamOwner {
   readonly index: number
+  readonly streams: SupervisedStreams = new SupervisedStreams(this)
   /** Of the process that is there now: its failures say nothing about the next one. */
   breaker: CircuitBreaker
   /** What its engine said last; of one that is being started again, what the one before it said. */
@@ -61,7 +63,6 @@ export class Worker implements StreamLink {
   /** It refused a request for lack of something, and is not asked again before (of the monotonic clock). */
   refusingUntil = 0
   readonly #shared: Supervision
-  readonly #streams = new Map<number, RemoteStream>()
   /** Of calls under way, by their ids. */
   readonly #progress = new Map<number, (progress: LoadProgress) => void>()
   readonly #stopped = new AbortController()
@@ -92,8 +93,17 @@ export class Worker implements StreamLink {
     return this.#state === 'ready' ? this.mirror?.state : undefined
   }
 
-  get streams(): number {
-    return this.#streams.size
+  get serving(): WorkerProcess | undefined {
+    return this.#state === 'ready' ? this.#process : undefined
+  }
+
+  get cleanupMs(): number {
+    return this.#shared.cleanupMs
+  }
+
+  /** Of a model's archive, as the process before knew it. */
+  circuitOf(model: string): BreakerSnapshot | undefined {
+    return this.mirror?.models.find(({ info }) => info.id === model)?.circuit
   }
 
   /** Why it is given up. */
@@ -104,7 +114,7 @@ export class Worker implements StreamLink {
   info(): WorkerInfo {
     const pid = this.#process?.pid ?? null
     const [index, state, restarts, lastCrash] = [this.index, this.#state, this.#restarts, this.#lastCrash]
-    return { index, pid, state, restarts, streams: this.streams, lastCrash }
+    return { index, pid, state, restarts, streams: this.streams.size, lastCrash }
   }
 
   /** The first start. WORKER_BINARY_NOT_FOUND, WORKER_SPAWN_FAILED, WORKER_INIT_CRASHED, WORKER_START_TIMEOUT, and what createEngine throws. */
@@ -114,15 +124,13 @@ export class Worker implements StreamLink {
     return result
   }
 
-  /** The first ready process's turn. Rejects with the reason where there will be none, and with that of the signal. */
+  /** Resolves when a process serves. Rejects with the reason where there will be none, and with that of the signal. */
   async ready(signal?: AbortSignal): Promise<void> {
     while (this.#state === 'restarting') {
-      const aborted = new Promise<never>((_, reject) => {
-        signal?.addEventListener('abort', () => reject(signal.reason), { once: true })
-      })
       signal?.throwIfAborted()
-      await Promise.race([this.#restarting, aborted])
+      await orAborted(this.#restarting!, signal)
     }
+    this.#stopped.signal.throwIfAborted()
     if (this.#failure) throw this.#failure
   }
 
@@ -146,38 +154,8 @@ export class Worker implements StreamLink {
     this.#process?.kill('killed')
   }
 
-  /** Opens a stream on it. Rejects with what opening throws; not where the worker dies, which the stream outlives or is told of. */
-  async open(stream: RemoteStream): Promise<void> {
-    stream.link = this
-    this.#streams.set(stream.setup.id, stream)
-    stream.onEnd(() => this.#close(stream))
-    await this.#open(stream, stream.setup.kind)
-  }
-
-  credit(stream: RemoteStream, items: number): void {
-    if (this.#state === 'ready') this.#process?.rpc.notify('stream.credit', { stream: stream.setup.id, items })
-  }
-
-  async cancel(stream: RemoteStream): Promise<void> {
-    const process = this.#process
-    if (this.#state !== 'ready' || !process) return
-    // Native work that does not end has to be ended with its process.
-    const late = setTimeout(() => process.kill('killed'), this.#shared.cleanupMs).unref()
-    await process.rpc.call('stream.cancel', { stream: stream.setup.id }).catch(() => {})
-    clearTimeout(late)
-  }
-
-  async accepted(stream: RemoteStream): Promise<void> {
-    for (;;) {
-      try {
-        await this.call('stream.accepted', { stream: stream.setup.id })
-        return
-      } catch (error) {
-        // Its worker died: it is opened again, or it ends.
-        if (this.#state !== 'restarting' || stream.ended) throw error
-        await this.ready()
-      }
-    }
+  changed(): void {
+    this.#shared.changed('')
   }
 
   /** Takes the other half of a shutdown: `dispose` has been called in it, or it does not matter. */
@@ -187,7 +165,7 @@ export class Worker implements StreamLink {
     this.#stopped.abort(error)
     if (restarting) this.#process?.kill('killed')
     await this.#restarting?.catch(() => {})
-    for (const stream of [...this.#streams.values()]) stream.fail(error)
+    this.streams.fail(error)
     await this.#process?.end()
     this.#process = undefined
   }
@@ -199,14 +177,12 @@ export class Worker implements StreamLink {
 
   async #launch(): Promise<InitializeResult> {
     const { settings, parameters, telemetry, listen } = this.#shared
-    const process = await WorkerProcess.start(settings, (stream, bytes) => {
-      const { from, items } = decodeTokens(bytes)
-      this.#streams.get(stream)?.receive(from, items)
-    })
+    const process = await WorkerProcess.start(settings, (stream, bytes) => this.streams.receive(stream, bytes))
     this.#process = process
     const { pid, rpc } = process
     telemetry.event('worker_started', `worker ${this.index} is process ${pid}`, { worker: this.index, pid })
-    this.#receive(rpc)
+    this.#receive(process)
+    this.streams.listen(process)
     listen(rpc)
     void process.death.then((death) => this.#died(process, death))
     const began = performance.now()
@@ -216,8 +192,7 @@ export class Worker implements StreamLink {
       process.kill('killed')
     }, settings.startTimeoutMs).unref()
     try {
-      const keep = [...this.#streams.values()].map(({ setup }) => setup.requestId)
-      const result = (await rpc.call('initialize', parameters(this.index, keep))) as InitializeResult
+      const result = (await rpc.call('initialize', parameters(this.index))) as InitializeResult
       process.watch(settings.heartbeatMs, settings.heartbeatTimeoutMs)
       if (this.#state === 'starting') this.mirror = result.mirror
       else this.#next = result.mirror
@@ -234,7 +209,12 @@ export class Worker implements StreamLink {
     }
   }
 
-  #receive(rpc: RpcPeer): void {
+  #receive(process: WorkerProcess): void {
+    const { rpc } = process
+    rpc.handle('stuck', ({ message, fields }: StuckParams) => {
+      if (this.#shared.settings.onStuckStep === 'wait') return
+      process.condemn(createError('RUNTIME_STEP_STUCK', message, fields), 'stuck')
+    })
     rpc.handle('heartbeat', ({ counters }: Heartbeat) => {
       this.#counters = counters
     })
@@ -251,12 +231,6 @@ export class Worker implements StreamLink {
     rpc.handle('progress', ({ call, progress }: { call: number; progress: LoadProgress }) =>
       this.#progress.get(call)?.(progress)
     )
-    rpc.handle('stream.item', ({ stream, from, item }: ItemParams) => this.#streams.get(stream)?.receive(from, [item]))
-    rpc.handle('stream.end', ({ stream, item, error }: EndParams) => {
-      const own = this.#streams.get(stream)
-      if (item) own?.finish(item)
-      else own?.fail(error)
-    })
   }
 
   #serve(): void {
@@ -275,19 +249,19 @@ export class Worker implements StreamLink {
     const served = this.#state === 'ready'
     const stopped = this.#state === 'stopped'
     const { settings, telemetry } = this.#shared
-    if (served) this.#state = 'restarting'
     if (stopped) {
       process.rpc.close(createError('ENGINE_DISPOSED', 'the engine has been disposed', { method: 'dispose' }))
       return
     }
-    // Only now: what sets the state decides who is told what.
-    this.#shared.changed('a worker died')
     let restarted: (() => void) | undefined
     if (served) {
+      this.#state = 'restarting'
       this.#restarting = new Promise((resolve) => {
         restarted = resolve
       })
     }
+    // Only now: what sets the state decides who is told what.
+    this.#shared.changed('a worker died')
     const crash = await this.#record(death)
     this.#lastCrash = crash
     const error = deathError(this.index, death, crash, served)
@@ -299,10 +273,13 @@ export class Worker implements StreamLink {
     if (this.#process === process) this.#process = undefined
     await process.end()
     if (!served) return
-    if (settings.onCrash === 'fail') {
-      for (const stream of [...this.#streams.values()]) stream.fail(error)
-    }
-    if (performance.now() - this.#readyAt >= settings.stableMs) this.#attempts = 0
+    const { stableMs, onCrash, maxRestarts } = settings
+    // Standing still is no service: a request that no process can compute would be taken up for ever.
+    const stoodMs = death.reason === 'stuck' ? Number(death.fault?.details.elapsedMs) : 0
+    if (performance.now() - this.#readyAt - stoodMs >= stableMs) this.#attempts = 0
+    // The last start is without them: one of them may be what ends every process that has it.
+    const last = this.#attempts > 0 && this.#attempts === maxRestarts - 1
+    if (onCrash === 'fail' || last) this.streams.fail(error)
     await this.#restart(error)
     restarted?.()
     this.#shared.changed('a worker was started again')
@@ -329,6 +306,7 @@ export class Worker implements StreamLink {
         telemetry.metrics.workerRestarts.add(1, { worker: String(this.index) })
         await this.#launch()
         await reconcile(this)
+        signal.throwIfAborted()
         if (!this.#process) throw this.#gone('restart')
         this.#serve()
         await this.#resume()
@@ -343,7 +321,7 @@ export class Worker implements StreamLink {
     this.#failure = exhaustedError(this.index, this.#attempts, this.#lastCrash, last)
     this.#state = 'failed'
     telemetry.error(this.#failure, { method: 'restart' })
-    for (const stream of [...this.#streams.values()]) stream.fail(this.#failure)
+    this.streams.fail(this.#failure)
   }
 
   async #record(death: Death): Promise<WorkerCrash> {
@@ -356,7 +334,7 @@ export class Worker implements StreamLink {
         time,
         worker: this.index,
         death,
-        requests: [...this.#streams.values()].map(({ setup }) => setup.requestId),
+        requests: this.streams.requests(),
         counters: this.#counters,
         version: packageVersion(),
         audit: audit(this.index)
@@ -369,47 +347,10 @@ export class Worker implements StreamLink {
 
   /** The streams that its process had go on where they were. */
   async #resume(): Promise<void> {
-    const streams = [...this.#streams.values()]
-    if (streams.length === 0) return
-    const { telemetry } = this.#shared
-    await Promise.all(streams.map((stream) => this.#reopen(stream)))
-    const requests = streams.map(({ setup }) => setup.requestId)
-    const text = `${streams.length} streams of worker ${this.index} go on`
-    telemetry.event('streams_resumed', text, { worker: this.index, requests })
-  }
-
-  async #reopen(stream: RemoteStream): Promise<void> {
-    try {
-      await this.#open(stream, 'resume').catch(async (error: unknown) => {
-        // It died before the request was in the journal.
-        const fresh = isEngineError(error) && error.code === 'REQUEST_NOT_FOUND' && stream.untouched
-        if (!fresh || stream.setup.kind !== 'create') throw error
-        await this.#open(stream, 'create')
-      })
-    } catch (error) {
-      stream.fail(error)
-    }
-  }
-
-  async #open(stream: RemoteStream, kind: 'create' | 'resume'): Promise<void> {
-    const process = this.#process
-    if (!process) return
-    try {
-      const { promptTokens } = (await process.rpc.call('stream.open', stream.openParams(kind))) as {
-        promptTokens: number
-      }
-      stream.opened(promptTokens)
-    } catch (error) {
-      // Where its process died, the streams have been told, or go on with the next one.
-      if (this.#process === process && this.#state === 'ready') throw error
-    }
-  }
-
-  #close(stream: RemoteStream): void {
-    const { id } = stream.setup
-    this.#streams.delete(id)
-    if (this.#state === 'ready') this.#process?.rpc.notify('stream.close', { stream: id })
-    this.#shared.changed('')
+    const requests = await this.streams.reopen()
+    if (requests.length === 0) return
+    const text = `${requests.length} streams of worker ${this.index} go on`
+    this.#shared.telemetry.event('streams_resumed', text, { worker: this.index, requests })
   }
 
   #newBreaker(): CircuitBreaker {

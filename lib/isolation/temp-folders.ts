@@ -80,7 +80,8 @@ async function isDead(path: string): Promise<boolean> {
     const lock = await open(join(path, lockName), 'r+')
     try {
       const { size } = await lock.stat()
-      return native().tryLockFile(lock.fd) && (size > 0 || (await isOld(path)))
+      // Whoever is just making it is about to lock it.
+      return (size > 0 || (await isOld(path))) && native().tryLockFile(lock.fd)
     } finally {
       await lock.close()
     }

@@ -5,7 +5,17 @@ import type { EngineOptions, LoadModelOptions } from '../engine/options.js'
 import type { EngineParts } from '../engine/parts.js'
 import type { CallOptions } from '../generation/options.js'
 import { placementData } from './placement-data.js'
-import type { Heartbeat, InitializeParams, InitializeResult, Mirror, OpenParams, WorkerHooks } from './protocol.js'
+import type {
+  CircuitParams,
+  Heartbeat,
+  InitializeParams,
+  InitializeResult,
+  KeepParams,
+  Mirror,
+  OpenParams,
+  StuckParams,
+  WorkerHooks
+} from './protocol.js'
 import type { RpcCallContext, RpcPeer } from './rpc.js'
 import { WorkerStreams } from './worker-streams.js'
 
@@ -77,16 +87,10 @@ export class WorkerEngine {
 
   /** Starts the engine and answers its methods from then on. Throws what createEngine does. */
   static async initialize(rpc: RpcPeer, params: InitializeParams): Promise<InitializeResult> {
-    const { options, journal, ephemeral, keep, hooks } = params
+    const { options, journal, hooks } = params
     const parts = await boot({ ...options, ...(journal && { journal }), ...told(rpc, hooks) }, {})
     const worker = new WorkerEngine(rpc, parts, params)
     worker.#serve()
-    if (ephemeral) {
-      const kept = new Set(keep)
-      for (const { requestId } of worker.#engine.recovered.requests) {
-        if (!kept.has(requestId)) await worker.#forget(requestId)
-      }
-    }
     return { pid: process.pid, recovered: worker.#engine.recovered, mirror: worker.#look() }
   }
 
@@ -106,7 +110,11 @@ export class WorkerEngine {
       this.#mirror()
       return engine.recovered
     })
+    rpc.handle('archive.restoreCircuit', ({ model, circuit }: CircuitParams) =>
+      this.#parts.models.get(model).archive?.circuit.restore(circuit)
+    )
     rpc.handle('stream.open', (params: OpenParams) => streams.open(params))
+    rpc.handle('stream.keep', ({ requests }: KeepParams) => streams.keep(requests))
     rpc.handle('stream.accepted', ({ stream }: { stream: number }) => streams.accepted(stream))
     rpc.handle('stream.credit', ({ stream, items }: { stream: number; items: number }) => streams.credit(stream, items))
     rpc.handle('stream.cancel', ({ stream }: { stream: number }) => streams.cancel(stream))
@@ -121,6 +129,8 @@ export class WorkerEngine {
   }
 
   #beat(): void {
+    // Of one who stands still (a debugger) nothing may pile up here.
+    if (this.#rpc.backlogged) return
     const { state } = this.#engine
     this.#rpc.notify('heartbeat', {
       state,
@@ -141,7 +151,7 @@ export class WorkerEngine {
 
   /** While something runs, at the rate that costs little. */
   #mirrorSoon(): void {
-    if (this.#streams.size === 0) return
+    if (this.#streams.size === 0 || this.#rpc.backlogged) return
     if (performance.now() - this.#mirrored >= mirrorShare * this.#mirrorTook) this.#mirror()
   }
 
@@ -153,7 +163,8 @@ export class WorkerEngine {
       ? engine.listModels().map((info) => ({
           info,
           stats: engine.modelStats(info.id),
-          placement: placementData(engine.placement(info.id))
+          placement: placementData(engine.placement(info.id)),
+          circuit: this.#parts.models.get(info.id).archive?.circuit.snapshot()
         }))
       : []
     const backend = open ? engine.backend : undefined
@@ -170,7 +181,12 @@ function told(rpc: RpcPeer, { logger, onEvent, onError, onPhase }: WorkerHooks):
   return {
     onTransition: (transition) => rpc.notify('transition', transition),
     ...(logger && { logger: { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') } }),
-    ...(onEvent && { onEvent: (event) => rpc.notify('event', event) }),
+    onEvent: (event) => {
+      const { message, fields } = event
+      // First: what it ends is told after it.
+      if (event.event === 'step_stuck') rpc.notify('stuck', { message, fields } satisfies StuckParams)
+      if (onEvent) rpc.notify('event', event)
+    },
     ...(onError && { onError: (error, context) => rpc.notify('error', { error, context }) }),
     ...(onPhase && { onPhase: (event) => rpc.notify('phase', event) })
   }

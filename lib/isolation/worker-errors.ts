@@ -4,6 +4,7 @@ import { createError, errorOf } from '../errors/index.js'
 import type { WorkerCrash } from './worker-info.js'
 import type { Death } from './worker-process.js'
 
+/** Of one that was killed for a fault, the fault says it. */
 const howOf = ({ signal, exitCode, reason, outOfMemory }: WorkerCrash): string => {
   if (outOfMemory) return 'was killed by the kernel for its memory'
   if (reason === 'unresponsive') return 'gave no sign of life and was killed'
@@ -11,12 +12,12 @@ const howOf = ({ signal, exitCode, reason, outOfMemory }: WorkerCrash): string =
   return signal ? `ended by ${signal}` : `ended with exit code ${exitCode}`
 }
 
-/** `served`: it was ready. WORKER_PROTOCOL_ERROR, WORKER_OUT_OF_MEMORY, WORKER_INIT_CRASHED or WORKER_CRASHED {pid, exitCode, signal, reason, crashRecord}. */
+/** `served`: it was ready. WORKER_PROTOCOL_ERROR, RUNTIME_STEP_STUCK, WORKER_OUT_OF_MEMORY, WORKER_INIT_CRASHED or WORKER_CRASHED {pid, exitCode, signal, reason, crashRecord}. */
 export function deathError(worker: number, death: Death, crash: WorkerCrash, served: boolean): EngineError {
   const { pid, exitCode, signal, reason, crashRecord } = crash
   const details: ErrorDetails = { worker, pid, exitCode, signal, reason, crashRecord }
   const { fault, stderr } = death
-  if (fault) return errorOf(fault.code, fault.message, { ...fault.details, ...details }, { cause: fault })
+  if (fault) return errorOf(fault.code, fault.message, { ...details, ...fault.details }, { cause: fault })
   const text = `worker ${worker} (process ${pid}) ${howOf(crash)}`
   if (crash.outOfMemory) return createError('WORKER_OUT_OF_MEMORY', text, details)
   if (served) return createError('WORKER_CRASHED', text, details)

@@ -27,7 +27,7 @@ export interface Death {
   outOfMemory: boolean
   /** The last lines that it wrote. */
   stderr: string[]
-  /** WORKER_PROTOCOL_ERROR, where the channel broke first. */
+  /** What it was killed for, where that has a code of its own: WORKER_PROTOCOL_ERROR, RUNTIME_STEP_STUCK. */
   fault: EngineError | undefined
 }
 
@@ -54,10 +54,7 @@ export class WorkerProcess {
     this.#channel = child.stdio[3] as Duplex
     this.rpc = new RpcPeer(this.#channel, {
       onTokens,
-      onFault: (error) => {
-        this.#fault = error as EngineError
-        this.kill('killed')
-      }
+      onFault: (error) => this.condemn(error as EngineError, 'killed')
     })
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -84,6 +81,11 @@ export class WorkerProcess {
     this.#channel.on('data', () => {
       this.#silent = 0
     })
+  }
+
+  /** Whether it is being killed, or was. */
+  get condemned(): boolean {
+    return this.#reason !== undefined
   }
 
   /** WORKER_BINARY_NOT_FOUND {path}, WORKER_SPAWN_FAILED {errno, path}. */
@@ -125,8 +127,15 @@ export class WorkerProcess {
     }, intervalMs).unref()
   }
 
+  /** Kills it for what it sent or told, which is the error of its death. */
+  condemn(fault: EngineError, reason: 'stuck' | 'killed'): void {
+    if (this.condemned) return
+    this.#fault = fault
+    this.kill(reason)
+  }
+
   /** SIGKILL: native work does not have to agree. */
-  kill(reason: 'unresponsive' | 'killed'): void {
+  kill(reason: 'unresponsive' | 'stuck' | 'killed'): void {
     if (this.#gone) return
     this.#reason ??= reason
     this.#child.kill('SIGKILL')

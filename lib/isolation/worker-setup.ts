@@ -26,8 +26,10 @@ export class WorkerSetup {
     const { isolation: __, journal: ___, audit: ____, signals: _____, ...plain } = rest
     const { workers } = settings
     const copy = reading('createEngine', () => structuredClone(plain)) as WorkerOptions
+    const { staging } = copy
     this.#options = {
       ...copy,
+      ...(staging && { staging: { ...staging, folder: resolve(staging.folder) } }),
       ...(memory !== undefined && { memory: Math.max(1, Math.floor(byteSize(memory) / workers)) }),
       ...(threads === undefined &&
         workers > 1 && { threads: Math.max(1, Math.floor(availableParallelism() / workers)) }),
@@ -36,9 +38,9 @@ export class WorkerSetup {
     }
     this.#hooks = { logger: !!logger, onEvent: !!onEvent, onError: !!onError, onPhase: !!onPhase }
     this.#settings = settings
-    this.#journal = typeof journal === 'string' ? { path: journal } : (journal as JournalOptions | undefined)
+    this.#journal = absolute(journal as JournalOptions | string | undefined)
     this.#folder = folder
-    this.#audit = typeof audit === 'string' ? { path: audit } : (audit as { path: string; syncMs?: number } | undefined)
+    this.#audit = absolute(audit as { path: string; syncMs?: number } | string | undefined)
   }
 
   /** Whether somebody asked for a journal. */
@@ -46,13 +48,13 @@ export class WorkerSetup {
     return this.#journal !== undefined
   }
 
-  /** Whether requests of a process that died can go on in the next one. */
-  get resumes(): boolean {
-    return this.#settings.onCrash === 'resume'
+  /** Whether workers have one, asked for or not. */
+  get hasJournal(): boolean {
+    return this.journaled || this.#folder !== undefined
   }
 
-  parameters(index: number, keep: string[]): InitializeParams {
-    const folder = this.#journal ? resolve(this.#journal.path) : this.#folder
+  parameters(index: number): InitializeParams {
+    const folder = this.#journal?.path ?? this.#folder
     // Models come back by what the engine was told, with what no journal may hold (the headers of an archive).
     const journal = folder && { ...this.#journal, path: join(folder, `worker-${index}`), recover: 'demand' as const }
     const audit = this.#audit && { ...this.#audit, path: this.audit(index)! }
@@ -60,7 +62,6 @@ export class WorkerSetup {
       options: { ...this.#options, ...(audit && { audit }) },
       journal: journal || undefined,
       ephemeral: !this.#journal,
-      keep,
       hooks: this.#hooks,
       heartbeatMs: this.#settings.heartbeatMs
     }
@@ -69,7 +70,7 @@ export class WorkerSetup {
   /** The audit log of a worker: of several each has its own. */
   audit(index: number): string | undefined {
     if (!this.#audit) return undefined
-    const path = resolve(this.#audit.path)
+    const { path } = this.#audit
     if (this.#settings.workers === 1) return path
     const end = extname(path)
     return `${path.slice(0, path.length - end.length)}-worker-${index}${end}`
@@ -79,4 +80,10 @@ export class WorkerSetup {
   get restores(): boolean {
     return this.#journal?.recover === 'load'
   }
+}
+
+/** A file or folder as it is now, for processes that are started later. */
+function absolute<Options extends { path: string }>(given: string | Options | undefined) {
+  if (given === undefined) return undefined
+  return typeof given === 'string' ? { path: resolve(given) } : { ...given, path: resolve(given.path) }
 }

@@ -67,21 +67,21 @@ export class WorkerStreams {
   }
 
   /** The other side has room for more. */
-  credit(stream: number, items: number): void {
-    const own = this.#streams.get(stream)
+  async credit(stream: number, items: number): Promise<void> {
+    const own = await this.#opened(stream)
     if (!own) return
     own.credit += items
     void this.#send(stream, own)
   }
 
   async accepted(stream: number): Promise<void> {
-    await this.#streams.get(stream)?.generator.accepted()
+    const own = await this.#opened(stream)
+    await own?.generator.accepted()
   }
 
   /** Resolves when nothing of the stream is computed any more. */
   async cancel(stream: number): Promise<void> {
-    await this.#opening.get(stream)?.catch(() => {})
-    const own = this.#streams.get(stream)
+    const own = await this.#opened(stream)
     if (!own) return
     own.ended = true
     await own.generator.return()
@@ -90,12 +90,27 @@ export class WorkerStreams {
 
   /** The other side has the stream's end. */
   async close(stream: number): Promise<void> {
-    await this.#opening.get(stream)?.catch(() => {})
-    const own = this.#streams.get(stream)
+    const own = await this.#opened(stream)
     if (!own) return
     this.#streams.delete(stream)
     this.#onChange()
-    const { requestId } = own
+    this.#leave(own.requestId)
+  }
+
+  /** Nobody asks for the requests of the process before any more, but for these. */
+  keep(requests: readonly string[]): void {
+    for (const { requestId } of this.#engine.recovered.requests) {
+      if (!requests.includes(requestId)) this.#leave(requestId)
+    }
+  }
+
+  /** What the other side says of a stream may come while it is being opened. */
+  async #opened(stream: number): Promise<Stream | undefined> {
+    await this.#opening.get(stream)?.catch(() => {})
+    return this.#streams.get(stream)
+  }
+
+  #leave(requestId: string): void {
     const gone = this.#release(requestId).finally(() => {
       if (this.#leaving.get(requestId) === gone) this.#leaving.delete(requestId)
     })

@@ -21,6 +21,10 @@ export function baseDelay(
   return Math.min(maxDelayMs, initialDelayMs * backoffMultiplier ** (failure - 1))
 }
 
+/** The waits after the first, second, … of all attempts, in milliseconds, without jitter. */
+export const baseDelays = (backoff: Backoff & { maxAttempts: number }): number[] =>
+  Array.from({ length: backoff.maxAttempts }, (_, failures) => baseDelay(backoff, failures + 1))
+
 /** Whole milliseconds to wait after failure number `failure` (from 1); `random` gives a number from 0 up to 1. */
 export function retryDelay(backoff: Backoff, failure: number, random: () => number): number {
   const base = baseDelay(backoff, failure)

@@ -7,7 +7,7 @@ import type { Clock } from './clock.js'
 import { Deadline } from './deadline.js'
 import type { RetryOptions } from './retry.js'
 
-const count = z.number().int().min(1).describe('an integer of at least 1')
+export const count = z.number().int().min(1).describe('an integer of at least 1')
 const milliseconds = z.number().min(0).describe('a number of milliseconds of at least 0')
 const period = z
   .union([z.number().min(0), z.literal(Number.POSITIVE_INFINITY)])
@@ -61,7 +61,17 @@ export function checkBreaker(options: CircuitBreakerOptions): void {
 }
 
 const amount = z.number().min(0).describe('a number of at least 0')
-const aboveZero = z.number().positive().describe('a number above 0')
+export const aboveZero = z.number().positive().describe('a number above 0')
+
+/** What one client may take. */
+export const clientSchema = z
+  .strictObject({
+    concurrency: count.optional(),
+    queueDepth: z.number().int().min(0).optional().describe('an integer of at least 0'),
+    requestsPerMinute: aboveZero.optional(),
+    tokensPerMinute: aboveZero.optional()
+  })
+  .describe('{concurrency?, queueDepth?, requestsPerMinute?, tokensPerMinute?}')
 
 const admissionSchema = z.strictObject({
   concurrency: count,
@@ -69,14 +79,7 @@ const admissionSchema = z.strictObject({
   queueWaitMs: milliseconds,
   tokensInFlight: aboveZero.optional(),
   memoryReserveBytes: amount,
-  perClient: z
-    .strictObject({
-      concurrency: count.optional(),
-      queueDepth: z.number().int().min(0).optional().describe('an integer of at least 0'),
-      requestsPerMinute: aboveZero.optional(),
-      tokensPerMinute: aboveZero.optional()
-    })
-    .describe('{concurrency?, queueDepth?, requestsPerMinute?, tokensPerMinute?}')
+  perClient: clientSchema
 })
 
 const askSchema = z.strictObject({

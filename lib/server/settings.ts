@@ -1,6 +1,7 @@
 /** What a server and its admission may be told, checked at the border. Knows nothing of HTTP's libraries: a configuration has these sections. */
 import { isIP } from 'node:net'
 import { z } from 'zod'
+import { aboveZero, clientSchema, count } from '../resilience/options.js'
 
 export interface ServerSettings {
   /** The address to listen on. What is not this machine alone needs `keys`. Default 127.0.0.1. */
@@ -101,8 +102,6 @@ export interface ClientSettings {
 
 const mostMs = 2 ** 31 - 1
 const milliseconds = z.number().min(1).max(mostMs).describe(`a number of milliseconds from 1 to ${mostMs}`)
-const count = z.number().int().min(1).describe('an integer of at least 1')
-const aboveZero = z.number().positive().describe('a number above 0')
 const name = z
   .string()
   .regex(/^[\w.-]{1,64}$/)
@@ -173,14 +172,7 @@ export const admissionSchema = z.strictObject({
     .min(0)
     .default(64 * 2 ** 20)
     .describe('a number of bytes of at least 0'),
-  perClient: z
-    .strictObject({
-      concurrency: count.optional(),
-      queueDepth: z.number().int().min(0).optional().describe('an integer of at least 0'),
-      requestsPerMinute: aboveZero.optional(),
-      tokensPerMinute: aboveZero.optional()
-    })
-    .prefault({})
+  perClient: clientSchema.prefault({})
 })
 
 export type CheckedServer = z.output<typeof serverSchema>

@@ -17,6 +17,10 @@ export const eventCatalog = {
   engine_state: { level: 'info', meaning: 'The state of the engine changed.', chained: ['from', 'to', 'reason'] },
   boot_phase: { level: 'debug', meaning: 'A step of starting the engine began, ended, failed or was skipped.' },
   load_phase: { level: 'debug', meaning: 'A phase of loading a model began, ended, failed or was skipped.' },
+  config_loaded: {
+    level: 'info',
+    meaning: 'A configuration was read and is sound: the file, and which of its environments; an engine is made of it.'
+  },
   routing_seed: {
     level: 'info',
     meaning: 'The routing seed was chosen; it never changes while the engine lives.',
@@ -48,6 +52,11 @@ export const eventCatalog = {
   archive_circuit: {
     level: 'warn',
     meaning: 'The circuit to the archive is tried again; error where it opened, info where it closed.'
+  },
+  retry_backoff: {
+    level: 'warn',
+    meaning:
+      'A request to the archive, or a call of a worker process, failed for a reason that may pass; it is made again after `nextRetrySeconds`.'
   },
   download_retry: {
     level: 'warn',

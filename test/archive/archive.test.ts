@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import type { EngineEvent } from 'tiered-moe'
 import { isEngineError } from 'tiered-moe'
 import type { BlobReference } from '../../lib/archive/blob-download.js'
 import { tellArchive } from '../../lib/engine/archive-events.js'
@@ -112,6 +113,15 @@ t.test('no answer: after the last attempt an error that says so', async (t) => {
       events.map((event) => (event.type === 'archive.retry' ? [event.attempt, event.maxAttempts] : [])),
       [[1, 5], [2, 5], [3, 5], [4, 5]] // biome-ignore format: one row
     )
+    const told: EngineEvent[] = []
+    const telemetry = new Telemetry({ onEvent: (event) => told.push(event) })
+    telemetry.open()
+    for (const event of events) tellArchive(telemetry, 'tiny', event)
+    await telemetry.flush()
+    t.match(told[3], {
+      event: 'retry_backoff',
+      fields: { model: 'tiny', target: `${proxy.url}/${first.file}`, attempt: 4, maxAttempts: 5, schedule: Array }
+    })
     proxy.always = undefined
     t.ok(isRight(await archive.fetch(first), first), 'and then it comes')
   }

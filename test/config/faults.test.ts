@@ -249,6 +249,7 @@ t.test('an overlay, a variable, an option', async (t) => {
       code: 'CONFIG_INVALID',
       details: { source: 'option' }
     })
+  t.match(await failure({ text: '', options: hostile as object }), { cause: { message: 'mine' } })
   t.equal((await failure({ path: '' })).code, 'VALIDATION_ERROR')
 })
 
@@ -274,6 +275,11 @@ t.test('texts that are no configuration', async (t) => {
     'a: &a [x,x,x,x,x,x,x,x,x]',
     ...'bcdefg'.split('').map((name, i) => `${name}: &${name} [${Array(9).fill(`*${'abcdef'[i]}`).join(',')}]`)
   ]
+  // Each alias stands for a list alone: no text, but copies of it would be.
+  const wide = (uses: number) => {
+    const sets = Array.from({ length: uses }, (_, i) => `s${i}: *a`)
+    return `engine: { threads: &a [${Array(20_000).fill('x').join(',')}] }\nmodels: [{ tier_sets: {${sets.join(', ')}} }]`
+  }
   const cases: [string, RegExp, number | null][] = [
     ['engine: {', /./, 1],
     ['engine: "x', /quote/i, 1],
@@ -285,6 +291,7 @@ t.test('texts that are no configuration', async (t) => {
     ['engine: !secret x', /tag/i, 1],
     ['engine: *nowhere', /alias/i, null],
     [bomb.join('\n'), /alias/i, null],
+    [wide(90), /aliases multiply/, null],
     ['['.repeat(20_000), /./, null],
     [`#${'x'.repeat(2 ** 20)}`, /larger than 1048576 bytes/, null]
   ]
@@ -297,6 +304,9 @@ t.test('texts that are no configuration', async (t) => {
     )
     if (line !== null) t.equal(details.line, line, text.slice(0, 40))
   }
+  t.match(await failure({ text: wide(2) }), { code: 'CONFIG_INVALID', details: { path: 'engine.threads' } })
+  const { config } = await loadRuntimeConfig({ text: 'engine: { threads: &a 2 }\nserver: { port: *a }', env: {} })
+  t.match([config.engine.threads, config.server.port], [2, 2], 'an alias is what it stands for')
 })
 
 t.test('large texts end soon', async (t) => {

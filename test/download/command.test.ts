@@ -51,15 +51,17 @@ t.test('failures end with the catalogue’s exit codes', async (t) => {
   writeFileSync(config, readFileSync(config, 'utf8').replace('FOLDER', join(folder, 'models')))
   const pull = (path: string, ...more: string[]) =>
     command(['pull', `${nginx.url}${path}`, '--config', config, ...more])
-  const [broken, header, unnamed] = await Promise.all([
+  const [broken, header, unnamed, below] = await Promise.all([
     pull('/broken/x'),
     pull('/locked/model.gguf', '--header', 'Authorization: Bearer 1234'),
-    pull('/')
+    pull('/'),
+    pull('/model.gguf', '--to', join(config, 'below'))
   ])
   t.match(broken, { code: 255, stderr: /attempt 2 of 2[\s\S]*NETWORK_PARTITION/ })
   t.match(header, { code: 0, stdout: new RegExp(sha256) })
   t.ok(readFileSync(join(folder, 'models/model.gguf')).equals(bytes))
   t.match(unnamed, { code: 2, stderr: /--to/ })
+  t.match(below, { code: 1, stderr: /FILE_READ_FAILED/ })
 })
 
 t.test('interruptions at seeded moments, of the connection, the server and the command itself', async (t) => {

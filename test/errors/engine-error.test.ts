@@ -60,7 +60,13 @@ t.test('a timeout tells what was allowed and what passed', async (t) => {
 })
 
 t.test('the wire form is snake_case, and never fails', async (t) => {
-  const cyclic: Record<string, unknown> = { innerKey: new Float32Array([1, 2]), big: 2n, call: () => 1 }
+  const cyclic: Record<string, unknown> = {
+    innerKey: new Float32Array([1, 2]),
+    big: 2n,
+    bigOnes: BigInt64Array.of(3n),
+    call: () => 1,
+    ['__proto__']: { isLost: false }
+  }
   cyclic.itSelf = cyclic
   const error = createError(
     'CANCELLED',
@@ -77,8 +83,9 @@ t.test('the wire form is snake_case, and never fails', async (t) => {
     request_id: 'r1',
     cause: 'why',
     retryable: false,
-    details: { request_id: 'r1', usage: { prompt_tokens: 3 }, cyclic: { inner_key: [1, 2], big: '2' } }
+    details: { request_id: 'r1', usage: { prompt_tokens: 3 }, cyclic: { inner_key: [1, 2], big: '2', big_ones: ['3'] } }
   })
+  t.same(Object.getOwnPropertyDescriptor(wire.details.cyclic, '__proto__')?.value, { is_lost: false })
   t.match(wire.timestamp, /^\d{4}-\d\d-\d\dT/)
   t.type(wire.details.suggested_action, 'string')
 })

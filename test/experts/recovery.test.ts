@@ -242,3 +242,41 @@ for (const moment of ['before', 'after'] as const) {
     }
   )
 }
+
+t.test(
+  'killed when the file of a version has just gone: the journal says that its last request has ended',
+  async (t) => {
+    const { donor, source, folder } = await files(t)
+    const { texts } = await swapped(t)
+    const journal = join(t.testdirName, 'journal')
+    const script = join(t.testdirName, 'forget.mjs')
+    const lib = pathToFileURL(join(process.cwd(), 'dist/esm/index.js')).href
+    writeFileSync(
+      script,
+      `import files from 'node:fs/promises'
+    import { syncBuiltinESMExports } from 'node:module'
+    const { rm } = files
+    files.rm = async (path, options) => {
+      await rm(path, options)
+      if (path.includes('versions')) process.kill(process.pid, 'SIGKILL')
+    }
+    syncBuiltinESMExports()
+    const { createEngine } = await import(${JSON.stringify(lib)})
+    const engine = await createEngine({ threads: 2, journal: { path: ${JSON.stringify(journal)}, syncMs: 60000 } })
+    await engine.loadModel({ model: ${JSON.stringify(folder)}, id: '${model}' })
+    const swap = (from) => engine.swapExperts('${model}', [{ action: 'replace', layer: 1, expert: 3, from }])
+    await swap(${JSON.stringify(donor)})
+    const generator = engine.createGenerator({ model: '${model}', ...${JSON.stringify(requests)}[1], requestId: 'r' })
+    await generator.accepted()
+    await swap(${JSON.stringify(source)})
+    for await (const item of generator);
+    await new Promise((resolve) => setTimeout(resolve, 60000))`
+    )
+    t.equal(spawnSync(process.execPath, [script], { stdio: 'inherit' }).signal, 'SIGKILL')
+    const engine = await startEngine(t, { journal })
+    t.match(engine.recovered.requests, [{ requestId: 'r', state: 'finished' }])
+    const text = (await items(await engine.resumeGenerator({ requestId: 'r' }))).map(({ text }) => text).join('')
+    t.equal(text, texts[1])
+    await engine.dispose()
+  }
+)

@@ -7,12 +7,13 @@ import t from 'tap'
 import type { EngineEvent } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
 import { DiskWatch } from '../../lib/guards/disk-watch.js'
+import { watchResources } from '../../lib/guards/resource-watch.js'
 import { ColdFolder } from '../archive/setting.js'
 import { smallDisk } from '../journal/mounts.js'
 
 const kib = 1024
 
-t.test('levels of a disk, each told once, with room between low and enough', async (t) => {
+t.test('levels of a disk, each told once, with room between one and the next', async (t) => {
   const path = smallDisk(t, '2m')
   if (!path) return
   const told: [string, unknown][] = []
@@ -25,16 +26,38 @@ t.test('levels of a disk, each told once, with room between low and enough', asy
     writeFileSync(join(path, 'ballast'), Buffer.alloc(takenKib * kib))
     await watch.look([folder, { path: join(path, 'a/b/c/none'), use: 'nothing' }])
   }
-  for (const taken of [0, 1200, 1300, 1000, 1900, 1900, 1200, 0, 0]) await look(taken)
+  for (const taken of [0, 1200, 1300, 1000, 1900, 1900, 1765, 1900, 1765, 1200, 0, 0]) await look(taken)
   t.same(
     told.map(([level]) => level),
     ['low', 'full', 'low', 'enough']
   )
-  t.equal(made.length, 2)
+  t.equal(made.length, 3, 'room is made below the limit alone')
   t.ok(
     made.every((bytes) => bytes > 90 * kib && bytes <= 256 * kib),
     `${made} bytes were asked for`
   )
+})
+
+t.test('a folder that cannot give anything back is asked again, and nothing else comes of it', async (t) => {
+  let asked = 0
+  const folder = {
+    path: t.testdir(),
+    use: 'cold folder',
+    makeRoom: async () => {
+      asked++
+      throw new TypeError('nothing can be deleted')
+    }
+  }
+  const limits = { diskLowBytes: 2 ** 62, diskFullBytes: 2 ** 62, filesLow: 0 }
+  const stop = watchResources(
+    limits,
+    () => [folder],
+    () => 0,
+    () => {}
+  )
+  while (asked < 2) await sleep(20)
+  await stop()
+  t.ok(asked >= 2)
 })
 
 t.test('a cold folder gives back what was used least lately, and no more than is wanted', async (t) => {

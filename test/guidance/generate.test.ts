@@ -2,7 +2,7 @@
 import { copyFileSync, mkdirSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import type { GenerationItem, GenerationRequest, JsonSchema, ResponseFormat } from 'tiered-moe'
+import type { Engine, GenerationItem, GenerationRequest, JsonSchema, ResponseFormat } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
 import { items } from '../engine/items.js'
 import { byteVocabulary, writeMoeModel } from '../fixtures/moe-model.js'
@@ -97,18 +97,26 @@ t.test('log probabilities are of the plain model, with tokens that may not come'
   t.equal(topLogprobs![0]!.token, best)
 })
 
-t.test('what a request is stepped together with changes no bit of it', async (t) => {
+t.test('neither threads nor what a request is stepped together with change a bit of it', async (t) => {
   const requests: GenerationRequest[] = [
     { model, prompt: 'JULIET:\nO ', seed: 7, temperature: 1.1, maxTokens: 40, logits: true },
     asked({ seed: 8, maxTokens: 40, logits: true }),
     asked({ seed: 9, maxTokens: 30, logits: true, repetitionPenalty: 1.3, responseFormat: { type: 'json_object' } }),
     { model, prompt: 'KING', temperature: 0, maxTokens: 30, logits: true }
   ]
-  const alone: GenerationItem[][] = []
-  for (const request of requests) alone.push(await items(engine.createGenerator(request)))
-  const together = await Promise.all(requests.map((request) => items(engine.createGenerator(request))))
+  const single = await createEngine({ threads: 1 })
+  t.teardown(() => single.dispose())
+  await single.loadModel()
   const bits = (list: GenerationItem[]) => list.map(({ token, text, logits }) => [token, text, logits && [...logits]])
-  for (const [i, own] of together.entries()) t.same(bits(own), bits(alone[i]!), `request ${i}`)
+  const write = async (of: Engine, request: GenerationRequest) => bits(await items(of.createGenerator(request)))
+  const expected: ReturnType<typeof bits>[] = []
+  for (const request of requests) expected.push(await write(engine, request))
+  t.ok(expected.every((list) => list.length > 10))
+  for (const [i, request] of requests.entries()) t.same(await write(single, request), expected[i], `1 thread, ${i}`)
+  for (const of of [engine, single]) {
+    const together = await Promise.all(requests.map((request) => write(of, request)))
+    for (const [i, own] of together.entries()) t.same(own, expected[i], `${of.backend.threads} threads, beside, ${i}`)
+  }
 })
 
 t.test('a request goes on in the middle of an object', async (t) => {

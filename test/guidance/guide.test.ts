@@ -2,3 +2,4 @@
 import './hostile.js'
 import './language.js'
 import './masks.js'
+import './patterns.js'

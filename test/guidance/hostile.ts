@@ -11,6 +11,13 @@ const nested = (levels: number, inner: unknown, around: (schema: unknown) => unk
 }
 const arrays = (levels: number, least = 0) => nested(levels, { type: 'null' }, (items) => ({ items, minItems: least }))
 const string = (pattern: unknown, more = {}): JsonSchema => ({ type: 'string', pattern, ...more })
+const many = <T>(count: number, make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i))
+/** An object that has a member of one value, which is an object itself. */
+const marked = (members: [string, number][]) => ({
+  type: 'object',
+  properties: { kind: { const: Object.fromEntries(members) } },
+  required: ['kind']
+})
 const circle: Record<string, unknown> = {}
 circle.self = circle
 
@@ -49,9 +56,23 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['unsupported', 'type', { $ref: '#/$defs/a', type: 'string', $defs: { a: {} } }],
   ['unsupported', '$ref', { $ref: '#/$defs/a', $defs: { a: { $ref: '#/$defs/b' }, b: { $ref: '#/$defs/a' } } }],
   ['unsupported', '$ref', { anyOf: [{ type: 'null' }, { $ref: '#' }] }, '#'],
+  [
+    'unsupported',
+    '$ref',
+    { $defs: { a: { $id: 'a', items: { $ref: '#' } } }, $ref: '#/$defs/a' },
+    '#/$defs/a/items/$ref'
+  ],
+  [
+    'unsupported',
+    '$ref',
+    { $defs: { a: { $id: 'a', properties: { b: { items: { $ref: '#' } } } } }, $ref: '#/$defs/a/properties/b' },
+    '#/$ref'
+  ],
   ['unsupported', 'allOf', { allOf: [{}, {}] }],
   ['unsupported', 'oneOf', { oneOf: [{ type: 'integer' }, { type: 'number' }] }],
   ['unsupported', 'oneOf', { oneOf: [{ type: 'object' }, { type: 'object' }] }],
+  ['unsupported', 'oneOf', { oneOf: [{ const: { a: 1, b: 2 } }, { enum: [3, { b: 2, a: 1 }] }] }],
+  ['unsupported', 'oneOf', { oneOf: ['ab', 'ba'].map((names) => marked([...names].map((name) => [name, 1]))) }],
   ['unsupported', 'maxLength', { enum: ['a'], maxLength: 1 }],
   ['unsupported', 'format', { format: 'hostname' }],
   ['unsupported', 'format', { format: '__proto__' }],
@@ -77,7 +98,9 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['too_large', undefined, nested(60, {}, (schema) => ({ anyOf: [schema, { items: schema }] }))],
   ['too_large', undefined, { description: 'x'.repeat(2 ** 20) }],
   ['too_large', undefined, { enum: Array.from({ length: 60_000 }, (_, i) => `${i * 7919}`) }],
-  ['too_large', 'oneOf', { oneOf: Array.from({ length: 501 }, (_, i) => ({ const: i })) }],
+  ['too_large', 'oneOf', { oneOf: many(501, (i) => ({ const: i })) }],
+  ['too_large', 'oneOf', { oneOf: many(500, (i) => ({ enum: many(40, (j) => i * 40 + j) })) }],
+  ['too_large', 'oneOf', { anyOf: many(20, () => ({ oneOf: many(490, (i) => ({ const: i })) })) }],
   ['too_large', 'pattern', string('(a|b)*a(a|b){12}')],
   ['too_large', 'pattern', string('((a{100}){100}){100}')],
   ['too_large', 'pattern', string('(a{0,999}){0,999}')],
@@ -105,12 +128,29 @@ t.test('refused: where, why and by which keyword', async (t) => {
   }
 })
 
-const many = <T>(count: number, make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i))
 const pair = (a: string, b: string) => ({
   anyOf: [a, b].map((name) => ({ type: 'array', items: { $ref: `#/$defs/${name}` } }))
 })
 
 const followed: Record<string, [schema: JsonSchema, begins: string]> = {
+  'many schemas that exclude each other by one of many members': [
+    {
+      oneOf: many(400, (i) => ({
+        type: 'object',
+        properties: { a: {}, kind: { enum: [`k${i}`, `l${i}`] }, b: { const: 1 } },
+        required: ['a', 'kind', 'b']
+      }))
+    },
+    '{"a":1,"kind":"k'
+  ],
+  'one enum in many choices': [
+    {
+      anyOf: many(2000, () => ({ oneOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] })),
+      $defs: { a: { enum: many(20_000, (i) => `${i}`) } } as never
+    },
+    '"1'
+  ],
+  'an $id that no reference is under': [{ $id: 'a', properties: { a: { $id: 'b', type: 'null' } } }, '{"a":n'],
   'a large enum': [{ enum: many(10_000, (i) => `${i * 7919}`) }, '"7919'],
   'many properties, none of them needed': [
     { properties: Object.fromEntries(many(3000, (i) => [`p${i}`, { type: 'null' }])) },

@@ -49,6 +49,10 @@ const table: [schema: JsonSchema | undefined, accepted: string[], refused: strin
     ['-2.5', '-1', '-0.126', '-2.50'],
     ['-0.125', '-2.51', '0', '-3']
   ],
+  [{ type: 'number', minimum: -1e50 }, ['-7', '0.5', '999999999999999'], ['-1e51', '-1e99', '1e2']],
+  [{ type: 'number', exclusiveMaximum: 1e114 }, ['1', '-0.5'], ['999999999999999.9999999999999999e99', '1e99']],
+  [{ type: 'number', maximum: 1e300 }, ['1e99', '-1e-99'], ['1e100']],
+  [{ type: 'number', minimum: -1, exclusiveMaximum: 0 }, ['-1', '-0.5', '-0.01'], ['-0', '-0.0', '0', '-1.1']],
   [
     { type: 'string', minLength: 2, maxLength: 3 },
     ['"ab"', '"漢字😀"', '"\\n\\u0041"', '"\\ud83d\\ude00x"'],

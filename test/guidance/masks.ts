@@ -1,6 +1,6 @@
 /** Masks against every token tried for itself. */
 import t from 'tap'
-import { compileGuide, type JsonSchema } from '../../lib/guidance/index.js'
+import { compileGuide, type JsonSchema, type TokenBytes } from '../../lib/guidance/index.js'
 import { random } from '../fixtures/weights.js'
 import { randomSchema } from './random-schema.js'
 import { begin, everyByte, tokensOf, vocabularies } from './vocabularies.js'
@@ -81,4 +81,64 @@ t.test('what is remembered may be forgotten at any time', async (t) => {
   other.accept(0x22)
   t.same(other.mask(), before)
   t.ok(one.mask())
+})
+
+t.test('guides are kept for the next requests, of those that remember much only the last ones', async (t) => {
+  const guide = (name: string, rows: number) =>
+    compileGuide({ type: 'json_schema', schema: { type: 'array', items: { const: name } } }, everyByte, rows)!
+  for (const [rows, kept] of [
+    [everyByte.vocab, true],
+    // A mask of half a megabyte.
+    [2 ** 22, false]
+  ] as const) {
+    const text = 'abcdefghijklmnopqrstuvwxyzabcd'
+    const [first, ...others] = ['A', 'B', 'C'].map((name) => {
+      const own = guide(name + text, rows)
+      const state = own.start()
+      for (const byte of Buffer.from(`["${name}${text}`)) {
+        state.mask()
+        state.accept(byte)
+      }
+      return own
+    })
+    t.equal(guide(`C${text}`, rows), others[1], 'the last one is the same')
+    t.equal(guide(`A${text}`, rows) === first, kept, `one of before, with ${rows} rows`)
+  }
+})
+
+t.test('of more ways than are followed at once, what a mask has is taken', async (t) => {
+  const letters = 'abcdefgh'
+  const name = (i: number): string => Array.from({ length: 4 }, (_, at) => letters[(i >> (3 * at)) & 7]).join('')
+  const words = [...letters].flatMap((a) => [...letters].flatMap((b) => [`"${a}${b}`, `{"${a}${b}`, `${a}${b}`]))
+  const texts = [
+    ...Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
+    ...words.map((word) => Buffer.from(word))
+  ]
+  const tokens: TokenBytes = {
+    vocab: texts.length + 1,
+    eosIds: new Set([texts.length]),
+    isControl: (id) => id === texts.length,
+    tokenBytes: (id) => texts[id] ?? new Uint8Array()
+  }
+  // Each object may begin with one of five members, or with another one.
+  const anyOf = Array.from({ length: 700 }, (_, i) => ({
+    type: 'object',
+    properties: Object.fromEntries(Array.from({ length: 5 }, (_, j) => [name(i * 37 + j * 811), { type: 'null' }]))
+  }))
+  const guide = compileGuide({ type: 'json_schema', schema: { anyOf } }, tokens, tokens.vocab)!
+  const start = () => guide.start()
+  const allowed = tokensOf(start().mask()!, tokens.vocab)
+  t.ok(allowed.length > 60, `${allowed.length} tokens`)
+  t.same(
+    allowed.filter((id) => !start().accept(id)),
+    [],
+    'each of them'
+  )
+  const opened = start()
+  opened.accept(0x7b)
+  for (const id of tokensOf(opened.mask()!, tokens.vocab)) {
+    const state = start()
+    state.accept(0x7b)
+    t.ok(state.accept(id), Buffer.from(tokens.tokenBytes(id)).toString())
+  }
 })

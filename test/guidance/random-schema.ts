@@ -35,6 +35,7 @@ export function randomSchema(next: Next, depth = 3): Schema {
       () => ({ type: 'integer', exclusiveMinimum: whole(-5, 0), maximum: whole(1, 9), exclusiveMaximum: 7.5 }),
       () => ({ type: 'number', ...maybe({ minimum: whole(-50, 50) / 4 }), exclusiveMaximum: whole(51, 500) / 4 }),
       () => ({ type: 'number', exclusiveMinimum: whole(-9, 9) / 8, ...maybe({ maximum: whole(10, 1000) / 8 }) }),
+      () => ({ type: 'number', ...pick([{ exclusiveMaximum: 0 }, { minimum: -(10 ** whole(12, 120)) }]) }),
       () => ({ type: pick(['number', 'boolean', 'null', 'integer']) }),
       () => ({ enum: Array.from({ length: whole(1, 4) }, () => pick(constants)) }),
       () => ({ const: pick(constants) }),

@@ -138,6 +138,24 @@ t.test('nonsense on the channel', async (t) => {
   await engine.unloadModel('second')
   const died = events.filter(({ event }) => event === 'worker_died').at(-1)
   t.match(died, { fields: { code: 'WORKER_PROTOCOL_ERROR', reason: 'killed' } })
+  const tokens = Array.from({ length: 200 }, (_, i) => i)
+  const forward = () => engine.forward({ model, tokens, logits: 'last' })
+  const logits = await forward()
+  const again = forward()
+  kill('SIGUSR2')
+  t.same(await again, logits, 'a call that changes nothing is made again')
+  t.match(events.filter(({ event }) => event === 'retry_backoff').at(-1), {
+    level: 'warn',
+    message: /; attempt 2 of 3 in 0\.1 s$/,
+    fields: {
+      method: 'forward',
+      target: 'worker',
+      attempt: 1,
+      maxAttempts: 3,
+      nextRetrySeconds: Number,
+      schedule: [0.1, 0.2, 0.4]
+    }
+  })
 })
 
 t.test('aborts, deadlines, and a consumer that leaves', async (t) => {

@@ -1,10 +1,9 @@
-import { Duplex, PassThrough } from 'node:stream'
 import t from 'tap'
 import { createError } from '../../lib/errors/index.js'
 import { encodeFrame, FrameDecoder, frameKinds } from '../../lib/isolation/frames.js'
-import { RpcPeer } from '../../lib/isolation/rpc.js'
 import { decodeTokens, encodeTokens } from '../../lib/isolation/tokens.js'
 import { pack, unpack } from '../../lib/isolation/values.js'
+import { pair } from './channel.js'
 
 const frames = [
   { kind: frameKinds.message, id: 0, payload: Buffer.from('{"jsonrpc":"2.0"}') },
@@ -96,21 +95,6 @@ t.test('items of a stream', async (t) => {
   }
   t.throws(() => decodeTokens(Buffer.concat([encoded, Buffer.alloc(1)])), { code: 'WORKER_PROTOCOL_ERROR' })
 })
-
-/** Two ends of one channel. */
-function pair() {
-  const [there, back] = [new PassThrough(), new PassThrough()]
-  const end = (readable: PassThrough, writable: PassThrough) => Duplex.from({ readable, writable })
-  const faults: unknown[] = []
-  const onFault = (error: unknown) => faults.push(error)
-  const raw = there
-  return {
-    near: new RpcPeer(end(back, there), { onFault }),
-    far: new RpcPeer(end(there, back), { onFault }),
-    faults,
-    raw
-  }
-}
 
 t.test('calls in both directions', async (t) => {
   const { near, far, faults } = pair()

@@ -7,6 +7,7 @@ import t from 'tap'
 import type { Engine, GenerationRequest, IsolationOptions, MetricFamily } from 'tiered-moe'
 import { createEngine } from 'tiered-moe'
 import { items } from '../engine/items.js'
+import { until } from './until.js'
 
 const model = 'tiny-shakespeare'
 const folder = t.testdir()
@@ -23,9 +24,6 @@ const isThere = (pid: number): boolean => {
   } catch {
     return false
   }
-}
-const until = async (holds: () => boolean): Promise<void> => {
-  while (!holds()) await new Promise((next) => setTimeout(next, 5))
 }
 const textOf = async (engine: Engine, own = request) => (await engine.generate(own)).text
 // Engines of other tests clean up behind those that died.

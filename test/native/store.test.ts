@@ -1,13 +1,13 @@
 /**
- * The expert store alone, in C++: store_check.cpp is built from the addon's own sources with ThreadSanitizer, or with AddressSanitizer and
- * UBSan (`npm run test:asan`), and runs against real files on the disk and in memory. Objects stay in build-check, so only what has changed
- * is compiled again.
+ * The expert store alone, in C++: store_check.cpp is built from the addon's own sources with ThreadSanitizer, or from the objects of the addon that
+ * has AddressSanitizer and UBSan (`npm run test:asan`), and runs against real files on the disk and in memory. Objects stay in build-check, so only
+ * what has changed is compiled again.
  */
 import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { root } from '../fixtures/package.js'
@@ -47,24 +47,21 @@ function isCurrent(object: string): boolean {
   return inputs.every((name) => (statSync(join(root, name), { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < made)
 }
 
-/** Compiles what has changed and returns the path of the check. */
-async function build(name: string, ...sanitizer: string[]): Promise<string> {
+/** Compiles what has changed of `own`, links it with `others`, objects, and returns the path of the check. */
+async function build(name: string, sanitizer: string, own: string[], others: string[]): Promise<string> {
   const folder = join(root, 'build-check', `store-${name}`)
   mkdirSync(folder, { recursive: true })
-  const queue = [...sources, 'test/native/store_check.cpp'].map((source) => ({
-    source,
-    object: join(folder, `${source.replaceAll('/', '_')}.o`)
-  }))
+  const queue = own.map((source) => ({ source, object: join(folder, `${source.replaceAll('/', '_')}.o`) }))
   const objects = queue.map(({ object }) => object)
   const worker = async () => {
     for (let next = queue.shift(); next; next = queue.shift()) {
       if (isCurrent(next.object)) continue
-      await run(compiler, [...before, ...flags, ...sanitizer, '-c', next.source, '-o', next.object], { cwd: root, env })
+      await run(compiler, [...before, ...flags, sanitizer, '-c', next.source, '-o', next.object], { cwd: root, env })
     }
   }
   await Promise.all(Array.from({ length: availableParallelism() }, worker))
   const program = join(folder, 'store_check')
-  await run(compiler, [...before, '-pthread', ...sanitizer, ...objects, '-o', program], { env })
+  await run(compiler, [...before, '-pthread', sanitizer, ...objects, ...others, '-o', program], { env })
   return program
 }
 
@@ -93,12 +90,21 @@ const others = [
 ]
 const cases = [...others, ...Object.keys(raised)]
 
+const check = 'test/native/store_check.cpp'
+/** Under AddressSanitizer the addon is of the same objects. */
+function buildAddresses(addon: string) {
+  const folder = join(dirname(addon), 'tree/build/Release/obj.target/tiered_moe')
+  const others = sources.map((source) => join(folder, source.replace(/cpp$/, 'o')))
+  return build('addresses', '-fsanitize=address,undefined', [check], others)
+}
+
 // Where the tests themselves run under AddressSanitizer, that is the one.
-const [name, ...sanitizer] = process.env.TIERED_MOE_SANITIZED
-  ? (['addresses', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'] as const)
-  : (['threads', '-fsanitize=thread'] as const)
+const name = process.env.TIERED_MOE_SANITIZED ? 'addresses' : 'threads'
 t.test(`the store under the sanitizer of ${name}`, async (t) => {
-  const program = await build(name, ...sanitizer)
+  const program =
+    name === 'addresses'
+      ? await buildAddresses(process.env.TIERED_MOE_ADDON!)
+      : await build(name, '-fsanitize=thread', [...sources, check], [])
   // One folder on a disk, one in memory where the system has such a place.
   const places = [tmpdir(), '/dev/shm'].filter((place) => existsSync(place))
   const folders = await Promise.all(places.map((place) => mkdtemp(join(place, 'store-test-'))))

@@ -24,7 +24,7 @@ t.test('no model yet', async (t) => {
   const { url, close } = await startServer({}, { engine })
   t.teardown(close)
   const refused = await early(url)
-  t.match(refused, /^HTTP\/1\.1 503 [^]*retry-after: 30\r\n[^]*"reason":"loading"/)
+  t.match(refused, /^HTTP\/1\.1 503 [\s\S]*retry-after: 30\r\n[\s\S]*"reason":"loading"/)
   const answer = await ask(`${url}/v1/completions`, completion())
   t.same(failure(answer), [503, 'SERVICE_UNAVAILABLE'])
   t.equal(answer.headers.get('x-should-retry'), 'true')
@@ -75,7 +75,7 @@ t.test('with an engine in another process', async (t) => {
   await t.test('the only worker is dead', async (t) => {
     process.kill(engine.workers()[0]!.pid!, 'SIGKILL')
     await until(() => engine.workers()[0]!.state === 'restarting')
-    t.match(await early(url), /^HTTP\/1\.1 503 [^]*retry-after: 30\r\n[^]*"reason":"workers"/)
+    t.match(await early(url), /^HTTP\/1\.1 503 [\s\S]*retry-after: 30\r\n[\s\S]*"reason":"workers"/)
     await until(() => engine.workers()[0]!.state === 'ready')
     t.equal((await ask(`${url}/v1/completions`, completion({ model }))).status, 200)
   })

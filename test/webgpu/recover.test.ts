@@ -6,29 +6,9 @@ import type { Engine, EngineOptions, LoadProgress, PhaseEvent } from 'tiered-moe
 import { convertModel, createEngine } from 'tiered-moe'
 import { embedded } from '../fixtures/package.js'
 import { openGpu } from './adapter.js'
-import { adapters, devices, watchDevices } from './devices.js'
+import { adapters, devices, occupy, watchDevices } from './devices.js'
 
 const request = { model: 'tiny-shakespeare', prompt: 'ROMEO:', maxTokens: 12, temperature: 0, ignoreEos: true }
-
-/** Some seconds of work that nothing can stop. */
-async function occupy(device: GPUDevice): Promise<void> {
-  const code = `@group(0) @binding(0) var<storage, read_write> x: array<u32>;
-    @compute @workgroup_size(1) fn main() { for (var i = 0u; i < 400000000u; i++) { x[0] = x[0] * 1664525u + x[1]; } }`
-  const module = device.createShaderModule({ code })
-  const pipeline = await device.createComputePipelineAsync({ layout: 'auto', compute: { module, entryPoint: 'main' } })
-  const buffer = device.createBuffer({ size: 16, usage: 0x80 })
-  const group = device.createBindGroup({
-    layout: pipeline.getBindGroupLayout(0),
-    entries: [{ binding: 0, resource: { buffer } }]
-  })
-  const encoder = device.createCommandEncoder()
-  const pass = encoder.beginComputePass()
-  pass.setPipeline(pipeline)
-  pass.setBindGroup(0, group)
-  pass.dispatchWorkgroups(1)
-  pass.end()
-  device.queue.submit([encoder.finish()])
-}
 
 async function open(options: EngineOptions = {}): Promise<Engine> {
   const engine = await createEngine({ backend: 'webgpu', threads: 1, ...options })

@@ -42,6 +42,19 @@ export const request = {
   operator: false
 } as const
 
+/** A deadline that passed: what a TimeoutError is made of. */
+export const deadline = {
+  ...request,
+  category: 'resource',
+  retry: 'backoff',
+  logLevel: 'error',
+  httpStatus: 504,
+  exitCode: 124,
+  engineCode: 'Timeout',
+  details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
+  native: false
+} as const
+
 /** What most failures have in common that somebody who runs the machine has to mend. */
 export const operators = {
   ...request,

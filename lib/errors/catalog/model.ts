@@ -1,6 +1,6 @@
 /** Failures of a model: its file or checkpoint, what is in it, and its load. */
 import type { CatalogEntry } from './entry.js'
-import { request } from './entry.js'
+import { deadline, request } from './entry.js'
 
 const badModel = { severity: 'fatal', scope: 'model', retry: 'never', logLevel: 'error', operator: true } as const
 
@@ -193,17 +193,9 @@ export const model = {
     native: false
   },
   MODEL_LOAD_TIMEOUT: {
-    ...request,
+    ...deadline,
     meaning: 'Loading a model took longer than its timeoutMs.',
-    category: 'resource',
-    retry: 'backoff',
-    logLevel: 'error',
-    httpStatus: 504,
-    exitCode: 124,
-    engineCode: 'Timeout',
-    details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
-    suggestedAction: 'Raise timeoutMs, or use a smaller weight type or a faster disk.',
-    native: false
+    suggestedAction: 'Raise timeoutMs, or use a smaller weight type or a faster disk.'
   },
   MODEL_CHANGED: {
     ...request,

@@ -1,6 +1,6 @@
 /** Failures of one request: what it asked for, and how it ended. */
 import type { CatalogEntry } from './entry.js'
-import { request } from './entry.js'
+import { deadline, request } from './entry.js'
 
 export const requests = {
   CONTEXT_LENGTH_EXCEEDED: {
@@ -15,17 +15,9 @@ export const requests = {
     native: true
   },
   INFERENCE_TIMEOUT: {
-    ...request,
+    ...deadline,
     meaning: 'A generation took longer than its timeoutMs; the details have the text up to then.',
-    category: 'resource',
-    retry: 'backoff',
-    logLevel: 'error',
-    httpStatus: 504,
-    exitCode: 124,
-    engineCode: 'Timeout',
-    details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
-    suggestedAction: 'Raise timeoutMs, ask for fewer tokens, or use a smaller model.',
-    native: false
+    suggestedAction: 'Raise timeoutMs, ask for fewer tokens, or use a smaller model.'
   },
   RUNTIME_NAN_DETECTED: {
     ...request,

@@ -1,6 +1,6 @@
 /** Failures of serving many callers: what may not be asked, what they ask for at once, and calls that do not come back in time. */
 import type { CatalogEntry } from './entry.js'
-import { operators, request } from './entry.js'
+import { deadline, operators, request } from './entry.js'
 
 /** Who asks, or how, is wrong: the same again is refused again. */
 const asking = { ...request, category: 'configuration', exitCode: 1, native: false } as const
@@ -102,18 +102,10 @@ export const serving = {
     native: false
   },
   CALL_TIMEOUT: {
-    ...request,
+    ...deadline,
     meaning: 'A call that gives one answer did not end within its deadline.',
-    category: 'resource',
-    retry: 'backoff',
-    logLevel: 'error',
-    httpStatus: 504,
-    exitCode: 124,
-    engineCode: 'Timeout',
-    details: ['method', 'timeout', 'duration', 'timeoutSeconds', 'elapsedSeconds'],
     suggestedAction:
-      'Raise the deadline of details.method, or find out what holds it up; details.duration has what passed.',
-    native: false
+      'Raise the deadline of details.method, or find out what holds it up; details.duration has what passed.'
   },
   UNKNOWN_ERROR: {
     ...request,
