@@ -23,8 +23,10 @@ t.test('abort during prefill and during decoding: partial text, and everything i
       { signal: controller.signal }
     )
     const next = generator.next()
-    if (after === 0) setTimeout(() => controller.abort(), 1)
-    else for (let i = 1; i <= after; i++) await generator.next()
+    if (after === 0) {
+      while (engine.counters().activeJobs === before.activeJobs) await new Promise(setImmediate)
+      controller.abort()
+    } else for (let i = 1; i <= after; i++) await generator.next()
     if (after > 0) controller.abort()
     const error = await (after === 0 ? next : next.then(() => generator.next())).catch((error) => error)
     t.match(error, { code: 'CANCELLED', name: 'AbortError', engineCode: 'Cancelled' })
