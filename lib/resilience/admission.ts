@@ -82,6 +82,12 @@ interface Entry {
   refuse: (error: EngineError) => void
 }
 
+/**
+ * Not the signal's own reason, whose stack holds the functions that were running: each request begins in the end of the one before, so that none
+ * of them could be collected while there is always one that waits.
+ */
+const hasLeft = 'it waits no longer'
+
 /** Clients are forgotten when there are more of them than this, and they have nothing to be remembered for. */
 const mostIdleClients = 256
 
@@ -148,6 +154,11 @@ export class AdmissionControl {
     }
   }
 
+  /** It was told to drain. */
+  get draining(): boolean {
+    return this.#draining
+  }
+
   /** Refuses what comes from now on; what waits still has its turn. */
   drain(): void {
     this.#draining = true
@@ -201,7 +212,7 @@ export class AdmissionControl {
     client.running++
     this.#running.add(entry)
     this.#admitted++
-    entry.left.abort()
+    entry.left.abort(hasLeft)
     entry.admit({
       queuedMs: this.#clock.now() - entry.queuedAt,
       used: (tokens) => {
@@ -224,7 +235,7 @@ export class AdmissionControl {
     const client = this.#clientOf(entry.client)
     client.waiting--
     client.tokens?.give(entry.cost, this.#clock.now())
-    entry.left.abort()
+    entry.left.abort(hasLeft)
     entry.refuse(why())
     this.#forgetIdle()
     // It may have been in the way of others.
@@ -323,8 +334,10 @@ export class AdmissionControl {
       current,
       limit
     })
-    const tokens = this.#sum(({ cost }) => cost)
-    if (reason === 'tokens') return of(entry?.cost ?? 0, tokens, tokensInFlight ?? tokens)
+    if (reason === 'tokens') {
+      const tokens = this.#sum(({ cost }) => cost)
+      return of(entry?.cost ?? 0, tokens, tokensInFlight ?? tokens)
+    }
     if (reason === 'memory') {
       const kvBytes = this.#sum(({ ask }) => ask.kvBytes)
       return of(entry?.ask.kvBytes ?? 0, kvBytes, Math.max(0, this.#needs.memory() - memoryReserveBytes))

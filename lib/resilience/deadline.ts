@@ -16,6 +16,9 @@ export interface DeadlineOptions {
   signal?: AbortSignal | undefined
 }
 
+/** Not the signal's own reason, whose stack would hold what was running. */
+const noLonger = 'its time no longer counts'
+
 export class Deadline implements Disposable {
   readonly #method: string
   readonly #code: TimeoutCode
@@ -79,7 +82,7 @@ export class Deadline implements Disposable {
 
   /** Stops the clock: neither time nor aborts end it any more. */
   [Symbol.dispose](): void {
-    this.#disposed.abort()
+    this.#disposed.abort(noLonger)
   }
 
   #timeout(): EngineError {
@@ -110,6 +113,6 @@ export class Deadline implements Disposable {
 
   #stop(error: EngineError): void {
     this.#ended.abort(error)
-    this.#disposed.abort()
+    this.#disposed.abort(noLonger)
   }
 }

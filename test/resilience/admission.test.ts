@@ -1,4 +1,6 @@
 /** Admission on a clock of the test's: what runs, what waits, and every refusal with its reason. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import type { EngineError } from '../../lib/errors/index.js'
 import { seededRandom } from '../../lib/resilience/backoff.js'
@@ -384,4 +386,31 @@ t.test('each client may have limits of its own', async (t) => {
   t.match((await admit('a')).error, { code: 'RATE_LIMITED', details: { reason: 'client_concurrency', limit: 1 } })
   t.ok((await admit('b')).ticket)
   t.ok((await admit('b')).ticket, 'those of all do not count then')
+})
+
+t.test('a request that has ended is forgotten, though there is always one that waits', async (t) => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const { control, ask } = setUp()
+  const asks: WeakRef<AdmissionAsk>[] = []
+  const admit = (): Promise<Ticket> => {
+    const own = ask('a')
+    asks.push(new WeakRef(own))
+    return control.admit(own)
+  }
+  let running = await admit()
+  let waiting = admit()
+  for (let i = 0; i < 50; i++) {
+    const following = admit()
+    running.release()
+    running = await waiting
+    waiting = following
+  }
+  await settle()
+  collect()
+  t.equal(control.stats().queued, 1)
+  const left = asks.filter((own) => own.deref() !== undefined).length
+  t.ok(left < 10, `${left} of ${asks.length} are remembered`)
+  running.release()
+  ;(await waiting).release()
 })
