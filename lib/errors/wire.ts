@@ -1,6 +1,7 @@
 /** camelCase details to the snake_case of the wire and of logs, and back. */
 
-export const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+export const snakeCase = (key: string): string =>
+  /[A-Z]/.test(key) ? key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`) : key
 export const camelCase = (key: string): string => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 
 /** A copy with every key of plain objects in snake_case; typed arrays become arrays, cycles and functions are dropped. */

@@ -45,9 +45,36 @@ function shortDetails(error: EngineError): RecentError['details'] {
 const isHarmless = ({ code, details }: EngineError): boolean =>
   code === 'CANCELLED' || (code === 'REQUEST_TIMEOUT' && details.phase === 'idle')
 
+interface Kind {
+  last: EngineError
+  model: string | null
+  count: number
+  firstAt: string
+}
+
+function recentError({ last, model, count, firstAt }: Kind): RecentError {
+  const { code, category, severity, httpStatus, retryable, timestamp, details, entry } = last
+  return {
+    code,
+    category,
+    severity,
+    httpStatus,
+    retryable,
+    operator: entry.operator,
+    message: loggedMessage(last.message, details).slice(0, longestMessage),
+    suggestedAction: details.suggestedAction,
+    details: shortDetails(last),
+    model,
+    requestId: textOf(details.requestId),
+    count,
+    firstAt,
+    lastAt: timestamp
+  }
+}
+
 export class RecentErrors {
   /** By code and model, the one that happened last at the end. */
-  readonly #kinds = new Map<string, RecentError>()
+  readonly #kinds = new Map<string, Kind>()
   /** The same error is answered, and was made before that. */
   readonly #seen = new WeakSet<EngineError>()
   readonly #heard = (message: unknown): void => {
@@ -70,34 +97,19 @@ export class RecentErrors {
   add(error: EngineError): void {
     if (isHarmless(error) || this.#seen.has(error)) return
     this.#seen.add(error)
-    const { code, category, severity, httpStatus, retryable, timestamp, details } = error
+    const { code, timestamp, details } = error
     // A name that somebody made up is no model's: with some of them all that is remembered could be pushed out.
     const model = code === 'MODEL_NOT_LOADED' ? null : textOf(details.model)
     const key = `${code} ${model}`
-    const earlier = this.#kinds.get(key)
+    const { count, firstAt } = this.#kinds.get(key) ?? { count: 0, firstAt: timestamp }
     this.#kinds.delete(key)
-    this.#kinds.set(key, {
-      code,
-      category,
-      severity,
-      httpStatus,
-      retryable,
-      operator: error.entry.operator,
-      message: loggedMessage(error.message, details).slice(0, longestMessage),
-      suggestedAction: details.suggestedAction,
-      details: shortDetails(error),
-      model,
-      requestId: textOf(details.requestId),
-      count: (earlier?.count ?? 0) + 1,
-      firstAt: earlier?.firstAt ?? timestamp,
-      lastAt: timestamp
-    })
+    this.#kinds.set(key, { last: error, model, count: count + 1, firstAt })
     const [oldest] = this.#kinds.keys()
     if (this.#kinds.size > mostErrors) this.#kinds.delete(oldest!)
   }
 
   /** The last one first. */
   list(): RecentError[] {
-    return [...this.#kinds.values()].reverse()
+    return [...this.#kinds.values()].reverse().map(recentError)
   }
 }

@@ -65,6 +65,17 @@ const units: Readonly<Record<UnavailableReason | RateLimitedReason, ResourceInfo
   client_concurrency: 'requests'
 }
 
+/** Under an overload refusals come by the hundreds, and where one was made is no question: they have no stack, which costs more than they do. */
+function withoutStack<Result>(make: () => Result): Result {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  try {
+    return make()
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+  }
+}
+
 /** SERVICE_UNAVAILABLE. `seconds` until the work ahead is done, undefined where that is not known. */
 export function refusal(
   reason: UnavailableReason,
@@ -77,7 +88,7 @@ export function refusal(
   const resourceInfo = { ...capacity, unit: units[reason] }
   const message = `a request is refused, ${texts[reason]}; try again in ${retryAfterSeconds} s`
   const details = { reason, current, limit, retryAfterSeconds, resourceInfo }
-  return createError('SERVICE_UNAVAILABLE', message, details, cause === undefined ? {} : { cause })
+  return withoutStack(() => createError('SERVICE_UNAVAILABLE', message, details, { cause }))
 }
 
 /** RATE_LIMITED. `windowSeconds` is null for what has no window. */
@@ -93,5 +104,5 @@ export function clientRefusal(
   const resourceInfo = { ...capacity, unit: units[reason] }
   const message = `a request of client ${client} is refused, ${texts[reason]}; try again in ${retryAfterSeconds} s`
   const details = { reason, client, current, limit, windowSeconds, retryAfterSeconds, resourceInfo }
-  return createError('RATE_LIMITED', message, details)
+  return withoutStack(() => createError('RATE_LIMITED', message, details))
 }

@@ -5,7 +5,7 @@ import type { Socket } from 'node:net'
 import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
 import type { Connections } from './connections.js'
-import { errorBody, errorHeaders } from './errors.js'
+import { errorBody, errorHeaders, jsonType } from './errors.js'
 import type { CheckedServer } from './settings.js'
 
 /** `tell` gets each of the errors. */
@@ -29,7 +29,7 @@ export function answerClientErrors(
     // Of a client that has gone nobody has to hear.
     if (cause.code !== 'HPE_INVALID_EOF_STATE') tell(error)
     const body = JSON.stringify(errorBody(error, null))
-    const headers = { ...errorHeaders(error), 'content-type': 'application/json; charset=utf-8', connection: 'close' }
+    const headers = { ...errorHeaders(error), 'content-type': jsonType, connection: 'close' }
     const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
     const { httpStatus } = error
     const head = `HTTP/1.1 ${httpStatus} ${STATUS_CODES[httpStatus]}\r\n${lines.join('')}content-length: ${Buffer.byteLength(body)}`

@@ -27,6 +27,8 @@ const unknownWait = 30
 /** Seconds that a program may wait by itself. */
 const longestWait = 60
 
+export const jsonType = 'application/json; charset=utf-8'
+
 export function errorBody(error: EngineError, requestId: string | null): ErrorBody {
   const { message, code, engineCode, category, severity, retryable, details, timestamp } = error
   const { path } = details

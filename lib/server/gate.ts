@@ -1,33 +1,57 @@
 /** What is looked at before anything of a request is read but its head: where it comes from, who it is, whether there is room for it. */
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { EngineError } from '../errors/index.js'
 import { createError } from '../errors/index.js'
 import { refusal } from '../validation.js'
 import type { ServerContext } from './context.js'
+import { errorBody, errorHeaders, jsonType } from './errors.js'
 import type { KeyRing } from './keys.js'
 import { checkAdmin, forbidden } from './keys.js'
 import { isLoopback } from './settings.js'
 
 export function addGate(app: FastifyInstance, keys: KeyRing, context: ServerContext): void {
   app.decorateRequest('caller', null as never)
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
-    if (request.headers.host === undefined && request.raw.httpVersion === '1.1') {
-      throw refusal('a request', 'host', 'not there', 'a Host header, which HTTP/1.1 asks for')
-    }
-    const { access = 'key', text = false } = request.routeOptions.config
-    if (keys.size === 0) checkOrigin(request)
-    if (access === 'open') return
-    const key = keys.size === 0 ? undefined : keys.authenticate(request.headers.authorization)
-    request.caller = { key, client: key?.id ?? request.ip }
-    if (access === 'admin') checkAdmin(request.caller)
-    if (!text) return
-    const refused = context.precheck(request.caller.client)
-    if (refused) throw refused
+    identify(request, keys)
+    const refused = request.routeOptions.config.text ? context.precheck(request.caller.client) : undefined
+    if (refused) refuse(context, request, reply, refused)
+    else done()
   })
   // A client that keeps its connection would keep the server from ending.
-  app.addHook('onSend', async (_, reply) => {
-    if (context.admission.stats().draining) reply.header('connection', 'close')
+  app.addHook('onSend', (_, reply, payload, done) => {
+    if (context.admission.draining) reply.header('connection', 'close')
+    done(null, payload)
   })
+}
+
+/** Who asks, and whether it may: VALIDATION_ERROR, FORBIDDEN, and what KeyRing.authenticate throws. */
+function identify(request: FastifyRequest, keys: KeyRing): void {
+  if (request.headers.host === undefined && request.raw.httpVersion === '1.1') {
+    throw refusal('a request', 'host', 'not there', 'a Host header, which HTTP/1.1 asks for')
+  }
+  const { access = 'key' } = request.routeOptions.config
+  if (keys.size === 0) checkOrigin(request)
+  if (access === 'open') return
+  const key = keys.size === 0 ? undefined : keys.authenticate(request.headers.authorization)
+  request.caller = { key, client: key?.id ?? request.ip }
+  if (access === 'admin') checkAdmin(request.caller)
+}
+
+/** What the error handler does, by itself: under an overload most requests end here, and the way through the framework costs more than they do. */
+function refuse(context: ServerContext, { id }: FastifyRequest, reply: FastifyReply, error: EngineError): void {
+  context.tell(error, id)
+  const body = JSON.stringify(errorBody(error, id))
+  reply.hijack()
+  reply.raw
+    .writeHead(error.httpStatus, {
+      'x-request-id': id,
+      ...errorHeaders(error),
+      'content-type': jsonType,
+      'content-length': Buffer.byteLength(body),
+      ...(context.admission.draining && { connection: 'close' })
+    })
+    .end(body)
 }
 
 /** Without keys, whatever a page in a browser of this machine sends must not count as its user's. FORBIDDEN. */

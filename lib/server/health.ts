@@ -8,7 +8,7 @@ import { metricsText, metricsType } from './metrics-text.js'
 
 /** Why no text can be had now; undefined where one can. */
 export function unreadyReason({ engine, admission }: Pick<ServerContext, 'engine' | 'admission'>): string | undefined {
-  if (admission.stats().draining) return 'draining'
+  if (admission.draining) return 'draining'
   if (engine.state !== 'active' && engine.state !== 'expanding')
     return engine.state === 'warm' ? 'loading' : engine.state
   return engine.listModels().length === 0 ? 'loading' : undefined

@@ -204,7 +204,7 @@ class EngineServer implements Server {
 
   async drain(ms: number = this.#settings.drainMs): Promise<void> {
     const { admission, runs, telemetry } = this.#context
-    if (!admission.stats().draining) {
+    if (!admission.draining) {
       telemetry.event('server_draining', `the server drains for at most ${ms} ms`, { ms, requests: runs.size })
       admission.drain()
     }
@@ -293,7 +293,7 @@ function assembled(http: HttpServer, keys: KeyRing, context: ServerContext): Fas
 
 /** Also those whose client did not wait for the end of the reply. */
 function countRequests(app: FastifyInstance, { requests, requestTime }: HttpMetrics): void {
-  app.addHook('onRequest', async ({ method, routeOptions }, { raw }) => {
+  app.addHook('onRequest', ({ method, routeOptions }, { raw }, done) => {
     const began = performance.now()
     const { url: route = 'none' } = routeOptions
     raw.once('close', () => {
@@ -301,6 +301,7 @@ function countRequests(app: FastifyInstance, { requests, requestTime }: HttpMetr
       requests.add(1, { route, method, status: String(status) })
       requestTime.observe((performance.now() - began) / 1000, { route })
     })
+    done()
   })
 }
 

@@ -41,8 +41,12 @@ async function answer(
   const { socket } = request.raw
   let run: TextRun | undefined
   try {
+    const caller = callerOf(request)
+    // Others may have taken the last place while its body came.
+    const refused = context.precheck(caller.client)
+    if (refused) throw refused
     const asked = parseRequest(form, body)
-    run = new TextRun(context, callerOf(request), asked, { id: request.id, method })
+    run = new TextRun(context, caller, asked, { id: request.id, method })
     socket.once('close', run.abandon)
     if (socket.destroyed) run.abandon()
     const head = { id, created: Math.floor(Date.now() / 1000), model: asked.generation.model }

@@ -136,6 +136,8 @@ export class Telemetry {
   }
 
   #push(delivery: Delivery): void {
+    const { logger, onEvent } = this.#options
+    if (!logger && !onEvent) return
     this.#buffer.push(delivery)
     // What went wrong is told at once: the process may not live to the next turn of its loop.
     if (delivery.level === 'error') this.#buffer.flush()
