@@ -41,8 +41,10 @@ export class Client {
     this.url = url
   }
 
-  /** {status, headers, body (parsed where it is JSON), text}. `key`: bearer; `signal` ends the connection. */
-  ask(method, path, { body, key, headers = {}, signal, onData, agent = false } = {}) {
+  /**
+   * {status, headers, body (parsed where it is JSON), text}. `key`: bearer; `signal` ends the connection, as does nothing that comes for `timeout` ms.
+   */
+  ask(method, path, { body, key, headers = {}, signal, timeout, onData, agent = false } = {}) {
     const payload = body === undefined || typeof body === 'string' ? body : JSON.stringify(body)
     return new Promise((resolve, reject) => {
       const request = httpRequest(
@@ -51,6 +53,7 @@ export class Client {
           method,
           agent,
           signal,
+          timeout,
           headers: {
             ...(payload !== undefined && {
               'content-type': 'application/json',
@@ -80,6 +83,7 @@ export class Client {
         }
       )
       request.on('error', reject)
+      request.on('timeout', () => request.destroy(new TypeError(`nothing came for ${timeout} ms`)))
       request.end(payload)
     })
   }
