@@ -101,3 +101,27 @@ t.test('limits', async (t) => {
     t.ok(names.has('tiered_moe_http_request_seconds') && names.has('tiered_moe_engine_state'))
   })
 })
+
+t.test('large bodies in which everything is wrong: their first fault', async (t) => {
+  const { url, close } = await startServer()
+  t.teardown(close)
+  const bodyBytes = 4 * 2 ** 20
+  for (const [item, path] of [
+    [{}, 'messages[0].role'],
+    [{ role: '', content: '' }, 'messages[0].role'],
+    [{ role: 'user', content: '', x: 1 }, 'messages[0].x'],
+    [{ role: 'user', content: [1] }, 'messages[0].content']
+  ] as const) {
+    const count = Math.floor((bodyBytes - 100) / (JSON.stringify(item).length + 1))
+    const answer = await ask(`${url}/v1/chat/completions`, { model: 'm', messages: Array(count).fill(item) })
+    t.same(failure(answer), [400, 'VALIDATION_ERROR'])
+    t.equal(answer.body.error.details.path, path, `${count} of ${JSON.stringify(item)}`)
+  }
+  const names = Object.fromEntries(Array.from({ length: 340_000 }, (_, i) => [`x${i}`, 1]))
+  const answer = await ask(`${url}/v1/chat/completions`, {
+    model: 'm',
+    messages: [{ role: 'user', content: '' }],
+    ...names
+  })
+  t.equal(answer.body.error.details.path, 'x0')
+})
