@@ -4,6 +4,9 @@ import { faultsOf, pathText } from './config/fault.js'
 import { isEngineError } from './errors/index.js'
 import { refusal, unreadable } from './validation.js'
 
+/** What `z.validate` parses with: only the first issue is told, and a large list of wrong items would have one for each. */
+const untilFirst: z.core.ParseContextInternal<z.core.$ZodIssue> = { abortEarly: true }
+
 /**
  * `value` as the schema types it. Each field's description says what is allowed. Throws VALIDATION_ERROR {path, found, allowed};
  * of several faults the first. A getter or proxy that throws is a fault too.
@@ -14,7 +17,7 @@ export function validated<Shape extends z.core.$ZodLooseShape>(
   subject: string
 ): z.output<z.ZodObject<Shape, z.core.$strict>> {
   try {
-    const result = schema.safeParse(value)
+    const result = schema.safeParse(value, untilFirst)
     if (result.success) return result.data
     const { path, found, allowed } = faultsOf(schema, value, result.error.issues.slice(0, 1))[0]!
     if (path.length === 0) throw refusal(subject, 'the argument', found, 'an object of options')

@@ -1,6 +1,6 @@
 /** What is wrong with a value that a schema refuses: where, what was found there, what is allowed. */
 import { z } from 'zod'
-import { describeValue } from '../validation.js'
+import { describeFound } from './hidden.js'
 
 export interface Fault {
   /** [] is the value itself. */
@@ -21,11 +21,12 @@ export const faultsOf = (
   issues.flatMap((issue): Fault[] => {
     const { path } = issue
     if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => ({ path: [...path, key], found: 'not an option', allowed: allowed(schema, path) }))
+      const known = allowed(schema, path)
+      return issue.keys.map((key) => ({ path: [...path, key], found: 'not an option', allowed: known }))
     }
     // What a name may be is said by what has the names.
     const at = issue.code === 'invalid_key' ? path.slice(0, -1) : path
-    return [{ path, found: describeValue(valueAt(value, path)), allowed: allowed(schema, at) }]
+    return [{ path, found: describeFound(path, valueAt(value, path)), allowed: allowed(schema, at) }]
   })
 
 export function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {

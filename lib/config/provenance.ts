@@ -5,10 +5,10 @@ import { createError } from '../errors/index.js'
 import { describeValue } from '../validation.js'
 import type { Fault, Issue } from './fault.js'
 import { faultsOf, pathText, valueAt } from './fault.js'
+import { hiddenForm } from './hidden.js'
 import type { UnknownKey } from './keys.js'
 import { filePath, fileSpelling, isMapping, nearestKey } from './keys.js'
 import type { Layer, Owners } from './merge.js'
-import { hiddenForm } from './print.js'
 import { allowedOf, childOf } from './shape.js'
 
 /** One thing that is wrong with a configuration. */

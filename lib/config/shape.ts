@@ -28,7 +28,7 @@ export const objectForm = (schema: z.ZodType | undefined): z.ZodObject | undefin
 export const listForm = (schema: z.ZodType | undefined): z.ZodArray | undefined =>
   forms(schema).find((form) => form instanceof z.ZodArray)
 
-export const recordForm = (schema: z.ZodType | undefined): z.ZodRecord | undefined =>
+const recordForm = (schema: z.ZodType | undefined): z.ZodRecord | undefined =>
   forms(schema).find((form) => form instanceof z.ZodRecord)
 
 /** The schema of what is under a key or an index; undefined where anything may be, or nothing. */

@@ -184,7 +184,7 @@ export class PartialFile {
   }
 }
 
-export const partPath = (to: string): string => `${to}.part`
+const partPath = (to: string): string => `${to}.part`
 const descriptionPath = (to: string): string => `${to}.part.json`
 
 /** Whether a part that was begun for `whole` can be gone on with: the server can say whether it is still the same, or the sum will. */

@@ -179,7 +179,9 @@ class Pull {
   readonly #telemetry: Telemetry
   readonly #client: RangeClient
   readonly #report = { resumed: 0, restarted: 0, attempts: 0 }
-  /** Where the attempt under way began. */
+  /** Times that the file was another one, or damaged. */
+  #wrong = 0
+  /** Bytes that the attempt under way has to go beyond. */
   #from = 0
   /** What was fetched is wrong: past the caches on the way. */
   #fresh = false
@@ -201,8 +203,8 @@ class Pull {
       const sha256 = this.#part.sha256()
       const expected = this.#request.sha256
       if (expected === undefined || sha256 === expected) return this.#finish(sha256)
-      if (this.#report.restarted >= mostRestarts) await this.#giveUp(expected, sha256)
-      await this.#restart(`its SHA-256 is ${sha256}, not ${expected}`)
+      if (this.#wrong >= mostRestarts) await this.#giveUp(expected, sha256)
+      await this.#fetchAgain(`its SHA-256 is ${sha256}, not ${expected}`)
     }
   }
 
@@ -233,9 +235,15 @@ class Pull {
   /** Receives what is missing. */
   async #attempt(): Promise<void> {
     const part = this.#part
-    this.#from = part.received
-    if (part.complete) return
+    const hasSum = this.#request.sha256 !== undefined
+    if (hasSum && part.complete) return
+    // What comes once more is nothing further: a server that always breaks off would be asked for ever.
+    this.#from = Math.max(this.#from, part.received)
+    if (!hasSum && part.received > 0 && part.whole?.validator === null) {
+      await this.#restart('nothing says whether it is still the same file')
+    }
     const answer = await this.#open()
+    if (!answer) return
     const whole: Whole = {
       url: describeUrl(this.#url),
       bytes: answer.fileBytes ?? 0,
@@ -259,16 +267,18 @@ class Pull {
     }
   }
 
-  /** The answer for what is missing; for all of it where the file is another one now. */
-  async #open(): Promise<RangeAnswer> {
+  /** The answer for what is missing, for all of it where the file is another one now; undefined where nothing is missing. */
+  async #open(): Promise<RangeAnswer | undefined> {
     for (;;) {
       const part = this.#part
-      const { whole } = part
-      const answer = await this.#ask(part.received, whole?.validator)
+      const { whole, complete } = part
+      // Where all is there its last byte: the answer says whether the file is still the same.
+      const answer = await this.#ask(Math.max(0, part.received - (complete ? 1 : 0)), whole?.validator)
       if (!whole || part.received === 0) return answer
       const same = (whole.validator ?? answer.validator) === answer.validator && answer.fileBytes === whole.bytes
-      if (same) return answer
+      if (same && !complete) return answer
       answer.discard()
+      if (same) return undefined
       await this.#changed()
     }
   }
@@ -290,13 +300,19 @@ class Pull {
   }
 
   async #changed(): Promise<void> {
-    if (this.#report.restarted >= mostRestarts) throw refused(this.#url, 'the file changes while it is read')
-    await this.#restart('the file changed')
+    if (this.#wrong >= mostRestarts) throw refused(this.#url, 'the file changes while it is read')
+    await this.#fetchAgain('the file changed')
+  }
+
+  async #fetchAgain(reason: string): Promise<void> {
+    this.#wrong++
+    this.#fresh = true
+    this.#from = 0
+    await this.#restart(reason)
   }
 
   async #restart(reason: string): Promise<void> {
     this.#report.restarted++
-    this.#fresh = true
     const target = describeUrl(this.#url)
     this.#telemetry.event('download_restarted', `${target} is fetched from its beginning: ${reason}`, {
       target,
@@ -345,15 +361,15 @@ function expired(error: unknown): unknown {
 
 /** The name that a file gets which nobody names: the last part of its address. VALIDATION_ERROR where that is none. */
 export function fileNameOf(url: string): string {
-  const { pathname } = new URL(validated(requestSchema.pick({ url: true }), { url }, method).url)
+  const address = new URL(validated(requestSchema.pick({ url: true }), { url }, method).url)
   let name = ''
   try {
-    name = basename(decodeURIComponent(pathname))
+    name = basename(decodeURIComponent(address.pathname))
   } catch {
     // What is no text is no name.
   }
   if (name === '' || name === '.' || name === '..' || /\p{Cc}/u.test(name)) {
-    throw refusal(method, 'url', `${JSON.stringify(url)}, which ends without a name`, 'with --to, or with a file name')
+    throw refusal(method, 'url', `${describeUrl(address)}, which ends without a name`, 'with --to, or with a file name')
   }
   return name
 }

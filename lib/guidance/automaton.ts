@@ -7,8 +7,10 @@ import { depthNeeded } from './grammar.js'
 
 /** Ways that are followed at once; further ones are left out, and each that is kept can end. */
 const mostWays = 1024
-/** States that are remembered. */
-const mostStates = 50_000
+/** Bytes of what is remembered. */
+const mostBytes = 2 ** 25
+/** What its parts take, with their places in the tables, about; a state also for each of its ways. */
+const bytesOf = { state: 400, wayOfState: 16, frame: 180, way: 90, waysAround: 200 }
 
 /** A place in a rule: its depth left, and what is still to be counted. */
 export interface Frame {
@@ -50,6 +52,7 @@ export class Automaton {
   /** Those of one way by number, the others by text. */
   readonly #states = new Map<number | string, State>()
   #wayCount = 0
+  #bytes = 0
   #start: State | undefined
 
   constructor(grammar: Grammar) {
@@ -63,14 +66,14 @@ export class Automaton {
     return this.#start
   }
 
-  /** States that are remembered. */
-  get remembered(): number {
-    return this.#states.size
+  /** What is remembered, about. */
+  get bytes(): number {
+    return this.#bytes
   }
 
   /** More is remembered than should be: another automaton goes on from here (`adopted`). */
   get full(): boolean {
-    return this.remembered >= mostStates
+    return this.#bytes >= mostBytes
   }
 
   /** A state of another automaton of the same grammar, as one of this. */
@@ -111,18 +114,24 @@ export class Automaton {
     if (!frame) {
       frame = { id: this.#frames.size, state, room, least, most }
       this.#frames.set(key, frame)
+      this.#bytes += bytesOf.frame
     }
     return frame
   }
 
   way(frame: Frame, around: Way | undefined): Way {
     const key = around?.id ?? -1
-    const ways = this.#ways.get(key) ?? new Map<number, Way>()
-    this.#ways.set(key, ways)
+    let ways = this.#ways.get(key)
+    if (!ways) {
+      ways = new Map()
+      this.#ways.set(key, ways)
+      this.#bytes += bytesOf.waysAround
+    }
     let way = ways.get(frame.id)
     if (!way) {
       way = { id: this.#wayCount++, frame, around }
       ways.set(frame.id, way)
+      this.#bytes += bytesOf.way
     }
     return way
   }
@@ -188,6 +197,7 @@ export class Automaton {
       state = { owner: this, ways, complete, next: [] }
       // Above the limit states are made anew: slower, but no larger.
       if (!this.full) this.#states.set(key, state)
+      this.#bytes += bytesOf.state + ways.length * bytesOf.wayOfState
     }
     return state
   }

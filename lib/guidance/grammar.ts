@@ -62,6 +62,13 @@ export interface Grammar {
   byteOf: readonly number[]
 }
 
+/** A call, and the state that it is made from. */
+interface CallSite {
+  from: number
+  rule: number
+  to: number
+}
+
 type GuardOptions = Partial<Pick<Guard, 'counts' | 'enough'>>
 
 const encoder = new TextEncoder()
@@ -94,8 +101,13 @@ export class GrammarBuilder {
     return this.#states[state]!.rule
   }
 
+  /** GrammarTooLarge where there is no room for so many states more. */
+  checkRoom(states: number): void {
+    if (this.#states.length + states > mostStates) throw new GrammarTooLarge(`more than ${mostStates} states`)
+  }
+
   state(rule: number): number {
-    if (this.#states.length >= mostStates) throw new GrammarTooLarge(`more than ${mostStates} states`)
+    this.checkRoom(1)
     // Most states have one edge and nothing else: lists are made where they are needed.
     this.#states.push({ rule, edges: none, calls: none, skips: none, accepting: false, need: Number.POSITIVE_INFINITY })
     return this.#states.length - 1
@@ -211,41 +223,35 @@ export class GrammarBuilder {
   #findNeeds(): void {
     const states = this.#states
     const before = states.map((): number[] => none)
-    const callers = this.#rules.map((): number[] => none)
+    const returns = states.map((): CallSite[] => none)
+    const callers = this.#rules.map((): CallSite[] => none)
     const changed: number[] = []
+    const lower = (state: number, need: number): void => {
+      if (need >= states[state]!.need) return
+      states[state]!.need = need
+      changed.push(state)
+    }
     for (const [from, { edges, calls, skips, accepting }] of states.entries()) {
       for (const { to } of edges) before[to] = added(before[to]!, from)
       for (const to of skips) before[to] = added(before[to]!, from)
       for (const { rule, to } of calls) {
-        before[to] = added(before[to]!, from)
-        callers[rule] = added(callers[rule]!, from)
+        const site = { from, rule, to }
+        returns[to] = added(returns[to]!, site)
+        callers[rule] = added(callers[rule]!, site)
       }
-      if (accepting) changed.push(from)
+      if (accepting) lower(from, 0)
     }
-    for (const state of changed) states[state]!.need = 0
+    // Of each state only the ways over the one that changed are looked at: it may have very many.
     for (const state of changed) {
-      const { rule } = states[state]!
-      const above = this.#rules[rule]!.start === state ? callers[rule]! : []
-      for (const list of [before[state]!, above]) {
-        for (const from of list) {
-          const need = this.#needOf(states[from]!)
-          if (need >= states[from]!.need) continue
-          states[from]!.need = need
-          changed.push(from)
+      const { rule, need } = states[state]!
+      for (const from of before[state]!) lower(from, need)
+      const above = this.#rules[rule]!.start === state ? callers[rule]! : none
+      for (const list of [returns[state]!, above]) {
+        for (const { from, rule, to } of list) {
+          lower(from, Math.max(states[to]!.need, depthNeeded(this.#rules[rule]!, states)))
         }
       }
     }
-  }
-
-  #needOf({ edges, calls, skips, accepting }: GrammarState): number {
-    if (accepting) return 0
-    let need = Number.POSITIVE_INFINITY
-    for (const { to } of edges) need = Math.min(need, this.#states[to]!.need)
-    for (const to of skips) need = Math.min(need, this.#states[to]!.need)
-    for (const { rule, to } of calls) {
-      need = Math.min(need, Math.max(this.#states[to]!.need, depthNeeded(this.#rules[rule]!, this.#states)))
-    }
-    return need
   }
 
   #findHeights(): void {

@@ -10,7 +10,7 @@ import { numberRule } from './number-range.js'
 const mostIndent = 16
 
 /** Characters that a string holds as they are: all but control characters, the quote and the backslash. */
-export const plainChars = common(everyChar, [
+const plainChars = common(everyChar, [
   [0x20, 0x21],
   [0x23, 0x5b],
   [0x5d, 0x10ffff]

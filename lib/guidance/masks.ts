@@ -12,7 +12,7 @@ const mostCost = 3_000_000
 const mostCostInside = 1_500_000
 /** Bytes of the masks that are remembered. */
 const mostBytes = 2 ** 26
-/** What a state takes, of the grammar or of the automaton, about. */
+/** What a state of the grammar takes, about. */
 const stateBytes = 400
 
 /** What a place in a rule says by itself. */
@@ -52,8 +52,8 @@ export class Masks {
 
   /** What is remembered, about. */
   get rememberedBytes(): number {
-    const { grammar, remembered } = this.#automaton
-    return this.#bytes + (grammar.states.length + remembered) * stateBytes
+    const { grammar, bytes } = this.#automaton
+    return this.#bytes + grammar.states.length * stateBytes + bytes
   }
 
   /** The state after a text's bytes; undefined where the text cannot go on so. */

@@ -16,7 +16,7 @@ export interface NumberRange {
 }
 
 /** Digits of a number, and of a fraction where there is no bound. */
-const mostDigits = 15
+export const mostDigits = 15
 const mostFraction = 16
 const mostExponent = 2
 
@@ -53,18 +53,49 @@ function tighter(closed: number | undefined, open: number | undefined, sign: 1 |
   return other >= own ? { value: other * sign, open: open !== undefined } : { value: own * sign, open: false }
 }
 
-/** A number of the range; undefined where it has none. */
-export function numberRule(b: GrammarBuilder, { whole, least, most, above, below }: NumberRange): number | undefined {
-  let low = tighter(least, above, 1)
-  let high = tighter(most, below, -1)
-  const bounded = low.value >= -widest || high.value <= widest
-  if (whole) {
-    low = { value: low.open ? Math.floor(low.value) + 1 : Math.ceil(low.value), open: false }
-    high = { value: high.open ? Math.ceil(high.value) - 1 : Math.floor(high.value), open: false }
+/** Where a range begins and ends. */
+interface Ends {
+  low: { value: number; open: boolean }
+  high: { value: number; open: boolean }
+}
+
+function endsOf({ whole, least, most, above, below }: NumberRange): Ends {
+  const low = tighter(least, above, 1)
+  const high = tighter(most, below, -1)
+  if (!whole) return { low, high }
+  return {
+    low: { value: low.open ? Math.floor(low.value) + 1 : Math.ceil(low.value), open: false },
+    high: { value: high.open ? Math.ceil(high.value) - 1 : Math.floor(high.value), open: false }
   }
-  if (low.value < -largest) low = { value: -largest, open: false }
-  if (high.value > largest) high = { value: largest, open: false }
-  if (low.value > high.value || (low.value === high.value && (low.open || high.open))) return undefined
+}
+
+const isEmpty = ({ low, high }: Ends): boolean =>
+  low.value > high.value || (low.value === high.value && (low.open || high.open))
+
+/** What of it has few enough digits. */
+const reached = ({ low, high }: Ends): Ends => ({
+  low: low.value < -largest ? { value: -largest, open: false } : low,
+  high: high.value > largest ? { value: largest, open: false } : high
+})
+
+type BoundKeyword = 'minimum' | 'maximum' | 'exclusiveMinimum' | 'exclusiveMaximum'
+
+/** The keyword by which every number of a range has more digits than are written; undefined where the range has no numbers at all. */
+export function farBound(range: NumberRange): BoundKeyword | undefined {
+  const { least = Number.NEGATIVE_INFINITY, most = Number.POSITIVE_INFINITY, above = least, below = most } = range
+  const ends = endsOf(range)
+  if (isEmpty(ends) || !isEmpty(reached(ends))) return undefined
+  if (ends.low.value > 0) return above > least ? 'exclusiveMinimum' : 'minimum'
+  return below < most ? 'exclusiveMaximum' : 'maximum'
+}
+
+/** A number of the range; undefined where it has none. */
+export function numberRule(b: GrammarBuilder, range: NumberRange): number | undefined {
+  const { whole } = range
+  const all = endsOf(range)
+  const { low, high } = reached(all)
+  if (isEmpty({ low, high })) return undefined
+  const bounded = all.low.value >= -widest || all.high.value <= widest
   const rule = b.rule()
   // Near a bound that is not in the range no text may be read as the bound.
   const open = [low, high].flatMap(({ value, open }) => (open ? [decimal(value, open).whole.length] : []))

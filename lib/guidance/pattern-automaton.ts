@@ -6,6 +6,8 @@ import type { Pattern } from './pattern.js'
 import { PatternRefused } from './pattern.js'
 
 const mostParts = 10_000
+/** Ranges of characters, over all parts. */
+const mostRanges = 100_000
 const mostStates = 2000
 /** Edges looked at while states are joined. */
 const mostWork = 2_000_000
@@ -34,6 +36,7 @@ export function patternAutomaton(pattern: Pattern): CharAutomaton {
 
 class Parts {
   readonly list: Part[] = []
+  #ranges = 0
 
   add(): number {
     if (this.list.length >= mostParts) throw tooLarge()
@@ -45,6 +48,8 @@ class Parts {
   }
 
   chars(from: number, ranges: Ranges, to: number): void {
+    this.#ranges += ranges.length
+    if (this.#ranges > mostRanges) throw tooLarge()
     Object.assign(this.list[from]!, { ranges: common(ranges, everyChar), to })
   }
 

@@ -20,6 +20,8 @@ export class PatternRefused {
 
 const mostNesting = 64
 const mostRepeats = 1000
+/** Digits of a bound that is read: more of them would be read as infinite. */
+const mostDigits = 9
 
 const one = (char: string): Range => [char.codePointAt(0)!, char.codePointAt(0)!]
 const digits: Ranges = [[0x30, 0x39]]
@@ -94,9 +96,7 @@ class Reader {
     if (part.kind === 'start' || part.kind === 'end') throw invalid('an assertion that is repeated')
     const [least, most] = bounds
     if (most < least) throw invalid(`{${least},${most}}`)
-    if (least > mostRepeats || (most > mostRepeats && most < Number.POSITIVE_INFINITY)) {
-      throw new PatternRefused('too_large', `more than ${mostRepeats} repetitions`)
-    }
+    if (least > mostRepeats || (most > mostRepeats && most < Number.POSITIVE_INFINITY)) throw tooOften()
     // A lazy one finds the same texts.
     this.#take('?')
     if (this.#quantifier()) throw invalid('two quantifiers')
@@ -109,8 +109,10 @@ class Reader {
     if (this.#take('?')) return [0, 1]
     if (this.#next !== '{') return undefined
     const end = this.#chars.indexOf('}', this.#at)
-    const [, least, comma, most] = /^\{(\d+)(,?)(\d*)\}$/.exec(this.#chars.slice(this.#at, end + 1).join('')) ?? []
+    const bounds = this.#chars.slice(this.#at, end + 1).join('')
+    const [, least, comma, most] = /^\{(\d+)(?:(,)(\d*))?\}$/.exec(bounds) ?? []
     if (least === undefined) throw invalid('a { that is no quantifier')
+    if (least.length > mostDigits || (most && most.length > mostDigits)) throw tooOften()
     this.#at = end + 1
     return [Number(least), most ? Number(most) : comma ? Number.POSITIVE_INFINITY : Number(least)]
   }
@@ -195,6 +197,7 @@ class Reader {
   #unicode(): Range {
     if (this.#take('{')) {
       const end = this.#chars.indexOf('}', this.#at)
+      if (end < 0) throw invalid('an escape without its digits')
       const text = this.#chars.slice(this.#at, end).join('')
       const code = Number.parseInt(text, 16)
       if (!/^[0-9A-Fa-f]{1,6}$/.test(text) || code > 0x10ffff) throw invalid('an escape without its digits')
@@ -217,3 +220,4 @@ class Reader {
 const isOne = (ranges: Ranges): boolean => ranges.length === 1 && ranges[0]![0] === ranges[0]![1]
 const invalid = (what: string) => new PatternRefused('invalid', what)
 const unsupported = (what: string) => new PatternRefused('unsupported', what)
+const tooOften = () => new PatternRefused('too_large', `more than ${mostRepeats} repetitions`)

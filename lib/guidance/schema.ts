@@ -10,6 +10,7 @@ import { formats } from './formats.js'
 import type { Grammar } from './grammar.js'
 import { depthNeeded, GrammarBuilder, GrammarTooLarge, mostDepth } from './grammar.js'
 import { JsonRules } from './json-rules.js'
+import { farBound, mostDigits } from './number-range.js'
 import { PatternRefused, readPattern } from './pattern.js'
 import { patternAutomaton } from './pattern-automaton.js'
 import type { JsonSchema, ResponseFormat } from './response-format.js'
@@ -30,8 +31,8 @@ const deepestSchema = 256
 const mostOneOf = 500
 /** Comparisons of schemas, and of the values that they list, over all `oneOf` of a schema. */
 const mostSteps = 1_000_000
-/** States of a string's pattern times the lengths that are told apart. */
-const mostLengthStates = 20_000
+/** States and edges of a string's pattern times the lengths that are told apart. */
+const mostLengthParts = 400_000
 
 /** A format that is followed. */
 export type Guided = Exclude<ResponseFormat, { type: 'text' }>
@@ -169,8 +170,13 @@ class SchemaCompiler {
     }
     const [least, most] = [bound('minimum'), bound('maximum')]
     const [above, below] = [bound('exclusiveMinimum'), bound('exclusiveMaximum')]
-    const number = this.#json.number({ whole: type === 'integer', least, most, above, below })
-    return number ?? this.#never(path, undefined, `no ${type} is between its bounds`)
+    const range = { whole: type === 'integer', least, most, above, below }
+    const number = this.#json.number(range)
+    if (number !== undefined) return number
+    const far = farBound(range)
+    if (far === undefined) return this.#never(path, undefined, `no ${type} is between its bounds`)
+    const text = `no number of up to ${mostDigits} digits meets ${far} ${schema[far]}`
+    throw refusal(`${path}/${far}`, 'unsupported', far, text)
   }
 
   #types(schema: JsonSchema, keys: readonly string[], path: string): JsonType[] {
@@ -296,15 +302,16 @@ class SchemaCompiler {
 
   #lengthened(automaton: CharAutomaton, least: number, most: number, keyword: string, path: string) {
     const lengths = (most < Number.POSITIVE_INFINITY ? most : least) + 1
-    if (automaton.length * lengths > mostLengthStates) {
-      const text = `a ${keyword} of ${automaton.length} states with ${lengths} lengths, of ${mostLengthStates} together`
+    const parts = automaton.reduce((sum, { edges }) => sum + 1 + edges.length, 0)
+    if (parts * lengths > mostLengthParts) {
+      const text = `a ${keyword} of ${parts} states and edges with ${lengths} lengths, of ${mostLengthParts} together`
       throw refusal(path, 'too_large', keyword, text)
     }
     return ofLength(automaton, least, most)
   }
 
   #object(schema: JsonSchema, path: string): number {
-    const { properties = {}, required = [], additionalProperties } = schema
+    const { properties = {}, required = [], additionalProperties = true } = schema
     if (!isSchema(properties)) throw refusal(`${path}/properties`, 'invalid', 'properties', 'properties are an object')
     if (!Array.isArray(required) || required.some((name) => typeof name !== 'string')) {
       throw refusal(`${path}/required`, 'invalid', 'required', 'required is a list of names')
@@ -312,7 +319,8 @@ class SchemaCompiler {
     const needed = new Set<string>(required)
     const others = `${path}/additionalProperties`
     // A schema that names properties and says nothing of others has no others.
-    const open = additionalProperties ?? (schema.properties === undefined && needed.size === 0)
+    const unsaid = schema.additionalProperties === undefined
+    const open = unsaid ? schema.properties === undefined && needed.size === 0 : additionalProperties
     const members = Object.entries(properties).map(([name, member]) => ({
       name,
       value: this.#value(member, `${path}/properties/${escaped(name)}`),
@@ -320,10 +328,12 @@ class SchemaCompiler {
     }))
     for (const name of needed) {
       if (Object.hasOwn(properties, name)) continue
-      members.push({ name, value: this.#value(additionalProperties ?? true, others), required: true })
+      members.push({ name, value: this.#value(additionalProperties, others), required: true })
     }
     const rule = this.#builder.rule({ container: true })
     const names = members.map(({ name }) => name)
+    // Each character takes a state or more.
+    this.#builder.checkRoom(names.reduce((sum, name) => sum + name.length, 0))
     this.#json.object(
       rule,
       members,
@@ -348,7 +358,7 @@ class SchemaCompiler {
     const least = this.#count(schema, 'minItems', path) ?? 0
     const most = this.#count(schema, 'maxItems', path) ?? Number.POSITIVE_INFINITY
     const first = prefixItems.slice(0, most).map((item, i) => this.#value(item, `${path}/prefixItems/${i}`))
-    const open = items ?? prefixItems.length === 0
+    const open = items === undefined ? prefixItems.length === 0 : items
     const others = open === false || first.length >= most ? undefined : this.#value(open, `${path}/items`)
     if (least > most || (others === undefined && least > first.length)) {
       return this.#never(path, 'minItems', `minItems ${least} is more than it may have`)

@@ -78,8 +78,10 @@ async function digestOf(
   if (name !== undefined) {
     const value = env[name]?.trim()
     if (value) return sha256(value)
+    // Not its name: that may be a key that was written in the wrong place.
+    const found = 'the name of a variable that is not there, or is empty'
     const allowed = 'the name of a variable that has a key'
-    throw configInvalid([{ path: `${path}.env`, found: JSON.stringify(name), allowed, source: `env:${name}` }])
+    throw configInvalid([{ path: `${path}.env`, found, allowed, source: 'option' }])
   }
   const text = await readFile(file!, 'utf8').catch((error: unknown) => {
     if (!isSystemError(error)) throw error

@@ -21,7 +21,7 @@ export interface ReplyHead {
   model: string
 }
 
-export const usageOf = ({ promptTokens, completionTokens, totalTokens }: Usage) => ({
+const usageOf = ({ promptTokens, completionTokens, totalTokens }: Usage) => ({
   prompt_tokens: promptTokens,
   completion_tokens: completionTokens,
   total_tokens: totalTokens

@@ -1,6 +1,7 @@
 // Every fault says where it is, what was found there and what is allowed; of a file with its line and column.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { inspect } from 'node:util'
 import t from 'tap'
 import type { ConfigRequest } from 'tiered-moe'
 import { isEngineError, loadRuntimeConfig } from 'tiered-moe'
@@ -360,11 +361,31 @@ t.test('no fault shows a secret', async (t) => {
     `models: [{ archive: { url: "http://me:${secret}@host/" } }]`,
     `models: [{ archive: { url: "ftp://host/?signature=${secret}" } }]`,
     `models: [{ archive: { url: "http://host/", headers: { "a b": ${secret} } } }]`,
-    `models: [{ archive: { url: "http://host/", headers: ${secret} } }]`
+    `models: [{ archive: { url: "http://host/", headers: ${secret} } }]`,
+    `server: { keys: ${secret} }`,
+    `server: { keys: [${secret}] }`,
+    `server: { keys: [{ id: a, sha256: ${secret} }] }`,
+    `server: { keys: [{ id: a, env: [${secret}] }] }`,
+    `server: { keys: [{ id: a, file: x, admin: ${secret} }] }`,
+    `server: { keys: [{ id: a, file: x, models: ${secret} }] }`,
+    `server: { keys: [{ id: a, file: x, quota: { concurrent: ${secret} } }] }`
   ]
-  for (const text of texts) {
-    const error = await failure({ text })
+  const variables = { TIERED_MOE__SERVER__KEYS: secret, TIERED_MOE__SERVER__KEYS__0: secret }
+  const requests: ConfigRequest[] = [
+    ...texts.map((text) => ({ text })),
+    ...Object.entries(variables).map(([name, value]) => ({ text: '', env: { [name]: value } })),
+    { text: '', options: { server: { keys: [secret] } } as object }
+  ]
+  for (const request of requests) {
+    const error = await failure(request)
     t.equal(error.code, 'CONFIG_INVALID')
-    t.notOk(JSON.stringify(error).includes(secret), text)
+    t.notOk(inspect(error, { depth: 9 }).includes(secret), JSON.stringify(request))
   }
+  const { details } = await failure({ text: 'server: { keys: [{ id: "a b", expires_at: soon, priority: 50 }] }' })
+  const told = (details.faults as { path: string; found: string }[]).map(({ path, found }) => [path, found])
+  t.same(told, [
+    ['server.keys[0].id', '"a b"'],
+    ['server.keys[0].expires_at', '"soon"'],
+    ['server.keys[0].priority', '50']
+  ])
 })

@@ -54,13 +54,14 @@ t.test('failures end with the catalogue’s exit codes', async (t) => {
   const [broken, header, unnamed, below] = await Promise.all([
     pull('/broken/x'),
     pull('/locked/model.gguf', '--header', 'Authorization: Bearer 1234'),
-    pull('/'),
+    pull('/?signature=secret'),
     pull('/model.gguf', '--to', join(config, 'below'))
   ])
   t.match(broken, { code: 255, stderr: /attempt 2 of 2[\s\S]*NETWORK_PARTITION/ })
   t.match(header, { code: 0, stdout: new RegExp(sha256) })
   t.ok(readFileSync(join(folder, 'models/model.gguf')).equals(bytes))
   t.match(unnamed, { code: 2, stderr: /--to/ })
+  t.notMatch(unnamed.stderr, /secret/)
   t.match(below, { code: 1, stderr: /FILE_READ_FAILED/ })
 })
 

@@ -5,6 +5,7 @@ import {
   mkdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   symlinkSync,
   utimesSync,
@@ -229,6 +230,50 @@ t.test(
   }
 )
 
+t.test('a server without validators: bytes of two versions are not put together', async (t) => {
+  serve('mixed.gguf', original)
+  const changed = seededBytes(size, 5)
+  const sum = serve('next.gguf', changed)
+  const pulled = prepare(t, `${proxy.url}/bare/mixed.gguf`)
+  proxy.faults = [{ kind: 'close', after: 200_000 }]
+  const next = join(nginx.files, 'next.gguf')
+  const onProgress = ({ bytesDone }: { bytesDone: number }): void => {
+    // Renamed: what is being sent stays as it is.
+    if (bytesDone > 50_000 && existsSync(next)) renameSync(next, join(nginx.files, 'mixed.gguf'))
+  }
+  t.match(await pulled.run({}, { onProgress }), { sha256: sum, resumed: 0, restarted: 1, attempts: 2 })
+  t.ok(pulled.right(changed))
+  t.same(
+    pulled.events.map(({ event }) => event),
+    ['download_retry', 'download_restarted']
+  )
+  // What comes once more counts as nothing further.
+  const broken = prepare(t, `${proxy.url}/bare/mixed.gguf`)
+  proxy.always = { kind: 'close', after: 200_000 }
+  const before = proxy.connections
+  const retry = { attempts: 3, delaysMs: [1], jitterMs: 0 }
+  await t.rejects(broken.run({}, { retry }), { code: 'NETWORK_PARTITION', details: { attempts: 3 } })
+  t.ok(proxy.connections - before <= 5, `${proxy.connections - before} connections`)
+})
+
+t.test('a file that came whole and did not get its place: the server says whether it is still the same', async (t) => {
+  const changed = seededBytes(size, 6)
+  for (const bytes of [original, changed]) {
+    serve('kept.gguf', original)
+    const pulled = prepare(t, `${nginx.url}/kept.gguf`)
+    const onProgress = () => writeFileSync(pulled.to, "somebody's")
+    await t.rejects(pulled.run({}, { onProgress }), { code: 'VALIDATION_ERROR', details: { path: 'to' } })
+    rmSync(pulled.to)
+    t.equal(statSync(pulled.part).size, size)
+    nginx.requests()
+    const same = bytes === original
+    const sum = same ? sha256 : serve('kept.gguf', bytes, 50)
+    t.match(await pulled.run(), { sha256: sum, restarted: same ? 0 : 1, resumed: 0 })
+    t.ok(pulled.right(bytes))
+    if (same) t.match(nginx.requests(), [{ status: 206, range: `bytes=${size - 1}-` }])
+  }
+})
+
 t.test('a server that ignores ranges: what is there is skipped', async (t) => {
   const pulled = prepare(t, `${proxy.url}/whole/model.gguf`)
   await abortAfter(pulled, 200_000)
@@ -359,12 +404,15 @@ t.test('an empty file, and what is no request', async (t) => {
   for (const [over, path] of [
     [{ url: 'ftp://example.org/x' }, 'url'],
     [{ url: 'http://name:password@example.org/x' }, 'url'],
+    [{ url: 'ftp://example.org/x?signature=password' }, 'url'],
     [{ to: '' }, 'to'],
     [{ sha256: 'abc' }, 'sha256'],
     [{ bytes: -1 }, 'bytes'],
     [{ headers: { 'a b': 'c' } }, 'headers']
   ] as const) {
-    await t.rejects(pulled.run(over), { code: 'VALIDATION_ERROR', details: { path } })
+    const error = await pulled.run(over).catch((thrown) => thrown)
+    t.match(error, { code: 'VALIDATION_ERROR', details: { path } })
+    t.notMatch(JSON.stringify(error), /password@|=password/)
   }
   await t.rejects(pulled.run({}, { signal: AbortSignal.abort('early') }), { code: 'CANCELLED', cause: 'early' })
 })

@@ -2,4 +2,5 @@
 import './hostile.js'
 import './language.js'
 import './masks.js'
+import './memory.js'
 import './patterns.js'

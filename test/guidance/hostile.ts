@@ -12,6 +12,7 @@ const nested = (levels: number, inner: unknown, around: (schema: unknown) => unk
 const arrays = (levels: number, least = 0) => nested(levels, { type: 'null' }, (items) => ({ items, minItems: least }))
 const string = (pattern: unknown, more = {}): JsonSchema => ({ type: 'string', pattern, ...more })
 const many = <T>(count: number, make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i))
+const ones = (count: number) => '1'.repeat(count)
 /** An object that has a member of one value, which is an object itself. */
 const marked = (members: [string, number][]) => ({
   type: 'object',
@@ -33,6 +34,8 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['invalid', 'minimum', { minimum: '0' }],
   ['invalid', 'exclusiveMaximum', { type: 'number', maximum: 5, exclusiveMaximum: true }],
   ['invalid', 'enum', { enum: {} }],
+  ['invalid', undefined, { additionalProperties: null }, '#/additionalProperties'],
+  ['invalid', undefined, { items: null }, '#/items'],
   ['invalid', 'anyOf', { anyOf: [] }],
   ['invalid', 'prefixItems', { prefixItems: {} }],
   ['invalid', '$ref', { $ref: '#/$defs/none' }, '#/$ref'],
@@ -40,6 +43,9 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['invalid', '$ref', { $ref: 5 }],
   ['invalid', undefined, { $ref: '#/$defs/a', $defs: { a: 'a' } }, '#/$defs/a'],
   ...['(', 'a)', '[a', '[z-a]', '*a', 'a**', '\\', 'a{2,1}', '{', '\\u12', '\\y', '^*', '[\\w-z]', '\\08'].map(
+    (pattern): [string, string, JsonSchema, string] => ['invalid', 'pattern', string(pattern), '#/pattern']
+  ),
+  ...['\\u{41', '\\u{', '[\\u{41', '\\u{110000}', `a{${ones(1e6)}a}`, `a{1,${ones(1e6)}`].map(
     (pattern): [string, string, JsonSchema, string] => ['invalid', 'pattern', string(pattern), '#/pattern']
   ),
   ['invalid', 'pattern', string(7)],
@@ -78,6 +84,11 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['unsupported', 'format', { format: '__proto__' }],
   ['unsupported', 'format', string('a', { format: 'date' })],
   ['unsupported', 'items', { items: [{}] }],
+  ['unsupported', 'minimum', { type: 'integer', minimum: 1e15 }, '#/minimum'],
+  ['unsupported', 'exclusiveMinimum', { type: 'integer', minimum: 1, exclusiveMinimum: 999_999_999_999_999 }],
+  ['unsupported', 'maximum', { type: 'number', maximum: -1e15 }],
+  ['unsupported', 'exclusiveMaximum', { type: 'number', exclusiveMaximum: -999_999_999_999_999 }],
+  ['unsupported', 'minimum', { anyOf: [{ type: 'null' }, { type: 'number', minimum: 1e20 }] }, '#/anyOf/1/minimum'],
   ['unsatisfiable', 'enum', { enum: [] }, '#/enum'],
   ['unsatisfiable', 'const', { type: 'string', const: 1 }],
   ['unsatisfiable', 'minLength', { minLength: 3, maxLength: 2 }, '#'],
@@ -86,6 +97,7 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['unsatisfiable', 'pattern', string('a^b')],
   ['unsatisfiable', 'pattern', string('[]')],
   ['unsatisfiable', undefined, { type: 'integer', minimum: 5, maximum: 4 }],
+  ['unsatisfiable', undefined, { type: 'integer', minimum: 2e15, maximum: 1e15 }],
   ['unsatisfiable', undefined, { type: 'integer', exclusiveMinimum: 4, exclusiveMaximum: 5 }],
   ['unsatisfiable', undefined, { type: 'number', exclusiveMinimum: 1, exclusiveMaximum: 1 }],
   ['unsatisfiable', undefined, { properties: { a: false }, required: ['a'] }, '#/properties/a'],
@@ -105,6 +117,8 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['too_large', 'pattern', string('((a{100}){100}){100}')],
   ['too_large', 'pattern', string('(a{0,999}){0,999}')],
   ['too_large', 'pattern', string('a{1001}')],
+  ['too_large', 'pattern', string(`a{1,${ones(400)}}`)],
+  ['too_large', 'pattern', string(`a{${ones(400)},}`)],
   ['too_large', 'pattern', string(`${'('.repeat(70)}a${')'.repeat(70)}`)],
   ['too_large', 'pattern', string('^\\w+@\\w+$', { maxLength: 100_000 })]
 ]
@@ -142,6 +156,19 @@ const followed: Record<string, [schema: JsonSchema, begins: string]> = {
       }))
     },
     '{"a":1,"kind":"k'
+  ],
+  'many choices of anything': [{ anyOf: many(45_000, () => ({})) }, '[1,'],
+  // Each of the texts is longer than the one before it in depth, so the choice is found to need less again and again.
+  'a choice whose least depth is found late': [
+    {
+      anyOf: many(40_000, () => ({ $ref: '#/$defs/a' })),
+      $defs: {
+        a: {
+          anyOf: many(40, (i) => nested(i, { const: 'a'.repeat(10 * (40 - i)) }, (items) => ({ items, minItems: 1 })))
+        }
+      } as never
+    },
+    '[["aa'
   ],
   'one enum in many choices': [
     {

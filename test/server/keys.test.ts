@@ -1,6 +1,7 @@
 // Who may do what: keys from a hash, a variable and a file, their rights and quotas. No key is in any log, error or metric.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { inspect } from 'node:util'
 import t from 'tap'
 import { createServer } from 'tiered-moe/server'
 import { ask, completion, failure, hold, loadLong, model, sha256, startEngine, startServer, until } from './setting.js'
@@ -174,4 +175,18 @@ t.test('keys that are not there, and settings that contradict each other', async
     [{ unknown: 1 }, 'VALIDATION_ERROR', 'unknown']
   ]
   for (const [options, code, path] of bad) await t.rejects(createServer(engine, options), { code, details: { path } })
+  const secret = 'sk-live-123'
+  const misplaced: [keys: unknown, path: string][] = [
+    [secret, 'keys'],
+    [[secret], 'keys[0]'],
+    [[{ id: 'a', sha256: secret }], 'keys[0].sha256'],
+    [[{ id: 'a', env: secret }], 'server.keys[0].env'],
+    [[{ id: 'a', file: '/absent/key', admin: secret }], 'keys[0].admin'],
+    [[{ id: 'a', file: '/absent/key', tierSets: secret }], 'keys[0].tierSets']
+  ]
+  for (const [keys, path] of misplaced) {
+    const error = await createServer(engine, { keys } as object).catch((thrown) => thrown)
+    t.equal(error.details.path, path)
+    t.notOk(inspect(error, { depth: 9 }).includes(secret), `a key as ${path} is not shown`)
+  }
 })

@@ -1,7 +1,9 @@
 // Clients that are slow, large or not HTTP at all: each gets its error, and its connection ends.
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { ask, completion, failure, startServer, until } from './setting.js'
 
@@ -100,4 +102,12 @@ t.test('limits', async (t) => {
     }
     t.ok(names.has('tiered_moe_http_request_seconds') && names.has('tiered_moe_engine_state'))
   })
+})
+
+t.test('bodies of 4 MiB in which everything is wrong: their first fault, and little memory', async (t) => {
+  const script = fileURLToPath(new URL('./wrong-bodies.ts', import.meta.url))
+  const args = ['--max-old-space-size=500', '--import=./scripts/test-loader.mjs', script]
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  t.equal(status, 0, stderr.slice(0, 500))
+  t.same(JSON.parse(stdout), ['messages[0].role', 'messages[0].role', 'messages[0].x', 'messages[0].content', 'x0'])
 })
