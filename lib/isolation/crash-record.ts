@@ -1,6 +1,6 @@
 /** What is written down of a worker's death, durably: a file of its own, the last twenty of them. No prompt and no text is in it. */
 import { open, readdir, rename, rm } from 'node:fs/promises'
-import { tmpdir, userInfo } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { makeFolder, syncFolder } from '../folders.js'
 import type { Counters } from '../native.js'
@@ -25,8 +25,8 @@ export interface CrashFacts {
   audit: string | undefined
 }
 
-/** Where records are kept when nobody says where: a folder of this user's. */
-export const defaultCrashFolder = (): string => join(tmpdir(), `tiered-moe-crashes-${userInfo().uid}`)
+/** Where records are kept when nobody says where: a folder of this user's, whom the system may have no name for. */
+export const defaultCrashFolder = (): string => join(tmpdir(), `tiered-moe-crashes-${process.getuid?.() ?? 'user'}`)
 
 /** Path of the record. FILE_WRITE_FAILED, and what the system says. */
 export async function writeCrashRecord(folder: string, facts: CrashFacts): Promise<string> {

@@ -7,15 +7,15 @@ import type { ErrorContext } from '../telemetry/telemetry.js'
 import type { LogParams } from './protocol.js'
 import type { RpcPeer } from './rpc.js'
 
-/** `onStuck`: a step got nowhere; called before the hook, so that the hook finds what it has led to. */
+/** `heard`: called with an event before the hook, so that the hook finds what it has led to. */
 export function listenFor(
   rpc: RpcPeer,
   { logger, onEvent, onError, onPhase }: Pick<CheckedOptions, 'logger' | 'onEvent' | 'onError' | 'onPhase'>,
-  onStuck: (event: EngineEvent) => void
+  heard: (event: EngineEvent) => void
 ): void {
   rpc.handle('log', ({ level, fields, message }: LogParams) => guarded(() => logger?.[level](fields, message)))
   rpc.handle('event', (event: EngineEvent) => {
-    if (event.event === 'step_stuck') onStuck(event)
+    heard(event)
     guarded(() => onEvent?.(event))
   })
   rpc.handle('phase', (event: PhaseEvent) => guarded(() => onPhase?.(event)))

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { notLoadedError } from '../engine/models.js'
 import type { EngineOptions } from '../engine/options.js'
-import { engineSchema } from '../engine/options.js'
+import { engineSchema, journalSchema } from '../engine/options.js'
 import { disposedError, frozenError } from '../engine/parts.js'
 import { nothing } from '../engine/resume.js'
 import { checkTimeouts, requestDeadlines } from '../engine/timeouts.js'
@@ -51,47 +51,50 @@ export async function openWorkers(
   const destroy = (): void => {
     for (const worker of workers) worker.destroy()
   }
-  const folder = needsFolder ? await TempFolder.make(destroy) : undefined
-  const setup = new WorkerSetup(given, options, settings, folder?.path)
-  const history = new History()
-  const { cleanupMs } = requestDeadlines(options.timeouts)
-  const keepAlive = new KeepAlive()
-  const supervision: Supervision = {
-    settings,
-    telemetry,
-    crashFolder: resolve(settings.crashFolder ?? defaultCrashFolder()),
-    cleanupMs,
-    parameters: (index) => setup.parameters(index),
-    audit: (index) => setup.audit(index),
-    listen: (rpc, onStuck) => listenFor(rpc, options, onStuck),
-    reconcile: async (worker) => {
-      const told = new Set<HistoryEntry>()
-      // One at a time: what is noted meanwhile counts too.
-      const next = () => history.entries(setup.hasJournal).find((entry) => !told.has(entry))
-      for (let entry = next(); entry; entry = next()) {
-        const { method, model, args } = entry
-        told.add(entry)
-        const failed = (error: unknown) => telemetry.error(error, { method })
-        await worker.call(`engine.${method}`, args).catch(failed)
-        const circuit = method === 'loadModel' && worker.circuitOf(model)
-        if (circuit) await worker.call('archive.restoreCircuit', { model, circuit }).catch(failed)
-      }
-    },
-    resumed: (worker) => {
-      if (state.frozen) void worker.call('engine.freeze', [state.frozen.options]).catch(() => {})
-    },
-    changed: (reason) => state.refresh(reason)
-  }
-  workers = Array.from({ length: settings.workers }, (_, index) => new Worker(index, supervision))
-  const pool = new Pool(workers)
-  const state = new RemoteState(pool, telemetry, options.onTransition)
-  const owners = setup.journaled ? new Map<string, Worker>() : undefined
+  let folder: TempFolder | undefined
   const cancelled = () =>
     createError('CANCELLED', 'createEngine: the caller aborted', { method: 'createEngine' }, { cause: signal?.reason })
   const onAbort = (): void => {
     for (const worker of workers) worker.kill()
   }
   try {
+    folder = needsFolder ? await TempFolder.make(destroy) : undefined
+    const setup = new WorkerSetup(given, options, settings, folder?.path)
+    const history = new History()
+    const { cleanupMs } = requestDeadlines(options.timeouts)
+    const keepAlive = new KeepAlive()
+    const supervision: Supervision = {
+      settings,
+      telemetry,
+      crashFolder: resolve(settings.crashFolder ?? defaultCrashFolder()),
+      cleanupMs,
+      parameters: (index) => setup.parameters(index),
+      audit: (index) => setup.audit(index),
+      listen: (rpc, heard) => listenFor(rpc, options, heard),
+      reconcile: async (worker) => {
+        const told = new Set<HistoryEntry>()
+        // One at a time: what is noted meanwhile counts too.
+        const next = () => history.entries(setup.hasJournal).find((entry) => !told.has(entry))
+        for (let entry = next(); entry; entry = next()) {
+          const { method, model, args } = entry
+          told.add(entry)
+          const failed = (error: unknown) => telemetry.error(error, { method })
+          await worker.call(`engine.${method}`, args).catch(failed)
+          const circuit = method === 'loadModel' && worker.circuitOf(model)
+          if (circuit) await worker.call('archive.restoreCircuit', { model, circuit }).catch(failed)
+        }
+      },
+      resumed: (worker) => {
+        if (state.frozen) void worker.call('engine.freeze', [state.frozen.options]).catch(() => {})
+      },
+      changed: (reason) => state.refresh(reason)
+    }
+    workers = Array.from({ length: settings.workers }, (_, index) => new Worker(index, supervision))
+    const pool = new Pool(workers)
+    const state = new RemoteState(pool, telemetry, options.onTransition)
+    const { journal } = options
+    const kept = typeof journal === 'string' ? journalSchema.parse({ path: journal }) : journal
+    const owners = setup.journaled ? new Map<string, Worker>() : undefined
     return await keepAlive.during(async () => {
       if (signal?.aborted) throw cancelled()
       signal?.addEventListener('abort', onAbort, { once: true })
@@ -115,11 +118,12 @@ export async function openWorkers(
           if (state.frozen) throw frozenError(method, state.frozen.retryAfterSeconds)
         },
         checkModel: (model) => {
-          const ids = state.mirror.models.map(({ info }) => info.id)
+          const ids = state.models.map(({ info }) => info.id)
           if (!ids.includes(model)) throw notLoadedError(model, 'is not loaded', ids)
         },
         tell: (error, method) => (isFromWorker(error) ? error : telemetry.error(error, { method })),
-        owners
+        owners,
+        retentionMs: kept?.retentionMs ?? 0
       })
       if (setup.restores) await restore(workers, recovered, history)
       return new RemoteEngine({

@@ -25,22 +25,26 @@ export class Pool {
     return alive
   }
 
-  /** One for a single call: with the fewest streams of those that are ready, else the first that will be. Throws WORKER_RESTARTS_EXHAUSTED. */
-  any(): Worker {
-    return leastBusy(this.#taking([])) ?? this.alive()[0]!
+  /**
+   * One for a single call on a model: of those that have it the one with the fewest streams that is ready, else the first that will be. Where none
+   * has it, any. Throws WORKER_RESTARTS_EXHAUSTED.
+   */
+  any(model: unknown): Worker {
+    const having = this.#having(model)
+    return leastBusy(this.#taking(having)) ?? having[0]!
   }
 
   /**
-   * Opens a stream on the ready worker with the fewest, and on the next one where that refuses it. Throws SERVICE_UNAVAILABLE {reason: workers}
-   * where none takes it, WORKER_RESTARTS_EXHAUSTED, and what opening throws.
+   * Opens a stream on the ready worker with the fewest that has its model, and on the next one where that refuses it. Throws SERVICE_UNAVAILABLE
+   * {reason: workers} where none takes it, WORKER_RESTARTS_EXHAUSTED, and what opening throws.
    */
   async place(stream: RemoteStream): Promise<Worker> {
     const refused: Worker[] = []
     let last: unknown
     for (;;) {
-      const worker = leastBusy(this.#taking(refused))
+      const having = this.#having(stream.setup.model)
+      const worker = leastBusy(this.#taking(having.filter((own) => !refused.includes(own))))
       if (!worker) {
-        this.alive()
         if (refused.length > 0 && this.workers.length === 1) throw last
         throw this.#refusal(last)
       }
@@ -61,13 +65,20 @@ export class Pool {
     return this.workers.find(({ failure }) => failure)!.failure!
   }
 
-  #taking(without: readonly Worker[]): Worker[] {
+  /** Those alive that have a model, or had it when they died: one that could not load it again would end what it gets. Where none has, all. */
+  #having(model: unknown): Worker[] {
+    const alive = this.alive()
+    const having = alive.filter(({ mirror }) => mirror?.models.some(({ info }) => info.id === model))
+    return having.length > 0 ? having : alive
+  }
+
+  #taking(of: readonly Worker[]): Worker[] {
     const now = performance.now()
-    const taking = this.workers.filter(
+    const taking = of.filter(
       (worker) =>
         worker.serving?.condemned === false &&
-        worker.breaker.state !== 'OPEN' &&
-        !without.includes(worker) &&
+        // Its state moves on with the next call only, and streams are none.
+        worker.breaker.snapshot().retryAfterMs === 0 &&
         (worker.refusingUntil <= now || this.workers.length === 1)
     )
     // One whose step is stuck would end what it gets.

@@ -35,7 +35,6 @@ export interface InitializeParams {
 }
 
 export interface InitializeResult {
-  pid: number
   recovered: Recovered
   mirror: Mirror
 }
@@ -80,9 +79,7 @@ export interface ItemParams {
 
 /** A sign of life. */
 export interface Heartbeat {
-  state: EngineState
   counters: Counters
-  streams: number
 }
 
 export interface MirroredModel {

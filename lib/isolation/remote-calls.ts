@@ -32,8 +32,7 @@ const long: ReadonlySet<WorkerMethod> = new Set([
   'forward',
   'perplexity',
   'freeze',
-  'recover',
-  'dispose'
+  'recover'
 ])
 
 export interface RemoteCall extends Pick<CallOptions, 'signal'> {
@@ -88,9 +87,9 @@ export class RemoteCalls {
     })
   }
 
-  /** On whichever worker has the least to do. */
-  any(method: WorkerMethod, args: unknown, call: RemoteCall = {}): Promise<unknown> {
-    return this.#keepAlive.during(async () => this.one(this.#pool.any(), method, args, call))
+  /** On whichever worker that has a model has the least to do. */
+  any(method: WorkerMethod, model: unknown, args: unknown, call: RemoteCall = {}): Promise<unknown> {
+    return this.#keepAlive.during(async () => this.one(this.#pool.any(model), method, args, call))
   }
 
   /** On all that are not given up, at the same time. The first one's result, or the first error. */

@@ -12,7 +12,7 @@ import type { ExpandRequest, Expansion } from '../engine/expand.js'
 import type { FreezeOptions } from '../engine/maintenance.js'
 import { notLoadedError } from '../engine/models.js'
 import type { LoadModelOptions, LoadModelRequest } from '../engine/options.js'
-import { defaultRetryAfter, frozenError } from '../engine/parts.js'
+import { frozenError } from '../engine/parts.js'
 import type { Perplexity, PerplexityRequest } from '../engine/perplexity.js'
 import type { ResumeRequest } from '../engine/resume.js'
 import { acknowledgeSchema, resumeSchema } from '../engine/resume.js'
@@ -39,12 +39,13 @@ import type { MetricFamily } from '../telemetry/metrics.js'
 import type { PlacementView } from '../tiers/placement-view.js'
 import type { LatencyBudget } from '../tiers/selection.js'
 import type { Steered } from '../tiers/steering.js'
-import { validationError } from '../validation.js'
+import { reading, validationError } from '../validation.js'
 import { lastingChanges, lastingExpansion, lastingLoad } from './lasting-requests.js'
 import { mergedMetrics } from './merged-metrics.js'
 import { placementView } from './placement-data.js'
 import type { Mirror, MirroredModel } from './protocol.js'
 import type { RemoteCall } from './remote-calls.js'
+import { freezeAll, thawAll } from './remote-maintenance.js'
 import type { RemoteParts } from './remote-parts.js'
 import { RemoteShutdown } from './remote-shutdown.js'
 import type { Worker } from './supervisor.js'
@@ -175,8 +176,10 @@ export class RemoteEngine implements Engine {
   expand(model: string, request: ExpandRequest, options: CallOptions = {}): Promise<Expansion> {
     return this.#open('expand', () => {
       const { signal, timeoutMs } = checkCall('expand', options)
-      const args = [model, lastingExpansion(request), timeoutMs === undefined ? {} : { timeoutMs }]
-      return this.#noted<Expansion>('expand', model, args, { ...(signal && { signal }) })
+      const lasting = lastingExpansion(request)
+      const args = [model, lasting, timeoutMs === undefined ? {} : { timeoutMs }]
+      // A new worker is told again without the caller's time: nobody waits for it.
+      return this.#noted<Expansion>('expand', model, args, { ...(signal && { signal }) }, [model, lasting, {}])
     })
   }
 
@@ -196,7 +199,7 @@ export class RemoteEngine implements Engine {
 
   listModels(): ModelInfo[] {
     const mirrors = this.#mirrors()
-    return this.#mirror.models.map(({ info }) => {
+    return this.#parts.state.models.map(({ info }) => {
       const same = mirrors.flatMap(({ models }) => models.filter((model) => model.info.id === info.id))
       return { ...info, activeSequences: same.reduce((sum, model) => sum + model.info.activeSequences, 0) }
     })
@@ -267,26 +270,11 @@ export class RemoteEngine implements Engine {
   }
 
   freeze(options: FreezeOptions = {}): Promise<void> {
-    return this.#open('freeze', async () => {
-      const checked = validated(freezeSchema, options, 'freeze')
-      const { state, calls } = this.#parts
-      const before = state.frozen
-      const own = { retryAfterSeconds: checked.retryAfterSeconds ?? defaultRetryAfter, options: checked }
-      state.frozen = own
-      try {
-        await calls.all('freeze', [checked], {}, { undo: (worker) => worker.call('engine.thaw', []) })
-      } catch (error) {
-        if (state.frozen === own) state.frozen = before
-        throw error
-      }
-    })
+    return this.#open('freeze', () => freezeAll(this.#parts, validated(freezeSchema, options, 'freeze')))
   }
 
   thaw(): Promise<void> {
-    return this.#open('thaw', async () => {
-      await this.#parts.calls.all('thaw', [])
-      this.#parts.state.frozen = undefined
-    })
+    return this.#open('thaw', () => thawAll(this.#parts))
   }
 
   recover(): Promise<void> {
@@ -322,11 +310,17 @@ export class RemoteEngine implements Engine {
     }
   }
 
-  /** A method that a new worker is told again. */
-  async #noted<Result>(method: WorkerMethod, model: string, args: unknown[], call: RemoteCall = {}): Promise<Result> {
+  /** A method that a new worker is told again, with `again`. */
+  async #noted<Result>(
+    method: WorkerMethod,
+    model: string,
+    args: unknown[],
+    call: RemoteCall = {},
+    again: unknown[] = args
+  ): Promise<Result> {
     return this.#open(method, async () => {
       const { calls, history } = this.#parts
-      const result = await calls.all(method, args, call, { done: () => history.note(method, model, ...args) })
+      const result = await calls.all(method, args, call, { done: () => history.note(method, model, ...again) })
       return result as Result
     })
   }
@@ -334,11 +328,12 @@ export class RemoteEngine implements Engine {
   /** A call that any worker can answer. */
   #single<Result>(method: WorkerMethod, request: unknown, options?: CallOptions): Promise<Result> {
     return this.#open(method, async () => {
-      if (options === undefined) return (await this.#parts.calls.any(method, [request])) as Result
+      const model = reading(method, () => (request as { model?: unknown } | null | undefined)?.model)
+      if (options === undefined) return (await this.#parts.calls.any(method, model, [request])) as Result
       this.#checkThawed(method)
       const { signal, timeoutMs } = checkCall(method, options)
       const args = [request, timeoutMs === undefined ? {} : { timeoutMs }]
-      return (await this.#parts.calls.any(method, args, { ...(signal && { signal }) })) as Result
+      return (await this.#parts.calls.any(method, model, args, { ...(signal && { signal }) })) as Result
     })
   }
 
@@ -380,10 +375,14 @@ export class RemoteEngine implements Engine {
   #loaded(method: string, model: string): MirroredModel {
     this.#checkOpen(method)
     const { model: id } = validated(modelSchema, { model }, method)
-    const found = this.#mirror.models.find(({ info }) => info.id === id)
+    const { models } = this.#parts.state
+    const found = models.find(({ info }) => info.id === id)
     if (found) return found
-    const loaded = this.#mirror.models.map(({ info }) => info.id)
-    throw notLoadedError(id, 'is not loaded', loaded)
+    throw notLoadedError(
+      id,
+      'is not loaded',
+      models.map(({ info }) => info.id)
+    )
   }
 
   get #mirror(): Mirror {

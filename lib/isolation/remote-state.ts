@@ -4,7 +4,8 @@ import { disposedError } from '../engine/parts.js'
 import type { EngineState, Transition } from '../lifecycle.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
 import type { Pool } from './pool.js'
-import type { Mirror } from './protocol.js'
+import type { Mirror, MirroredModel } from './protocol.js'
+import type { Worker } from './supervisor.js'
 
 export class RemoteState {
   /** Of maintenance that was asked for: what new processes are told, and requests. */
@@ -32,6 +33,18 @@ export class RemoteState {
     return worker!.mirror!
   }
 
+  /** The models of the workers that are not given up, each as the first says that has it: of those that are ready, then of those that died. */
+  get models(): MirroredModel[] {
+    const isReady = ({ state }: Worker) => state === 'ready'
+    const alive = this.#pool.workers.filter(({ state }) => state !== 'failed')
+    const inOrder = [...alive.filter(isReady), ...alive.filter((worker) => !isReady(worker))]
+    const models = new Map<string, MirroredModel>()
+    for (const model of inOrder.flatMap(({ mirror }) => mirror?.models ?? [])) {
+      if (!models.has(model.info.id)) models.set(model.info.id, model)
+    }
+    return [...models.values()]
+  }
+
   /** Throws ENGINE_DISPOSED, and WORKER_RESTARTS_EXHAUSTED where no worker is left. */
   checkOpen(method: string): void {
     if (this.#ended) throw disposedError(method)
@@ -50,7 +63,8 @@ export class RemoteState {
 
   #look(): EngineState {
     const { workers } = this.#pool
-    const ready = workers.flatMap(({ engineState }) => engineState ?? [])
+    // One that closed by itself is about to be started again.
+    const ready = workers.flatMap(({ engineState }) => engineState ?? []).filter((state) => state !== 'closed')
     if (ready.length > 0) return ready.find((state) => state !== 'recovering') ?? ready[0]!
     if (workers.every(({ state }) => state === 'failed')) return 'closed'
     return workers.some(({ state }) => state === 'restarting') ? 'recovering' : this.#now

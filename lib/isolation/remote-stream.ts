@@ -56,7 +56,9 @@ export class RemoteStream {
   #ended = false
   /** The consumer has asked for the first item. */
   #begun = false
+  /** What the consumer is still to be told. */
   #error: unknown
+  #failure: unknown
   #opened: PromiseWithResolvers
 
   constructor(setup: StreamSetup) {
@@ -67,6 +69,11 @@ export class RemoteStream {
 
   get ended(): boolean {
     return this.#ended
+  }
+
+  /** The error that it ended with, whether its consumer has had it or not. */
+  get failure(): unknown {
+    return this.#failure
   }
 
   /** Whether nothing has come yet. */
@@ -160,6 +167,7 @@ export class RemoteStream {
   fail(error: unknown): void {
     if (this.#ended) return
     this.#error = isEngineError(error) ? withPartial(error, this.partial()) : error
+    this.#failure = this.#error
     this.setup.told(this.#error)
     this.#opened.reject(this.#error)
     this.#end()

@@ -1,8 +1,8 @@
 /** The generations of an engine in other processes: checked, given a place, and ended by abort, deadline or the engine's end. */
 import { randomUUID } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
-import type { EngineError } from '../errors/index.js'
-import { createError, createTimeoutError } from '../errors/index.js'
+import type { EngineError, ErrorCode } from '../errors/index.js'
+import { createError, createTimeoutError, isEngineError } from '../errors/index.js'
 import type { Generator } from '../generation/generator.js'
 import type { CallOptions, CheckedRequest } from '../generation/options.js'
 import { checkCall, checkRequest, copyTokens } from '../generation/options.js'
@@ -14,6 +14,9 @@ import type { StreamSetup } from './remote-stream.js'
 import { RemoteStream } from './remote-stream.js'
 import { StreamRegistry } from './stream-registry.js'
 import type { Worker } from './supervisor.js'
+
+/** Ends of a stream that the journal has as the request's end too. */
+const endedByCaller: ReadonlySet<ErrorCode> = new Set(['CANCELLED', 'INFERENCE_TIMEOUT'])
 
 export interface RequestsOptions {
   pool: Pool
@@ -29,12 +32,16 @@ export interface RequestsOptions {
   tell(error: unknown, method: string): unknown
   /** With a journal: which worker has a request. */
   owners?: Map<string, Worker> | undefined
+  /** Milliseconds for which a journal keeps a request that has ended. */
+  retentionMs: number
 }
 
 export class RemoteRequests {
   readonly #options: RequestsOptions
   readonly #registry: StreamRegistry
   readonly #streams = new Map<string, RemoteStream>()
+  /** When requests ended that have an owner (of the monotonic clock), the earliest first. */
+  readonly #ended = new Map<string, number>()
   #lastId = 0
 
   constructor(options: RequestsOptions) {
@@ -75,6 +82,8 @@ export class RemoteRequests {
     const stream = this.#stream(setup)
     try {
       await this.#options.keepAlive.during(() => openOn(worker, stream))
+      this.#options.owners?.set(requestId, worker)
+      this.#ended.delete(requestId)
     } catch (error) {
       await stream.cancel()
       throw error
@@ -106,15 +115,31 @@ export class RemoteRequests {
       void stream.cancel(() => timeoutError(stream, timeoutMs, duration))
     })
     this.#streams.set(requestId, stream)
+    this.#ended.delete(requestId)
     const onAbort = (): void => void stream.cancel(cancelled)
     signal?.addEventListener('abort', onAbort, { once: true })
     stream.onEnd(() => {
       place.close()
       this.#streams.delete(requestId)
       signal?.removeEventListener('abort', onAbort)
+      this.#forgetLater(stream)
     })
     stream.begin()
     if (kind === 'create') void keepAlive.during(() => this.#place(stream))
+  }
+
+  /** An owner is forgotten with what its journal has of the request. One that no process could end there stays. */
+  #forgetLater({ setup: { requestId }, failure }: RemoteStream): void {
+    const { owners, retentionMs } = this.#options
+    const isOver = failure === undefined || (isEngineError(failure) && endedByCaller.has(failure.code))
+    if (!isOver || !owners?.get(requestId)?.serving) return
+    const now = performance.now()
+    this.#ended.set(requestId, now)
+    for (const [earlier, at] of this.#ended) {
+      if (now - at <= retentionMs) return
+      this.#ended.delete(earlier)
+      owners.delete(earlier)
+    }
   }
 
   async #place(stream: RemoteStream): Promise<void> {

@@ -1,5 +1,6 @@
 /** JSON-RPC 2.0 over a channel of frames, in both directions: calls that can be cancelled, notifications, and tokens of streams. */
 import type { Duplex } from 'node:stream'
+import type { EngineError } from '../errors/index.js'
 import { createError, engineCodes, isEngineError, messageOf } from '../errors/index.js'
 import { validationError } from '../validation.js'
 import { encodeFrame, FrameDecoder, frameKinds, longestPayload, protocolError } from './frames.js'
@@ -16,7 +17,7 @@ type Method = (params: never, context: RpcCallContext) => unknown
 
 export interface RpcOptions {
   /** WORKER_PROTOCOL_ERROR, once: nothing that comes later is read. */
-  onFault(error: unknown): void
+  onFault(error: EngineError): void
   /** Bytes of items (tokens.ts) of a stream. */
   onTokens?(stream: number, bytes: Buffer): void
 }
@@ -151,7 +152,7 @@ export class RpcPeer {
         if (this.#closed) return
       }
     } catch (error) {
-      const fault = isEngineError(error) ? error : protocolError(messageOf(error), null, null)
+      const fault = faultOf(error)
       this.close(fault)
       this.#options.onFault(fault)
     }
@@ -198,7 +199,7 @@ export class RpcPeer {
     } catch (error) {
       if (typeof id === 'number') this.#answer({ jsonrpc: '2.0', id, error }, id, method)
       // Of a notification nobody waits for an answer: what it does not understand is the channel's fault.
-      else if (!this.#closed) this.#options.onFault(error)
+      else if (!this.#closed) this.#options.onFault(faultOf(error))
     } finally {
       if (typeof id === 'number') this.#running.delete(id)
     }
@@ -213,6 +214,10 @@ export class RpcPeer {
     }
   }
 }
+
+/** What a handler could not make sense of, as the channel's fault. */
+const faultOf = (error: unknown): EngineError =>
+  isEngineError(error) ? error : protocolError(messageOf(error), null, null)
 
 /** A message with its parameters, result or error in the form of the wire. */
 function packMessage({ error, ...message }: Message & { error?: unknown }, attach: (bytes: Buffer) => number): unknown {

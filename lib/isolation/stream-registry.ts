@@ -16,10 +16,6 @@ export class StreamRegistry {
     this.#most = most
   }
 
-  get size(): number {
-    return this.#open.size
-  }
-
   /**
    * A place for a request, which is to end within `timeoutMs`. SERVICE_UNAVAILABLE {reason: streams} where as many are open as may be,
    * REQUEST_ALREADY_EXISTS where one with this id is.

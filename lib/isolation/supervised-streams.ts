@@ -69,13 +69,17 @@ export class SupervisedStreams implements StreamLink {
     }
   }
 
-  /** Opens again what the process before had. The ids of the requests that go on, or ended because they cannot. */
-  async reopen(): Promise<string[]> {
-    const requests = this.requests()
-    // First: an id that is free here must be free there before a new request comes with it.
-    this.#owner.serving?.rpc.notify('stream.keep', { requests } satisfies KeepParams)
-    await Promise.all([...this.#streams.values()].map((stream) => this.#reopen(stream)))
-    return requests
+  /** The streams that the process before had. The new one hears of them first: an id that is free here must be free there before a request comes with it. */
+  keep({ rpc }: WorkerProcess): RemoteStream[] {
+    rpc.notify('stream.keep', { requests: this.requests() } satisfies KeepParams)
+    return [...this.#streams.values()]
+  }
+
+  /** Opens them again. The ids of the requests that go on, or ended because they cannot. */
+  async reopen(streams: readonly RemoteStream[]): Promise<string[]> {
+    const left = streams.filter(({ ended }) => !ended)
+    await Promise.all(left.map((stream) => this.#reopen(stream)))
+    return left.map(({ setup }) => setup.requestId)
   }
 
   /** Ends all of them with an error. */
@@ -92,13 +96,15 @@ export class SupervisedStreams implements StreamLink {
     if (!serving) return
     // Native work that does not end has to be ended with its process.
     const late = setTimeout(() => serving.kill('killed'), cleanupMs).unref()
-    await serving.rpc.call('stream.cancel', { stream: stream.setup.id }).catch(() => {})
+    await serving.rpc.call('stream.close', { stream: stream.setup.id }).catch(() => {})
     clearTimeout(late)
   }
 
   async accepted(stream: RemoteStream): Promise<void> {
     for (;;) {
       await this.#owner.ready()
+      // Ended while no process was there, the next one does not know it.
+      if (stream.failure !== undefined) throw stream.failure
       const { serving } = this.#owner
       try {
         await serving?.rpc.call('stream.accepted', { stream: stream.setup.id })

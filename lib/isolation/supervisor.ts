@@ -14,11 +14,12 @@ import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
 import { writeCrashRecord } from './crash-record.js'
 import type { Heartbeat, InitializeParams, InitializeResult, Mirror } from './protocol.js'
+import type { RemoteStream } from './remote-stream.js'
 import type { RpcPeer } from './rpc.js'
 import type { IsolationSettings } from './settings.js'
 import type { StreamOwner } from './supervised-streams.js'
 import { SupervisedStreams } from './supervised-streams.js'
-import { deathError, exhaustedError } from './worker-errors.js'
+import { deathError, exhaustedError, isOfProcess } from './worker-errors.js'
 import type { WorkerCrash, WorkerInfo, WorkerState } from './worker-info.js'
 import type { Death } from './worker-process.js'
 import { WorkerProcess } from './worker-process.js'
@@ -37,8 +38,8 @@ export interface Supervision {
   parameters(index: number): InitializeParams
   /** File of the audit log of a worker. */
   audit(index: number): string | undefined
-  /** Attaches what hooks of the engine want to hear. */
-  listen(rpc: RpcPeer, onStuck: (event: EngineEvent) => void): void
+  /** Attaches what hooks of the engine want to hear, and `heard` for its events. */
+  listen(rpc: RpcPeer, heard: (event: EngineEvent) => void): void
   /** Gives a new process what the engine was told. */
   reconcile(worker: Worker): Promise<void>
   /** After streams go on. */
@@ -63,10 +64,14 @@ export class Worker implements StreamOwner {
   #next: Mirror | undefined
   /** It refused a request for lack of something, and is not asked again before (of the monotonic clock). */
   refusingUntil = 0
+  /** Its engine has ended what ran, on the way to its own end. */
+  drained = false
   readonly #shared: Supervision
   /** Of calls under way, by their ids. */
   readonly #progress = new Map<number, (progress: LoadProgress) => void>()
   readonly #stopped = new AbortController()
+  /** Its engine has been told to end. */
+  #disposing = false
   #process: WorkerProcess | undefined
   #state: WorkerState = 'starting'
   #restarts = 0
@@ -151,6 +156,12 @@ export class Worker implements StreamOwner {
     }
   }
 
+  /** Disposes of its engine. Rejects as `call`. */
+  async dispose(drainMs: number): Promise<void> {
+    this.#disposing = true
+    await this.call('engine.dispose', [{ drainMs }])
+  }
+
   kill(): void {
     this.#process?.kill('killed')
   }
@@ -184,8 +195,9 @@ export class Worker implements StreamOwner {
     telemetry.event('worker_started', `worker ${this.index} is process ${pid}`, { worker: this.index, pid })
     this.#receive(process)
     this.streams.listen(process)
-    listen(rpc, ({ message, fields }) => {
-      if (settings.onStuckStep === 'restart') {
+    listen(rpc, ({ event, message, fields }) => {
+      if (event === 'shutdown_step' && fields.step === 'drain') this.drained = true
+      if (event === 'step_stuck' && settings.onStuckStep === 'restart') {
         process.condemn(createError('RUNTIME_STEP_STUCK', message, fields), 'stuck')
       }
     })
@@ -227,6 +239,7 @@ export class Worker implements StreamOwner {
     })
     rpc.handle('transition', ({ next, reason }: { next: EngineState; reason: string }) => {
       if (this.mirror && this.#state !== 'restarting') this.mirror = { ...this.mirror, state: next }
+      if (next === 'closed' && !this.#disposing) process.kill('closed')
       this.#shared.changed(reason)
     })
     rpc.handle('progress', ({ call, progress }: { call: number; progress: LoadProgress }) =>
@@ -248,10 +261,13 @@ export class Worker implements StreamOwner {
 
   async #died(process: WorkerProcess, death: Death): Promise<void> {
     const served = this.#state === 'ready'
-    const stopped = this.#state === 'stopped'
-    const { settings, telemetry } = this.#shared
-    if (stopped) {
+    if (this.#state === 'stopped') {
       process.rpc.close(createError('ENGINE_DISPOSED', 'the engine has been disposed', { method: 'dispose' }))
+      return
+    }
+    // One that was told to end, having said why it cannot start, is no crash.
+    if (death.orderly) {
+      process.rpc.close(this.#gone('initialize'))
       return
     }
     let restarted: (() => void) | undefined
@@ -261,8 +277,23 @@ export class Worker implements StreamOwner {
         restarted = resolve
       })
     }
-    // Only now: what sets the state decides who is told what.
-    this.#shared.changed('a worker died')
+    try {
+      // Only now: what sets the state decides who is told what.
+      this.#shared.changed('a worker died')
+      await this.#goOn(process, death, served)
+    } catch (error) {
+      // Whatever it is, nobody may wait for a process that does not come.
+      process.rpc.close(error)
+      if (served && !this.#stopped.signal.aborted) this.#giveUp(error)
+    } finally {
+      restarted?.()
+    }
+    if (served) this.#shared.changed('a worker was started again')
+  }
+
+  /** Tells of a death; where it `served`, another process is started, or none any more. */
+  async #goOn(process: WorkerProcess, death: Death, served: boolean): Promise<void> {
+    const { settings, telemetry } = this.#shared
     const crash = await this.#record(death)
     this.#lastCrash = crash
     const error = deathError(this.index, death, crash, served)
@@ -282,8 +313,6 @@ export class Worker implements StreamOwner {
     const last = this.#attempts > 0 && this.#attempts === maxRestarts - 1
     if (onCrash === 'fail' || last) this.streams.fail(error)
     await this.#restart(error)
-    restarted?.()
-    this.#shared.changed('a worker was started again')
   }
 
   async #restart(cause: EngineError): Promise<void> {
@@ -309,8 +338,10 @@ export class Worker implements StreamOwner {
         await reconcile(this)
         signal.throwIfAborted()
         if (!this.#process) throw this.#gone('restart')
+        // Before it serves: whoever hears of that may begin streams of his own at once.
+        const streams = this.streams.keep(this.#process)
         this.#serve()
-        await this.#resume()
+        await this.#resume(streams)
         resumed(this)
         return
       } catch (error) {
@@ -319,9 +350,13 @@ export class Worker implements StreamOwner {
         telemetry.error(error, { method: 'restart' })
       }
     }
-    this.#failure = exhaustedError(this.index, this.#attempts, this.#lastCrash, last)
+    this.#giveUp(last)
+  }
+
+  #giveUp(cause: unknown): void {
+    this.#failure = exhaustedError(this.index, this.#attempts, this.#lastCrash, cause)
     this.#state = 'failed'
-    telemetry.error(this.#failure, { method: 'restart' })
+    this.#shared.telemetry.error(this.#failure, { method: 'restart' })
     this.streams.fail(this.#failure)
   }
 
@@ -347,15 +382,15 @@ export class Worker implements StreamOwner {
   }
 
   /** The streams that its process had go on where they were. */
-  async #resume(): Promise<void> {
-    const requests = await this.streams.reopen()
+  async #resume(streams: readonly RemoteStream[]): Promise<void> {
+    const requests = await this.streams.reopen(streams)
     if (requests.length === 0) return
     const text = `${requests.length} streams of worker ${this.index} go on`
     this.#shared.telemetry.event('streams_resumed', text, { worker: this.index, requests })
   }
 
   #newBreaker(): CircuitBreaker {
-    return new CircuitBreaker({ name: `worker ${this.index}`, ...profiles.rpc.breaker })
+    return new CircuitBreaker({ name: `worker ${this.index}`, ...profiles.rpc.breaker, countsAsFailure: isOfProcess })
   }
 
   #gone(method: string): EngineError {

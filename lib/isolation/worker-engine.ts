@@ -70,7 +70,6 @@ export class WorkerEngine {
   readonly #streams: WorkerStreams
   #mirrored = 0
   #mirrorTook = 0
-  #mirrorTimer: NodeJS.Timeout | undefined
 
   private constructor(rpc: RpcPeer, parts: EngineParts, { ephemeral, heartbeatMs }: InitializeParams) {
     this.#rpc = rpc
@@ -90,7 +89,7 @@ export class WorkerEngine {
     const parts = await boot({ ...options, ...(journal && { journal }), ...told(rpc, hooks) }, {})
     const worker = new WorkerEngine(rpc, parts, params)
     worker.#serve()
-    return { pid: process.pid, recovered: worker.#engine.recovered, mirror: worker.#look() }
+    return { recovered: worker.#engine.recovered, mirror: worker.#look() }
   }
 
   #serve(): void {
@@ -112,11 +111,16 @@ export class WorkerEngine {
     rpc.handle('archive.restoreCircuit', ({ model, circuit }: CircuitParams) =>
       this.#parts.models.get(model).archive?.circuit.restore(circuit)
     )
-    rpc.handle('stream.open', (params: OpenParams) => streams.open(params))
+    rpc.handle('stream.open', async (params: OpenParams) => {
+      const opened = await streams.open(params)
+      // It may have loaded its model.
+      if (params.kind === 'resume') this.#mirror()
+      return opened
+    })
     rpc.handle('stream.keep', ({ requests }: KeepParams) => streams.keep(requests))
     rpc.handle('stream.accepted', ({ stream }: { stream: number }) => streams.accepted(stream))
     rpc.handle('stream.credit', ({ stream, items }: { stream: number; items: number }) => streams.credit(stream, items))
-    rpc.handle('stream.cancel', ({ stream }: { stream: number }) => streams.cancel(stream))
+    // Called by who waits for its end, told by who does not.
     rpc.handle('stream.close', ({ stream }: { stream: number }) => streams.close(stream))
   }
 
@@ -130,18 +134,11 @@ export class WorkerEngine {
   #beat(): void {
     // Of one who stands still (a debugger) nothing may pile up here.
     if (this.#rpc.backlogged) return
-    const { state } = this.#engine
-    this.#rpc.notify('heartbeat', {
-      state,
-      counters: this.#engine.counters(),
-      streams: this.#streams.size
-    } satisfies Heartbeat)
+    this.#rpc.notify('heartbeat', { counters: this.#engine.counters() } satisfies Heartbeat)
   }
 
   /** Tells what the engine says now; of a busy engine not all the time. */
   #mirror(): void {
-    clearTimeout(this.#mirrorTimer)
-    this.#mirrorTimer = undefined
     const began = performance.now()
     this.#rpc.notify('mirror', this.#look())
     this.#mirrored = performance.now()
@@ -171,6 +168,9 @@ export class WorkerEngine {
   }
 }
 
+/** What the other side ends a process for, or not, whether anybody else listens or not. */
+const supervised: ReadonlySet<string> = new Set(['step_stuck', 'shutdown_step'])
+
 /** Hooks that hand on what they hear. */
 function told(rpc: RpcPeer, { logger, onEvent, onError, onPhase }: WorkerHooks): EngineOptions {
   const log =
@@ -181,8 +181,7 @@ function told(rpc: RpcPeer, { logger, onEvent, onError, onPhase }: WorkerHooks):
     onTransition: (transition) => rpc.notify('transition', transition),
     ...(logger && { logger: { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') } }),
     onEvent: (event) => {
-      // What it is stuck in may have to be ended with its process, whether anybody else listens or not.
-      if (onEvent || event.event === 'step_stuck') rpc.notify('event', event)
+      if (onEvent || supervised.has(event.event)) rpc.notify('event', event)
     },
     ...(onError && { onError: (error, context) => rpc.notify('error', { error, context }) }),
     ...(onPhase && { onPhase: (event) => rpc.notify('phase', event) })

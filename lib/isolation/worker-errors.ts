@@ -1,6 +1,6 @@
 /** What the death of a worker is to those who waited for it. */
 import type { EngineError, ErrorDetails } from '../errors/index.js'
-import { createError, errorOf } from '../errors/index.js'
+import { createError, errorOf, isEngineError } from '../errors/index.js'
 import type { WorkerCrash } from './worker-info.js'
 import type { Death } from './worker-process.js'
 
@@ -8,6 +8,7 @@ import type { Death } from './worker-process.js'
 const howOf = ({ signal, exitCode, reason, outOfMemory }: WorkerCrash): string => {
   if (outOfMemory) return 'was killed by the kernel for its memory'
   if (reason === 'unresponsive') return 'gave no sign of life and was killed'
+  if (reason === 'closed') return 'was killed, because its engine closed: it could not recover'
   if (reason === 'killed') return 'was killed, because it did not end what it was told to end'
   return signal ? `ended by ${signal}` : `ended with exit code ${exitCode}`
 }
@@ -23,6 +24,10 @@ export function deathError(worker: number, death: Death, crash: WorkerCrash, ser
   if (served) return createError('WORKER_CRASHED', text, details)
   return createError('WORKER_INIT_CRASHED', `${text} before it was ready`, { ...details, stderr })
 }
+
+/** What a process is at fault for, and no caller: that it died, or gave no answer. */
+export const isOfProcess = (error: unknown): boolean =>
+  isEngineError(error) && (error.code.startsWith('WORKER_') || error.code === 'CALL_TIMEOUT')
 
 export function exhaustedError(worker: number, attempts: number, crash: WorkerCrash | null, cause: unknown) {
   const text = `worker ${worker} ended again and again; it was started ${attempts} times more, and is given up`

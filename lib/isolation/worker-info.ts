@@ -3,8 +3,11 @@
 /** starting: not yet ready for the first time. restarting: it died, and the next process is being started. failed: given up. */
 export type WorkerState = 'starting' | 'ready' | 'restarting' | 'failed' | 'stopped'
 
-/** How a process ended. exit: by itself. unresponsive, stuck, killed: by this engine, for no sign of life, a step that got nowhere, and work that did not end. */
-export type DeathReason = 'signal' | 'abort' | 'exit' | 'unresponsive' | 'stuck' | 'killed'
+/**
+ * How a process ended. exit: by itself. unresponsive, stuck, closed, killed: by this engine, for no sign of life, a step that got nowhere, an engine
+ * in it that could not recover, and work that did not end.
+ */
+export type DeathReason = 'signal' | 'abort' | 'exit' | 'unresponsive' | 'stuck' | 'closed' | 'killed'
 
 export interface WorkerCrash {
   /** ISO 8601. */

@@ -25,6 +25,8 @@ export interface Death {
   signal: NodeJS.Signals | null
   reason: DeathReason
   outOfMemory: boolean
+  /** It was told to end, and did. */
+  orderly: boolean
   /** The last lines that it wrote. */
   stderr: string[]
   /** What it was killed for, where that has a code of its own: WORKER_PROTOCOL_ERROR, RUNTIME_STEP_STUCK. */
@@ -43,6 +45,7 @@ export class WorkerProcess {
   #reason: DeathReason | undefined
   #fault: EngineError | undefined
   #gone = false
+  #told = false
   /** Ticks of the clock since the last sign of life. */
   #silent = 0
   #watch: NodeJS.Timeout | undefined
@@ -54,7 +57,7 @@ export class WorkerProcess {
     this.#channel = child.stdio[3] as Duplex
     this.rpc = new RpcPeer(this.#channel, {
       onTokens,
-      onFault: (error) => this.condemn(error as EngineError, 'killed')
+      onFault: (error) => this.condemn(error, 'killed')
     })
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -135,7 +138,7 @@ export class WorkerProcess {
   }
 
   /** SIGKILL: native work does not have to agree. */
-  kill(reason: 'unresponsive' | 'stuck' | 'killed'): void {
+  kill(reason: 'unresponsive' | 'stuck' | 'closed' | 'killed'): void {
     if (this.#gone) return
     this.#reason ??= reason
     this.#child.kill('SIGKILL')
@@ -145,6 +148,7 @@ export class WorkerProcess {
   async end(): Promise<void> {
     if (!this.#gone) {
       const late = setTimeout(() => this.kill('killed'), endMs)
+      this.#told = true
       this.#child.ref()
       this.rpc.notify('exit', {})
       this.#channel.end()
@@ -170,6 +174,7 @@ export class WorkerProcess {
       signal,
       reason,
       outOfMemory,
+      orderly: this.#told && code === 0 && !this.condemned,
       stderr: stderr.slice(-keptLines),
       fault: this.#fault
     }

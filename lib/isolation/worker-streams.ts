@@ -79,20 +79,13 @@ export class WorkerStreams {
     await own?.generator.accepted()
   }
 
-  /** Resolves when nothing of the stream is computed any more. */
-  async cancel(stream: number): Promise<void> {
+  /** The other side wants no more of the stream, or has its end. Resolves when nothing of it is computed any more. */
+  async close(stream: number): Promise<void> {
     const own = await this.#opened(stream)
     if (!own) return
     own.ended = true
     await own.generator.return()
-    await this.close(stream)
-  }
-
-  /** The other side has the stream's end. */
-  async close(stream: number): Promise<void> {
-    const own = await this.#opened(stream)
-    if (!own) return
-    this.#streams.delete(stream)
+    if (!this.#streams.delete(stream)) return
     this.#onChange()
     this.#leave(own.requestId)
   }

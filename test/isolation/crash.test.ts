@@ -1,4 +1,6 @@
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
@@ -291,7 +293,20 @@ t.test('processes that do not come up', async (t) => {
   process.execPath = resolve('package.json')
   await t.rejects(createEngine({ isolation }), { code: 'WORKER_SPAWN_FAILED', details: { errno: 'EACCES' } })
   process.execPath = execPath
-  await t.rejects(createEngine({ isolation, isa: 'neon' }), { code: 'ISA_UNSUPPORTED' }, "the engine's own refusals")
+  const told: string[] = []
+  const refused = createEngine({
+    isolation: { ...isolation, crashFolder: join(folder, 'none') },
+    isa: 'neon',
+    onError: ({ code }) => told.push(code),
+    onEvent: ({ event }) => told.push(event)
+  })
+  await t.rejects(refused, { code: 'ISA_UNSUPPORTED' }, "the engine's own refusals")
+  t.same(
+    told.filter((own) => own === 'worker_died' || own.startsWith('WORKER_')),
+    [],
+    'which are no crashes'
+  )
+  t.notOk(existsSync(join(folder, 'none')))
   await t.rejects(createEngine({ isolation: 'thread' as 'process' }), {
     code: 'VALIDATION_ERROR',
     details: { path: 'isolation', found: '"thread"' }
@@ -300,4 +315,36 @@ t.test('processes that do not come up', async (t) => {
     code: 'VALIDATION_ERROR',
     details: { path: 'workers' }
   })
+})
+
+t.test('an engine that cannot begin leaves nothing', async (t) => {
+  const { TMPDIR } = process.env
+  t.teardown(() => {
+    if (TMPDIR === undefined) delete process.env.TMPDIR
+    else process.env.TMPDIR = TMPDIR
+  })
+  process.env.TMPDIR = t.testdir()
+  let made = false
+  const timeouts = {
+    get cleanupMs(): number {
+      made ||= readdirSync(tmpdir()).length > 0
+      return made ? raise('no more') : 1
+    }
+  }
+  await t.rejects(createEngine({ isolation, timeouts }), { code: 'VALIDATION_ERROR' })
+  t.ok(made)
+  t.same(readdirSync(tmpdir()), [])
+})
+
+const skip = process.getuid?.() !== 0 && 'only root can be another user'
+t.test('a user whom the system does not know has crash records too', { skip }, async (t) => {
+  const script = `
+    import { defaultCrashFolder } from './dist/esm/isolation/crash-record.js'
+    console.log(defaultCrashFolder())`
+  const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+    uid: 12345,
+    env: { ...process.env, NODE_OPTIONS: '' },
+    encoding: 'utf8'
+  })
+  t.match(stdout, /tiered-moe-crashes-12345$/m)
 })

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { createError } from '../../lib/errors/index.js'
+import { createError, isEngineError } from '../../lib/errors/index.js'
 import { encodeFrame, FrameDecoder, frameKinds } from '../../lib/isolation/frames.js'
 import { decodeTokens, encodeTokens } from '../../lib/isolation/tokens.js'
 import { pack, unpack } from '../../lib/isolation/values.js'
@@ -138,14 +138,17 @@ t.test('what is no message is a fault, once', async (t) => {
     send(0, '{"jsonrpc":"2.0"}'),
     send(0, '{"jsonrpc":"2.0","id":1,"error":null}'),
     send(0, '{"jsonrpc":"2.0","method":"x","params":{"$bin":[1,"Uint8Array",1]}}'),
-    send(0, '{"jsonrpc":"2.0","method":"nobody knows it"}')
+    send(0, '{"jsonrpc":"2.0","method":"nobody knows it"}'),
+    send(0, '{"jsonrpc":"2.0","method":"heartbeat"}')
   ]) {
     const { far, faults, raw } = pair()
+    far.handle('heartbeat', ({ counters }: { counters: object }) => counters)
     const waiting = far.call('x', {})
     raw.write(bytes)
     setTimeout(() => far.close(createError('WORKER_CRASHED', 'in the end')), 20)
     await t.rejects(waiting)
     t.equal(faults.length, 1, bytes.toString('latin1').slice(16))
+    t.ok(isEngineError(faults[0]))
     raw.write(bytes)
   }
 })

@@ -13,6 +13,7 @@ import { RemoteStream } from '../../lib/isolation/remote-stream.js'
 import { decodeTokens } from '../../lib/isolation/tokens.js'
 import { WorkerStreams } from '../../lib/isolation/worker-streams.js'
 import { pair } from './channel.js'
+import { until } from './until.js'
 
 const model = 'tiny-shakespeare'
 
@@ -30,6 +31,21 @@ t.test('room that is told of while a stream is being opened counts', async (t) =
   await opened
   await ended
   t.equal(tokens.flatMap(([, bytes]) => decodeTokens(bytes).items.map((item) => item.text)).join(''), text)
+})
+
+t.test('what the other side has closed is not computed any more', async (t) => {
+  const engine = (await createEngine({ threads: 1 })) as LocalEngine
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  const { far, tokens } = pair()
+  const streams = new WorkerStreams(engine, far, { release: async () => {}, onChange: () => {} })
+  const request = { model, prompt: 'ROMEO:', maxTokens: 200, temperature: 0, ignoreEos: true }
+  const open = { stream: 1, method: 'createGenerator', request, requestId: 'r', from: 0, credit: 1 }
+  await streams.open({ ...open, kind: 'create' })
+  await until(() => tokens.length > 0)
+  t.match(engine.listModels(), [{ activeSequences: 1 }])
+  await streams.close(1)
+  t.match(engine.listModels(), [{ activeSequences: 0 }])
 })
 
 const stream = (begin: (own: RemoteStream) => void = () => {}) => {
@@ -78,7 +94,7 @@ t.test('a record has the end of an audit log of any size', async (t) => {
   const path = await writeCrashRecord(folder, {
     time: '2026-01-01T00:00:00.000Z',
     worker: 0,
-    death: { ...death, stderr: [], fault: undefined },
+    death: { ...death, orderly: false, stderr: [], fault: undefined },
     requests: [],
     counters: undefined,
     version: '0',

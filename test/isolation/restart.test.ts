@@ -14,6 +14,8 @@ const model = 'tiny-shakespeare'
 const request = { model, prompt: 'ROMEO:', maxTokens: 200, temperature: 0, ignoreEos: true }
 const folder = t.testdir()
 const REFUSALS = join(folder, 'refusals')
+const MESSAGE = join(folder, 'message')
+const checkpoint = 'models/tiny-shakespeare-moe-q8_0.gguf'
 
 async function isolated(own: Partial<IsolationOptions>, options: EngineOptions = {}): Promise<Engine> {
   return createEngine({
@@ -24,7 +26,7 @@ async function isolated(own: Partial<IsolationOptions>, options: EngineOptions =
       restartDelayBaseMs: 10,
       crashFolder: join(folder, 'crashes'),
       execArgv: ['--import', pathToFileURL(resolve('test/isolation/saboteur.mjs')).href],
-      env: { REFUSALS },
+      env: { REFUSALS, MESSAGE },
       ...own
     }
   })
@@ -34,6 +36,11 @@ const pidOf = (engine: Engine, index = 0) => engine.workers()[index]!.pid!
 const kill = (engine: Engine, index = 0, signal: NodeJS.Signals = 'SIGKILL') =>
   process.kill(pidOf(engine, index), signal)
 const isReady = (engine: Engine, index = 0) => engine.workers()[index]!.state === 'ready'
+/** A worker tells its engine something that is not so. */
+function say(engine: Engine, message: object, index = 0) {
+  writeFileSync(MESSAGE, JSON.stringify({ jsonrpc: '2.0', ...message }))
+  kill(engine, index, 'SIGHUP')
+}
 /** Until it serves again after `restarts` restarts. */
 const back = (engine: Engine, index = 0, restarts = 1) =>
   until(() => isReady(engine, index) && engine.workers()[index]!.restarts >= restarts)
@@ -221,7 +228,7 @@ t.test('paths are what they were, wherever the program works now', async (t) => 
   const [there, elsewhere] = [join(folder, 'there'), join(folder, 'elsewhere')]
   mkdirSync(there)
   mkdirSync(elsewhere)
-  copyFileSync('models/tiny-shakespeare-moe-q8_0.gguf', join(there, 'own.gguf'))
+  copyFileSync(checkpoint, join(there, 'own.gguf'))
   t.teardown(() => process.chdir(here))
   const engine = await isolated({})
   t.teardown(() => engine.dispose())
@@ -248,4 +255,178 @@ t.test('the circuit of an archive that cannot be reached stays open', async (t) 
   kill(engine)
   await back(engine)
   await t.rejects(engine.generate(archived), { code: 'CIRCUIT_BREAKER_OPEN' })
+})
+
+const short = { ...request, maxTokens: 8 }
+const notFrozen = { code: 'LIFECYCLE_INVALID_TRANSITION' }
+
+t.test('what callers are at fault for costs no worker its requests', async (t) => {
+  const engine = await isolated({})
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  for (let i = 0; i < 6; i++) await t.rejects(engine.thaw(), notFrozen)
+  t.ok((await engine.generate(short)).text)
+  const whole = { model, tokens: new Int32Array(250).fill(3) }
+  for (let i = 0; i < 6; i++) {
+    await t.rejects(engine.forward(whole, { timeoutMs: 1 }), { code: 'INFERENCE_TIMEOUT' })
+  }
+  t.ok((await engine.generate(short)).text)
+})
+
+t.test('a model that one worker could not load again is served by the other', async (t) => {
+  const [path, id] = [join(folder, 'moved.gguf'), 'moved']
+  copyFileSync(checkpoint, path)
+  const engine = await isolated({ workers: 2 })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel({ model: path, id })
+  const { text } = await engine.generate({ ...short, model: id })
+  const three = async () => {
+    const all = await Promise.all([1, 2, 3].map(() => engine.generate({ ...short, model: id })))
+    t.same(
+      all.map((own) => own.text),
+      [text, text, text]
+    )
+  }
+  rmSync(path)
+  kill(engine)
+  await back(engine)
+  await three()
+  t.match(await engine.tokenize({ model: id, text: 'O' }), { tokens: [Number] })
+  t.match(engine.listModels(), [{ id }])
+  t.match(engine.placement(id), { layers: Number })
+  copyFileSync(checkpoint, path)
+  await engine.unloadModel(id)
+  await engine.loadModel({ model: path, id })
+  kill(engine, 1)
+  await until(() => !isReady(engine, 1))
+  await three()
+})
+
+t.test('a model that a resumed request brought back is asked of its worker', async (t) => {
+  const options = { journal: { path: join(folder, 'demand'), syncMs: 0 } }
+  const before = await isolated({ workers: 2 }, options)
+  await before.loadModel()
+  const { text } = await before.generate(short)
+  const left = before.createGenerator({ ...request, requestId: 'left' })
+  await items(left, 4)
+  await before.dispose()
+  const after = await isolated({ workers: 2 }, options)
+  t.teardown(() => after.dispose())
+  const resumed = await after.resumeGenerator({ requestId: 'left' })
+  await items(resumed, 4)
+  const both = await Promise.all([after.generate(short), after.generate(short)])
+  t.same(
+    both.map((own) => own.text),
+    [text, text]
+  )
+  await resumed.return()
+})
+
+t.test('a message without what belongs in it', async (t) => {
+  const codes: string[] = []
+  const engine = await isolated({}, { onError: ({ code }) => codes.push(code) })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  const { text } = await engine.generate(request)
+  const generator = engine.createGenerator(request)
+  const begun = await items(generator, 4)
+  say(engine, { method: 'heartbeat' })
+  t.equal(texts([...begun, ...(await items(generator))]), text)
+  await back(engine)
+  t.match(engine.workers(), [{ restarts: 1, lastCrash: { reason: 'killed' } }])
+  t.same(codes, ['WORKER_PROTOCOL_ERROR'])
+})
+
+t.test('an engine of a worker that closed by itself', { timeout: 60_000 }, async (t) => {
+  const states: string[] = []
+  const engine = await isolated({}, { onTransition: ({ next }) => states.push(next) })
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  say(engine, { method: 'transition', params: { next: 'closed', reason: 'recovery failed' } })
+  await back(engine)
+  t.match(engine.workers(), [{ lastCrash: { reason: 'closed', signal: 'SIGKILL' } }])
+  t.ok((await engine.generate(short)).text)
+  t.same(states, ['warm', 'active', 'recovering', 'active'])
+})
+
+t.test('a shutdown ends what does not end', { timeout: 60_000 }, async (t) => {
+  const silent = { heartbeatTimeoutMs: 2 ** 31 - 1 }
+  const options = { timeouts: { cleanupMs: 100 } }
+  const [stuck, still] = await Promise.all([isolated(silent, options), isolated(silent, options)])
+  say(stuck, { method: 'transition', params: { next: 'recovering', reason: 'a step goes on' } })
+  await until(() => stuck.state === 'recovering')
+  kill(stuck, 0, 'SIGSTOP')
+  await stuck.dispose()
+  t.match(stuck.workers(), [{ pid: null, state: 'stopped', lastCrash: { reason: 'killed' } }])
+  kill(still, 0, 'SIGSTOP')
+  const gone = still.dispose({ drainMs: 2 ** 31 - 1 })
+  await still.dispose({ drainMs: 0 })
+  await gone
+  t.match(still.workers(), [{ pid: null, state: 'stopped', lastCrash: { reason: 'killed' } }])
+})
+
+t.test('maintenance ends, whatever became of the workers', async (t) => {
+  const path = join(folder, 'frozen.gguf')
+  copyFileSync(checkpoint, path)
+  const one = await isolated({})
+  t.teardown(() => one.dispose())
+  await one.loadModel({ model: path, id: model })
+  await one.freeze()
+  rmSync(path)
+  kill(one)
+  await back(one)
+  t.throws(() => one.createGenerator(short), { code: 'ENGINE_FROZEN' })
+  await one.thaw()
+  await t.rejects(one.thaw(), notFrozen)
+  await one.loadModel()
+  t.ok((await one.generate(short)).text)
+
+  const two = await isolated({ workers: 2, heartbeatTimeoutMs: 60_000 })
+  t.teardown(() => two.dispose())
+  await two.loadModel()
+  await two.freeze()
+  kill(two, 1, 'SIGSTOP')
+  const thawed = two.thaw()
+  kill(two, 1)
+  await t.rejects(thawed, { code: 'WORKER_CRASHED' })
+  await back(two, 1)
+  await Promise.all([two.generate(short), two.generate(short)])
+  await t.rejects(two.thaw(), notFrozen)
+})
+
+t.test('a request that begins the moment an engine serves again', async (t) => {
+  let begun: Promise<{ text: string }> | undefined
+  const engine: Engine = await isolated(
+    {},
+    {
+      onTransition: ({ previous, next }) => {
+        if (previous === 'recovering' && next === 'active') begun ??= engine.generate(short)
+      }
+    }
+  )
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  const { text } = await engine.generate(short)
+  kill(engine)
+  await until(() => begun !== undefined)
+  t.equal((await begun)!.text, text)
+})
+
+t.test('accepted() of a stream that its worker’s death ended', async (t) => {
+  let accepted: Promise<unknown> | undefined
+  const engine = await isolated(
+    { onCrash: 'fail' },
+    {
+      onTransition: ({ next }) => {
+        if (next === 'recovering') accepted ??= generator.accepted().catch((error) => error)
+      }
+    }
+  )
+  t.teardown(() => engine.dispose())
+  await engine.loadModel()
+  const generator = engine.createGenerator(request)
+  await generator.next()
+  kill(engine)
+  await t.rejects(items(generator), { code: 'WORKER_CRASHED' })
+  t.match(await accepted, { code: 'WORKER_CRASHED' })
 })

@@ -10,6 +10,11 @@ if (order === 'exit') {
 if (order === 'hang') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
 // What no frame begins with, on the channel.
 process.on('SIGUSR2', () => writeSync(3, 'GET / HTTP/1.1\r\n\r\n'))
+// The message that the file MESSAGE has, in a frame as it should be.
+process.on('SIGHUP', async () => {
+  const { encodeFrame } = await import('../../dist/esm/isolation/frames.js')
+  writeSync(3, Buffer.concat(encodeFrame({ kind: 0, id: 0, payload: readFileSync(process.env.MESSAGE) })))
+})
 // Requests are refused while the file REFUSALS.<pid> is there, as of an engine that is frozen.
 const { REFUSALS, THREADS } = process.env
 if (REFUSALS) {
