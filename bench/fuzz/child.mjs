@@ -29,7 +29,7 @@ function keep(number, input, reason) {
   faults.push({ number, reason })
 }
 
-/** An input, or nothing where a value has so many levels that it cannot be written. */
+/** An input, or nothing where a value has so many levels that it cannot be written, or none is read of that size. */
 function made(number) {
   try {
     return make(new Draw(Number(seed), number))
@@ -52,6 +52,8 @@ for (let number = Number(first); number < Number(first) + Number(count); number+
     outcome = isEngineError(error) ? error.code : 'untyped'
     if (outcome === 'untyped') keep(number, input, String(error?.stack ?? error))
   }
+  // What it takes to make the next one is not a parser's.
+  Atomics.store(shared, 0, 0)
   outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
   if ({}.polluted !== undefined) {
     keep(number, input, 'a prototype was changed')
@@ -59,7 +61,6 @@ for (let number = Number(first); number < Number(first) + Number(count); number+
   }
   if (faults.length >= 5) break
 }
-Atomics.store(shared, 0, 0)
 console.log(
   JSON.stringify({
     outcomes,

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findFaults } from '../../../dist/esm/checkpoint/consistency.js'
-import { manifestText, parseManifest } from '../../../dist/esm/checkpoint/manifest.js'
+import { LARGEST_MANIFEST, manifestText, parseManifest } from '../../../dist/esm/checkpoint/manifest.js'
 import { convertModel, createEngine } from '../../../dist/esm/index.js'
 import { segmentPath } from '../../../dist/esm/journal/files.js'
 import { encodeRecord, scanRecords } from '../../../dist/esm/journal/frame.js'
@@ -32,10 +32,23 @@ async function tinyCheckpoint() {
   return to
 }
 
+/** Characters of the indents that a value has as a manifest: with thousands of levels they are nearly all of it. */
+function indentsOf(value) {
+  let sum = 0
+  const left = [[value, 1]]
+  for (let next = left.pop(); next; next = left.pop()) {
+    const [own, level] = next
+    sum += 2 * level
+    if (typeof own === 'object' && own !== null) for (const item of Object.values(own)) left.push([item, level + 1])
+  }
+  return sum
+}
+
 /** A manifest that still has the right checksum, or any text. */
 const damagedManifest = (draw, text) => {
   if (draw.chance(0.2)) return mutatedText(draw, [text])
   const value = mutatedValue(draw, JSON.parse(text))
+  if (indentsOf(value) > LARGEST_MANIFEST) throw new RangeError('a manifest of this size is refused unread')
   return typeof value === 'object' && value !== null ? manifestText(value) : JSON.stringify(value)
 }
 
