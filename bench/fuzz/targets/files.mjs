@@ -32,14 +32,20 @@ async function tinyCheckpoint() {
   return to
 }
 
-/** Characters of the indents that a value has as a manifest: with thousands of levels they are nearly all of it. */
-function indentsOf(value) {
+/** Characters that a value has as a manifest, at the most: its indents, names and texts. */
+function charactersOf(value) {
   let sum = 0
   const left = [[value, 1]]
   for (let next = left.pop(); next; next = left.pop()) {
     const [own, level] = next
     sum += 2 * level
-    if (typeof own === 'object' && own !== null) for (const item of Object.values(own)) left.push([item, level + 1])
+    // A character that has to be escaped takes six.
+    if (typeof own === 'string') sum += 6 * own.length
+    if (typeof own !== 'object' || own === null) continue
+    for (const [name, item] of Object.entries(own)) {
+      if (!Array.isArray(own)) sum += 6 * name.length
+      left.push([item, level + 1])
+    }
   }
   return sum
 }
@@ -48,7 +54,7 @@ function indentsOf(value) {
 const damagedManifest = (draw, text) => {
   if (draw.chance(0.2)) return mutatedText(draw, [text])
   const value = mutatedValue(draw, JSON.parse(text))
-  if (indentsOf(value) > LARGEST_MANIFEST) throw new RangeError('a manifest of this size is refused unread')
+  if (charactersOf(value) > LARGEST_MANIFEST) throw new RangeError('a manifest of this size is refused unread')
   return typeof value === 'object' && value !== null ? manifestText(value) : JSON.stringify(value)
 }
 
