@@ -80,8 +80,9 @@ export function asEngineError(error: unknown, request: FastifyRequest, bodyLimit
     return validationError('the request', 'content-type', request.headers['content-type'], 'application/json')
   }
   if (statusCode >= 400 && statusCode < 500) {
-    const details = { source: 'body', reason: message }
-    return createError('REQUEST_PARSE_FAILED', `the body cannot be read: ${message}`, details, { cause: error })
+    const source = code === 'FST_ERR_BAD_URL' ? 'url' : 'body'
+    const details = { source, reason: message }
+    return createError('REQUEST_PARSE_FAILED', `the ${source} cannot be read: ${message}`, details, { cause: error })
   }
   return createError('RUNTIME_INVARIANT_VIOLATED', `unexpected: ${messageOf(error)}`, {}, { cause: error })
 }

@@ -39,7 +39,7 @@ function identify(request: FastifyRequest, keys: KeyRing): void {
 }
 
 /** What the error handler does, by itself: under an overload most requests end here, and the way through the framework costs more than they do. */
-function refuse(context: ServerContext, { id }: FastifyRequest, reply: FastifyReply, error: EngineError): void {
+export function refuse(context: ServerContext, { id }: FastifyRequest, reply: FastifyReply, error: EngineError): void {
   context.tell(error, id)
   const body = JSON.stringify(errorBody(error, id))
   reply.hijack()

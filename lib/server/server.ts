@@ -1,5 +1,5 @@
 /** The HTTP server of an engine: its pieces put together, its port, and its end. */
-import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
+import { createServer as createHttpServer, type Server as HttpServer, maxHeaderSize } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import fastify from 'fastify'
 import { z } from 'zod'
@@ -25,7 +25,7 @@ import { answerClientErrors } from './client-errors.js'
 import { Connections } from './connections.js'
 import type { Routes, ServerContext } from './context.js'
 import { asEngineError, errorBody, errorHeaders } from './errors.js'
-import { addGate, RouteList } from './gate.js'
+import { addGate, RouteList, refuse } from './gate.js'
 import { engineRefusal, healthRoutes } from './health.js'
 import { HttpMetrics } from './http-metrics.js'
 import { KeyRing } from './keys.js'
@@ -269,6 +269,10 @@ function assembled(http: HttpServer, keys: KeyRing, context: ServerContext): Fas
     onProtoPoisoning: 'error',
     onConstructorPoisoning: 'error',
     clientErrorHandler: () => {},
+    // What no route can be looked up for, as an address with a broken escape. A long name is left to the route, which says that nothing has it.
+    frameworkErrors: (error, request, reply) =>
+      refuse(context, request, reply, asEngineError(error, request, settings.limits.bodyBytes)),
+    routerOptions: { maxParamLength: maxHeaderSize },
     genReqId: () => `req-${context.began.toString(36)}-${(++requests).toString(36)}`,
     serverFactory: (handler) => http.on('request', handler)
   })

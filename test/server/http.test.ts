@@ -70,6 +70,7 @@ t.test('texts, models and health', async (t) => {
     t.match(body, { object: 'list', data: [{ id: model, object: 'model', owned_by: 'tiered-moe' }] })
     t.same((await ask(`${url}/v1/models/${model}`)).body, body.data[0])
     t.same(failure(await ask(`${url}/v1/models/absent`)), [404, 'MODEL_NOT_LOADED'])
+    t.same(failure(await ask(`${url}/v1/models/${'x'.repeat(5000)}`)), [404, 'MODEL_NOT_LOADED'])
   })
 
   await t.test('health', async (t) => {
@@ -105,7 +106,8 @@ t.test('texts, models and health', async (t) => {
     ['a TierSet', '/v1/completions', completion({ tierSet: 'absent' }), 'CONFIG_UNKNOWN_TIER', null],
     ['a model', '/v1/completions', completion({ model: 'absent' }), 'MODEL_NOT_LOADED', null],
     ['a long prompt', '/v1/completions', completion({ prompt: 'a b '.repeat(400) }), 'CONTEXT_LENGTH_EXCEEDED', null],
-    ['an address', '/v2/completions', completion(), 'NOT_FOUND', null]
+    ['an address', '/v2/completions', completion(), 'NOT_FOUND', null],
+    ['a broken escape in an address', '/v1/mod%ls', completion(), 'REQUEST_PARSE_FAILED', null]
   ]
   for (const [what, path, body, code, param] of wrong) {
     await t.test(`refused: ${what}`, async (t) => {

@@ -8,11 +8,13 @@ const asking = { ...request, category: 'configuration', exitCode: 1, native: fal
 export const serving = {
   REQUEST_PARSE_FAILED: {
     ...asking,
-    meaning: 'What came is no JSON: the body of an HTTP request, or a message of JSON-RPC.',
+    meaning:
+      'What came cannot be read: the head, the address or the body of an HTTP request, or a message of JSON-RPC.',
     httpStatus: 400,
     engineCode: 'ParseError',
     details: ['source', 'reason'],
-    suggestedAction: 'Send one JSON value in UTF-8; details.reason says where it is broken.'
+    suggestedAction:
+      'Send one JSON value in UTF-8 to an address whose escapes are whole; details.reason says what is broken.'
   },
   NOT_FOUND: {
     ...asking,
