@@ -144,7 +144,7 @@ const engine = await openConfigured(loaded, { logger })
 
 Defaults < the file < \`environments.<name>\` of it < variables < options of the call (or of the command line).
 
-- **File**: YAML or JSON, at most 1 MiB: the one that is named, else that of \`TIERED_MOE_CONFIG\`, else the first of \`tiered-moe.yaml\`, \`tiered-moe.yml\`
+- **File**: YAML or JSON, at most 128 KiB: the one that is named, else that of \`TIERED_MOE_CONFIG\`, else the first of \`tiered-moe.yaml\`, \`tiered-moe.yml\`
   and \`tiered-moe.json\` in the working directory, else none. Keys are in snake_case. Relative paths are seen from the working directory.
 - **Environment**: \`TIERED_MOE_ENV\` (or \`environment\`) names one of the file's \`environments\`. Mappings are merged, lists and values replaced.
 - **Variables**: the prefix \`TIERED_MOE__\`, then keys with two underscores between them: \`TIERED_MOE__ENGINE__MAX_BATCH_TOKENS=64\`,

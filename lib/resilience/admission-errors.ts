@@ -1,6 +1,7 @@
 /** How requests are refused: what there is too little of, and when to come again. */
 import type { EngineError, ResourceInfo } from '../errors/index.js'
 import { createError } from '../errors/index.js'
+import { withoutStack } from '../errors/without-stack.js'
 
 /** Of SERVICE_UNAVAILABLE: what the server as a whole has too little of. */
 export type UnavailableReason =
@@ -63,17 +64,6 @@ const units: Readonly<Record<UnavailableReason | RateLimitedReason, ResourceInfo
   client_rate: 'requests',
   client_tokens: 'tokens',
   client_concurrency: 'requests'
-}
-
-/** Under an overload refusals come by the hundreds, and where one was made is no question: they have no stack, which costs more than they do. */
-function withoutStack<Result>(make: () => Result): Result {
-  const { stackTraceLimit } = Error
-  Error.stackTraceLimit = 0
-  try {
-    return make()
-  } finally {
-    Error.stackTraceLimit = stackTraceLimit
-  }
 }
 
 /** SERVICE_UNAVAILABLE. `seconds` until the work ahead is done, undefined where that is not known. */
