@@ -62,6 +62,15 @@ t.test('an error inside of a JSON-RPC error, or of an HTTP body', async (t) => {
   t.match(errorFromWire({ error: wire }), expected)
 })
 
+t.test('details with thousands of levels keep the first ones, and can be written', async (t) => {
+  const nested = (levels: number) => JSON.parse(`${'{"a_b":['.repeat(levels)}1${']}'.repeat(levels)}`)
+  for (const levels of [10, 2000]) {
+    const wire = { code: 'CANCELLED', message: 'x', details: nested(levels) }
+    const own = [errorFromWire(wire), createError('CANCELLED', 'x', nested(levels))]
+    for (const error of own) t.equal(JSON.stringify(error).includes('[1]'), levels === 10)
+  }
+})
+
 t.test('what is not ours is UNKNOWN_ERROR, and its cause decides whether it is tried again', async (t) => {
   const reset = errorFromWire({ code: -32007, message: 'pipe broke' }, 'worker')
   t.match(reset, {

@@ -107,6 +107,7 @@ const refused: [reason: string, keyword: string | undefined, schema: unknown, pa
   ['too_large', undefined, arrays(300)],
   ['too_large', undefined, nested(300, {}, (schema) => ({ anyOf: [schema] }))],
   ['too_large', undefined, circle],
+  ['too_large', undefined, { oneOf: [{ const: nested(5000, 1, (inner) => [inner] as never) }, { type: 'null' }] }],
   ['too_large', undefined, nested(60, {}, (schema) => ({ anyOf: [schema, { items: schema }] }))],
   ['too_large', undefined, { description: 'x'.repeat(2 ** 20) }],
   ['too_large', undefined, { enum: Array.from({ length: 60_000 }, (_, i) => `${i * 7919}`) }],
