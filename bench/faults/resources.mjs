@@ -23,9 +23,9 @@ function refusals(folder) {
   const sizes = { layers: 4, heads: 16, kvHeads: 16, headDim: 256, experts: 4, feedForward: 32, contextLength: 512 }
   told ??= new Promise((resolve, reject) => {
     const model = writeMoeModel(join(folder, 'model.gguf'), { type: 'F32', ...sizes })
-    execFile(process.execPath, [join(root, 'bench/faults/refused-memory.mjs'), model], (error, stdout) =>
-      error ? reject(error) : resolve(JSON.parse(stdout))
-    )
+    // A small young generation: what the limit leaves must not go to the heap of V8.
+    const args = ['--max-semi-space-size=1', join(root, 'bench/faults/refused-memory.mjs'), model]
+    execFile(process.execPath, args, (error, stdout) => (error ? reject(error) : resolve(JSON.parse(stdout))))
   })
   return told
 }
