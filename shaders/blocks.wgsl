@@ -1,10 +1,11 @@
 // blocks: packed weights of TYPE, four rows at a time, from the storage bindings weights0 and, where MATRICES is 2, weights1.
 // Addresses are quads: units of 16 bytes. `lane` is the four rows' place in their group of 16.
 // Each type gives row_group (quads of a group of 16 rows) and
-//   quantised: load_block (32 columns), block_words (g 0 to 7: columns 4g … 4g + 3, a byte each; signed for Q8_0) and add_block, which adds
-//   a block's part to `acc` from the exact dots of its two halves and the sums of their activations: one fma a block, blocks in order;
+//   quantised: load_block (32 columns), block_words (g 0 to 7: columns 4g … 4g + 3, a byte each; with SIGNED signed ones) and add_block, which
+//   adds a block's part to `acc` from the exact dots of its two halves and the sums of their activations: one fma a block (types with minimums:
+//   two), blocks in order;
 //   float: load_column.
-// Defines: TYPE, MATRICES, F16 (the shader-f16 feature), COUNT_LOADS (counts the words that are read, for the bench of loads).
+// Defines: TYPE, SIGNED, MATRICES, F16 (the shader-f16 feature), COUNT_LOADS (counts the words that are read, for the bench of loads).
 
 fn fetch(matrix: u32, quad: u32) -> vec4u {
 #if COUNT_LOADS
@@ -60,8 +61,20 @@ fn fetch_halves(matrix: u32, quad: u32, lane: u32) -> vec4f {
 #include "blocks_q6_k.wgsl"
 #elif TYPE == Q4_K
 #include "blocks_q4_k.wgsl"
+#elif TYPE == Q4_1
+#include "blocks_q4_1.wgsl"
+#elif TYPE == Q5_0
+#include "blocks_q5_0.wgsl"
+#elif TYPE == Q5_1
+#include "blocks_q5_1.wgsl"
+#elif TYPE == Q5_K
+#include "blocks_q5_k.wgsl"
 #elif TYPE == MXFP4
 #include "blocks_mxfp4.wgsl"
+#elif TYPE == IQ4_NL
+#include "blocks_iq4_nl.wgsl"
+#elif TYPE == IQ4_XS
+#include "blocks_iq4_xs.wgsl"
 #elif TYPE == F32
 #include "blocks_f32.wgsl"
 #elif TYPE == F16

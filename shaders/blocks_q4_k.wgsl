@@ -14,23 +14,16 @@ fn row_group(columns: u32) -> u32 {
     return columns / 256u * 144u;
 }
 
+#include "six_bits.wgsl"
+
 fn load_block(matrix: u32, group: u32, lane: u32, b: u32) -> Block {
     let big = group + b / 8u * 144u;
     let at = big + b % 8u * 16u + lane;
-    let first = fetch(matrix, big + 132u + lane);
-    let second = fetch(matrix, big + 136u + lane);
-    var scales = first & vec4(0x3f3f3f3fu);
-    var mins = second & vec4(0x3f3f3f3fu);
-    if (b % 8u >= 4u) {
-        let third = fetch(matrix, big + 140u + lane);
-        scales = (third & vec4(0x0f0f0f0fu)) | ((first >> vec4(2u)) & vec4(0x30303030u));
-        mins = ((third >> vec4(4u)) & vec4(0x0f0f0f0fu)) | ((second >> vec4(2u)) & vec4(0x30303030u));
-    }
-    let shift = vec4(8u * (b % 4u));
+    let sub = sub_scales(matrix, big + 132u, lane, b % 8u);
     return Block(
         array(fetch(matrix, at), fetch(matrix, at + 4u), fetch(matrix, at + 8u), fetch(matrix, at + 12u)),
-        vec4i((scales >> shift) & vec4(0xffu)),
-        vec4i((mins >> shift) & vec4(0xffu)),
+        sub[0],
+        sub[1],
         fetch_halves(matrix, big + 128u, lane),
         fetch_halves(matrix, big + 130u, lane)
     );

@@ -37,7 +37,13 @@ fn nibble_at(at: u32, i: u32) -> u32 {
     return (byte_at(at + i % 16u) >> (i / 16u * 4u)) & 15u;
 }
 
-#if TYPE == Q4_K
+/** The same with bit `i` of the four bytes at `high` as a fifth one. */
+fn five_bits_at(high: u32, at: u32, i: u32) -> u32 {
+    return nibble_at(at, i) | (((byte_at(high + i / 8u) >> (i % 8u)) & 1u) << 4u);
+}
+
+const iq4 = array<f32, 16>(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+
 /** 6 bits of block `b` of 8: of the scales with `first` 0, of the mins with 4. */
 fn six_at(at: u32, b: u32, first: u32) -> u32 {
     if (b < 4u) {
@@ -45,7 +51,6 @@ fn six_at(at: u32, b: u32, first: u32) -> u32 {
     }
     return ((byte_at(at + b + 4u) >> first) & 15u) | ((byte_at(at + first + b - 4u) >> 6u) << 4u);
 }
-#endif
 
 fn decode(row: u32, column: u32) -> f32 {
 #if TYPE == Q8_0
@@ -54,6 +59,24 @@ fn decode(row: u32, column: u32) -> f32 {
 #elif TYPE == Q4_0
     let at = (row * (params.columns / 32u) + column / 32u) * 18u;
     return half_at(at) * f32(i32(nibble_at(at + 2u, column % 32u)) - 8);
+#elif TYPE == Q4_1
+    let at = (row * (params.columns / 32u) + column / 32u) * 20u;
+    return fma(half_at(at), f32(nibble_at(at + 4u, column % 32u)), half_at(at + 2u));
+#elif TYPE == Q5_0
+    let at = (row * (params.columns / 32u) + column / 32u) * 22u;
+    return half_at(at) * f32(i32(five_bits_at(at + 2u, at + 6u, column % 32u)) - 16);
+#elif TYPE == Q5_1
+    let at = (row * (params.columns / 32u) + column / 32u) * 24u;
+    return fma(half_at(at), f32(five_bits_at(at + 4u, at + 8u, column % 32u)), half_at(at + 2u));
+#elif TYPE == IQ4_NL
+    let at = (row * (params.columns / 32u) + column / 32u) * 18u;
+    return half_at(at) * iq4[nibble_at(at + 2u, column % 32u)];
+#elif TYPE == IQ4_XS
+    let at = (row * (params.columns / 256u) + column / 256u) * 136u;
+    let b = column % 256u / 32u;
+    let high = (byte_at(at + 2u + b / 4u) >> (b % 4u * 2u)) & 3u;
+    let scale = i32(((byte_at(at + 4u + b / 2u) >> (b % 2u * 4u)) & 15u) | (high << 4u)) - 32;
+    return half_at(at) * f32(scale) * iq4[nibble_at(at + 8u + b * 16u, column % 32u)];
 #elif TYPE == Q6_K
     let at = (row * (params.columns / 256u) + column / 256u) * 210u;
     let i = column % 256u;
@@ -66,6 +89,13 @@ fn decode(row: u32, column: u32) -> f32 {
     let at = (row * (params.columns / 256u) + column / 256u) * 144u;
     let i = column % 256u;
     let q = (byte_at(at + 16u + i / 64u * 32u + i % 32u) >> (i % 64u / 32u * 4u)) & 15u;
+    let scale = half_at(at) * f32(six_at(at + 4u, i / 32u, 0u));
+    return fma(scale, f32(q), -(half_at(at + 2u) * f32(six_at(at + 4u, i / 32u, 4u))));
+#elif TYPE == Q5_K
+    let at = (row * (params.columns / 256u) + column / 256u) * 176u;
+    let i = column % 256u;
+    let low = (byte_at(at + 48u + i / 64u * 32u + i % 32u) >> (i % 64u / 32u * 4u)) & 15u;
+    let q = low | (((byte_at(at + 16u + i % 32u) >> (i / 32u)) & 1u) << 4u);
     let scale = half_at(at) * f32(six_at(at + 4u, i / 32u, 0u));
     return fma(scale, f32(q), -(half_at(at + 2u) * f32(six_at(at + 4u, i / 32u, 4u))));
 #elif TYPE == MXFP4

@@ -50,6 +50,8 @@ const GgufType* gguf_type(uint32_t id);
 std::string gguf_type_name(uint32_t id);
 /** Names of the types that the kernels have, for messages: `F32, F16, ...`. */
 std::string supported_type_names();
+/** Of these, the ones that encode_row can write (quant/blocks.h). */
+std::string encodable_type_names();
 
 /** An open GGUF file. The descriptor lives as long as the object (counters().open_files counts it). */
 class GgufFile {

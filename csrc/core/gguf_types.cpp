@@ -1,6 +1,6 @@
 // The types of GGUF files, as facts of the format: id, name, weights and bytes of a block (ggml.h, ggml-common.h).
 #include "core/gguf.h"
-#include "quant/types.h"
+#include "quant/blocks.h"
 
 namespace tmoe {
 
@@ -34,6 +34,14 @@ std::string gguf_type_name(uint32_t id) {
 std::string supported_type_names() {
     std::string names;
     for (const DTypeInfo& info : kDTypes) names += (names.empty() ? "" : ", ") + std::string(info.name);
+    return names;
+}
+
+std::string encodable_type_names() {
+    std::string names;
+    for (const DTypeInfo& info : kDTypes) {
+        if (can_encode(info.type)) names += (names.empty() ? "" : ", ") + std::string(info.name);
+    }
     return names;
 }
 

@@ -1,7 +1,8 @@
 // matmul and expert_matmul over packed matrices (quant/repack.h), and the quantisation of their activations.
 //
 // Quantised weights: activations become int8 per block of 32 (amax by bits, id = 127 / amax, round to nearest even, scale = amax / 127,
-// a block below 2^-119 is zero); integer dots are exact; one fma(scale_w · scale_a, float(isum), acc) per block, blocks in order.
+// a block below 2^-119 is zero); integer dots are exact; one fma(scale_w · scale_a, float(isum), acc) per block, blocks in order;
+// types with minimums (Q4_1, Q5_1, Q4_K, Q5_K) have a second, of the minimum's scale and the block sum of the activations, right after it.
 // Float weights: one fma per column, columns in order. K-quants: sub-scales multiply as integers inside the 32-block.
 #pragma once
 #include <cstdint>

@@ -80,13 +80,13 @@ struct Vec : LaneFolds<Vec> {
         const __m256i values = _mm256_broadcastsi128_si256(half(table));
         return {_mm256_shuffle_epi8(values, nibbles.lo), _mm256_shuffle_epi8(values, nibbles.hi)};
     }
-    template <int f> static inline __m256i join_half(__m256i low, __m256i a) {
-        const __m256i moved = f < 2 ? _mm256_slli_epi16(a, f < 2 ? 4 - 2 * f : 0) : _mm256_srli_epi16(a, f < 2 ? 0 : 2 * f - 4);
-        return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(0x30)));
+    template <int from, int mask> static inline __m256i join_half(__m256i low, __m256i a) {
+        const __m256i moved = from < 4 ? _mm256_slli_epi16(a, from < 4 ? 4 - from : 0) : _mm256_srli_epi16(a, from < 4 ? 0 : from - 4);
+        return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(mask)));
     }
-    /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
-    template <int f> static inline W join_high_bits(W low, W a) {
-        return {join_half<f>(low.lo, a.lo), join_half<f>(low.hi, a.hi)};
+    /** The bits of each byte of `a` from `from` on, moved to bit 4 on; those that `mask` has are joined to the low nibbles of `low`. */
+    template <int from, int mask> static inline W join_high_bits(W low, W a) {
+        return {join_half<from, mask>(low.lo, a.lo), join_half<from, mask>(low.hi, a.hi)};
     }
     static inline __m256i four(const int8_t* a) {
         int32_t bytes;

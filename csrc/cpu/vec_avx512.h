@@ -63,10 +63,10 @@ struct Vec {
     static inline W look_up(const uint8_t (&table)[16], W nibbles) {
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), nibbles);
     }
-    /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
-    template <int f> static inline W join_high_bits(W low, W a) {
-        const W moved = f < 2 ? _mm512_slli_epi16(a, 4 - 2 * f) : _mm512_srli_epi16(a, 2 * f - 4);
-        return _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(0x30)));
+    /** The bits of each byte of `a` from `from` on, moved to bit 4 on; those that `mask` has are joined to the low nibbles of `low`. */
+    template <int from, int mask> static inline W join_high_bits(W low, W a) {
+        const W moved = from < 4 ? _mm512_slli_epi16(a, from < 4 ? 4 - from : 0) : _mm512_srli_epi16(a, from < 4 ? 0 : from - 4);
+        return _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(mask)));
     }
     /** acc + the dot product of each row's four bytes with four int8, for bytes up to 63 … */
     static inline I dot4_small(I acc, W w, const int8_t* a) { return dot4(acc, w, a); }

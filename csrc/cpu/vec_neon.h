@@ -126,10 +126,10 @@ struct Vec : LaneFolds<Vec> {
     static inline W look_up(const uint8_t (&table)[16], W nibbles) {
         return make<W>([&](int i) { return vqtbl1q_u8(vld1q_u8(table), nibbles.v[i]); });
     }
-    /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
-    template <int f> static inline W join_high_bits(W low, W a) {
+    /** The bits of each byte of `a` from `from` on, moved to bit 4 on; those that `mask` has are joined to the low nibbles of `low`. */
+    template <int from, int mask> static inline W join_high_bits(W low, W a) {
         return make<W>([&](int i) {
-            const uint8x16_t field = vandq_u8(vshlq_u8(a.v[i], vdupq_n_s8(4 - 2 * f)), vdupq_n_u8(0x30));
+            const uint8x16_t field = vandq_u8(vshlq_u8(a.v[i], vdupq_n_s8(4 - from)), vdupq_n_u8(mask));
             return vorrq_u8(low.v[i], field);
         });
     }

@@ -144,9 +144,9 @@ struct Vec : LaneFolds<Vec> {
     static inline W look_up(const uint8_t (&table)[16], const W& nibbles) {
         return each_byte([&](int i) { return table[nibbles.v[i]]; });
     }
-    /** Two bits, at bit 2f of each byte of `a`, moved to bits 4 and 5 and joined to the low nibbles of `low`. */
-    template <int f> static inline W join_high_bits(const W& low, const W& a) {
-        return each_byte([&](int i) { return low.v[i] | (((a.v[i] >> (2 * f)) & 3) << 4); });
+    /** The bits of each byte of `a` from `from` on, moved to bit 4 on; those that `mask` has are joined to the low nibbles of `low`. */
+    template <int from, int mask> static inline W join_high_bits(const W& low, const W& a) {
+        return each_byte([&](int i) { return low.v[i] | (((a.v[i] >> from) << 4) & mask); });
     }
     static inline I dot4_small(const I& acc, const W& w, const int8_t* a) { return dot4(acc, w, a); }
     static inline I dot4(const I& acc, const W& w, const int8_t* a) {

@@ -1,6 +1,7 @@
 // embed and dequantise: a thread decodes one weight of a row in the file's layout (quant/blocks.h); encode: a thread has one block.
 #include "cuda/dense.h"
 #include "cuda/math.h"
+#include "cuda/packed_blocks.h"
 
 namespace tmoe {
 namespace cuda {
@@ -8,6 +9,8 @@ namespace cuda {
 namespace {
 
 constexpr unsigned kThreads = 128;
+
+__device__ inline float iq4_value(int code) { return static_cast<float>(static_cast<int8_t>(iq4_values(static_cast<uint32_t>(code)))); }
 
 __device__ inline float decode(DType type, const uint8_t* row, size_t i) {
     switch (type) {
@@ -21,6 +24,26 @@ __device__ inline float decode(DType type, const uint8_t* row, size_t i) {
             const uint8_t* block = row + i / 32 * 18;
             const int both = block[2 + i % 16], q = i % 32 < 16 ? both & 15 : both >> 4;
             return f16_to_f32(load_u16(block)) * static_cast<float>(q - 8);
+        }
+        case DType::Q4_1:
+        case DType::Q5_1: {
+            const bool five = type == DType::Q5_1;
+            const uint8_t* block = row + i / 32 * (five ? 24 : 20);
+            const int code = five ? five_bits_at(block + 4, i % 32) : nibble_at(block + 4, i % 32);
+            return f16_to_f32(load_u16(block)) * static_cast<float>(code) + f16_to_f32(load_u16(block + 2));   // the product is exact
+        }
+        case DType::Q5_0: {
+            const uint8_t* block = row + i / 32 * 22;
+            return f16_to_f32(load_u16(block)) * static_cast<float>(five_bits_at(block + 2, i % 32) - 16);
+        }
+        case DType::IQ4_NL: {
+            const uint8_t* block = row + i / 32 * 18;
+            return f16_to_f32(load_u16(block)) * iq4_value(nibble_at(block + 2, i % 32));
+        }
+        case DType::IQ4_XS: {
+            const uint8_t* block = row + i / 256 * 136;
+            const size_t part = i % 256 / 32;
+            return f16_to_f32(load_u16(block)) * static_cast<float>(iq4_xs_scale(block, part)) * iq4_value(nibble_at(block + 8 + part * 16, i % 32));
         }
         case DType::Q6_K: {
             const uint8_t* block = row + i / 256 * 210;
@@ -37,6 +60,11 @@ __device__ inline float decode(DType type, const uint8_t* row, size_t i) {
             const int nibble = (block[16 + 32 * (part / 2) + i % 32] >> (part % 2 * 4)) & 15;
             // Both products are exact.
             return f16_to_f32(load_u16(block)) * sub.scale * static_cast<float>(nibble) - f16_to_f32(load_u16(block + 2)) * sub.minimum;
+        }
+        case DType::Q5_K: {
+            const uint8_t* block = row + i / 256 * 176;
+            const SubScale sub = q4_k_scale(block + 4, i % 256 / 32);
+            return f16_to_f32(load_u16(block)) * sub.scale * static_cast<float>(q5_k_code(block, i % 256)) - f16_to_f32(load_u16(block + 2)) * sub.minimum;
         }
         case DType::MXFP4: {
             const uint8_t* block = row + i / 32 * 17;

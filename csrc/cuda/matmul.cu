@@ -116,6 +116,12 @@ template <unsigned T> Status launch_type(Stream& stream, const MatmulCall& c) {
         case DType::Q6_K: return launch_rows<BlockSteps<PackedQ6_K, T>, T>(stream, c);
         case DType::Q4_K: return launch_rows<BlockSteps<PackedQ4_K, T>, T>(stream, c);
         case DType::MXFP4: return launch_rows<BlockSteps<PackedMXFP4, T>, T>(stream, c);
+        case DType::Q4_1: return launch_rows<BlockSteps<PackedQ4_1, T>, T>(stream, c);
+        case DType::Q5_0: return launch_rows<BlockSteps<PackedQ5_0, T>, T>(stream, c);
+        case DType::Q5_1: return launch_rows<BlockSteps<PackedQ5_1, T>, T>(stream, c);
+        case DType::Q5_K: return launch_rows<BlockSteps<PackedQ5_K, T>, T>(stream, c);
+        case DType::IQ4_NL: return launch_rows<BlockSteps<PackedIQ4_NL, T>, T>(stream, c);
+        case DType::IQ4_XS: return launch_rows<BlockSteps<PackedIQ4_XS, T>, T>(stream, c);
         case DType::F16: return launch_rows<FloatSteps<PackedF16, T>, T>(stream, c);
         case DType::BF16: return launch_rows<FloatSteps<PackedBF16, T>, T>(stream, c);
         case DType::F32: break;

@@ -131,6 +131,12 @@ Status matmul_tiles(Stream& stream, const MatmulCall& c) {
         case DType::Q6_K: return launch_tiles<PackedQ6_K>(stream, c);
         case DType::Q4_K: return launch_tiles<PackedQ4_K>(stream, c);
         case DType::MXFP4: return launch_tiles<PackedMXFP4>(stream, c);
+        case DType::Q4_1: return launch_tiles<PackedQ4_1>(stream, c);
+        case DType::Q5_0: return launch_tiles<PackedQ5_0>(stream, c);
+        case DType::Q5_1: return launch_tiles<PackedQ5_1>(stream, c);
+        case DType::Q5_K: return launch_tiles<PackedQ5_K>(stream, c);
+        case DType::IQ4_NL: return launch_tiles<PackedIQ4_NL>(stream, c);
+        case DType::IQ4_XS: return launch_tiles<PackedIQ4_XS>(stream, c);
         default: return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "matmul: the tile form is for quantised weights");
     }
 }

@@ -40,6 +40,52 @@ struct PackedQ4_0 {
     static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
 };
 
+/** Codes of five bits: the high ones follow the nibbles, bit g of byte c being that of column 4g + c. */
+struct PackedFiveBits {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        PackedQ4_0::pair(at, row, g, low, high);
+        const uint32_t bits = word_at(at + 256 + 4 * row);
+        low |= ((bits >> g) & 0x01010101u) << 4;
+        high |= ((bits >> (4 + g)) & 0x01010101u) << 4;
+    }
+};
+
+struct PackedQ5_0 : PackedFiveBits {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    using Row = PackedQ4_0::Row;
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 352; }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 320 + 2 * row)}; }
+    static __device__ int first_start(const BlockSums& sums) { return 2 * sums.all; }  // -16 Σq
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int second, float scale, const BlockSums& sums, Term* out) { PackedQ4_0::terms(row, first, second, scale, sums, out); }
+};
+
+/** A scale at `kScales` of each block and right after it a minimum that is added to every weight. */
+template <size_t kBytes, size_t kScales> struct PackedMinimum {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 2;   // the second is that of the minimum
+    struct Row {
+        float scale, minimum;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * kBytes; }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + kScales + 2 * row), half_at(at + kScales + 32 + 2 * row)}; }
+    static __device__ int first_start(const BlockSums&) { return 0; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums& sums, Term* out) {
+        out[0] = {row.scale * scale, static_cast<float>(first)};
+        out[1] = {row.minimum * scale, static_cast<float>(sums.all / -8)};  // Σq
+    }
+};
+
+struct PackedQ4_1 : PackedMinimum<320, 256> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+};
+
+struct PackedQ5_1 : PackedMinimum<384, 320> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedFiveBits::pair(at, row, g, low, high); }
+};
+
 struct PackedQ8_0 {
     static constexpr bool kHalves = false;
     static constexpr unsigned kTerms = 1;
@@ -104,17 +150,67 @@ struct PackedMXFP4 {
     static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
 };
 
-struct PackedQ4_K {
+/** Four codes, one a byte, to the values of kIQ4 as signed bytes: a choice by each bit of the codes. */
+__device__ inline uint32_t iq4_values(uint32_t codes) {
+    const auto mask = [&](unsigned bit) { return ((codes >> bit) & 0x01010101u) * 255; };
+    const auto pick = [](uint32_t by, uint32_t zero, uint32_t one) { return zero ^ ((zero ^ one) & by); };
+    const uint32_t m0 = mask(0), m1 = mask(1), m2 = mask(2);
+    const auto four = [&](uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+        const uint32_t every = 0x01010101u;
+        return pick(m1, pick(m0, a * every, b * every), pick(m0, c * every, d * every));
+    };
+    const uint32_t negative = pick(m2, four(0x81, 0x98, 0xad, 0xbf), four(0xcf, 0xdd, 0xea, 0xf6));   // -127 … -65, -49 … -10
+    return pick(mask(3), negative, pick(m2, four(1, 13, 25, 38), four(53, 69, 89, 113)));
+}
+
+struct PackedIQ4_NL {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    using Row = PackedQ4_0::Row;
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 288; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        const uint32_t word = word_at(at + 64 * g + 4 * row);
+        low = iq4_values(word);
+        high = iq4_values(word >> 4);
+    }
+    static __device__ Row row(const uint8_t* group, size_t b, const uint8_t* at, unsigned row) { return PackedQ4_0::row(group, b, at, row); }
+    static __device__ int first_start(const BlockSums&) { return 0; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int second, float scale, const BlockSums& sums, Term* out) { PackedQ4_0::terms(row, first, second, scale, sums, out); }
+};
+
+struct PackedIQ4_XS {
+    static constexpr bool kHalves = false;
+    static constexpr unsigned kTerms = 1;
+    struct Row {
+        float d;
+        int scale;
+    };
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b / 8 * 2176 + b % 8 * 256; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedIQ4_NL::pair(at, row, g, low, high); }
+    static __device__ Row row(const uint8_t* group, size_t b, const uint8_t*, unsigned row) {
+        const uint8_t* tail = group + b / 8 * 2176 + 2048;
+        const uint32_t part = static_cast<uint32_t>(b % 8);
+        const uint32_t four = (word_at(tail + 64 + 4 * row) >> (4 * part)) & 15, two = (uint32_t{*reinterpret_cast<const uint16_t*>(tail + 32 + 2 * row)} >> (2 * part)) & 3;
+        return {half_at(tail + 2 * row), static_cast<int>(four | (two << 4)) - 32};
+    }
+    static __device__ int first_start(const BlockSums&) { return 0; }
+    static __device__ int second_start(const BlockSums&) { return 0; }
+    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.d * scale, static_cast<float>(row.scale * first)}; }
+};
+
+/** Q4_K and Q5_K: blocks of `kPart` bytes, then d, dmin and the words of 6-bit scales. */
+template <size_t kPart> struct PackedK {
     static constexpr bool kHalves = false;
     static constexpr unsigned kTerms = 2;   // the second is that of the minimums
+    static constexpr size_t kBytes = 8 * kPart + 256;
     struct Row {
         float d, dmin;
         int scale, minimum;
     };
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b / 8 * 2304 + b % 8 * 256; }
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b / 8 * kBytes + b % 8 * kPart; }
     static __device__ Row row(const uint8_t* group, size_t b, const uint8_t*, unsigned row) {
-        const uint8_t* tail = group + b / 8 * 2304 + 2048;
+        const uint8_t* tail = group + b / 8 * kBytes + 8 * kPart;
         const uint32_t first = word_at(tail + 64 + 4 * row), second = word_at(tail + 128 + 4 * row), rest = word_at(tail + 192 + 4 * row);
         const bool early = b % 8 < 4;
         const uint32_t scales = early ? first & 0x3f3f3f3fu : (rest & 0x0f0f0f0fu) | ((first >> 2) & 0x30303030u);
@@ -128,6 +224,14 @@ struct PackedQ4_K {
         out[0] = {row.d * scale, static_cast<float>(row.scale * first)};
         out[1] = {row.dmin * scale, static_cast<float>(row.minimum * (sums.all / 8))};  // -Σq minimums
     }
+};
+
+struct PackedQ4_K : PackedK<256> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+};
+
+struct PackedQ5_K : PackedK<320> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedFiveBits::pair(at, row, g, low, high); }
 };
 
 /** Weights that are not quantised: one fma per column. */
@@ -144,10 +248,16 @@ struct PackedBF16 {
 /** Bytes of one packed group of 16 rows. */
 __device__ inline size_t group_bytes(DType type, size_t columns) {
     switch (type) {
-        case DType::Q4_0: return columns / 32 * 288;
+        case DType::Q4_0:
+        case DType::IQ4_NL: return columns / 32 * 288;
+        case DType::Q4_1: return columns / 32 * 320;
+        case DType::Q5_0: return columns / 32 * 352;
+        case DType::Q5_1: return columns / 32 * 384;
         case DType::Q8_0: return columns / 32 * 544;
         case DType::Q6_K: return columns / 256 * 3360;
         case DType::Q4_K: return columns / 256 * 2304;
+        case DType::Q5_K: return columns / 256 * 2816;
+        case DType::IQ4_XS: return columns / 256 * 2176;
         case DType::MXFP4: return columns / 32 * 272;
         case DType::F32: return columns * 64;
         default: return columns * 32;

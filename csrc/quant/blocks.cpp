@@ -23,6 +23,17 @@ void decode_q4_0(const uint8_t* from, float* to) {
     }
 }
 
+/** Q4_1, and with `five` Q5_1: the code times d, exact (16 bits), and the minimum. */
+void decode_with_minimum(const uint8_t* from, float* to, bool five) {
+    const float d = f16_to_f32(load_u16(from)), m = f16_to_f32(load_u16(from + 2));
+    for (size_t i = 0; i < 32; i++) to[i] = d * static_cast<float>(five ? five_bits_at(from + 4, i) : nibble_at(from + 4, i)) + m;
+}
+
+void decode_q5_0(const uint8_t* from, float* to) {
+    const float d = f16_to_f32(load_u16(from));
+    for (size_t i = 0; i < 32; i++) to[i] = d * static_cast<float>(five_bits_at(from + 2, i) - 16);
+}
+
 void decode_q4_k(const uint8_t* from, float* to) {
     const float d = f16_to_f32(load_u16(from)), dmin = f16_to_f32(load_u16(from + 2));
     for (size_t block = 0; block < 8; block++) {
@@ -32,6 +43,27 @@ void decode_q4_k(const uint8_t* from, float* to) {
             const int nibble = (from[16 + 32 * (block / 2) + i] >> (block % 2 * 4)) & 15;
             to[32 * block + i] = scale * static_cast<float>(nibble) - minimum;
         }
+    }
+}
+
+void decode_q5_k(const uint8_t* from, float* to) {
+    const float d = f16_to_f32(load_u16(from)), dmin = f16_to_f32(load_u16(from + 2));
+    for (size_t i = 0; i < 256; i++) {
+        const SubScale sub = q4_k_scale(from + 4, i / 32);
+        to[i] = d * sub.scale * static_cast<float>(q5_k_code(from, i)) - dmin * sub.minimum;  // both products are exact
+    }
+}
+
+void decode_iq4_nl(const uint8_t* from, float* to) {
+    const float d = f16_to_f32(load_u16(from));
+    for (size_t i = 0; i < 32; i++) to[i] = d * static_cast<float>(kIQ4[nibble_at(from + 2, i)]);
+}
+
+void decode_iq4_xs(const uint8_t* from, float* to) {
+    const float d = f16_to_f32(load_u16(from));
+    for (size_t i = 0; i < 256; i++) {
+        const float scale = d * static_cast<float>(iq4_xs_scale(from, i / 32));  // exact, as is the product with a value: 11 + 6 + 7 bits
+        to[i] = scale * static_cast<float>(kIQ4[nibble_at(from + 8 + i / 32 * 16, i % 32)]);
     }
 }
 
@@ -114,8 +146,24 @@ void decode_row(DType type, const uint8_t* from, float* to, size_t columns) {
         case DType::Q4_0:
             for (size_t b = 0; b < blocks; b++) decode_q4_0(from + b * info.bytes, to + b * info.block);
             break;
+        case DType::Q4_1:
+        case DType::Q5_1:
+            for (size_t b = 0; b < blocks; b++) decode_with_minimum(from + b * info.bytes, to + b * info.block, type == DType::Q5_1);
+            break;
+        case DType::Q5_0:
+            for (size_t b = 0; b < blocks; b++) decode_q5_0(from + b * info.bytes, to + b * info.block);
+            break;
         case DType::Q4_K:
             for (size_t b = 0; b < blocks; b++) decode_q4_k(from + b * info.bytes, to + b * info.block);
+            break;
+        case DType::Q5_K:
+            for (size_t b = 0; b < blocks; b++) decode_q5_k(from + b * info.bytes, to + b * info.block);
+            break;
+        case DType::IQ4_NL:
+            for (size_t b = 0; b < blocks; b++) decode_iq4_nl(from + b * info.bytes, to + b * info.block);
+            break;
+        case DType::IQ4_XS:
+            for (size_t b = 0; b < blocks; b++) decode_iq4_xs(from + b * info.bytes, to + b * info.block);
             break;
         case DType::MXFP4:
             for (size_t b = 0; b < blocks; b++) decode_mxfp4(from + b * info.bytes, to + b * info.block);
@@ -147,12 +195,9 @@ bool encode_row(DType type, const float* from, uint8_t* to, size_t columns) {
             for (size_t b = 0; b < blocks; b++)
                 if (!encode_q4_0(from + b * info.block, to + b * info.bytes)) return false;
             return true;
-        case DType::Q4_K:
-        case DType::Q6_K:
-        case DType::MXFP4:
+        default:
             return false;
     }
-    return false;
 }
 
 }  // namespace tmoe

@@ -159,29 +159,90 @@ void pack_mxfp4(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
     }
 }
 
-void pack_q4_k(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
-    BlockRows<144> source(from, rows, blocks);
+/** Two bytes of each row. */
+inline void pack_half(const uint8_t* from, size_t stride, uint8_t* to) {
+    for (size_t row = 0; row < kRows; row++) memcpy(to + 2 * row, from + row * stride, 2);
+}
+
+/** Blocks of 32 codes of four or five bits in `bytes` of the file: f16 d, with `minimum` f16 m, with `five` a word of high bits, nibbles. */
+template <size_t bytes, bool minimum, bool five> void pack_small(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    constexpr size_t head = minimum ? 4 : 2, scales = five ? 320 : 256;
+    BlockRows<bytes> source(from, rows, blocks);
     const size_t stride = source.stride();
-    for (size_t block = 0; block < blocks; block++, to += 2304) {
+    for (size_t block = 0; block < blocks; block++, to += kRows * bytes) {
+        const uint8_t* first = source.first(block);
+        pack_words(first + bytes - 16, stride, 0, to);
+        for (size_t row = 0; row < kRows && five; row++) {
+            uint32_t bits, packed = 0;
+            memcpy(&bits, first + row * stride + head, 4);
+            for (size_t c = 0; c < 4; c++) {
+                uint32_t column = (bits >> c) & 0x11111111u;  // bit 4g is that of column 4g + c
+                column = (column | (column >> 3)) & 0x03030303u;
+                column = (column | (column >> 6)) & 0x000f000fu;
+                packed |= ((column | (column >> 12)) & 0xffu) << (8 * c);
+            }
+            memcpy(to + 256 + 4 * row, &packed, 4);
+        }
+        pack_half(first, stride, to + scales);
+        if (minimum) pack_half(first + 2, stride, to + scales + 32);
+    }
+}
+
+/** The bits of 8 × 8 transposed: bit b of byte g becomes bit g of byte b. */
+inline uint64_t transpose_bits(uint64_t x) {
+    const auto swap = [&](unsigned distance, uint64_t mask) {
+        const uint64_t differ = (x ^ (x >> distance)) & mask;
+        x ^= differ ^ (differ << distance);
+    };
+    swap(7, 0x00aa00aa00aa00aaull);
+    swap(14, 0x0000cccc0000ccccull);
+    swap(28, 0x00000000f0f0f0f0ull);
+    return x;
+}
+
+/** Q4_K, and with `five` Q5_K. */
+template <bool five> void pack_k(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    constexpr size_t bytes = five ? 176 : 144, nibbles = bytes - 128, part = five ? 320 : 256;
+    BlockRows<bytes> source(from, rows, blocks);
+    const size_t stride = source.stride();
+    for (size_t block = 0; block < blocks; block++, to += kRows * bytes) {
         const uint8_t* first = source.first(block);
         for (size_t pair = 0; pair < 4; pair++) {  // the file has two blocks of 32 in the low and high nibbles of 32 bytes
             uint32_t left[64], right[64], even[64], odd[64];
-            pack_words(first + 16 + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(left));
-            pack_words(first + 32 + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(right));
+            pack_words(first + nibbles + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(left));
+            pack_words(first + nibbles + 16 + 32 * pair, stride, 0, reinterpret_cast<uint8_t*>(right));
             for (size_t i = 0; i < 64; i++) {
                 even[i] = (left[i] & 0x0f0f0f0fu) | ((right[i] & 0x0f0f0f0fu) << 4);
                 odd[i] = ((left[i] >> 4) & 0x0f0f0f0fu) | (right[i] & 0xf0f0f0f0u);
             }
-            memcpy(to + 512 * pair, even, sizeof even);
-            memcpy(to + 512 * pair + 256, odd, sizeof odd);
+            memcpy(to + part * 2 * pair, even, sizeof even);
+            memcpy(to + part * (2 * pair + 1), odd, sizeof odd);
         }
+        for (size_t at = 0; at < kRows * 4 && five; at++) {  // of one row the columns 4g + c
+            const uint8_t* high = first + at / 4 * stride + 16 + at % 4;
+            uint64_t columns = 0;
+            for (size_t g = 0; g < 8; g++) columns |= uint64_t{high[4 * g]} << (8 * g);
+            columns = transpose_bits(columns);
+            for (size_t b = 0; b < 8; b++) to[part * b + 256 + at] = static_cast<uint8_t>(columns >> (8 * b));
+        }
+        uint8_t* tail = to + part * 8;
         uint32_t head[64];  // d and dmin as one word a row, then the words of scales
         pack_words(first, stride, 0, reinterpret_cast<uint8_t*>(head));
-        for (size_t row = 0; row < kRows; row++) {
-            memcpy(to + 2048 + 2 * row, first + row * stride, 2);
-            memcpy(to + 2080 + 2 * row, first + row * stride + 2, 2);
-        }
-        memcpy(to + 2112, head + 16, 192);
+        pack_half(first, stride, tail);
+        pack_half(first + 2, stride, tail + 32);
+        memcpy(tail + 64, head + 16, 192);
+    }
+}
+
+void pack_iq4_xs(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    BlockRows<136> source(from, rows, blocks);
+    const size_t stride = source.stride();
+    for (size_t block = 0; block < blocks; block++, to += 2176) {
+        const uint8_t* first = source.first(block);
+        for (size_t part = 0; part < 8; part++) pack_words(first + 8 + 16 * part, stride, 0, to + 256 * part);
+        pack_half(first, stride, to + 2048);
+        pack_half(first + 2, stride, to + 2080);
+        for (size_t row = 0; row < kRows; row++) memcpy(to + 2112 + 4 * row, first + row * stride + 4, 4);
     }
 }
 
@@ -236,8 +297,14 @@ void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, ui
     const DTypeInfo& info = dtype_info(type);
     switch (type) {
         case DType::Q8_0: return pack_q8_0(from, rows, columns / info.block, to);
-        case DType::Q4_0: return pack_q4_0(from, rows, columns / info.block, to);
-        case DType::Q4_K: return pack_q4_k(from, rows, columns / info.block, to);
+        case DType::Q4_0:
+        case DType::IQ4_NL: return pack_q4_0(from, rows, columns / info.block, to);
+        case DType::Q4_1: return pack_small<20, true, false>(from, rows, columns / info.block, to);
+        case DType::Q5_0: return pack_small<22, false, true>(from, rows, columns / info.block, to);
+        case DType::Q5_1: return pack_small<24, true, true>(from, rows, columns / info.block, to);
+        case DType::Q4_K: return pack_k<false>(from, rows, columns / info.block, to);
+        case DType::Q5_K: return pack_k<true>(from, rows, columns / info.block, to);
+        case DType::IQ4_XS: return pack_iq4_xs(from, rows, columns / info.block, to);
         case DType::MXFP4: return pack_mxfp4(from, rows, columns / info.block, to);
         case DType::Q6_K: return pack_q6_k(from, rows, columns / info.block, to);
         default: return pack_plain(from, rows, columns, info.bytes, to);

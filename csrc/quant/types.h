@@ -6,7 +6,22 @@
 
 namespace tmoe {
 
-enum class DType : uint32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, BF16 = 30, MXFP4 = 39 };
+enum class DType : uint32_t {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    IQ4_NL = 20,
+    IQ4_XS = 23,
+    BF16 = 30,
+    MXFP4 = 39,
+};
 
 struct DTypeInfo {
     DType type;
@@ -17,7 +32,9 @@ struct DTypeInfo {
 
 inline constexpr DTypeInfo kDTypes[] = {
     {DType::F32, "F32", 1, 4},       {DType::F16, "F16", 1, 2},       {DType::BF16, "BF16", 1, 2},       {DType::Q8_0, "Q8_0", 32, 34},
-    {DType::Q4_0, "Q4_0", 32, 18},   {DType::Q4_K, "Q4_K", 256, 144}, {DType::Q6_K, "Q6_K", 256, 210},   {DType::MXFP4, "MXFP4", 32, 17},
+    {DType::Q4_0, "Q4_0", 32, 18},   {DType::Q4_1, "Q4_1", 32, 20},   {DType::Q5_0, "Q5_0", 32, 22},     {DType::Q5_1, "Q5_1", 32, 24},
+    {DType::Q4_K, "Q4_K", 256, 144}, {DType::Q5_K, "Q5_K", 256, 176}, {DType::Q6_K, "Q6_K", 256, 210},   {DType::MXFP4, "MXFP4", 32, 17},
+    {DType::IQ4_NL, "IQ4_NL", 32, 18}, {DType::IQ4_XS, "IQ4_XS", 256, 136},
 };
 
 /** The entry of a type id, or null for a type that is not supported. */

@@ -16,9 +16,15 @@ const blocks: Record<DType, Block> = {
   BF16: { block: 1, bytes: 2 },
   Q8_0: { block: 32, bytes: 34 },
   Q4_0: { block: 32, bytes: 18 },
+  Q4_1: { block: 32, bytes: 20 },
+  Q5_0: { block: 32, bytes: 22 },
+  Q5_1: { block: 32, bytes: 24 },
   Q4_K: { block: 256, bytes: 144 },
+  Q5_K: { block: 256, bytes: 176 },
   Q6_K: { block: 256, bytes: 210 },
-  MXFP4: { block: 32, bytes: 17 }
+  MXFP4: { block: 32, bytes: 17 },
+  IQ4_NL: { block: 32, bytes: 18 },
+  IQ4_XS: { block: 256, bytes: 136 }
 }
 
 /** Weight types that the kernels read. */

@@ -11,7 +11,7 @@ export interface Matrix {
   type: DType
   /** Output rows (of one expert). */
   rows: number
-  /** Input columns: a multiple of the type's block (32, for Q4_K and Q6_K 256). */
+  /** Input columns: a multiple of the type's block (32, for the K-quants and IQ4_XS 256). */
   columns: number
   /** 4-byte aligned. Experts follow one another. */
   data: Uint8Array

@@ -1,9 +1,11 @@
 /** A plan's tensors against a file's: every one there, with the plan's shape and a type that its role can have. */
 import { createError } from '../errors/index.js'
+import { dtypes } from '../kernels/layout.js'
 import type { DType, GgufTensorInfo } from '../native.js'
 import type { Plan, PlanTensor, TensorRole } from './plan.js'
 
-export const SUPPORTED_TYPES: readonly DType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_K', 'Q6_K', 'MXFP4']
+/** The types that the kernels have. */
+export const SUPPORTED_TYPES: readonly DType[] = dtypes
 const FLOAT_TYPES: readonly DType[] = ['F32', 'F16', 'BF16']
 
 /** Vectors and routers are kept exact, so a file that has them quantised is not one that any converter writes. */

@@ -3,7 +3,21 @@
 /** Instruction sets that a kernel can be built for; `scalar` uses FMA instructions where the CPU has them. */
 export type Isa = 'scalar' | 'avx2' | 'avx512' | 'neon'
 /** Weight types, as GGUF names them. */
-export type DType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_K' | 'Q6_K' | 'MXFP4'
+export type DType =
+  | 'F32'
+  | 'F16'
+  | 'BF16'
+  | 'Q8_0'
+  | 'Q4_0'
+  | 'Q4_1'
+  | 'Q5_0'
+  | 'Q5_1'
+  | 'Q4_K'
+  | 'Q5_K'
+  | 'Q6_K'
+  | 'MXFP4'
+  | 'IQ4_NL'
+  | 'IQ4_XS'
 export type KvType = 'f16' | 'f32'
 
 export interface CpuInfo {

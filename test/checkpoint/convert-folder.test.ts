@@ -56,16 +56,16 @@ t.test('what is refused costs no byte', async (t) => {
   t.ok(tensors.length && metadata.length)
   const unsupported = smallModel(join(folder, 'mamba.gguf'), { metadata: { 'general.architecture': 'mamba' } })
   await t.rejects(convertModel({ from: unsupported, to: join(folder, 'to') }), { code: 'ARCHITECTURE_UNSUPPORTED' })
-  const q5k = smallModel(join(folder, 'q5_k.gguf'), {
+  const q3k = smallModel(join(folder, 'q3_k.gguf'), {
     embedding: 256,
     editTensor: (tensor) =>
       tensor.name === 'blk.1.ffn_up_exps.weight'
-        ? { ...tensor, typeId: 13, data: new Uint8Array((tensor.shape.reduce((a, b) => a * b, 1) / 256) * 176) }
+        ? { ...tensor, typeId: 11, data: new Uint8Array((tensor.shape.reduce((a, b) => a * b, 1) / 256) * 110) }
         : tensor
   })
-  await t.rejects(convertModel({ from: q5k, to: join(folder, 'to') }), {
+  await t.rejects(convertModel({ from: q3k, to: join(folder, 'to') }), {
     code: 'TENSOR_TYPE_UNSUPPORTED',
-    details: { tensor: 'blk.1.ffn_up_exps.weight', type: 'Q5_K' }
+    details: { tensor: 'blk.1.ffn_up_exps.weight', type: 'Q3_K' }
   })
   t.notOk(existsSync(join(folder, 'to')))
   const cancelled = convertModel({ from, to: join(folder, 'to') }, { signal: AbortSignal.abort(new Error('mine')) })

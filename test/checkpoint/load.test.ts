@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine, type PhaseEvent, type TierConfig } from 'tiered-moe'
 import { dtypes } from 'tiered-moe/kernels'
+import { TENSOR_TYPES } from '../fixtures/gguf.js'
 import { embedded } from '../fixtures/package.js'
 import { edit, flip, manifestOf, smallModel } from './checkpoints.js'
 
@@ -38,7 +39,7 @@ const half: TierConfig[] = [
 t.test('the same logits as from the file, whole and under the least budget', async (t) => {
   const architectures = ['olmoe', 'qwen3moe', 'llama'] as const
   for (const [i, type] of dtypes.entries()) {
-    const wide = type === 'Q6_K' || type === 'Q4_K' ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
+    const wide = TENSOR_TYPES[type][1] === 256 ? { embedding: 256, feedForward: 256 } : { feedForward: 48 }
     const options = { type, architecture: architectures[i % 3]!, tied: i % 2 === 0, experts: 6, ...wide }
     const from = smallModel(join(folder, `${type}.gguf`), options)
     const to = join(folder, type)

@@ -15,8 +15,6 @@ namespace check {
 
 namespace {
 
-constexpr DType kTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::MXFP4, DType::Q4_K, DType::Q6_K};
-
 std::vector<size_t> columns_of(DType type) {
     if (dtype_info(type).block == 256) return {256, 768};
     if (is_quantised(type)) return {32, 160, 2080};
@@ -83,7 +81,8 @@ void attentions(cuda::Workspace& w, Source& source) {
 }
 
 void matmuls(cuda::Workspace& w, Source& source) {
-    for (const DType type : kTypes) {
+    for (const DTypeInfo& info : kDTypes) {
+        const DType type = info.type;
         for (size_t columns : columns_of(type)) {
             for (size_t rows : {1, 16, 67}) {
                 for (size_t count : {0, 1, 5, 41}) {
@@ -108,9 +107,10 @@ void experts(cuda::Workspace& w, Source& source) {
     struct Shape {
         size_t tokens, k, experts, spread;
     };
-    for (const DType type : kTypes) {
+    for (const DTypeInfo& info : kDTypes) {
+        const DType type = info.type;
         for (const Shape& s : {Shape{0, 1, 2, 1}, Shape{1, 2, 5, 4}, Shape{9, 3, 8, 8}, Shape{40, 1, 3, 1}}) {
-            const bool wide = dtype_info(type).block == 256;
+            const bool wide = info.block == 256;
             const size_t width = wide ? 256 : 64, hidden = wide ? 256 : 32;
             if (wide && s.tokens > 9) continue;
             const auto gate = source.weights(type, s.experts * hidden, width), down = source.weights(type, s.experts * width, hidden);

@@ -37,8 +37,9 @@ std::vector<uint8_t> Source::weights(DType type, size_t rows, size_t columns) {
         if (type == DType::F16) store_u16(&out[at], static_cast<uint16_t>((next() & 0x83ff) | ((9 + (next() & 3)) << 10)));
         if (type == DType::BF16) store_u16(&out[at], static_cast<uint16_t>((next() & 0x807f) | ((121 + (next() & 3)) << 7)));
         if (type == DType::MXFP4) out[at] = static_cast<uint8_t>(118 + next() % 4);
-        if (type == DType::Q4_K) store_u16(&out[at + 2], static_cast<uint16_t>((next() & 0x83ff) | (3 << 10)));
-        const uint32_t exponent = info.block == 256 ? 3 : type == DType::Q4_0 ? 11 : 7;
+        if (type == DType::Q4_K || type == DType::Q5_K) store_u16(&out[at + 2], static_cast<uint16_t>((next() & 0x83ff) | (3 << 10)));
+        if (type == DType::Q4_1 || type == DType::Q5_1) store_u16(&out[at + 2], static_cast<uint16_t>((next() & 0x83ff) | (12 << 10)));
+        const uint32_t exponent = info.block == 256 ? 3 : type == DType::Q8_0 || type == DType::IQ4_NL ? 7 : 11;
         if (info.block > 1 && type != DType::MXFP4) store_u16(&out[at + (type == DType::Q6_K ? 208 : 0)], static_cast<uint16_t>((next() & 0x83ff) | (exponent << 10)));
     }
     return out;

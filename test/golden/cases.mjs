@@ -33,22 +33,45 @@ const blocks = {
   BF16: [1, 2],
   Q8_0: [32, 34],
   Q4_0: [32, 18],
+  Q4_1: [32, 20],
+  Q5_0: [32, 22],
+  Q5_1: [32, 24],
   Q4_K: [256, 144],
+  Q5_K: [256, 176],
   Q6_K: [256, 210],
-  MXFP4: [32, 17]
+  MXFP4: [32, 17],
+  IQ4_NL: [32, 18],
+  IQ4_XS: [256, 136]
 }
 /** Where a block's f16 scales lie, each with the exponent that makes weights about 2^-6; MXFP4 has a byte instead. */
 const scales = {
   Q8_0: [[0, 7]],
   Q4_0: [[0, 11]],
+  Q4_1: [
+    [0, 11],
+    [2, 13]
+  ],
+  Q5_0: [[0, 10]],
+  Q5_1: [
+    [0, 10],
+    [2, 13]
+  ],
   Q4_K: [
     [0, 5],
     [2, 5]
   ],
+  Q5_K: [
+    [0, 4],
+    [2, 5]
+  ],
   Q6_K: [[208, 3]],
-  MXFP4: []
+  MXFP4: [],
+  IQ4_NL: [[0, 7]],
+  IQ4_XS: [[0, 3]]
 }
 export const types = Object.keys(blocks)
+/** Types that can be written. */
+const writable = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0']
 
 /** Blocks of random codes with scales near `2^-6`; of every eighth block all codes are -128. */
 function weights(next, type, rows, columns, experts = 1) {
@@ -264,9 +287,10 @@ const makers = {
     })
   },
   quantize: Object.fromEntries(
-    types
-      .filter((type) => !['Q4_K', 'Q6_K', 'MXFP4'].includes(type))
-      .map((type) => [type, (next) => ({ type, x: floats(next, 2 * blockColumns(type)), columns: blockColumns(type) })])
+    writable.map((type) => [
+      type,
+      (next) => ({ type, x: floats(next, 2 * blockColumns(type)), columns: blockColumns(type) })
+    ])
   ),
   dequantize: Object.fromEntries(
     types.map((type) => [

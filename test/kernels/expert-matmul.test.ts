@@ -34,12 +34,18 @@ const sizesOf: Record<DType, readonly (readonly [width: number, hidden: number])
     [32, 64],
     [64, 160]
   ],
+  Q4_1: [[32, 96]],
+  Q5_0: [[96, 32]],
+  Q5_1: [[64, 64]],
   Q4_K: [[256, 256]],
+  Q5_K: [[256, 256]],
   Q6_K: [[256, 256]],
   MXFP4: [
     [32, 64],
     [64, 160]
-  ]
+  ],
+  IQ4_NL: [[64, 96]],
+  IQ4_XS: [[256, 256]]
 }
 const moeShapes = [
   { experts: 1, k: 1 },
@@ -93,6 +99,9 @@ t.test('matrices of different types in one layer', async (test) => {
     ['F32', 'Q8_0', 'BF16'],
     ['Q4_K', 'Q4_K', 'Q6_K'],
     ['MXFP4', 'MXFP4', 'Q8_0'],
+    ['Q5_K', 'Q5_K', 'Q6_K'],
+    ['IQ4_XS', 'IQ4_NL', 'Q5_1'],
+    ['Q4_1', 'Q5_0', 'Q5_K'],
     ['BF16', 'F32', 'Q4_0']
   ] as const
   for (const types of mixes) {

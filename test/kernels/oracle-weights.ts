@@ -13,7 +13,7 @@ export function nearestEven(x: number): number {
 
 const awayFromZero = (x: number) => Math.sign(x) * Math.floor(Math.abs(x) + 0.5)
 
-/** What one block of codes means: `scale` applies to all, `sub` (K-quants) to 16 weights each; Q4_K takes `dmin · minimum` off 32 weights each. */
+/** What one block of codes means: `scale` applies to all, `sub` (types of 256) to 16 weights each; types with minimums take `dmin · minimum` off 32 weights each. */
 interface Block {
   scale: number
   sub: number[]
@@ -22,7 +22,7 @@ interface Block {
   minimums?: number[]
 }
 
-/** The 6-bit numbers of a Q4_K block: of scale j (0 to 7), then of minimum j; the last four of each have their two high bits elsewhere. */
+/** The 6-bit numbers of a Q4_K or Q5_K block: of scale j (0 to 7), then of minimum j; the last four of each have their two high bits elsewhere. */
 function sixBits(view: DataView, minimum: boolean, j: number): number {
   const byte = (i: number) => view.getUint8(4 + i)
   if (j < 4) return byte(minimum ? 4 + j : j) % 64
@@ -35,6 +35,22 @@ function e2m1(code: number): number {
   const [exponent, mantissa] = [(code >> 1) & 3, code & 1]
   const magnitude = exponent === 0 ? mantissa / 2 : (1 + mantissa / 2) * 2 ** (exponent - 1)
   return code > 8 ? -magnitude : magnitude
+}
+
+/** What the four bits of IQ4_NL and IQ4_XS stand for. */
+const iq4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+
+/** Blocks of 32 codes of four or five bits: scale, with `minimum` that, with `bits` 5 a 32-bit number of the fifth ones, nibbles. */
+function smallBlock(view: DataView, minimum: boolean, bits: 4 | 5, value: (code: number) => number): Block {
+  const head = minimum ? 4 : 2
+  const fifth = bits === 5 ? view.getUint32(head, true) : 0
+  const nibble = (i: number) => Math.floor(view.getUint8(view.byteLength - 16 + (i % 16)) / (i < 16 ? 1 : 16)) % 16
+  return {
+    scale: fromF16(view.getUint16(0, true)),
+    sub: [1, 1],
+    codes: Array.from({ length: 32 }, (_, i) => value(nibble(i) + 16 * (Math.floor(fifth / 2 ** i) % 2))),
+    ...(minimum && { dmin: -fromF16(view.getUint16(2, true)), minimums: [1] })
+  }
 }
 
 function blockAt(type: DType, data: Uint8Array, at: number): Block {
@@ -59,14 +75,31 @@ function blockAt(type: DType, data: Uint8Array, at: number): Block {
       codes: Array.from({ length: 32 }, (_, i) => e2m1(nibble(i)))
     }
   }
-  if (type === 'Q4_K') {
+  if (type === 'Q4_1') return smallBlock(view, true, 4, (code) => code)
+  if (type === 'Q5_0') return smallBlock(view, false, 5, (code) => code - 16)
+  if (type === 'Q5_1') return smallBlock(view, true, 5, (code) => code)
+  if (type === 'IQ4_NL') return smallBlock(view, false, 4, (code) => iq4[code]!)
+  if (type === 'IQ4_XS') {
+    const high = view.getUint16(2, true)
+    const scale = (b: number) =>
+      (Math.floor(view.getUint8(4 + (b >> 1)) / (b % 2 ? 16 : 1)) % 16) + 16 * (Math.floor(high / 4 ** b) % 4) - 32
+    const code = (i: number) => Math.floor(view.getUint8(8 + 16 * (i >> 5) + (i % 16)) / (i & 16 ? 16 : 1)) % 16
+    return {
+      scale: fromF16(view.getUint16(0, true)),
+      sub: Array.from({ length: 16 }, (_, i) => scale(i >> 1)),
+      codes: Array.from({ length: 256 }, (_, i) => iq4[code(i)]!)
+    }
+  }
+  if (type === 'Q4_K' || type === 'Q5_K') {
+    const codesAt = type === 'Q4_K' ? 16 : 48
+    const fifth = (i: number) => (type === 'Q4_K' ? 0 : Math.floor(view.getUint8(16 + (i & 31)) / 2 ** (i >> 5)) % 2)
     const eight = (minimum: boolean) => Array.from({ length: 8 }, (_, j) => sixBits(view, minimum, j))
     return {
       scale: fromF16(view.getUint16(0, true)),
       sub: eight(false).flatMap((scale) => [scale, scale]),
       codes: Array.from(
         { length: 256 },
-        (_, i) => (view.getUint8(16 + 32 * (i >> 6) + (i & 31)) >> (i & 32 ? 4 : 0)) & 15
+        (_, i) => ((view.getUint8(codesAt + 32 * (i >> 6) + (i & 31)) >> (i & 32 ? 4 : 0)) & 15) + 16 * fifth(i)
       ),
       dmin: fromF16(view.getUint16(2, true)),
       minimums: eight(true)
@@ -88,7 +121,7 @@ function blockAt(type: DType, data: Uint8Array, at: number): Block {
   }
 }
 
-/** The weights of one row as floats; exact but for one rounding in Q4_K and Q6_K. */
+/** The weights of one row as floats; exact but for one rounding of Q6_K and of types with minimums. */
 export function decodeRow({ type, columns, data }: Matrix, row: number): Float32Array {
   const [block, bytes] = blockShape[type]
   const out = new Float32Array(columns)

@@ -8,9 +8,15 @@ export const columnsOf: Record<DType, readonly number[]> = {
   BF16: [1, 5, 16, 31, 96],
   Q8_0: [32, 64, 96, 288],
   Q4_0: [32, 64, 160, 256],
+  Q4_1: [32, 160],
+  Q5_0: [32, 96],
+  Q5_1: [64, 160],
   Q4_K: [256, 512, 768],
+  Q5_K: [256, 768],
   Q6_K: [256, 512, 768],
-  MXFP4: [32, 64, 160, 256]
+  MXFP4: [32, 64, 160, 256],
+  IQ4_NL: [32, 96],
+  IQ4_XS: [256, 512]
 }
 
 /** Tokens in a call: none, one, and around the tiles of the kernels. */

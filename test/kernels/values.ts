@@ -41,9 +41,15 @@ export const blockShape: Record<DType, readonly [weights: number, bytes: number]
   BF16: [1, 2],
   Q8_0: [32, 34],
   Q4_0: [32, 18],
+  Q4_1: [32, 20],
+  Q5_0: [32, 22],
+  Q5_1: [32, 24],
   Q4_K: [256, 144],
+  Q5_K: [256, 176],
   Q6_K: [256, 210],
-  MXFP4: [32, 17]
+  MXFP4: [32, 17],
+  IQ4_NL: [32, 18],
+  IQ4_XS: [256, 136]
 }
 export const isQuantised = (type: DType): boolean => blockShape[type][0] > 1
 
@@ -80,11 +86,18 @@ function fillBlock(type: DType, block: Uint8Array, next: Random, deviation: numb
   } else if (type === 'MXFP4') {
     fillCodes(block.subarray(1), next)
     view.setUint8(0, next() < 0.1 ? whole(next, 0, 2) : Math.round(Math.log2(deviation / 6)) + 128 + whole(next, -1, 1))
-  } else if (type === 'Q4_K') {
+  } else if (type === 'Q4_K' || type === 'Q5_K') {
     fillCodes(block.subarray(4, 16), next)
     fillCodes(block.subarray(16), next)
-    view.setUint16(0, scaleBits(next, deviation / (4.6 * 37)), true)
+    view.setUint16(0, scaleBits(next, deviation / ((type === 'Q4_K' ? 4.6 : 9.2) * 37)), true)
     view.setUint16(2, scaleBits(next, deviation / 37), true)
+  } else if (type === 'Q5_0' || type === 'IQ4_NL' || type === 'IQ4_XS') {
+    fillCodes(block.subarray(2), next)
+    view.setUint16(0, scaleBits(next, deviation / { Q5_0: 9.2, IQ4_NL: 67, IQ4_XS: 67 * 18 }[type]), true)
+  } else if (type === 'Q4_1' || type === 'Q5_1') {
+    fillCodes(block.subarray(4), next)
+    view.setUint16(0, scaleBits(next, deviation / (type === 'Q4_1' ? 4.6 : 9.2)), true)
+    view.setUint16(2, scaleBits(next, deviation), true)
   } else {
     fillCodes(block.subarray(0, 192), next)
     fillCodes(block.subarray(192, 208), next)

@@ -68,6 +68,9 @@ void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash
     }
 }
 
+/** Types with a second f16 after the first. */
+bool has_minimum(DType type) { return type == DType::Q4_1 || type == DType::Q5_1 || type == DType::Q4_K || type == DType::Q5_K; }
+
 void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
     for (const auto& [type, name, block, bytes] : kDTypes) {
         for (size_t rows : {1, 16, 17, 50}) {
@@ -87,8 +90,8 @@ void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
                     for (size_t i = 0; i < row_bytes(type, columns); i++) row[i] = static_cast<uint8_t>(source.next());
                     for (size_t b = 0; b < columns / block; b++, row += bytes) {
                         if (type == DType::MXFP4) row[0] = static_cast<uint8_t>(source.next() % 8 == 0 ? source.next() % 3 : 110 + source.next() % 20);
-                        if (type == DType::Q4_K || type == DType::Q6_K) store_u16(row + (type == DType::Q4_K ? 0 : 208), f32_to_f16(source.number() / 300));
-                        if (type == DType::Q4_K) store_u16(row + 2, f32_to_f16(source.number() / 300));
+                        if (type != DType::MXFP4) store_u16(row + (type == DType::Q6_K ? 208 : 0), f32_to_f16(source.number() / 300));
+                        if (has_minimum(type)) store_u16(row + 2, f32_to_f16(source.number() / 300));
                     }
                 }
                 for (size_t g = 0; g < groups; g++) {

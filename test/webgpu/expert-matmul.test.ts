@@ -37,9 +37,15 @@ const sizesOf: Record<DType, readonly [width: number, hidden: number]> = {
   BF16: [33, 48],
   Q8_0: [96, 64],
   Q4_0: [64, 160],
+  Q4_1: [32, 64],
+  Q5_0: [64, 32],
+  Q5_1: [96, 32],
   Q4_K: [256, 256],
+  Q5_K: [256, 256],
   Q6_K: [256, 256],
-  MXFP4: [64, 96]
+  MXFP4: [64, 96],
+  IQ4_NL: [32, 96],
+  IQ4_XS: [256, 256]
 }
 
 if (gpu && plain) {
@@ -77,7 +83,8 @@ if (gpu && plain) {
   t.test('matrices of different types in one layer', async (test) => {
     const mixes = [
       ['Q4_0', 'Q4_0', 'Q6_K'],
-      ['Q6_K', 'Q8_0', 'F16']
+      ['Q6_K', 'Q8_0', 'F16'],
+      ['IQ4_XS', 'Q5_K', 'Q5_1']
     ] as const
     for (const types of mixes)
       await near(test, gpu, { tokens: 3, experts: 4, k: 2, skew: 'even', types, width: 256, hidden: 256 })

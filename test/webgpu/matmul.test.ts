@@ -106,7 +106,7 @@ if (gpu && plain) {
       [() => gpu.logits({ states: new Float32Array(33), weight }), 'states'],
       [() => gpu.logits({ states, weight: { ...weight, columns: 33 } }), 'weight.columns'],
       [() => gpu.logits({ states, weight: { ...weight, rows: 17 } }), 'weight.data'],
-      [() => gpu.logits({ states, weight: { ...weight, type: 'Q5_1' as DType } }), 'weight.type'],
+      [() => gpu.logits({ states, weight: { ...weight, type: 'Q2_K' as DType } }), 'weight.type'],
       [() => gpu.logits({ states, weight, out: new Float32Array(3) }), 'out'],
       [() => gpu.embed({ table, ids: Int32Array.of(0, 4) }), 'ids'],
       [() => gpu.embed({ table, ids: Int32Array.of(-1) }), 'ids'],

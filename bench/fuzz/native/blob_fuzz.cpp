@@ -8,8 +8,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     using namespace tmoe;
     const fuzz::Clock clock;
     fuzz::Choices choices(data, bytes);
-    const DType types[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0};
-    const auto type = [&] { return types[choices.take<uint8_t>() % 5]; };
+    std::vector<DType> types;   // whose rows of 32 columns are whole blocks
+    for (const DTypeInfo& info : kDTypes) {
+        if (info.block <= 32) types.push_back(info.type);
+    }
+    const auto type = [&] { return types[choices.take<uint8_t>() % types.size()]; };
     const size_t layers = 1 + choices.take<uint8_t>() % 3, experts = 1 + choices.take<uint8_t>() % 5;
     const DType gate = type(), up = type(), down = type();
     const size_t width = 32 * (1 + choices.take<uint8_t>() % 8), hidden = 32 * (1 + choices.take<uint8_t>() % 8);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/gguf.h"
 #include "core/tie_hash.h"
 #include "cpu/kernels.h"
 #include "quant/blocks.h"
@@ -24,7 +25,7 @@ class FloatMaker : public BlobMaker {
             return Status(StatusCode::TENSOR_TYPE_UNSUPPORTED, std::string("weights of the type ") + name + " can be replaced, but not computed anew")
                 .with("tensor", part == &layout_.gate ? "gate" : part == &layout_.up ? "up" : "down")
                 .with("type", name)
-                .with("supported", "every type but Q4_K, Q6_K and MXFP4");
+                .with("supported", encodable_type_names());
         }
         return {};
     }

@@ -9,8 +9,10 @@ const floatTypes: readonly DType[] = ['F32', 'F16', 'BF16']
 /** Weights whose activations are quantised. */
 export const isQuantised = (type: DType): boolean => !floatTypes.includes(type)
 
-/** Types with f16 numbers in them. */
-const withHalves: readonly DType[] = ['F16', 'Q8_0', 'Q4_0', 'Q4_K', 'Q6_K']
+/** Types without f16 numbers in them. */
+const withoutHalves: readonly DType[] = ['F32', 'BF16', 'MXFP4']
+/** Types whose weights shaders/blocks_<type>.wgsl gives as signed bytes. */
+const signedTypes: readonly DType[] = ['Q8_0', 'IQ4_NL', 'IQ4_XS']
 
 /** Bytes of `rows` of quantised activations (shaders/quantise.wgsl). */
 export const activationBytes = (rows: number, columns: number): number => rows * (columns / 32) * 48
@@ -52,8 +54,9 @@ export function tileOfExperts(mean: number, quantised: boolean, facts: DeviceFac
   return { tokens: mean <= 8 ? 4 : 8, parts: 4 }
 }
 
-/** Bytes that a block of four rows takes in workgroup memory (`struct Block` of shaders/blocks_<type>.wgsl), and one of a token's activations. */
-const blockBytes = (type: DType): number => (type === 'Q4_0' || type === 'MXFP4' ? 80 : 144)
+/** Bytes that a block of four rows takes in workgroup memory (`struct Block` of shaders/blocks_<type>.wgsl; most), and one of a token's activations. */
+const smallBlocks: readonly DType[] = ['Q4_0', 'MXFP4', 'IQ4_NL']
+const blockBytes = (type: DType): number => (smallBlocks.includes(type) ? 80 : 144)
 const tokenBytes = 48
 /** Of the rows of a workgroup's tokens, which lie in workgroup memory too. */
 const rowListBytes = 256
@@ -86,9 +89,10 @@ export function tileDefines(type: DType, tile: Tile, matrices: 1 | 2, facts: Dev
   return {
     TYPE: type,
     QUANTISED: quantised,
+    SIGNED: signedTypes.includes(type),
     BROADCAST: quantised && isNarrow(facts),
     DOT4: quantised && facts.dot4,
-    F16: facts.f16 && withHalves.includes(type),
+    F16: facts.f16 && !withoutHalves.includes(type),
     TOKENS: tile.tokens,
     PARTS: tile.parts,
     STAGE: stage,
