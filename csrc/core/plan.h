@@ -9,7 +9,7 @@
 
 namespace tmoe {
 
-enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector };
+enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector, RouterBias, SelectionBias };
 
 struct PlanTensor {
     std::string name;
@@ -21,7 +21,16 @@ struct PlanTensor {
 };
 
 enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits };
-enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser };
+enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser, Sigmoid };
+
+/** A group's score: its best expert's, or the sum of its two best. */
+enum class GroupScore : uint32_t { Max, Top2 };
+
+/** Experts in `count` equal groups, of which the `used` best stay in the choice (cpu/route_groups.h). No groups: count 0. */
+struct RouteGroups {
+    uint32_t count = 0, used = 0;
+    GroupScore score = GroupScore::Max;
+};
 
 /** The upper levels of a hierarchical route (cpu/route_hser.h); `weight` is the expert router. */
 struct PlanHser {
@@ -29,6 +38,9 @@ struct PlanHser {
     std::vector<uint32_t> tier_groups, group_experts;   ///< offsets: one more entry than tiers and than groups
     uint32_t k_tier = 0, k_group = 0, k_expert = 0, bound = 0;
 };
+
+/** Where an operation goes without a tensor. */
+inline constexpr uint32_t kNoTensor = UINT32_MAX;
 
 struct MatmulPart {
     uint32_t weight, out;
@@ -51,6 +63,9 @@ struct PlanOp {
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
     bool normalise = false;
+    float weights_scale = 1;                ///< route
+    RouteGroups groups;                     ///< route
+    uint32_t bias = kNoTensor, selection_bias = kNoTensor;   ///< route
     PlanHser hser;                          ///< route of the form Hser
     uint32_t gate = 0, up = 0, down = 0;    ///< experts (activation silu)
 };

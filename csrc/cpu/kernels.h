@@ -88,6 +88,8 @@ struct Kernels {
     int64_t (*dot_i64)(const int32_t* a, const int32_t* b, size_t n);
     /** In place; sums by lanes. n ≥ 1, finite. */
     void (*softmax)(float* x, size_t n);
+    /** In place: 1 / (1 + e^-x). */
+    void (*sigmoid)(float* x, size_t n);
     /** out[i] = silu(gate[i]) · up[i]. */
     void (*silu_mul)(const float* gate, const float* up, size_t n, float* out);
     /** out[i] = (add ? out[i] : 0) + Σ weights[s] · rows[s][i], one fma chain in slot order that starts at zero. */
