@@ -61,7 +61,8 @@ const descriptors = () => (process.platform === 'linux' ? readdirSync('/proc/sel
 /** Loads, prefills and decodes; `onPhase` hears of each beginning. Returns when done or stopped by the signal. */
 async function journey(path, { prompt, maxTokens, ...load }, signal, onPhase = () => {}) {
   onPhase('load')
-  const { id } = await engine.loadModel({ model: path, id: 'aborted', ...load }, { signal })
+  // Each abort comes to a prompt that is computed from its first token on.
+  const { id } = await engine.loadModel({ model: path, id: 'aborted', prefixCache: false, ...load }, { signal })
   try {
     onPhase('prefill')
     const request = { model: id, promptTokens: prompt, maxTokens, temperature: 0, ignoreEos: true }
@@ -218,7 +219,7 @@ campaigns.push(
 )
 if (!campaigns.at(-1).phases.includes('expert read')) problems.push('no abort came while an expert was being read')
 if (big) {
-  const { id } = await engine.loadModel({ model: big, contextLength: 1024 })
+  const { id } = await engine.loadModel({ model: big, contextLength: 1024, prefixCache: false })
   const long = { prompt: randomTokens(512, 1000, 8) }
   campaigns.push(await campaign(`prefill of ${id}`, (signal, onPhase) => prefillOnly(id, long, signal, onPhase), large))
   await engine.unloadModel(id)

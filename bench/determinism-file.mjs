@@ -4,7 +4,7 @@ import { createTokenizer } from '../dist/esm/model/tokenizer.js'
 import { runCell, tally, tierMask } from './determinism-run.mjs'
 import { placeSwapped } from './determinism-swap.mjs'
 import { checkpointOf } from './models.mjs'
-import { openModel } from './runtime.mjs'
+import { openModel, prefixCacheBytes } from './runtime.mjs'
 
 export const columns = [
   'file',
@@ -17,6 +17,7 @@ export const columns = [
   'swapped',
   "mates' TierSet",
   'routes',
+  'reused',
   'kernels',
   'expertMatmul rows of the steps',
   'sha-256',
@@ -100,12 +101,16 @@ export async function checkFile(file, cells, { firstTiers, ...shape }) {
   let reference
 
   const runOne = async (opened, tokenizer, cell) => {
-    const { isa, threads, chunk, batch, place = 'memory', swap = 'none', tierSet = 'all', routes = 'routed' } = cell
+    const { isa, threads, chunk, batch, place = 'memory', swap = 'none', tierSet = 'all' } = cell
+    const { routes = 'routed', prefix = 'computed' } = cell
     const kernels = opened.backend.kernels()
     const others = Object.entries(kernels).filter(([, resolved]) => resolved !== isa)
     const before = opened.model.expertStats()
     const replay = routes === 'replayed' ? reference?.routes : undefined
     const capture = !reference || routes !== 'routed'
+    const cached = prefix === 'cached'
+    // What this cell takes over is what it has computed.
+    opened.model.evictPrefixes(prefixCacheBytes)
     const epoch = file.swapped?.epoch ?? 0
     const ran = await runCell(opened, tokenizer, {
       ...shape,
@@ -115,6 +120,7 @@ export async function checkFile(file, cells, { firstTiers, ...shape }) {
       enabled: firstTiers && tierMask(opened, firstTiers),
       capture,
       replay,
+      cached,
       epoch,
       // Beside sequence 0 run requests that began before the swap, and others after it.
       mateEpochs: [1 - epoch, epoch]
@@ -141,6 +147,7 @@ export async function checkFile(file, cells, { firstTiers, ...shape }) {
       swap === 'none' ? '-' : swap,
       batch > 1 ? tierSet : '-',
       replay ? 'replayed' : capture ? 'captured' : '-',
+      cached ? ran.reused : '-',
       others.length
         ? others.map(([kernel, other]) => `${kernel}:${other}`).join(',')
         : `${Object.keys(kernels).length} x ${isa}`,

@@ -3,6 +3,9 @@ import { createHash } from 'node:crypto'
 import { expertsPerToken, greedy } from './runtime.mjs'
 import { textTokens } from './texts.mjs'
 
+/** Positions of a page of KV cache. */
+const pagePositions = 64
+
 /** Writes 28,28,12,28 as 28x3 12: each value with how often it came, in the order of first appearance. */
 export function tally(values) {
   const counts = new Map()
@@ -86,8 +89,9 @@ class Mate {
  * Feeds `prompt` tokens in chunks, then generates `generate` tokens greedily, and hashes sequence 0's logits: of all positions, or
  * from the last prompt position on with `lastOnly`. Sequence 0 may use the experts of `enabled` (default: all), or replays `replay`, and
  * with `capture` its routes are in the result; it uses the experts of `epoch`, its mates those of `mateEpochs` in turn. Returns
- * `{ hash, tokens, rows, problems, routes }`: `rows` is what each step gave to expertMatmul, `problems` tells where that was not what the cell
- * asked for.
+ * `{ hash, tokens, rows, problems, routes, reused }`: `rows` is what each step gave to expertMatmul, `problems` tells where that was not what the
+ * cell asked for. With `cached` another sequence computes the prompt's whole pages, is disposed, and sequence 0 takes them over; `reused` tells how
+ * many positions, whose logits in the hash are the other's.
  */
 export async function runCell(
   opened,
@@ -102,6 +106,7 @@ export async function runCell(
     enabled,
     capture = false,
     replay,
+    cached = false,
     epoch = 0,
     mateEpochs = [0]
   }
@@ -110,7 +115,14 @@ export async function runCell(
   const { vocab } = plan
   const used = expertsPerToken(plan)
   const capacity = prompt + generate
-  const sequence = model.createSequence({ kvType: 'f16', maxTokens: capacity, captureRouting: capture })
+  const create = () =>
+    model.createSequence({
+      kvType: 'f16',
+      maxTokens: capacity,
+      captureRouting: capture,
+      ...(cached && { prefix: { salt: '', epoch, ...(enabled && { enabled }) } })
+    })
+  const sequence = create()
   const choices = model.routing.layers * model.routing.k
   const mates = Array.from(
     { length: batch - 1 },
@@ -137,36 +149,58 @@ export async function runCell(
     return result
   }
 
+  /** Feeds tokens that follow `fed` others, beside the mates; hashes their logits. Gives the token that follows, from the prompt's end on. */
+  const advance = async (own, next, fed) => {
+    const positions = lastOnly ? (fed + next.length >= prompt ? 1 : 0) : next.length
+    const item = { sequence: own, epoch, tokens: next, logits: positions === 0 ? 'none' : lastOnly ? 'last' : 'all' }
+    if (positions) item.logitsOut = logits.subarray(0, positions * vocab)
+    if (fed + next.length >= prompt) item.sampling = greedy
+    if (replay) {
+      const [from, to] = [fed * choices, (fed + next.length) * choices]
+      item.forcedIds = replay.ids.subarray(from, to)
+      item.forcedWeights = replay.weights.subarray(from, to)
+    } else if (enabled) item.enabled = enabled
+    const items = mates.map((mate) => mate.item(mate.index % 2 ? 1 : 1 + ((rows.length + mate.index) % 6)))
+    const place = rows.length % (items.length + 1)
+    items.splice(place, 0, item)
+    const result = await step(items)
+    if (positions) hash.update(new Uint8Array(logits.buffer, 0, positions * vocab * 4))
+    return result.items[place].token
+  }
+  const tokens = textTokens(tokenizer, 0, prompt)
+
+  /** The prompt's whole pages, computed by another sequence, become sequence 0's. */
+  const takeOver = async () => {
+    const whole = Math.floor((prompt - 1) / pagePositions) * pagePositions
+    const other = create()
+    try {
+      for (let fed = 0; fed < whole; fed = other.length)
+        await advance(other, tokens.subarray(fed, Math.min(fed + chunk, whole)), fed)
+    } finally {
+      other.dispose()
+    }
+    const length = sequence.reuse(tokens)
+    if (length !== whole || whole === 0) problems.push(`${length} of ${whole} positions were taken over`)
+  }
+
   try {
     for (const mate of mates) await step([mate.item(3 + ((11 * mate.index) % 40))])
-    let fed = 0
-    let next = textTokens(tokenizer, 0, prompt).subarray(0, Math.min(chunk, prompt))
+    if (cached) await takeOver()
+    const reused = sequence.length
+    let fed = reused
+    let next = tokens.subarray(fed, Math.min(fed + chunk, prompt))
     while (fed < prompt + generate) {
-      const positions = lastOnly ? (fed + next.length >= prompt ? 1 : 0) : next.length
-      const item = { sequence, epoch, tokens: next, logits: positions === 0 ? 'none' : lastOnly ? 'last' : 'all' }
-      if (positions) item.logitsOut = logits.subarray(0, positions * vocab)
-      if (fed + next.length >= prompt) item.sampling = greedy
-      if (replay) {
-        const [from, to] = [fed * choices, (fed + next.length) * choices]
-        item.forcedIds = replay.ids.subarray(from, to)
-        item.forcedWeights = replay.weights.subarray(from, to)
-      } else if (enabled) item.enabled = enabled
-      const items = mates.map((mate) => mate.item(mate.index % 2 ? 1 : 1 + ((rows.length + mate.index) % 6)))
-      const place = rows.length % (items.length + 1)
-      items.splice(place, 0, item)
-      const result = await step(items)
-      if (positions) hash.update(new Uint8Array(logits.buffer, 0, positions * vocab * 4))
+      const token = await advance(sequence, next, fed)
       fed += next.length
-      if (fed < prompt) next = textTokens(tokenizer, 0, prompt).subarray(fed, Math.min(fed + chunk, prompt))
+      if (fed < prompt) next = tokens.subarray(fed, Math.min(fed + chunk, prompt))
       else {
-        const { token } = result.items[place]
         generated.push(token)
         next = Int32Array.of(token)
       }
     }
     const routes = capture && { ids: new Int32Array(fed * choices), weights: new Float32Array(fed * choices) }
     if (routes) sequence.copyRoutes(0, fed, routes.ids, routes.weights)
-    return { hash: hash.digest('hex'), tokens: generated.slice(0, generate), rows, problems, routes }
+    return { hash: hash.digest('hex'), tokens: generated.slice(0, generate), rows, problems, routes, reused }
   } finally {
     for (const mate of mates) mate.sequence.dispose()
     sequence.dispose()

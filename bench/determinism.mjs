@@ -1,8 +1,8 @@
 // Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
 // and batch, wherever its experts are (cold, warm, hot), whether its routes are captured or replayed, and whatever TierSets the others of
 // its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own; and whether an expert was there from
-// the start or replaced or merged while the model serves, beside requests of before that. Prints what each cell really ran, and fails where
-// that is not what the cell asked for.
+// the start or replaced or merged while the model serves, beside requests of before that; and whether its prompt's beginning was computed or taken
+// over from the prefix cache. Prints what each cell really ran, and fails where that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
 //   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others]
@@ -121,7 +121,9 @@ async function checkModel(name, file, firstTiers) {
   const cells = options.full
     ? crossProduct(available)
     : pairwise({ ...available, place: placesNow(), tierSet: tierSets, routes }, seed)
-  await check(long, cells, { ...whole, firstTiers }, { recorded: true })
+  const cachedPlaces = options.full ? places : ['memory', 'checkpoint 50%']
+  const reusing = pairwise({ ...few, place: cachedPlaces, tierSet: tierSets, prefix: ['cached'] }, seed)
+  await check(long, [...cells, ...reusing], { ...whole, firstTiers }, { recorded: true })
   if (options.full)
     await check(brief, crossProduct({ ...few, place: places, tierSet: tierSets, routes }), { ...short, firstTiers })
 }

@@ -74,7 +74,7 @@ async function lateness(work) {
 }
 
 const engine = await createEngine({ threads: Number(options.threads) })
-const load = await lateness(() => engine.loadModel({ model: path }))
+const load = await lateness(() => engine.loadModel({ model: path, prefixCache: false }))
 const { id, descriptor } = load.value
 const length = Math.min(512, Math.floor(descriptor.contextLength * 0.8))
 const promptTokens = randomTokens(length, 1000, 5)

@@ -18,6 +18,9 @@ function budgetFor(opened, percent, threads) {
   return { slots: Math.max(threads + 1, Math.round((count * percent) / 100)), slot, count }
 }
 
+/** More than any sequence here takes; only those that ask for it take part. */
+export const prefixCacheBytes = 2 ** 30
+
 /** ExpertOptions.placement that pins the last quarter of each layer's experts. */
 const lastQuarter = ({ layers, experts }) =>
   Uint8Array.from({ length: layers * experts }, (_, i) => Number(i % experts >= experts - Math.floor(experts / 4)))
@@ -58,7 +61,7 @@ export async function openModel(
       ...(hot && { placement: lastQuarter(description.sizes) }),
       ...(blobs && { blobs })
     }
-    const options = { maxBatchTokens, ...(experts && { experts }) }
+    const options = { maxBatchTokens, prefixCacheBytes, ...(experts && { experts }) }
     const model = await backend.loadModel(file, description.plan, options, cancel)
     const dispose = async () => {
       await model.dispose()

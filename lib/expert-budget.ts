@@ -4,6 +4,8 @@ import type { Alternative, MemoryRequest } from './memory-plan.js'
 import { checkMemory, packedBytes, planMemory } from './memory-plan.js'
 import type { Plan } from './model/plan.js'
 import type { GgufTensorInfo } from './native.js'
+import type { PrefixRequest } from './prefix-cache.js'
+import { prefixAside, prefixBeside } from './prefix-cache.js'
 
 /** Positions whose KV cache has to fit beside the fewest experts. What of it is not used belongs to the experts meanwhile. */
 const reservedPositions = 4096
@@ -30,6 +32,8 @@ export interface ExpertMemory {
   experts: { budget: number; certain: number; all: number; slot: number; count: number }
   /** Bytes of KV cache beyond which its pages take memory from the experts. */
   keyValuesBeside: number
+  /** Bytes of KV cache that are kept for later requests, at most; 0 = none. They are the first to go where something else needs the memory. */
+  prefixCache: number
 }
 
 export interface BudgetRequest extends MemoryRequest {
@@ -39,6 +43,8 @@ export interface BudgetRequest extends MemoryRequest {
   contextLength: number
   /** The fewest experts that a model works with. Default: one for every thread, and one being read. */
   leastExperts?: number
+  /** Undefined: sequences share nothing. */
+  prefixCache?: PrefixRequest | undefined
 }
 
 const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
@@ -90,7 +96,14 @@ export function planExperts(
   const base = weights - inMemory
   const fixed = base + keyValues + arena
   const all = slot * count
-  const made = (kept: ExpertMemory['kept'], memory: number, budget: number, beside: number): ExpertMemory => ({
+  const { prefixCache } = request
+  const made = (
+    kept: ExpertMemory['kept'],
+    memory: number,
+    budget: number,
+    beside: number,
+    prefixes: number
+  ): ExpertMemory => ({
     kept,
     chosenBy: asked ? 'caller' : 'available memory',
     memory,
@@ -98,19 +111,22 @@ export function planExperts(
     keyValues,
     arena,
     experts: { budget, certain: Math.min(budget, budget + beside - keyValues), all, slot, count },
-    keyValuesBeside: beside
+    keyValuesBeside: beside,
+    prefixCache: prefixes
   })
   const fitsWhole = planMemory(tensors, plan, request).required <= available
   if (!asked && (fitsWhole || count === 0)) {
-    checkMemory(tensors, plan, request, available)
-    return made('all', fixed + all, all, Number.MAX_SAFE_INTEGER)
+    const { required } = checkMemory(tensors, plan, request, available)
+    return made('all', fixed + all, all, Number.MAX_SAFE_INTEGER, prefixBeside(prefixCache, available - required))
   }
   const memory = request.memory ?? available - Math.max(available * leftPart, leftBytes)
   const fewest = Math.min(count, request.leastExperts ?? request.threads + 1)
   const least = fixed + fewest * slot
   if (memory >= least) {
-    const budget = Math.min(all, Math.floor((memory - base - arena) / slot) * slot)
-    return made('budget', memory, budget, Math.floor(memory - base - arena - budget))
+    const aside = prefixAside(prefixCache, memory - least)
+    const budget = Math.min(all, Math.floor((memory - base - arena - aside) / slot) * slot)
+    const prefixes = prefixCache?.asked ? aside : (prefixCache?.bytes ?? 0)
+    return made('budget', memory, budget, Math.floor(memory - base - arena - budget), prefixes)
   }
   if (!asked) checkMemory(tensors, plan, request, available)
   throw createError(

@@ -19,7 +19,7 @@ import { Scheduler, type StuckOptions } from './generation/scheduler.js'
 import { compileGuide } from './guidance/index.js'
 import type { ModelDescriptor } from './model/index.js'
 import type { Tokenizer } from './model/tokenizer.js'
-import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel } from './native.js'
+import type { ExpertStats, ExpertUse, KvType, NativeAddon, NativeModel, PrefixStats } from './native.js'
 import type { EventName } from './telemetry/event-catalog.js'
 import { Pacing } from './tiers/pacing.js'
 import { type PlacementView, viewPlacement } from './tiers/placement-view.js'
@@ -94,6 +94,8 @@ export interface ModelInfo extends SelectionInfo {
   hasChatTemplate: boolean
   /** Generations in progress. */
   activeSequences: number
+  /** Bytes of its prefix cache that no request uses: whoever needs memory gets them. */
+  idlePrefixBytes: number
 }
 
 /** What activating a TierSet changed; experts are counted where they are kept under a budget. */
@@ -113,6 +115,8 @@ export interface ModelStats {
   use: ExpertUse & { starved: { layer: number; expert: number }[] }
   /** Where its experts are kept under a budget. */
   experts?: ExpertStats
+  /** Where its requests share the KV cache of common prefixes. */
+  prefixCache?: PrefixStats
 }
 
 /** What was asked of the expert cache since the load. */
@@ -172,6 +176,7 @@ export class LoadedModel {
       memory,
       hasChatTemplate: this.tokenizer.chatTemplate !== undefined,
       activeSequences: this.#scheduler.size,
+      idlePrefixBytes: this.idlePrefixBytes,
       ...selection.info()
     }
   }
@@ -255,7 +260,19 @@ export class LoadedModel {
     const { id, native } = this.#options
     const experts = native.expertStats()
     const use = { ...native.expertUse(), starved: this.#starvation?.starved() ?? [] }
-    return { id, activeSequences: this.#scheduler.size, use, ...(experts && { experts }) }
+    const prefixCache = native.prefixStats?.()
+    const parts = { ...(experts && { experts }), ...(prefixCache && { prefixCache }) }
+    return { id, activeSequences: this.#scheduler.size, use, ...parts }
+  }
+
+  /** See ModelInfo. */
+  get idlePrefixBytes(): number {
+    return this.#closed ? 0 : (this.#options.native.prefixStats?.()?.idleBytes ?? 0)
+  }
+
+  /** Gives all of them back. */
+  dropPrefixes(): void {
+    if (!this.#closed) this.#options.native.evictPrefixes?.(this.idlePrefixBytes)
   }
 
   /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, GUIDANCE_SCHEMA_UNSUPPORTED, VALIDATION_ERROR. */
@@ -290,7 +307,8 @@ export class LoadedModel {
         end: () => decoder.end()
       },
       guide,
-      createSequence: (maxTokens, captureRouting) => native.createSequence({ kvType, maxTokens, captureRouting }),
+      createSequence: (maxTokens, captureRouting, prefix) =>
+        native.createSequence({ kvType, maxTokens, captureRouting, ...(prefix && { prefix }) }),
       routing: native.routing,
       observe: () => observe({ method, model: id, requestId, promptTokens: prompt.length, prompt: request.prompt }),
       tiers,

@@ -58,7 +58,13 @@ export interface NativeBackend {
   loadModel(
     file: NativeGguf,
     plan: Plan,
-    options: { maxBatchTokens: number; onProgress?: (progress: LoadProgress) => void; experts?: ExpertOptions },
+    options: {
+      maxBatchTokens: number
+      onProgress?: (progress: LoadProgress) => void
+      experts?: ExpertOptions
+      /** KV pages that are kept for later sequences, at most. Default 0: none. */
+      prefixCacheBytes?: number
+    },
     cancel: NativeCancel
   ): Promise<NativeModel>
   /** The plan's tensors but those of its experts, as `readWeight` gives them. VALIDATION_ERROR for a plan that is none, TENSOR_MISSING, TENSOR_SHAPE_MISMATCH, TENSOR_TYPE_UNSUPPORTED. */

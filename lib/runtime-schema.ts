@@ -20,6 +20,7 @@ import type { IsolationOptions, StreamLimits } from './isolation/settings.js'
 import { checkHeartbeat, isolationSchema, streamsSchema } from './isolation/settings.js'
 import { locateModel } from './model/embedded.js'
 import { packageRoot } from './native.js'
+import { prefixCacheElsewhere } from './prefix-cache.js'
 import { callFields } from './schemas.js'
 import type { AdmissionSettings, CheckedServer, ServerSettings } from './server/settings.js'
 import { admissionSchema, serverContradictions, serverSchema } from './server/settings.js'
@@ -142,10 +143,11 @@ export function contradictions({ engine, models, timeouts, server, worker }: Run
       const faults: Fault[] = []
       const fault = (key: keyof LoadModelRequest, allowed: string, found: unknown = model[key]) =>
         faults.push({ path: ['models', i, key], found: describeValue(found), allowed })
-      const { latencyBudgetMs, tierSet, gpuMemory } = model
+      const { latencyBudgetMs, tierSet, gpuMemory, prefixCache } = model
       if (latencyBudgetMs !== undefined && tierSet !== undefined) fault('latencyBudgetMs', 'only without tierSet')
       if (gpuMemory !== undefined && engine.backend === 'cpu')
         fault('gpuMemory', 'only with the backends webgpu and cuda')
+      if (prefixCache && engine.backend !== 'cpu') fault('prefixCache', prefixCacheElsewhere)
       const id = modelId(model)
       const first = ids.get(id)
       if (first !== undefined) fault('id', `an id that no other model has, as models[${first}] does`, id)

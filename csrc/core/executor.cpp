@@ -53,7 +53,10 @@ StepShape Executor::shape() const {
 
 Status Executor::begin_store() {
     if (!model_.store_) return {};
-    TMOE_RETURN_IF_ERROR(model_.store_->scrub());
+    const Status scrubbed = model_.store_->scrub();
+    // What was computed with the damaged expert is not told from the rest.
+    if (!scrubbed.ok() && model_.prefix_) model_.prefix_->clear();
+    TMOE_RETURN_IF_ERROR(scrubbed);
     model_.store_->begin_step(shape());
     model_.prefetcher_->begin_step(tokens_, model_.store_->counts(), model_.slot_bytes_);
     return {};
@@ -297,10 +300,13 @@ void Executor::commit() {
             }
             break;
         }
+        Sequence& sequence = *items_[i].sequence;
         if (result.status.ok()) {
-            items_[i].sequence->length += items_[i].count;
+            sequence.length += items_[i].count;
+            if (sequence.prefix) model_.prefix_->extend(sequence, items_[i]);
         } else {
             result.sampled = {};
+            if (sequence.prefix) model_.prefix_->forget(sequence);
         }
     }
 }

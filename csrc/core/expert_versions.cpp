@@ -135,6 +135,8 @@ Status Model::place_versions(const std::vector<ExpertVersionList>& lists) {
         };
         held.erase(std::remove_if(held.begin(), held.end(), is_left_out), held.end());
     }
+    // An epoch's versions may be others now.
+    if (prefix_) prefix_->clear();
     return {};
 }
 

@@ -35,6 +35,7 @@ class HeldBlock {
         if (held_) *held_ -= bytes;
         held_.reset();
     }
+    size_t size() const { return buffer_.size(); }
     uint8_t* data() { return buffer_.data(); }
     template <class T> T* as() { return buffer_.as<T>(); }
 

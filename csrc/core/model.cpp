@@ -49,6 +49,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     model->plan_ = std::move(plan);
     model->max_batch_ = options.max_batch;
     model->held_ = std::make_shared<std::atomic<int64_t>>(0);
+    if (options.prefix_bytes > 0 && !backend.device) model->prefix_ = std::make_unique<PrefixCache>(options.prefix_bytes);
     model->find_routed_layers();
     TMOE_RETURN_IF_ERROR(model->use_.allocate(model->routing_.mask_size()));
     model->versions_.start(model->routing_.layers);
@@ -168,14 +169,35 @@ Status Sequence::reserve(size_t tokens) {
             .with("required", static_cast<double>(tokens))
             .with("limit", static_cast<double>(max_tokens));
     }
-    while (pages.size() * kKvPage < tokens) {
-        HeldBlock page;
-        TMOE_RETURN_IF_ERROR(page.allocate(page_bytes, held));
-        std::lock_guard<std::mutex> guard(growth_);
-        page_data.push_back(page.data());
-        pages.push_back(std::move(page));
+    for (size_t i = length / kKvPage; i * kKvPage < tokens; i++) {
+        if (i < pages.size() && !is_shared(i)) continue;
+        auto page = std::make_shared<HeldBlock>();
+        TMOE_RETURN_IF_ERROR(page->allocate(page_bytes, held));
+        std::vector<std::shared_ptr<HeldBlock>> own = {std::move(page)};
+        if (i < pages.size()) memcpy(own[0]->data(), page_data[i], page_bytes);  // of a sequence that was truncated
+        replace_pages(i, own);
     }
     return {};
+}
+
+size_t Sequence::missing_bytes(size_t tokens) const {
+    size_t missing = 0;
+    for (size_t i = length / kKvPage; i * kKvPage < tokens; i++) missing += i < pages.size() && !is_shared(i) ? 0 : page_bytes;
+    return missing;
+}
+
+void Sequence::replace_pages(size_t first, std::vector<std::shared_ptr<HeldBlock>>& with) {
+    std::lock_guard<std::mutex> guard(growth_);
+    for (size_t i = 0; i < with.size(); i++) {
+        uint8_t* data = with[i]->data();
+        if (first + i < pages.size()) {
+            pages[first + i].swap(with[i]);
+            page_data[first + i] = data;
+        } else {
+            pages.push_back(std::move(with[i]));
+            page_data.push_back(data);
+        }
+    }
 }
 
 void Sequence::copy_routes(size_t from, size_t count, int32_t* ids, float* weights) const {

@@ -14,6 +14,7 @@
 #include "core/memory.h"
 #include "core/model_device.h"
 #include "core/plan.h"
+#include "core/prefix_cache.h"
 #include "core/sampling.h"
 #include "core/store/expert_store.h"
 
@@ -82,6 +83,7 @@ struct ExpertOptions {
 
 struct LoadOptions {
     size_t max_batch = 1;
+    uint64_t prefix_bytes = 0;                     ///< pages of KV caches that are kept for later sequences, at most; 0, or with a device: none
     bool store = false;                            ///< false: every expert stays in memory, and `experts` has no meaning
     ExpertOptions experts;
 };
@@ -169,6 +171,8 @@ class Model {
         if (store_) store_->close();
     }
     const Prefetcher* prefetcher() const { return prefetcher_.get(); }
+    /** Null where sequences share nothing. */
+    PrefixCache* prefix() const { return prefix_.get(); }
     /** What the experts may have while nothing else takes of it. Any thread. */
     uint64_t expert_limit() const { return expert_budget_; }
     /** Budgets that the KV cache or a lack of memory took from the experts. */
@@ -237,9 +241,9 @@ class Model {
     Status copy_routers();
     /** The experts get what `held` bytes beside them leave. RESOURCE_MEMORY_EXHAUSTED. */
     Status balance_memory(uint64_t held);
-    /** Room for a sequence's positions; where there is no memory, experts make some. */
+    /** Room for a sequence's positions; where there is no memory, prefixes that nobody uses and then experts make some. */
     Status reserve(Sequence& sequence, size_t tokens);
-    /** After an allocation of `bytes` that failed: the least valuable experts give as much back. False where they cannot. */
+    /** After an allocation of `bytes` that failed: prefixes in nobody's use give as much back, or the least valuable experts. False where they cannot. */
     bool make_room(uint64_t bytes);
     /** What of `held` bytes takes memory from the experts. */
     uint64_t beyond_reserve(uint64_t held) const { return held > kv_reserve_ ? held - kv_reserve_ : 0; }
@@ -261,6 +265,7 @@ class Model {
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
     HeldBlock::Sum held_;                  ///< pages of all sequences, what steps give back, and versions of experts
+    std::unique_ptr<PrefixCache> prefix_;
     std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
@@ -271,7 +276,8 @@ class Model {
 
 /**
  * The KV cache of one sequence, in pages of kKvPage positions that hold all layers, and behind them the positions' routes where these are
- * captured. Used on the backend's queue only, but for `length` and `copy_routes`.
+ * captured. A page may be several sequences' and the prefix cache's: then nobody writes to it. Used on the backend's queue only, but for `length`
+ * and `copy_routes`, and between steps for `truncate` and PrefixCache::reuse.
  */
 class Sequence {
   public:
@@ -281,22 +287,23 @@ class Sequence {
     size_t layer_bytes = 0;                ///< of one layer's part of a page
     size_t routes_at = 0;                  ///< of a page: where its routes begin, [kKvPage][choices] ids and then [kKvPage][choices] weights
     size_t choices = 0;                    ///< experts of one position over all layers (RoutingShape); 0 = routes are not captured
-    std::vector<HeldBlock> pages;
-    std::vector<uint8_t*> page_data;       ///< pages[i].data(), what the attention kernels read and write
+    std::vector<std::shared_ptr<HeldBlock>> pages;
+    std::vector<uint8_t*> page_data;       ///< pages[i]->data(), what the attention kernels read and write
     std::atomic<size_t> length{0};
     HeldBlock::Sum held;                   ///< of the model
     std::shared_ptr<SequenceDevice> device;   ///< the cache of positions where a device has it; pages then hold routes alone
+    std::unique_ptr<PrefixShare> prefix;      ///< null: it takes no part in the model's prefix cache
 
     /** Bytes of pages that `reserve` would add. */
-    size_t missing_bytes(size_t tokens) const {
-        const size_t needed = (tokens + kKvPage - 1) / kKvPage;
-        return needed > pages.size() ? (needed - pages.size()) * page_bytes : 0;
-    }
-
-    /** Pages for positions up to `tokens`. RESOURCE_MEMORY_EXHAUSTED; CONTEXT_LENGTH_EXCEEDED {required, limit}. */
+    size_t missing_bytes(size_t tokens) const;
+    /** Pages of this sequence alone for positions from `length` up to `tokens`. RESOURCE_MEMORY_EXHAUSTED; CONTEXT_LENGTH_EXCEEDED {required, limit}. */
     Status reserve(size_t tokens);
+    /** Swaps its pages from the `first` on with these; where it has none yet, an entry of `with` is empty afterwards. */
+    void replace_pages(size_t first, std::vector<std::shared_ptr<HeldBlock>>& with);
     void truncate(size_t tokens) {
-        if (tokens < length) length = tokens;
+        if (tokens >= length) return;
+        length = tokens;
+        prefix.reset();
     }
     /** A position's routes, [layers][k], best first. */
     int32_t* route_ids(size_t position) const {
@@ -307,6 +314,9 @@ class Sequence {
     void copy_routes(size_t from, size_t count, int32_t* ids, float* weights) const;
 
   private:
+    /** Whether somebody else may read a page. Where nobody does, nobody begins to. */
+    bool is_shared(size_t page) const { return pages[page].use_count() > 1; }
+
     mutable std::mutex growth_;            ///< the list of pages, against copy_routes
 };
 

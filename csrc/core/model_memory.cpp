@@ -18,6 +18,9 @@ double number_of(const Status& status, const char* key) {
     return 0;
 }
 
+/** Of the machine's memory, what cached prefixes leave to everybody else. */
+constexpr int64_t kLeftBytes = int64_t{64} << 20;
+
 Status no_store() { return Status(StatusCode::VALIDATION_ERROR, "this: every expert of the model stays in memory, there is no budget").with("argument", "this"); }
 
 }  // namespace
@@ -82,6 +85,7 @@ Status Model::set_expert_budget(uint64_t bytes) {
     if (DeviceExperts* own = slots()) return own->set_budget(bytes);
     const uint64_t budget = std::min<uint64_t>(bytes, uint64_t{slot_bytes_} * routing_.mask_size()) / slot_bytes_ * slot_bytes_;
     // What the requests under way hold stays theirs: a budget that leaves too little beside it changes nothing.
+    if (prefix_) prefix_->evict(beyond_reserve(static_cast<uint64_t>(held_->load())));
     const uint64_t beyond = (beyond_reserve(static_cast<uint64_t>(held_->load())) + slot_bytes_ - 1) / slot_bytes_ * slot_bytes_;
     const Status status = store_->set_budget(budget > beyond ? budget - beyond : 0);
     if (status.code() == StatusCode::RESOURCE_BUDGET_TOO_SMALL) {
@@ -175,6 +179,7 @@ void Model::whereabouts(uint8_t* out) const {
 }
 
 Status Model::balance_memory(uint64_t held) {
+    if (prefix_) held -= prefix_->evict(beyond_reserve(held));
     const uint64_t beyond = beyond_reserve(held);
     const uint64_t left = expert_budget_ > beyond ? (expert_budget_ - beyond) / slot_bytes_ * slot_bytes_ : 0;
     const uint64_t now = store_->counts().budget_bytes;
@@ -199,7 +204,8 @@ Status Model::balance_memory(uint64_t held) {
 }
 
 bool Model::make_room(uint64_t bytes) {
-    if (!store_) return false;
+    const uint64_t evicted = prefix_ ? prefix_->evict(bytes) : 0;
+    if (evicted >= bytes || !store_) return evicted > 0;
     const uint64_t given = (bytes / slot_bytes_ + 1) * slot_bytes_, now = store_->counts().budget_bytes;
     if (given > now || given > expert_budget_ || !store_->set_budget(now - given).ok()) return false;
     pressure_events_++;
@@ -209,6 +215,12 @@ bool Model::make_room(uint64_t bytes) {
 }
 
 Status Model::reserve(Sequence& sequence, size_t tokens) {
+    const auto missing = static_cast<int64_t>(sequence.missing_bytes(tokens));
+    if (missing > 0 && prefix_ && !prefix_->empty()) {
+        // A system that grants more than it has would kill instead of refusing.
+        const int64_t left = available_memory() - missing;
+        if (left < kLeftBytes) prefix_->evict(static_cast<uint64_t>(kLeftBytes - left));
+    }
     Status status = sequence.reserve(tokens);
     if (status.ok() || status.code() != StatusCode::RESOURCE_MEMORY_EXHAUSTED || !make_room(sequence.missing_bytes(tokens))) return status;
     return sequence.reserve(tokens);  // once; the next failure is the caller's

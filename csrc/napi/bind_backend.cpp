@@ -86,8 +86,8 @@ Status load_model(Call& call, napi_value& result) {
     GgufHandle* file = nullptr;
     CancelHandle* cancel = nullptr;
     Plan plan;
-    int64_t max_batch = 0;
-    napi_value on_progress = nullptr, experts = nullptr;
+    int64_t max_batch = 0, prefix_bytes = 0;
+    napi_value on_progress = nullptr, experts = nullptr, prefixes = nullptr;
     LoadOptions options;
     Keep keep;
     TMOE_RETURN_IF_ERROR(unwrap_backend(call, backend));
@@ -100,6 +100,9 @@ Status load_model(Call& call, napi_value& result) {
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "experts", experts));
     options.store = !is_undefined(env, experts);
     if (options.store) TMOE_RETURN_IF_ERROR(read_expert_options(env, experts, plan, options.experts));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[2], "prefixCacheBytes", prefixes));
+    if (!is_undefined(env, prefixes)) TMOE_RETURN_IF_ERROR(read_integer(env, prefixes, "options.prefixCacheBytes", 0, int64_t{1} << 52, prefix_bytes));
+    options.prefix_bytes = static_cast<uint64_t>(prefix_bytes);
     options.max_batch = static_cast<size_t>(max_batch);
     TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[3], "cancel", cancel));
     // Getters above may have closed either; the native objects are what counts from here on.

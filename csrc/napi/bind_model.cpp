@@ -17,14 +17,18 @@ Status create_sequence(Call& call, napi_value& result) {
     ModelHandle* handle = nullptr;
     std::string type;
     int64_t tokens = 0;
-    napi_value wanted = nullptr;
+    napi_value wanted = nullptr, prefix = nullptr;
     bool capture = false;
+    PrefixScope scope;
     TMOE_RETURN_IF_ERROR(unwrap_model(call, handle));
+    const std::shared_ptr<Model> model = handle->model;
     TMOE_RETURN_IF_ERROR(require_object(env, call.args[0], "options"));
     TMOE_RETURN_IF_ERROR(read_text(env, call.args[0], "options", "kvType", type));
     TMOE_RETURN_IF_ERROR(read_integer(env, call.args[0], "options", "maxTokens", 1, INT32_MAX, tokens));
     TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "captureRouting", wanted));
     if (!is_undefined(env, wanted)) TMOE_RETURN_IF_ERROR(read_boolean(env, wanted, "options.captureRouting", capture));
+    TMOE_RETURN_IF_ERROR(read_property(env, call.args[0], "prefix", prefix));
+    if (!is_undefined(env, prefix)) TMOE_RETURN_IF_ERROR(read_prefix_scope(env, prefix, *model, scope));
     if (type != "f16" && type != "f32") {
         return Status(StatusCode::VALIDATION_ERROR, "options.kvType: expected f16 or f32, got " + type)
             .with("argument", "options.kvType")
@@ -33,7 +37,9 @@ Status create_sequence(Call& call, napi_value& result) {
     }
     if (!handle->model) return model_disposed();  // by a getter of the options
     std::shared_ptr<Sequence> sequence;
-    TMOE_RETURN_IF_ERROR(handle->model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), capture, sequence));
+    TMOE_RETURN_IF_ERROR(model->create_sequence(type == "f16" ? KvType::F16 : KvType::F32, static_cast<size_t>(tokens), capture, sequence));
+    // The routes of pages that are taken over would not be this sequence's own.
+    if (!is_undefined(env, prefix) && model->prefix() && !capture) model->prefix()->join(*sequence, std::move(scope));
     return wrap(call.environment, std::make_unique<SequenceHandle>(env, handle->backend, handle->model, std::move(sequence)), result);
 }
 
@@ -254,14 +260,29 @@ Status sequence_length(Call& call, napi_value& result) {
     return {};
 }
 
+Status step_under_way() { return Status(StatusCode::VALIDATION_ERROR, "this: a step with the sequence is under way").with("argument", "this"); }
+
 Status truncate(Call& call, napi_value&) {
     SequenceHandle* handle = nullptr;
     int64_t length = 0;
     TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
     TMOE_RETURN_IF_ERROR(read_integer(call.env, call.args[0], "length", 0, INT32_MAX, length));
-    if (handle->steps > 0) return Status(StatusCode::VALIDATION_ERROR, "this: a step with the sequence is under way").with("argument", "this");
+    if (handle->steps > 0) return step_under_way();
     handle->sequence->truncate(static_cast<size_t>(length));
     handle->report_pages();
+    return {};
+}
+
+Status reuse(Call& call, napi_value& result) {
+    SequenceHandle* handle = nullptr;
+    ArrayView tokens;
+    TMOE_RETURN_IF_ERROR(unwrap_sequence(call, handle));
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "tokens", napi_int32_array, 0, tokens));
+    if (handle->steps > 0) return step_under_way();
+    Sequence& sequence = *handle->sequence;
+    const std::shared_ptr<Model> model = handle->model.lock();
+    if (model && model->prefix()) model->prefix()->reuse(sequence, tokens.as<int32_t>(), tokens.length);
+    result = js_number(call.env, static_cast<double>(sequence.length.load()));
     return {};
 }
 
@@ -323,6 +344,8 @@ napi_status bind_model(Environment& environment, napi_value) {
     const Member model[] = {{"createSequence", throwing<create_sequence>, nullptr},
                             {"expertStats", throwing<model_stats>, nullptr},
                             {"expertTrace", throwing<model_trace>, nullptr},
+                            {"prefixStats", throwing<prefix_stats>, nullptr},
+                            {"evictPrefixes", throwing<evict_prefixes>, nullptr},
                             {"setExpertBudget", promising<set_expert_budget>, nullptr},
                             {"placeExperts", promising<place_experts>, nullptr},
                             {"expertUse", throwing<expert_use>, nullptr},
@@ -337,6 +360,7 @@ napi_status bind_model(Environment& environment, napi_value) {
                             {"dispose", promising<dispose_model>, nullptr}};
     const Member sequence[] = {{"length", nullptr, throwing<sequence_length>},
                                {"truncate", throwing<truncate>, nullptr},
+                               {"reuse", throwing<reuse>, nullptr},
                                {"copyRoutes", throwing<copy_routes>, nullptr},
                                {"dispose", throwing<dispose_sequence>, nullptr}};
     const napi_status status = define_class(environment, ClassId::Model, model, sizeof model / sizeof model[0]);

@@ -42,6 +42,11 @@ Status model_disposed();
 /** A model's step (bind_step.cpp). */
 Status model_step(Call& call, napi_value& result);
 
+/** {salt, epoch, enabled?}: with whom a sequence shares its pages (bind_prefix.cpp, and methods of a model). */
+Status read_prefix_scope(napi_env env, napi_value value, const Model& model, PrefixScope& out);
+Status prefix_stats(Call& call, napi_value& result);
+Status evict_prefixes(Call& call, napi_value& result);
+
 /** The JavaScript object of a loaded model. */
 Status wrap_model(Environment& environment, std::shared_ptr<Backend> backend, std::shared_ptr<Model> model, napi_value& out);
 

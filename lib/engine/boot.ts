@@ -150,8 +150,9 @@ function watchCounters({ metrics }: Telemetry, addon: NativeAddon, models: Model
     metrics.openFiles.set(openFiles)
     metrics.activeJobs.set(activeJobs)
     for (const model of models.all()) {
-      const { id, experts } = model.stats()
+      const { id, experts, prefixCache } = model.stats()
       if (experts) metrics.setExperts(id, experts)
+      if (prefixCache) metrics.setPrefixes(id, prefixCache)
     }
   })
 }

@@ -11,6 +11,7 @@ import { LoadedModel } from '../loaded-model.js'
 import { isRouterRole, type Plan, type PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
+import { planBesidePrefixes, prefixRequest } from '../prefix-cache.js'
 import { configureTiers } from '../tiers/configured.js'
 import { describeTiers } from '../tiers/describe.js'
 import type { ModelTiers } from '../tiers/model-tiers.js'
@@ -130,7 +131,7 @@ export class ModelLoad {
       const sets = new TierSets(tiers, (enabled) => weights!.checkEnabled(enabled), tierSets)
       const first = placeFirst(tiers, memory, this.#parts.backend.threads, sets.tiersOf(tierSet))
       const experts = this.#expertOptions(open, memory, warmBytes, first)
-      const native = await this.#loadWeights(open, experts, phases, onProgress)
+      const native = await this.#loadWeights(open, experts, memory.prefixCache, phases, onProgress)
       weights = native
       const selection = new TierSelection(tiers, sets, latencyBudgetMs === undefined ? tierSet : { latencyBudgetMs })
       const steering = first && new Steering(native, first, (experts) => this.#tellUnpinned(experts))
@@ -213,6 +214,7 @@ export class ModelLoad {
   async #loadWeights(
     { file, description: { plan } }: OpenModel,
     experts: ExpertOptions | undefined,
+    prefixCacheBytes: number,
     phases: Phases,
     onProgress: LoadModelOptions['onProgress']
   ): Promise<NativeModel> {
@@ -236,6 +238,7 @@ export class ModelLoad {
         { ...plan, tensors, routingSeed: words },
         {
           maxBatchTokens: options.maxBatchTokens,
+          prefixCacheBytes,
           onProgress: listener.call,
           ...(experts && { experts })
         },
@@ -289,8 +292,9 @@ export class ModelLoad {
    * beyond what the model supports, RESOURCE_BUDGET_TOO_SMALL, RESOURCE_MEMORY_EXHAUSTED, GPU_VRAM_EXHAUSTED.
    */
   #fit({ tensors, description, blobs }: OpenModel): { contextLength: number; memory: ExpertMemory; warmBytes: number } {
-    const { addon, backend, options, reserve } = this.#parts
+    const { addon, backend, options, reserve, models } = this.#parts
     const { maxBatchTokens, maxContextTokens } = options
+    const prefixCache = prefixRequest(this.#request.prefixCache, backend.memory === undefined)
     const { contextLength: supported, plan } = description
     const { contextLength: asked, kvType } = this.#request
     if (asked !== undefined && asked > supported) {
@@ -329,9 +333,11 @@ export class ModelLoad {
       threads,
       readers: blobs ? 0 : ioThreads,
       memory: offered,
+      prefixCache,
       stepBytes: (batch: number, threads: number) => addon.stepBytes(plan, batch, threads)
     }
-    const memory = planExperts(tensors, plan, request, addon.availableMemory())
+    const planned = (available: number) => planExperts(tensors, plan, request, available)
+    const memory = planBesidePrefixes(planned, () => addon.availableMemory(), models.serving())
     reserve.take(this.#holder, memory.memory)
     return { contextLength, memory, warmBytes: 0 }
   }

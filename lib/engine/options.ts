@@ -152,6 +152,11 @@ export interface LoadModelRequest {
    */
   memory?: number | string
   /**
+   * Memory for the KV cache of prefixes that later requests may have too, as bytes or as text ('256MiB'), or `false` for none: a part of `memory`,
+   * where that is given. Only with the backend cpu. Default: up to 256 MiB of what nothing else needs.
+   */
+  prefixCache?: number | string | false
+  /**
    * GPU memory for the model, as bytes or as text ('2GiB'): weights that always stay, buffers of a step, the KV cache of one sequence, and the rest
    * for experts, which come from host memory and from the file when they are needed (on webgpu the KV cache of further sequences takes of it).
    * `memory` is then that of the host. Only with the backends webgpu and cuda. Default: everything.
@@ -331,6 +336,10 @@ export const loadSchema = z.strictObject({
     .optional()
     .describe('names of a to z, 0 to 9, _ and -, each with a mode, the name of a tier or a list of names'),
   memory: sizeOption.optional().describe(sizeAllowed),
+  prefixCache: z
+    .union([z.literal(false), sizeOption])
+    .optional()
+    .describe("false, bytes, or a text such as '256MiB'"),
   gpuMemory: sizeOption.optional().describe(sizeAllowed),
   archive: archiveSchema.optional(),
   tierFolders: z

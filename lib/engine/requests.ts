@@ -77,6 +77,7 @@ export class Requests {
         if (tokens === 0) metrics.waiting.add(-1, labels)
         const durationMs = performance.now() - began
         span.set({
+          'tiered_moe.cached_tokens': outcome.usage.cachedTokens,
           'tiered_moe.completion_tokens': outcome.usage.completionTokens,
           'tiered_moe.steps': outcome.steps,
           'tiered_moe.outcome': outcomeName(outcome)
@@ -106,7 +107,7 @@ export class Requests {
     promptTokens: number,
     call: () => Promise<Result>
   ): Promise<Result> {
-    const usage = { promptTokens, completionTokens: 0, totalTokens: promptTokens }
+    const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, totalTokens: promptTokens }
     const observer = this.begin({ method, model, requestId: randomUUID(), promptTokens })
     try {
       const result = await call()

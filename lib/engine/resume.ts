@@ -79,7 +79,8 @@ export class Resumption {
       top: [...top],
       finishReason: complete ? finished?.reason : undefined,
       from,
-      epoch: accepted.epoch
+      epoch: accepted.epoch,
+      cachedTokens: complete ? finished?.usage.cachedTokens : undefined
     }
     const request = restoredRequest(accepted.request, requestId)
     const fields = { requestId, model: request.model, from, tokens: tokens.length }

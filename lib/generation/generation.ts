@@ -3,7 +3,7 @@ import type { EngineError, ErrorDetails } from '../errors/index.js'
 import { createError, EngineError as EngineErrorClass, isEngineError } from '../errors/index.js'
 import type { EpochHold } from '../experts/versions.js'
 import type { GuideState } from '../guidance/index.js'
-import type { NativeSequence, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
+import type { NativeSequence, PrefixScope, RoutingShape, SamplingParams, StepItem, StepItemResult } from '../native.js'
 import type {
   FinalItem,
   FinishReason,
@@ -31,7 +31,8 @@ export interface GenerationSetup {
   decoder: { push(id: number): string; end(): string }
   /** Keeps the text to the request's form. */
   guide?: GuideState | undefined
-  createSequence(maxTokens: number, captureRouting: boolean): NativeSequence
+  /** `prefix`: with whom it may share the KV cache of a common prefix. */
+  createSequence(maxTokens: number, captureRouting: boolean, prefix?: PrefixScope): NativeSequence
   routing: RoutingShape
   /** The request's TierSet: its tiers' names, and its mask [layers][experts] (undefined = all experts). */
   tiers: readonly string[]
@@ -70,8 +71,9 @@ export class Generation {
   /** With `captureRouting`; and the positions whose routes belong to a token already. */
   #routes: SequenceRoutes | undefined
   #routed = 0
-  /** Tokens of #feed that were fed. */
+  /** Tokens of #feed that were fed, or taken over from others. */
   #fed = 0
+  #cached = 0
   /** Tokens that the consumer has. */
   #delivered = 0
   #text = ''
@@ -158,6 +160,7 @@ export class Generation {
     this.#sequence ??= this.#createSequence()
     this.#onFirstStep?.()
     this.#onFirstStep = undefined
+    this.#reuse(this.#sequence)
     const feed = this.#feed
     const decoding = this.#fed >= feed.length
     const position = decoding ? prompt.length + this.#tokens.length - 1 : this.#fed
@@ -231,11 +234,21 @@ export class Generation {
   }
 
   #createSequence(): NativeSequence {
-    const { prompt, request, routing, createSequence } = this.#setup
-    const { captureRouting } = request
-    const sequence = createSequence(prompt.length + this.#limit - 1, captureRouting)
+    const { prompt, request, routing, createSequence, enabled } = this.#setup
+    const { captureRouting, replayRouting, cacheSalt: salt = '' } = request
+    const own = captureRouting || replayRouting !== undefined
+    const prefix = { salt, epoch: this.epoch, ...(enabled && { enabled }) }
+    const sequence = createSequence(prompt.length + this.#limit - 1, captureRouting, own ? undefined : prefix)
     if (captureRouting) this.#routes = new SequenceRoutes(sequence, routing)
     return sequence
+  }
+
+  /** What others have computed of the feed meanwhile. The last token is computed in any case: the next one comes of it. */
+  #reuse(sequence: NativeSequence): void {
+    const before = this.#fed
+    if (before >= this.#feed.length - 1 || !sequence.reuse) return
+    this.#fed = sequence.reuse(this.#feed.subarray(0, -1))
+    this.#cached += this.#fed - before
   }
 
   /** A token that was just computed; what else is known of it comes later. */
@@ -275,7 +288,8 @@ export class Generation {
   #usage(): Usage {
     const promptTokens = this.#setup.prompt.length
     const completionTokens = this.#tokens.length
-    return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens }
+    const cachedTokens = this.#setup.earlier?.cachedTokens ?? Math.min(this.#cached, promptTokens)
+    return { promptTokens, cachedTokens, completionTokens, totalTokens: promptTokens + completionTokens }
   }
 
   #sampling(): SamplingParams {

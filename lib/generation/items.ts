@@ -3,6 +3,8 @@ import type { RoutingCapture } from './routing.js'
 
 export interface Usage {
   promptTokens: number
+  /** Of these, the ones whose KV cache was there from an earlier request. */
+  cachedTokens: number
   completionTokens: number
   totalTokens: number
 }

@@ -64,6 +64,11 @@ export interface GenerationRequest {
   tierSet?: string | readonly string[]
   /** Milliseconds that one token may take: without a tierSet, the largest one that is predicted to hold it is used. Default: the model's. */
   latencyBudgetMs?: number
+  /**
+   * Only requests with the same text share the KV cache of a common prefix. How soon a first token comes tells whether its prompt's beginning was
+   * there: give each client its own to keep that between its own requests. Default: shared by all that say nothing.
+   */
+  cacheSalt?: string
   /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
   parseSpecial?: boolean
   /** A name for the request in errors; random by default. */
@@ -87,6 +92,7 @@ const aliases: Readonly<Record<string, string>> = {
   replay_routing: 'replayRouting',
   tier_set: 'tierSet',
   latency_budget_ms: 'latencyBudgetMs',
+  cache_salt: 'cacheSalt',
   parse_special: 'parseSpecial',
   request_id: 'requestId'
 }
@@ -154,6 +160,13 @@ const requestSchema = z.strictObject({
   replayRouting: z.custom<RoutingCapture>(isRoutingCapture).optional().describe(replayAllowed),
   tierSet: tierSetSchema.optional().describe(tierSetAllowed),
   latencyBudgetMs: latencyBudgetSchema.optional().describe(latencyBudgetAllowed),
+  cacheSalt: z
+    .string()
+    .min(1)
+    .max(256)
+    .refine((salt) => !salt.includes('\0'))
+    .optional()
+    .describe('a string of 1 to 256 characters'),
   parseSpecial: z.boolean().default(false).describe('true or false'),
   requestId: z.string().min(1).max(200).optional().describe('a string of 1 to 200 characters')
 })

@@ -31,4 +31,6 @@ export interface EarlierTokens {
   from: number
   /** Which versions of experts it began with. */
   epoch: number
+  /** Where it had ended, the `cachedTokens` of its usage. */
+  cachedTokens?: number | undefined
 }

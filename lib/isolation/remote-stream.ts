@@ -120,7 +120,8 @@ export class RemoteStream {
   partial(): ErrorDetails {
     const { requestId, model, from } = this.setup
     const [promptTokens, completionTokens] = [this.#promptTokens, from + this.#tokens.length]
-    const usage = { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens }
+    // Only the process that is gone knew what it had found.
+    const usage = { promptTokens, cachedTokens: 0, completionTokens, totalTokens: promptTokens + completionTokens }
     return { requestId, model, text: this.#text, tokens: [...this.#tokens], usage }
   }
 

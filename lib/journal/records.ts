@@ -116,7 +116,13 @@ const produced = z.object({
   delivered: count
 })
 
-const usage = z.object({ promptTokens: count, completionTokens: count, totalTokens: count })
+/** Journals of earlier versions have no cachedTokens. */
+const usage = z.object({
+  promptTokens: count,
+  cachedTokens: count.default(0),
+  completionTokens: count,
+  totalTokens: count
+})
 const finished = z.object({
   type: z.literal('finished'),
   id,

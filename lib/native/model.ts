@@ -83,12 +83,42 @@ export interface StepResult {
   expertRows: number
 }
 
+/** What sequences have to have in common to share the KV cache of a common prefix, beside the model and their KV type. */
+export interface PrefixScope {
+  /** Only requests with the same one share. */
+  salt: string
+  /** Of the versions of experts, as StepItem has it. */
+  epoch: number
+  /** The TierSet, as StepItem has it. */
+  enabled?: Uint8Array
+}
+
+/** The prefix cache of a model: counts since its load, and what it holds. */
+export interface PrefixStats {
+  limitBytes: number
+  /** Of pages that are in it, and of those among them that no sequence uses now. */
+  bytes: number
+  idleBytes: number
+  /** Requests that looked and took pages over, and that found none. Prompts of less than a page do not look. */
+  hits: number
+  misses: number
+  /** Tokens that were not computed again. */
+  reusedTokens: number
+  /** Pages given up for others or for their memory. */
+  evictions: number
+}
+
 /** One sequence's KV cache. */
 export interface NativeSequence {
   /** Positions held. */
   readonly length: number
   /** Forgets all positions from `length` on. */
   truncate(length: number): void
+  /**
+   * Takes over the longest prefix of `tokens` that the model's prefix cache has, in whole pages; not below what the sequence holds, whose tokens
+   * are the first of these. Gives its length from then on. Not there, or without an effect: it shares nothing.
+   */
+  reuse?(tokens: Int32Array): number
   /**
    * Fills caller-owned [count][layers][k] with the routes of positions that it holds: expert ids, best first, and their weights. Nothing
    * where it does not capture them. During a step too.
@@ -111,6 +141,10 @@ export interface NativeModel {
   expertStats(): ExpertStats | undefined
   /** What was asked of the expert cache since the load; undefined where it is not recorded. */
   expertTrace(): (NativeTrace & { policy: CachePolicy; seed: number; truncated: boolean }) | undefined
+  /** Not there, or undefined: sequences share nothing. */
+  prefixStats?(): PrefixStats | undefined
+  /** Gives up so many bytes of the prefix cache, as far as no sequence uses them, and tells how many it were. */
+  evictPrefixes?(bytes: number): number
   /** Another budget for experts, between two steps. RESOURCE_BUDGET_TOO_SMALL {required, available, slotBytes}. */
   setExpertBudget(bytes: number): Promise<void>
   /**
@@ -142,7 +176,13 @@ export interface NativeModel {
   readonly hostTier?: { stats(): HostCounts | undefined; setBudget(bytes: number): Promise<void> }
   /** Where each expert is now; undefined where every expert stays in memory. */
   whereabouts(): Whereabouts | undefined
-  createSequence(options: { kvType: KvType; maxTokens: number; captureRouting?: boolean }): NativeSequence
+  /** `prefix`: its full pages are for others of the same scope, where the model has a prefix cache; not those of one that captures its routes. */
+  createSequence(options: {
+    kvType: KvType
+    maxTokens: number
+    captureRouting?: boolean
+    prefix?: PrefixScope
+  }): NativeSequence
   /** Where something has to be compiled first: what a decoded token needs. Tells how many shaders are, of those that were begun. */
   warmUp?(kvType: KvType, onProgress: (done: number, count: number) => void): Promise<void>
   /**

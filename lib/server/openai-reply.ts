@@ -21,8 +21,9 @@ export interface ReplyHead {
   model: string
 }
 
-const usageOf = ({ promptTokens, completionTokens, totalTokens }: Usage) => ({
+const usageOf = ({ promptTokens, cachedTokens, completionTokens, totalTokens }: Usage) => ({
   prompt_tokens: promptTokens,
+  prompt_tokens_details: { cached_tokens: cachedTokens },
   completion_tokens: completionTokens,
   total_tokens: totalTokens
 })

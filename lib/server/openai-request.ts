@@ -71,6 +71,7 @@ const common = {
     .describe('a name, or a list of names'),
   latencyBudgetMs: number,
   latency_budget_ms: number,
+  cache_salt: text,
   priority: z.number().int().min(1).max(10).optional().describe('an integer from 1 to 10'),
   n: neutral(1, '1'),
   presence_penalty: neutral(0, '0'),
@@ -195,6 +196,7 @@ function sampling(fields: Chat | Completion, form: Form): Partial<GenerationRequ
     stop: fields.stop,
     tierSet: fields.tierSet ?? fields.tier_set,
     latencyBudgetMs: fields.latencyBudgetMs ?? fields.latency_budget_ms,
+    cacheSalt: fields.cache_salt,
     responseFormat: responseFormat(fields.response_format)
   }
   return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined))

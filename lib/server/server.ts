@@ -137,7 +137,7 @@ class EngineServer implements Server {
     const meter = new TokenMeter()
     const admission: AdmissionControl = new AdmissionControl(limits, {
       memory: kvMemory(
-        () => native().availableMemory(),
+        () => engine.listModels().reduce((sum, model) => sum + model.idlePrefixBytes, native().availableMemory()),
         () => admission.stats().kvBytesFilled
       ),
       rate: () => meter.rate,

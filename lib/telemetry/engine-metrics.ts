@@ -25,6 +25,15 @@ export interface ExpertFigures {
   layers: readonly { predictable: number; predicted: number; prefetching: boolean }[]
 }
 
+/** What a model's prefix cache has counted since its load, and what it holds. */
+export interface PrefixFigures {
+  hits: number
+  misses: number
+  reusedTokens: number
+  evictions: number
+  bytes: number
+}
+
 export class EngineMetrics extends Metrics {
   readonly state = this.gauge('tiered_moe_engine_state', 'Label of the current state: 1; of each other state: 0.')
   readonly transitions = this.counter('tiered_moe_transitions_total', 'Changes of state, by the state entered.')
@@ -66,6 +75,23 @@ export class EngineMetrics extends Metrics {
   readonly #residentBytes = this.gauge('tiered_moe_expert_resident_bytes', 'Experts in memory.')
   readonly #budgetBytes = this.gauge('tiered_moe_expert_budget_bytes', 'What experts may take.')
 
+  readonly #prefixLookups = this.counter(
+    'tiered_moe_prefix_lookups_total',
+    'Requests that looked for the beginning of their prompt, by outcome: hit or miss.'
+  )
+  readonly #prefixTokens = this.counter('tiered_moe_prefix_tokens_total', 'Tokens that were not computed again.')
+  readonly #prefixEvictions = this.counter('tiered_moe_prefix_evictions_total', 'Pages of prefixes given up.')
+  readonly #prefixBytes = this.gauge('tiered_moe_prefix_bytes', 'KV cache of prefixes in memory.')
+
+  /** What a model's prefix cache counted up to now. */
+  setPrefixes(model: string, { hits, misses, reusedTokens, evictions, bytes }: PrefixFigures): void {
+    this.#prefixLookups.set(hits, { model, outcome: 'hit' })
+    this.#prefixLookups.set(misses, { model, outcome: 'miss' })
+    this.#prefixTokens.set(reusedTokens, { model })
+    this.#prefixEvictions.set(evictions, { model })
+    this.#prefixBytes.set(bytes, { model })
+  }
+
   /** What a model's expert store counted up to now. */
   setExperts(model: string, figures: ExpertFigures): void {
     const set = (metric: Metric, value: number, labels: Record<string, string> = {}): void =>
@@ -91,7 +117,7 @@ export class EngineMetrics extends Metrics {
 
   /** Gauges of a model that is gone; what was counted stays. */
   forgetModel(model: string): void {
-    const own = [this.#recall, this.#prefetching, this.#residentBytes, this.#budgetBytes]
+    const own = [this.#recall, this.#prefetching, this.#residentBytes, this.#budgetBytes, this.#prefixBytes]
     for (const gauge of [this.loadSeconds, this.weightBytes, ...own]) {
       gauge.forget({ model })
     }

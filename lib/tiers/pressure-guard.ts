@@ -14,6 +14,8 @@ const reserveBytes = 64 * 2 ** 20
 export interface GuardedExperts {
   expertStats(): { residentBytes: number; limitBytes: number } | undefined
   setExpertBudget(bytes: number): Promise<void>
+  /** Bytes of cached prefixes that were given up, of so many that were asked for. */
+  evictPrefixes?(bytes: number): number
 }
 
 export interface GuardedModel {
@@ -76,7 +78,9 @@ export function guardMemory({
     controller.settle(stats.limitBytes)
     const previous = controller.budget
     if (previous < known) onChange({ budget: previous, previous: known, reason: 'allocation' })
-    const decision = controller.observe({ at, available, stall, resident: stats.residentBytes })
+    // What is kept for requests that may come goes before what those under way use.
+    const freed = available < reserveBytes ? (native.evictPrefixes?.(reserveBytes - available) ?? 0) : 0
+    const decision = controller.observe({ at, available: available + freed, stall, resident: stats.residentBytes })
     if (!decision) return
     changing = true
     reach(native, decision.budget, previous)

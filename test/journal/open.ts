@@ -9,6 +9,7 @@ import { builtUrl } from '../fixtures/package.js'
 export const identity = { bytes: 10, modifiedNs: '1', sha256: 'aa', sampled: false }
 export const usage = (completionTokens: number) => ({
   promptTokens: 2,
+  cachedTokens: 0,
   completionTokens,
   totalTokens: 2 + completionTokens
 })

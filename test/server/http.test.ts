@@ -18,6 +18,7 @@ t.test('texts, models and health', async (t) => {
     const { promptTokens, completionTokens, totalTokens } = expected.usage
     t.same(body.usage, {
       prompt_tokens: promptTokens,
+      prompt_tokens_details: { cached_tokens: 0 },
       completion_tokens: completionTokens,
       total_tokens: totalTokens
     })
@@ -35,6 +36,21 @@ t.test('texts, models and health', async (t) => {
     const { body } = await ask(`${url}/v1/completions`, completion({ max_tokens: null, stop: null }))
     t.equal(body.usage.completion_tokens, 16)
     t.equal(body.choices[0].finish_reason, 'length')
+  })
+
+  await t.test('a prompt that another request began with, of the same salt', async (t) => {
+    const prompt = Array.from({ length: 140 }, (_, i) => (i * 7) % 200)
+    const cached = async (fields: object) => {
+      const { body } = await ask(`${url}/v1/completions`, completion({ prompt, ...fields }))
+      return body.usage.prompt_tokens_details.cached_tokens
+    }
+    t.same([await cached({}), await cached({}), await cached({ cache_salt: 'a' })], [0, 128, 0])
+    const streamed = completion({ prompt, cache_salt: 'a', stream: true, stream_options: { include_usage: true } })
+    const { body } = await ask(`${url}/v1/completions`, streamed)
+    t.match(body, /"cached_tokens":128/)
+    t.match(await (await fetch(`${url}/metrics`)).text(), /tiered_moe_prefix_lookups_total\{[^}]*outcome="hit"\} 2/)
+    const refused = await ask(`${url}/v1/completions`, completion({ cache_salt: '' }))
+    t.match(refused, { status: 400, body: { error: { code: 'VALIDATION_ERROR', param: 'cache_salt' } } })
   })
 
   await t.test('a stream has the same text, its usage, and an end', async (t) => {

@@ -20,7 +20,11 @@ t.test('the embedded model', async (t) => {
   if (!engines) return
   const { gpu, cpu } = engines
   t.match(gpu.backend, { name: 'webgpu', threads: 2 })
-  await Promise.all([gpu.loadModel(), cpu.loadModel()])
+  await t.rejects(gpu.loadModel({ prefixCache: '1MiB' }), {
+    code: 'VALIDATION_ERROR',
+    details: { path: 'prefixCache' }
+  })
+  await Promise.all([gpu.loadModel({ prefixCache: false }), cpu.loadModel()])
   const greedy = { model, prompt: 'ROMEO:\nBut soft', maxTokens: 32, temperature: 0, ignoreEos: true }
   const expected = await cpu.generate(greedy)
 
