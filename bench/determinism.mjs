@@ -1,11 +1,12 @@
 // Same bits on every CPU: one SHA-256 over sequence 0's logits must be equal for every instruction set, thread count, prompt chunk
 // and batch, wherever its experts are (cold, warm, hot), whether its routes are captured or replayed, and whatever TierSets the others of
 // its steps change to; with flat routing, and with hierarchical routing under each TierSet of its own; and whether an expert was there from
-// the start or replaced or merged while the model serves, beside requests of before that; and whether its prompt's beginning was computed or taken
-// over from the prefix cache. Prints what each cell really ran, and fails where that is not what the cell asked for.
+// the start or replaced or merged while the model serves, beside requests of before that; whether its prompt's beginning was computed or taken over
+// from the prefix cache; and whether a model is a GGUF file or a folder of safetensors files. Prints what each cell really ran, and fails where that
+// is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
-//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others]
+//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others] [--no-folder]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
@@ -16,6 +17,7 @@ import { native } from '../dist/esm/native.js'
 import { axes, crossProduct, pairwise, places, placesInTurn, routes, swaps, tierSets } from './cells.mjs'
 import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
+import { folderTwins } from './folder-twins.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 import { everyOtherType } from './random-types.mjs'
@@ -28,6 +30,7 @@ const { values: options } = parseArgs({
     deep: { type: 'boolean', default: true },
     swap: { type: 'boolean', default: true },
     others: { type: 'boolean', default: true },
+    folder: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' }
@@ -52,9 +55,8 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap', '--no-others'], {
-    TIERED_MOE_ADDON: addon
-  })
+  const only = ['--no-deep', '--no-hser', '--no-swap', '--no-others', '--no-folder']
+  const result = run(['bench/determinism.mjs', '--types', options.types, ...only], { TIERED_MOE_ADDON: addon })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
   console.log(differing.slice(0, 4).join('\n'))
   const caught = result.status === 1 && differing.length > 0
@@ -159,6 +161,18 @@ if (options.others) {
   const settings = { ...few, place: placesNow() }
   const cells = options.full ? crossProduct(settings) : pairwise({ ...settings, tierSet: tierSets }, seed)
   await check({ name, path: await everyOtherType() }, cells, short, { recorded: true })
+}
+if (options.folder) {
+  const { folder, gguf } = await folderTwins()
+  const axes = { ...few, place: placesNow() }
+  const cells = options.full ? crossProduct(axes) : pairwise(axes, seed)
+  for (const [name, path] of Object.entries({ 'mixtral bf16, a folder': folder, 'mixtral bf16, its GGUF twin': gguf }))
+    await check({ name: `${name}, ${lengths(short)}`, path }, cells, short, { recorded: true })
+  const [one, other] = files.slice(-2)
+  if (one.hash !== other.hash) {
+    failures++
+    console.log(`DIFFERS: ${one.name} has ${one.hash}, ${other.name} ${other.hash}`)
+  }
 }
 if (options.deep) {
   const shape = { preset: 'olmoe-1b-7b', 'n-layer': 2, 'n-vocab': 4096, type: 'Q4_0' }

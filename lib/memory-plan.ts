@@ -51,25 +51,36 @@ export function packedBytes({ shape: [, rows = 1], bytes }: GgufTensorInfo): num
   return roundUp((bytes / rows) * lanes * Math.ceil(rows / lanes), memoryBlock)
 }
 
+/** Bytes of a weight in files whose weights are converted as they are read. */
+const storedBytes: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 }
+
+/** What a thread holds that converts rows as it reads them (csrc/core/gathered_files.cpp): rows as they are stored, and two as floats. */
+function convertingBytes({ shape: [columns = 1], stored }: GgufTensorInfo): number {
+  return stored === undefined ? 0 : Math.max(columns * storedBytes[stored]!, readBytes) + 2 * columns * 4
+}
+
 /** Bytes of a tensor in memory, as csrc/core/tensor_loader.cpp keeps it, and what reading it takes beside them. */
 function tensorBytes({ role }: PlanTensor, tensor: GgufTensorInfo): { kept: number; reading: number } {
   const { shape, bytes } = tensor
   const [columns = 1, rows = 1, experts = 1] = shape
-  if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: 0 }
+  const converting = convertingBytes(tensor)
+  if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: converting }
   if (isReadWhole(role)) {
     const floats = roundUp(columns * rows * 4, memoryBlock)
-    return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats }
+    return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats + converting }
   }
   const group = (bytes / (rows * experts)) * lanes
-  return { kept: packedBytes(tensor), reading: Math.min(bytes / experts, Math.max(group, readBytes)) }
+  return { kept: packedBytes(tensor), reading: Math.min(bytes / experts, Math.max(group, readBytes)) + converting }
 }
 
 /** What one thread holds that reads experts of a GGUF file: a piece of a matrix, as csrc/core/store/gguf_source.cpp cuts it. */
-function pieceBytes({ shape: [, rows = 1, experts = 1], bytes }: GgufTensorInfo): number {
-  const matrix = bytes / experts
+function pieceBytes({ shape: [columns = 1, rows = 1, experts = 1], bytes, stored }: GgufTensorInfo): number {
+  const row = bytes / (rows * experts)
+  const storedRow = stored === undefined ? row : columns * storedBytes[stored]!
   const groups = Math.ceil(rows / lanes)
-  const pieces = Math.min(groups, Math.max(1, Math.floor((matrix + readBytes / 2) / readBytes)))
-  return Math.ceil(groups / pieces) * lanes * (matrix / rows) + 3 * fileBlock
+  const pieces = Math.min(groups, Math.max(1, Math.floor((rows * storedRow + readBytes / 2) / readBytes)))
+  const converted = stored === undefined ? 0 : row + (4 * columns) / lanes
+  return Math.ceil(groups / pieces) * lanes * (storedRow + converted) + 3 * fileBlock
 }
 
 /** Upper bounds, from the file's header: the addon's live bytes stay within them. */

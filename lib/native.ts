@@ -12,7 +12,16 @@ import { createNativeError } from './errors/native-error.js'
 import type { Plan, PlanTensor } from './model/plan.js'
 import type { ExpertBlobPlace, NativeExpertReader } from './native/device-experts.js'
 import type { CacheSimulation, ExpertOptions, NativeTrace, SimulatedPolicy } from './native/experts.js'
-import type { ExpertLayout, ExpertShape, ExpertsFile, NativeGguf, ShardFile, WeightInfo } from './native/files.js'
+import type {
+  ExpertLayout,
+  ExpertShape,
+  ExpertsFile,
+  GatheredFiles,
+  GgufTensorInfo,
+  NativeGguf,
+  ShardFile,
+  WeightInfo
+} from './native/files.js'
 import type { NativeModel } from './native/model.js'
 import type { Counters, CpuInfo, Isa, LoadProgress, NativeCancel, NativeReservation } from './native/values.js'
 
@@ -109,6 +118,10 @@ export interface NativeAddon {
   /** CRC-32C of bytes (a Buffer too); `crc` continues an earlier call. */
   crc32c(bytes: Uint8Array, crc?: number): number
   openGguf(path: string): Promise<NativeGguf>
+  /** A model whose tensors lie in the files of a folder. The errors of openGguf; VALIDATION_ERROR where header and places do not belong together. */
+  openGathered(path: string, gathered: GatheredFiles): Promise<NativeGguf>
+  /** The type that quantizeGguf would write a tensor in. `tied`: the embedding is the output matrix too. */
+  quantizedType(tensor: Omit<GgufTensorInfo, 'bytes'>, type: 'Q8_0' | 'Q4_0', tied: boolean): string
   /** Writes a GGUF file with every matrix in `type` (norms and routers stay F32), atomically. */
   quantizeGguf(
     from: string,

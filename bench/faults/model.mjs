@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { convertModel, createEngine, verifyCheckpoint } from '../../dist/esm/index.js'
 import { edit, flip, manifestOf } from '../../test/checkpoint/checkpoints.ts'
 import { writeMoeModel } from '../../test/fixtures/moe-model.ts'
+import { modelFolder, writeFolder } from '../../test/fixtures/safetensors.ts'
 import { startServer, streamed } from './server.mjs'
 import { embedded, id, runArguments, serving, stillServes } from './serving.mjs'
 
@@ -33,6 +34,7 @@ const badModel = (row, options, details) =>
     details
   )
 
+const smallFolder = { vocab: 260, layers: 1, experts: 4, type: 'F16' }
 const onTensor = (wanted, change) => (tensor) => (tensor.name === wanted ? change(tensor) : tensor)
 const s008Corrupted = 'S008 corrupted checkpoint'
 const s008Version = 'S008 version mismatch'
@@ -86,6 +88,36 @@ export default {
         const path = join(folder, 'noise.gguf')
         const bytes = readFileSync(embedded)
         writeFileSync(path, bytes.subarray(4096))
+        return path
+      }
+    ),
+    badFile(
+      {
+        id: 'shard-cut-off',
+        full: true,
+        covers: ['edge 2', s008Corrupted],
+        inject: 'a shard of a safetensors folder ends in the middle of its weights',
+        code: 'MODEL_FILE_INVALID'
+      },
+      (folder) => {
+        const path = writeFolder(join(folder, 'shards'), modelFolder(smallFolder), 2)
+        const shard = join(path, 'model-00002-of-00002.safetensors')
+        truncateSync(shard, statSync(shard).size >> 1)
+        return path
+      }
+    ),
+    badFile(
+      {
+        id: 'index-leads-out',
+        full: true,
+        covers: ['edge 2'],
+        inject: 'the index of a safetensors folder names a file outside of it',
+        code: 'MODEL_FILE_INVALID'
+      },
+      (folder) => {
+        const path = writeFolder(join(folder, 'index'), modelFolder(smallFolder), 2)
+        const index = join(path, 'model.safetensors.index.json')
+        writeFileSync(index, readFileSync(index, 'utf8').replaceAll('"model-00002', '"../model-00002'))
         return path
       }
     ),

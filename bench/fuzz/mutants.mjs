@@ -41,6 +41,14 @@ export const mutants = [
     inputs: 2000
   },
   {
+    name: 'a tensor of a safetensors file may lie behind it',
+    target: 'header',
+    file: 'safetensors/header.js',
+    from: 'end > data.bytes',
+    to: 'false',
+    inputs: 3000
+  },
+  {
     name: 'a file of tiers is not checked against its schema',
     target: 'tiers',
     file: 'checkpoint/tiers-file.js',

@@ -3,13 +3,24 @@
 import * as channel from './targets/channel.mjs'
 import * as files from './targets/files.mjs'
 import * as models from './targets/models.mjs'
+import * as safetensors from './targets/safetensors.mjs'
 import * as schemas from './targets/schemas.mjs'
 import * as server from './targets/server.mjs'
 import * as settings from './targets/settings.mjs'
 import * as tokens from './targets/tokens.mjs'
 import * as wire from './targets/wire.mjs'
 
-export const targets = { ...files, ...settings, ...models, ...wire, ...channel, ...server, ...schemas, ...tokens }
+export const targets = {
+  ...files,
+  ...settings,
+  ...models,
+  ...safetensors,
+  ...tokens,
+  ...wire,
+  ...channel,
+  ...server,
+  ...schemas
+}
 
 /** Inputs of a full run; the short one takes `short` of them. Those that are alike share the time they take. */
 export const quotas = {
@@ -22,6 +33,9 @@ export const quotas = {
   variables: { full: 20_000, short: 100 },
   tiers: { full: 80_000, short: 1000 },
   statistics: { full: 20_000, short: 400 },
+  header: { full: 60_000, short: 800 },
+  index: { full: 30_000, short: 400 },
+  folder: { full: 20_000, short: 150 },
   metadata: { full: 60_000, short: 800 },
   requests: { full: 60_000, short: 1000 },
   errors: { full: 60_000, short: 1000 },

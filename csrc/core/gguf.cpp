@@ -1,70 +1,43 @@
 #include "core/gguf.h"
 
-#include <cerrno>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "core/file_errors.h"
+#include "core/gathered_files.h"
 #include "core/gguf_header.h"
-#include "core/memory.h"
+#include "core/model_file.h"
 
 namespace tmoe {
 
-namespace {
-
-constexpr size_t kLargestRead = size_t{1} << 30;  // systems cut single reads a little below 2 GiB
-
-}  // namespace
-
-GgufFile::~GgufFile() {
-    if (descriptor_ < 0) return;
-    ::close(descriptor_);
-    counters().open_files--;
-}
+GgufFile::GgufFile() = default;
+GgufFile::~GgufFile() { close_model_file(descriptor_); }
 
 Status GgufFile::open(const std::string& path, std::shared_ptr<GgufFile>& out) {
     std::shared_ptr<GgufFile> file(new GgufFile());
     file->path_ = path;
-    // Without O_NONBLOCK the open of a FIFO would wait for a writer.
-    do {
-        file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    } while (file->descriptor_ < 0 && errno == EINTR);
-    if (file->descriptor_ < 0) {
-        const int error = errno;
-        if (error != ENOENT && error != ENOTDIR) return read_failed(path, error);
-        return Status(StatusCode::MODEL_NOT_FOUND, "there is no file " + path).with("path", path);
-    }
-    counters().open_files++;
-    struct stat info;
-    if (fstat(file->descriptor_, &info) != 0) return read_failed(path, errno);
-    if (!S_ISREG(info.st_mode)) {
-        return Status(StatusCode::MODEL_FILE_INVALID,
-                      path + (S_ISDIR(info.st_mode) ? " is a directory, not a GGUF file" : " is not a regular file"))
-            .with("path", path);
-    }
-    file->file_bytes_ = static_cast<uint64_t>(info.st_size);
+    TMOE_RETURN_IF_ERROR(open_model_file(path, "a GGUF file", file->descriptor_, file->file_bytes_));
     TMOE_RETURN_IF_ERROR(GgufHeader(*file).parse());
     out = std::move(file);
     return {};
 }
 
-Status GgufFile::read_at(uint64_t offset, void* to, size_t bytes) const {
-    auto* out = static_cast<uint8_t*>(to);
-    while (bytes > 0) {
-        const ssize_t got = pread(descriptor_, out, bytes < kLargestRead ? bytes : kLargestRead, static_cast<off_t>(offset));
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return read_failed(path_, errno);
-        if (got == 0) {
-            return Status(StatusCode::FILE_READ_FAILED,
-                          path_ + format(" ends at byte %llu: it has shrunk since it was opened", static_cast<unsigned long long>(offset)))
-                .with("path", path_)
-                .with("offset", static_cast<double>(offset));
-        }
-        out += got;
-        offset += static_cast<uint64_t>(got);
-        bytes -= static_cast<size_t>(got);
+Status GgufFile::gather(GatherRequest request, std::shared_ptr<GgufFile>& out) {
+    std::shared_ptr<GgufFile> file(new GgufFile());
+    const uint64_t header = request.header.size();
+    file->path_ = request.path;
+    file->file_bytes_ = header + request.data_bytes;
+    file->gathered_ = std::make_unique<GatheredFiles>(std::move(request));
+    TMOE_RETURN_IF_ERROR(file->gathered_->open());
+    TMOE_RETURN_IF_ERROR(GgufHeader(*file).parse());
+    for (const GgufTensor& tensor : file->tensors_) {
+        if (tensor.offset >= header) continue;
+        return Status(StatusCode::VALIDATION_ERROR, "header: it is longer than what its entries need").with("argument", "header");
     }
+    TMOE_RETURN_IF_ERROR(file->gathered_->check(file->tensors_));
+    out = std::move(file);
+    return {};
+}
+
+Status GgufFile::read_at(uint64_t offset, void* to, size_t bytes) const {
+    if (!gathered_) return read_model_file(descriptor_, path_, offset, to, bytes);
+    gathered_->read_header(offset, to, bytes);
     return {};
 }
 
@@ -72,7 +45,27 @@ Status GgufFile::read(const GgufTensor& t, uint64_t offset, void* to, size_t byt
     if (offset > t.bytes || bytes > t.bytes - offset) {
         return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "a read past the end of tensor " + t.name).with("tensor", t.name);
     }
+    if (gathered_) return gathered_->read(index(t), t, offset, static_cast<uint8_t*>(to), bytes);
     return read_at(t.offset + offset, to, bytes);
+}
+
+size_t GgufFile::files() const { return gathered_ ? gathered_->request().files.size() : 1; }
+const std::string& GgufFile::file_path(size_t file) const { return gathered_ ? gathered_->request().files[file] : path_; }
+int GgufFile::descriptor(size_t file) const { return gathered_ ? gathered_->descriptor(file) : descriptor_; }
+
+uint32_t GgufFile::stored_type(const GgufTensor& t) const {
+    return gathered_ ? static_cast<uint32_t>(gathered_->request().tensors[index(t)].stored) : t.type_id;
+}
+
+bool GgufFile::stored_together(const GgufTensor& t, uint64_t rows) const {
+    if (!gathered_) return true;
+    const GatheredTensor& own = gathered_->request().tensors[index(t)];
+    return own.half_head == 0 && rows_of(t) / own.parts.size() % rows == 0;
+}
+
+StoredRows GgufFile::stored_rows(const GgufTensor& t, uint64_t row) const {
+    if (gathered_) return gathered_->rows(index(t), t, row);
+    return {0, t.offset + row * (t.bytes / rows_of(t))};
 }
 
 const GgufTensor* GgufFile::find(const std::string& name) const {

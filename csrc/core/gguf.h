@@ -53,7 +53,16 @@ std::string supported_type_names();
 /** Of these, the ones that encode_row can write (quant/blocks.h). */
 std::string encodable_type_names();
 
-/** An open GGUF file. The descriptor lives as long as the object (counters().open_files counts it). */
+/** Where rows of a tensor begin, as they are stored. */
+struct StoredRows {
+    uint32_t file = 0;                   ///< of the model's files
+    uint64_t offset = 0;
+};
+
+class GatheredFiles;
+struct GatherRequest;
+
+/** An open GGUF file, or files of other formats that are read as if they were one. Descriptors live as long as the object (counters().open_files counts them). */
 class GgufFile {
   public:
     ~GgufFile();
@@ -70,10 +79,16 @@ class GgufFile {
      */
     static Status open(const std::string& path, std::shared_ptr<GgufFile>& out);
 
+    /**
+     * A model whose tensors lie in other files (core/gathered_files.h). The header is checked as a GGUF file's is, and that every tensor's parts
+     * lie in their files. The errors of open, and VALIDATION_ERROR for a request that contradicts itself.
+     */
+    static Status gather(GatherRequest request, std::shared_ptr<GgufFile>& out);
+
     /** Reads `bytes` at `offset` of tensor `t`'s data. Thread-safe. FILE_READ_FAILED, also on a file that has shrunk. */
     Status read(const GgufTensor& t, uint64_t offset, void* to, size_t bytes) const;
 
-    /** Reads bytes anywhere in the file. Thread-safe. FILE_READ_FAILED. */
+    /** Reads bytes anywhere in the file; of a gathered model in its header alone. Thread-safe. FILE_READ_FAILED. */
     Status read_at(uint64_t offset, void* to, size_t bytes) const;
 
     /** The tensor of a name, or null. */
@@ -81,9 +96,18 @@ class GgufFile {
     /** The metadata entry of a key, or null. */
     const GgufEntry* entry(const std::string& key) const;
 
+    /** Of a gathered model: its folder. */
     const std::string& path() const { return path_; }
-    /** Open as long as this object is. */
-    int descriptor() const { return descriptor_; }
+    /** Files that tensors lie in: their paths, and their descriptors, which are open as long as this object is. */
+    size_t files() const;
+    const std::string& file_path(size_t file) const;
+    int descriptor(size_t file) const;
+    /** The type of a tensor in its file: another than its own where it is converted as it is read. */
+    uint32_t stored_type(const GgufTensor& t) const;
+    /** Whether each run of `rows` rows, counted from the first one, lies in one file in its order. */
+    bool stored_together(const GgufTensor& t, uint64_t rows) const;
+    /** Where a row begins; those that are stored together follow it. */
+    StoredRows stored_rows(const GgufTensor& t, uint64_t row) const;
     uint64_t file_bytes() const { return file_bytes_; }
     uint32_t version() const { return version_; }
     uint32_t alignment() const { return alignment_; }
@@ -92,8 +116,10 @@ class GgufFile {
 
   private:
     friend class GgufHeader;
-    GgufFile() = default;
+    GgufFile();
+    size_t index(const GgufTensor& t) const { return static_cast<size_t>(&t - tensors_.data()); }
     std::string path_;
+    std::unique_ptr<GatheredFiles> gathered_;   ///< null of a GGUF file
     int descriptor_ = -1;
     uint64_t file_bytes_ = 0;
     uint32_t version_ = 0, alignment_ = 32;

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "core/file_writer.h"
+#include "core/gathered_files.h"
 #include "core/gguf_writer.h"
 #include "core/memory.h"
 #include "core/threads.h"
@@ -23,12 +24,6 @@ struct Output {
     uint64_t bytes;
     uint64_t offset;  // from the start of the data
 };
-
-uint64_t rows_of(const GgufTensor& tensor) {
-    uint64_t rows = 1;
-    for (size_t i = 1; i < tensor.shape.size(); i++) rows *= tensor.shape[i];
-    return rows;
-}
 
 Status check_type(const GgufTensor& tensor) {
     if (dtype_info(tensor.type_id)) return {};

@@ -8,6 +8,7 @@
 #include "core/checkpoint/write_base.h"
 #include "core/checkpoint/write_experts.h"
 #include "napi/bindings.h"
+#include "napi/file_args.h"
 #include "napi/objects.h"
 
 namespace tmoe {
@@ -15,47 +16,6 @@ namespace tmoe {
 namespace {
 
 constexpr int64_t kMostWeights = int64_t{1} << 24;         // along one dimension of an expert: no size in bytes overflows
-constexpr int64_t kMostBytes = int64_t{1} << 52;
-
-Status read_type(napi_env env, napi_value object, const char* key, DType& out) {
-    std::string name;
-    TMOE_RETURN_IF_ERROR(read_text(env, object, "options", key, name));
-    for (const DTypeInfo& info : kDTypes) {
-        if (name != info.name) continue;
-        out = info.type;
-        return {};
-    }
-    return Status(StatusCode::VALIDATION_ERROR, std::string("options.") + key + ": expected " + supported_type_names() + ", got " + name)
-        .with("argument", std::string("options.") + key)
-        .with("expected", supported_type_names())
-        .with("actual", name);
-}
-
-Status read_u32(napi_env env, napi_value object, const char* key, std::vector<uint32_t>& out) {
-    napi_value value = nullptr;
-    ArrayView view;
-    TMOE_RETURN_IF_ERROR(read_property(env, object, key, value));
-    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, key, napi_uint32_array, 0, view));
-    out.assign(view.as<uint32_t>(), view.as<uint32_t>() + view.length);
-    return {};
-}
-
-/** Byte positions travel as doubles. */
-Status read_offsets(napi_env env, napi_value object, const char* key, std::vector<uint64_t>& out) {
-    napi_value value = nullptr;
-    ArrayView view;
-    TMOE_RETURN_IF_ERROR(read_property(env, object, key, value));
-    TMOE_RETURN_IF_ERROR(read_typed_array(env, value, key, napi_float64_array, 0, view));
-    out.resize(view.length);
-    for (size_t i = 0; i < view.length; i++) {
-        const double offset = view.as<double>()[i];
-        if (!(offset >= 0 && offset <= static_cast<double>(kMostBytes) && offset == static_cast<double>(static_cast<uint64_t>(offset)))) {
-            return Status(StatusCode::VALIDATION_ERROR, format("%s[%zu]: expected a byte position, got %g", key, i, offset)).with("argument", key);
-        }
-        out[i] = static_cast<uint64_t>(offset);
-    }
-    return {};
-}
 
 Status read_progress(napi_env env, napi_value options, Keep& keep) {
     napi_value on_progress = nullptr;
@@ -329,9 +289,9 @@ Status read_layout(napi_env env, napi_value options, ExpertLayout& out) {
     DType gate, up, down;
     int64_t width = 0, hidden = 0;
     TMOE_RETURN_IF_ERROR(require_object(env, options, "options"));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "gate", gate));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "up", up));
-    TMOE_RETURN_IF_ERROR(read_type(env, options, "down", down));
+    TMOE_RETURN_IF_ERROR(read_dtype(env, options, "options", "gate", gate));
+    TMOE_RETURN_IF_ERROR(read_dtype(env, options, "options", "up", up));
+    TMOE_RETURN_IF_ERROR(read_dtype(env, options, "options", "down", down));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "width", 1, kMostWeights, width));
     TMOE_RETURN_IF_ERROR(read_integer(env, options, "options", "hidden", 1, kMostWeights, hidden));
     if (width % dtype_info(gate).block != 0 || width % dtype_info(up).block != 0 || hidden % dtype_info(down).block != 0) {

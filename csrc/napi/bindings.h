@@ -9,7 +9,7 @@ namespace tmoe {
 
 /** initialize, statusCodes, cpuInfo, counters, availableMemory, createCancel, crc32c, tryLockFile, openFileLimit. */
 napi_status bind_system(Environment& environment, napi_value exports);
-/** openGguf, quantizeGguf. */
+/** openGguf, openGathered, quantizedType, quantizeGguf. */
 napi_status bind_gguf(Environment& environment, napi_value exports);
 /** expertLayout, writeBase, packExperts, copyExperts, measureShard. */
 napi_status bind_checkpoint(Environment& environment, napi_value exports);

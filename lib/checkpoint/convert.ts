@@ -9,6 +9,7 @@ import { checkRoom, explainWrite } from '../disk-room.js'
 import { createError } from '../errors/index.js'
 import type { ExpertLayout, NativeAddon, NativeCancel } from '../native.js'
 import { packageVersion } from '../native.js'
+import type { QuantizeType } from '../safetensors/open.js'
 import { ConvertJournal, type FileRecord } from './convert-journal.js'
 import {
   BASE_NAME,
@@ -43,9 +44,11 @@ import {
 } from './tiers.js'
 
 export interface ConvertRequest {
-  /** A GGUF file, or the folder of another checkpoint. */
+  /** A GGUF file, a folder with safetensors files, or the folder of another checkpoint. */
   from: string
   to: string
+  /** Of safetensors files: matrices become this type. Default: they stay what they are. */
+  quantize?: QuantizeType | undefined
   /** Default: a hierarchical model's own, one tier for others. */
   tiers?: readonly TierSpec[]
   /** How often each expert was used, for tiers that are a share of the most used. */
@@ -293,10 +296,10 @@ async function refuseSameFolder(from: string, to: string): Promise<void> {
  */
 export async function convertCheckpoint(
   addon: NativeAddon,
-  { from, to, tiers: asked, statistics, replace = false, archiveUrl }: ConvertRequest,
+  { from, to, tiers: asked, statistics, quantize, replace = false, archiveUrl }: ConvertRequest,
   { cancel = addon.createCancel(), onProgress }: ConvertOptions = {}
 ): Promise<ConvertResult> {
-  const source = await openSource(addon, from)
+  const source = await openSource(addon, from, quantize)
   try {
     await refuseSameFolder(from, to)
     const { layers, experts, hser } = source.description.sizes

@@ -1,6 +1,7 @@
 /** Tiered checkpoints: made from a model, checked, and described. Loading one is the engine's. */
 import { createError } from '../errors/index.js'
 import { native } from '../native.js'
+import type { QuantizeType } from '../safetensors/open.js'
 import { validated } from '../schemas.js'
 import { type ConvertOptions, type ConvertResult, convertCheckpoint } from './convert.js'
 import { convertCallSchema, convertSchema, verifyCallSchema, verifySchema } from './requests.js'
@@ -17,10 +18,12 @@ export type { TierConfig } from './tiers-file.js'
 export type { Damage, VerifyProgress, VerifyReport } from './verify-shards.js'
 
 export interface ConvertModelRequest {
-  /** A GGUF file, or the folder of a checkpoint whose experts are to go to other tiers. */
+  /** A GGUF file, a folder with safetensors files, or the folder of a checkpoint whose experts are to go to other tiers. */
   from: string
   /** The folder to write: a new or empty one, or one where the same conversion was begun. */
   to: string
+  /** Of safetensors files: matrices become this type, as `tiered-moe quantize` would write them. Default: they stay what they are. */
+  quantize?: QuantizeType
   /** A list, the path of a YAML file, or `measured` (the more used half of each layer is hot). Default: one tier. */
   tiers?: string | readonly TierConfig[]
   /** How often each expert was used, or the path of a JSON file with that. */
@@ -65,13 +68,18 @@ export async function convertModel(
   request: ConvertModelRequest,
   options: Interruptible & { onProgress?: ConvertOptions['onProgress'] } = {}
 ): Promise<ConvertResult> {
-  const { from, to, tiers, statistics, replace, archiveUrl } = validated(convertSchema, request, 'convertModel')
+  const { from, to, quantize, tiers, statistics, replace, archiveUrl } = validated(
+    convertSchema,
+    request,
+    'convertModel'
+  )
   const { signal, onProgress } = validated(convertCallSchema, options, 'convertModel')
   const counts = typeof statistics === 'string' ? await readStatistics(statistics) : statistics
   const specs = tiers === undefined ? undefined : await specsOf(tiers)
   const checked = {
     from,
     to,
+    quantize,
     replace,
     archiveUrl,
     ...(specs && { tiers: specs }),

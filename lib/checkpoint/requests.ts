@@ -11,7 +11,7 @@ const path = z
   .min(1)
   .refine((text) => !text.includes('\0'))
 export const convertSchema = z.strictObject({
-  from: path.describe('the path of a GGUF file or of a checkpoint'),
+  from: path.describe('the path of a GGUF file, of a folder with safetensors files or of a checkpoint'),
   to: path.describe('the path of a folder'),
   tiers: z
     .union([
@@ -28,6 +28,7 @@ export const convertSchema = z.strictObject({
     .optional()
     .describe('the path of a JSON file, or {layers: [[uses of each expert]]}'),
   archiveUrl: manifestUrl.optional(),
+  quantize: z.enum(['Q8_0', 'Q4_0']).optional().describe('Q8_0 or Q4_0'),
   replace: z.boolean().default(false).describe('true or false')
 })
 

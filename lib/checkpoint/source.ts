@@ -1,4 +1,4 @@
-/** What is converted: a GGUF file, or another checkpoint whose experts go to other tiers. Both give the same checkpoint. */
+/** What is converted: a GGUF file, a folder of safetensors files, or another checkpoint whose experts go to other tiers. All give the same checkpoint. */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
@@ -15,6 +15,8 @@ import type {
   NativeGguf,
   ShardFile
 } from '../native.js'
+import { isModelFolder, modelFiles } from '../safetensors/model-folder.js'
+import { openWeights, type QuantizeType, refuseQuantize } from '../safetensors/open.js'
 import { isAbsent, readFailed } from './folder.js'
 import type { Manifest, OptimizerState } from './manifest.js'
 import { openCheckpoint } from './open.js'
@@ -74,9 +76,20 @@ const headerHash = ({ version, metadata, tensors }: NativeGguf): string =>
     .update(JSON.stringify([version, metadata, tensors]))
     .digest('hex')
 
-/** Size and time of the last change, as a text; empty where there is no file. */
-async function stateOf(path: string): Promise<{ bytes: number; modified: string }> {
+interface FileState {
+  bytes: number
+  /** Nanoseconds, as a text; empty where there is no file. */
+  modified: string
+}
+
+/** Of a folder of safetensors files: their size together, and the time of the last change to any of them. */
+async function stateOf(path: string): Promise<FileState> {
   try {
+    if (isModelFolder(path)) {
+      const files = await Promise.all(modelFiles(path).map((file) => stat(file, { bigint: true })))
+      const modified = files.reduce((newest, { mtimeNs }) => (mtimeNs > newest ? mtimeNs : newest), 0n)
+      return { bytes: files.reduce((sum, { size }) => sum + Number(size), 0), modified: modified.toString() }
+    }
     const { size, mtimeNs } = await stat(path, { bigint: true })
     return { bytes: Number(size), modified: mtimeNs.toString() }
   } catch (error) {
@@ -85,9 +98,9 @@ async function stateOf(path: string): Promise<{ bytes: number; modified: string 
   }
 }
 
-async function openGgufSource(addon: NativeAddon, path: string): Promise<ConvertSource> {
+async function openGgufSource(addon: NativeAddon, path: string, quantize?: QuantizeType): Promise<ConvertSource> {
   const before = await stateOf(path)
-  const file = await addon.openGguf(path)
+  const file = await openWeights(addon, path, 'convert', quantize)
   try {
     const description = readModel(file)
     const layers = sourceLayers(addon, description, file.tensors)
@@ -150,7 +163,12 @@ async function openCheckpointSource(addon: NativeAddon, folder: string): Promise
   }
 }
 
-/** Opens a model for converting. The errors of opening a GGUF file or a checkpoint, and of readModel. */
-export async function openSource(addon: NativeAddon, path: string): Promise<ConvertSource> {
-  return (await isCheckpoint(path)) ? openCheckpointSource(addon, path) : openGgufSource(addon, path)
+/**
+ * Opens a model for converting. The errors of opening a GGUF file, a folder of safetensors files or a checkpoint, and of readModel; VALIDATION_ERROR
+ * for `quantize` of what are no safetensors files.
+ */
+export async function openSource(addon: NativeAddon, path: string, quantize?: QuantizeType): Promise<ConvertSource> {
+  if (!(await isCheckpoint(path))) return openGgufSource(addon, path, quantize)
+  refuseQuantize('convert', quantize)
+  return openCheckpointSource(addon, path)
 }

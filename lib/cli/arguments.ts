@@ -30,6 +30,17 @@ export const number =
   (text: string): number =>
     parse(text, `a number from ${min} to ${max}`, (value) => value >= min && value <= max)
 
+/** What a command takes that runs a model. */
+export const modelArgument =
+  'a GGUF file, a folder of safetensors files or of a checkpoint, or the name of an embedded model'
+
+/** A type that matrices can be written in. */
+export function quantizedType(text: string): 'Q8_0' | 'Q4_0' {
+  const type = text.toUpperCase()
+  if (type === 'Q8_0' || type === 'Q4_0') return type
+  throw new InvalidArgumentError('Allowed is q8_0 or q4_0.')
+}
+
 /** The path of a file or folder: an empty one would mean this folder. */
 export function filePath(text: string): string {
   if (text === '') throw new InvalidArgumentError('Allowed is a path.')

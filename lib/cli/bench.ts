@@ -1,7 +1,7 @@
 /** `tiered-moe bench`: tokens per second of prefill and decode, the median of several runs with their spread. */
 import type { Command } from 'commander'
 import { createError } from '../errors/index.js'
-import { filePath, integer } from './arguments.js'
+import { filePath, integer, modelArgument } from './arguments.js'
 import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
@@ -110,7 +110,7 @@ export function addBench(program: Command, session: Session): void {
   const command = program
     .command('bench')
     .description('measure tokens/s of prefill and decode')
-    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
+    .argument('[model]', modelArgument, filePath)
     .option('--prefill <n>', 'tokens of the prompt', integer(1), 512)
     .option('--decode <n>', 'tokens to decode', integer(1), 64)
     .option('--repeat <n>', 'runs of each', integer(1, 1000), 5)

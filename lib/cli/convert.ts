@@ -3,12 +3,13 @@ import { type Command, Option } from 'commander'
 import { convertModel, type Manifest } from '../checkpoint/index.js'
 import { locateModel } from '../model/embedded.js'
 import { packageRoot } from '../native.js'
-import { filePath, given } from './arguments.js'
+import { filePath, given, quantizedType } from './arguments.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import { measureRouting } from './measure-routing.js'
 import type { Session } from './session.js'
 
 interface ConvertChoices {
+  quantize?: 'Q8_0' | 'Q4_0'
   tiers?: string
   statistics?: string
   text?: string
@@ -33,7 +34,11 @@ export function addConvert(program: Command, session: Session): void {
   program
     .command('convert')
     .description('make a tiered checkpoint: one aligned blob per expert, in the layout of the kernels')
-    .argument('<from>', 'a GGUF file, an embedded model, or the folder of another checkpoint', filePath)
+    .argument(
+      '<from>',
+      'a GGUF file, a folder of safetensors files, an embedded model, or the folder of another checkpoint',
+      filePath
+    )
     .argument('<folder>', 'the folder to write; a conversion that was cut short goes on', filePath)
     .option(
       '--tiers <file|measured>',
@@ -51,14 +56,20 @@ export function addConvert(program: Command, session: Session): void {
       filePath
     )
     .option('--archive-url <url>', 'written into the manifest: where the files of archive tiers will be')
+    .option('--quantize <type>', 'of safetensors files: q8_0 or q4_0 matrices (default: as they are)', quantizedType)
     .option('--replace', 'take the place of another checkpoint in the folder')
     .option('--json', 'one JSON object')
     .action(
-      async (from: string, to: string, { tiers, statistics, text, archiveUrl, replace, json }: ConvertChoices) => {
+      async (
+        from: string,
+        to: string,
+        { quantize, tiers, statistics, text, archiveUrl, replace, json }: ConvertChoices
+      ) => {
         const started = performance.now()
         const { path } = locateModel(packageRoot(), from)
-        const measured = text === undefined ? undefined : await measureRouting(path, text, session)
+        const measured = text === undefined ? undefined : await measureRouting(path, text, session, quantize)
         const choice = given({
+          quantize,
           tiers: tiers ?? (measured && 'measured'),
           statistics: measured ?? statistics,
           archiveUrl,

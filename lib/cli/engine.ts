@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander'
 import type { BackendName, Engine, KvType, ModelDescriptor } from '../index.js'
 import type { Isa, Prefetch } from '../native.js'
-import { filePath, integer } from './arguments.js'
+import { filePath, integer, quantizedType } from './arguments.js'
 
 export interface EngineChoices {
   /** A configuration file; false: none, nor variables. */
@@ -13,6 +13,8 @@ export interface EngineChoices {
   threads?: number
   isa?: Isa | 'auto'
   kvType?: KvType
+  /** Of safetensors files. */
+  quantize?: 'Q8_0' | 'Q4_0'
   contextLength?: number
   memory?: string
   prefetch?: Prefetch
@@ -53,6 +55,11 @@ export function withEngineOptions(command: Command): Command {
       ])
     )
     .addOption(new Option('--kv-type <type>', 'type of the KV cache (default: f16)').choices(['f16', 'f32']))
+    .option(
+      '--quantize <type>',
+      'of safetensors files: q8_0 or q4_0 matrices, made as they are read (default: as they are)',
+      quantizedType
+    )
     .option('--context-length <n>', "positions of one sequence (default: the model's)", integer(1))
     .option('--memory <bytes>', "all memory that the model may take, as '2GiB' (default: what there is)")
     .addOption(

@@ -5,6 +5,8 @@ import { isCheckpoint, readSoundManifest } from '../checkpoint/sound-manifest.js
 import { locateModel } from '../model/embedded.js'
 import { type ModelDescriptor, readModel } from '../model/index.js'
 import { type GgufMetadataValue, type NativeGguf, native, packageRoot } from '../native.js'
+import { isModelFolder } from '../safetensors/model-folder.js'
+import { openWeights } from '../safetensors/open.js'
 import { filePath } from './arguments.js'
 import { formatBytes, formatCount, formatPairs, formatTable, printable } from './format.js'
 import { showCheckpoint } from './inspect-checkpoint.js'
@@ -47,7 +49,8 @@ function partTable(d: ModelDescriptor): string {
 }
 
 function show(file: NativeGguf, descriptor: ModelDescriptor | undefined, session: Session): void {
-  session.write(`${file.path}: GGUF v${file.version}, ${formatBytes(file.fileBytes)}, ${file.tensors.length} tensors\n`)
+  const format = isModelFolder(file.path) ? 'safetensors' : `GGUF v${file.version}`
+  session.write(`${file.path}: ${format}, ${formatBytes(file.fileBytes)}, ${file.tensors.length} tensors\n`)
   if (descriptor) session.write(`\n${summary(descriptor)}\n${partTable(descriptor)}`)
   const metadata = Object.entries(file.metadata).map(([key, value]) => [printable(key), showValue(value)] as const)
   session.write(`\nmetadata\n${formatPairs(metadata)}`)
@@ -57,7 +60,11 @@ export function addInspect(program: Command, session: Session): void {
   program
     .command('inspect')
     .description('show architecture, experts, sizes and metadata of a model, or the tiers of a checkpoint')
-    .argument('[model]', 'a GGUF file, the folder of a tiered checkpoint, or the name of an embedded model', filePath)
+    .argument(
+      '[model]',
+      'a GGUF file, a folder of safetensors files or of a tiered checkpoint, or the name of an embedded model',
+      filePath
+    )
     .option('--json', 'all of it as one JSON object, with every tensor and the whole metadata')
     .action(async (model: string | undefined, options: { json?: boolean }) => {
       const { path: location } = locateModel(packageRoot(), model)
@@ -68,7 +75,7 @@ export function addInspect(program: Command, session: Session): void {
         await readSoundManifest(native(), location)
         return
       }
-      const file = await native().openGguf(location)
+      const file = await openWeights(native(), location, 'inspect')
       try {
         let descriptor: ModelDescriptor | undefined
         let failure: unknown

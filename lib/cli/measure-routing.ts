@@ -2,20 +2,26 @@
 import { readFile } from 'node:fs/promises'
 import type { RoutingStatistics } from '../checkpoint/index.js'
 import { createError } from '../errors/index.js'
+import { given } from './arguments.js'
 import type { Session } from './session.js'
 
 /** Tokens that are run as one sequence, where the context has room for them. */
 const windowTokens = 512
 
 /** VALIDATION_ERROR for a file that is not there or holds no token; the errors of loading and running the model. */
-export async function measureRouting(model: string, path: string, session: Session): Promise<RoutingStatistics> {
+export async function measureRouting(
+  model: string,
+  path: string,
+  session: Session,
+  quantize?: 'Q8_0' | 'Q4_0'
+): Promise<RoutingStatistics> {
   const text = await readFile(path, 'utf8').catch((cause: unknown) => {
     const details = { path: 'text', found: path, allowed: 'a text file' }
     throw createError('VALIDATION_ERROR', `convert: ${path} cannot be read`, details, { cause })
   })
   const { withModel } = await import('./with-model.js')
   // Of the whole model, whatever tiers a configuration gives it.
-  return withModel(model, { config: false }, session, async ({ engine, id, descriptor }) => {
+  return withModel(model, { config: false, ...given({ quantize }) }, session, async ({ engine, id, descriptor }) => {
     const layers = Array.from({ length: descriptor.layers }, () => new Array<number>(descriptor.experts).fill(0))
     const { tokens } = await engine.tokenize({ model: id, text })
     if (tokens.length === 0) {

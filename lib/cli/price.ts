@@ -6,7 +6,7 @@ import { createError, isEngineError, readFailed } from '../errors/index.js'
 import type { ExpertStats } from '../index.js'
 import { packageRoot } from '../native.js'
 import { MODE_NAMES } from '../tiers/tier-sets.js'
-import { filePath, given, integer } from './arguments.js'
+import { filePath, given, integer, modelArgument } from './arguments.js'
 import { type EngineChoices, type OpenModel, tierSetOf, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatTable } from './format.js'
 import type { Session } from './session.js'
@@ -186,7 +186,7 @@ export function addPrice(program: Command, session: Session): void {
     .description(
       'measure what each mode (or the one --tier-set) costs and gives: perplexity, hit rate, latency, bytes read'
     )
-    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
+    .argument('[model]', modelArgument, filePath)
     .option('--text <file>', 'the text of the perplexity (default: a scene that comes with the package)', filePath)
     .option('--tokens <n>', 'tokens of the text at most', integer(2), 1024)
     .option('--decode <n>', 'tokens to decode per TierSet', integer(2), 64)

@@ -6,7 +6,7 @@ import { type Command, Option } from 'commander'
 import { createError, readFailed } from '../errors/index.js'
 import type { ChatMessage, FinalItem, GenerationRequest, ResponseFormat } from '../index.js'
 import { writeTrace } from '../tiers/trace.js'
-import { filePath, given, integer, number, several } from './arguments.js'
+import { filePath, given, integer, modelArgument, number, several } from './arguments.js'
 import { type EngineChoices, type OpenModel, peakMemory, withEngineOptions } from './engine.js'
 import { formatBytes, formatMilliseconds, formatRate } from './format.js'
 import type { Session } from './session.js'
@@ -171,7 +171,7 @@ export function addRun(program: Command, session: Session): void {
   const command = program
     .command('run')
     .description('generate text; without a model, with the one that comes with the package')
-    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
+    .argument('[model]', modelArgument, filePath)
     .option('-p, --prompt <text>', 'text to continue (default: standard input)')
     .option('-i, --interactive', 'read prompts line by line')
     .option('-n, --max-tokens <n>', 'tokens to generate at most', integer(1), 256)

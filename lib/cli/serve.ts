@@ -5,7 +5,7 @@ import { createEngine } from '../index.js'
 import { engineOptions, tellConfig } from '../open-configured.js'
 import { modelId } from '../runtime-schema.js'
 import type { Server } from '../server/index.js'
-import { filePath, given, integer, number } from './arguments.js'
+import { filePath, given, integer, modelArgument, number } from './arguments.js'
 import { type EngineChoices, withEngineOptions } from './engine.js'
 import type { Session } from './session.js'
 import { configured, requested } from './with-model.js'
@@ -126,7 +126,7 @@ export function addServe(program: Command, session: Session): void {
     .description(
       "models over HTTP, as OpenAI's API has them; without a model, the configuration's, or the package's own"
     )
-    .argument('[model]', 'a GGUF file, a checkpoint folder, or the name of an embedded model', filePath)
+    .argument('[model]', modelArgument, filePath)
     .option('--host <address>', 'where to listen; what is not this machine alone needs keys (default: 127.0.0.1)')
     .option('--port <port>', 'the port, 0 for any, or auto for the next free one (default: 8080)', port)
     .option('--port-tries <n>', 'how many ports to try, one after another (default: 1)', integer(1, 1000))

@@ -29,6 +29,7 @@ export function requested(request: LoadModelRequest, choices: EngineChoices): Lo
     ...(choosesTiers ? rest : request),
     ...given({
       kvType: choices.kvType,
+      quantize: choices.quantize,
       contextLength: choices.contextLength,
       memory: choices.memory,
       gpuMemory: choices.gpuMemory,

@@ -111,7 +111,8 @@ export class ModelLoad {
         const open = await openModel(addon, path, this.#cancel, {
           verify: this.#request.verifyOnLoad,
           archive: this.#request.archive?.url !== undefined,
-          tierFolders: this.#request.tierFolders
+          tierFolders: this.#request.tierFolders,
+          quantize: this.#request.quantize
         })
         opened = open
         archive = await this.#openArchive(open)
@@ -146,7 +147,7 @@ export class ModelLoad {
       const seed = textOf(this.#seed(description.plan))
       const swaps = openVersions(this.#parts, { id: model, path }, open, native)
       if (ledger.journal || backend.reopen) {
-        this.#identity = await identifyLoad(path, open.tiers)
+        this.#identity = await identifyLoad(path, open.tiers, this.#request.quantize)
         const load = { id: model, path, contextLength, routingSeed: seed, ...this.#identity }
         await journalLoad(ledger, this.#request, load, swaps.versions)
       }

@@ -11,6 +11,7 @@ import { versionFiles } from '../experts/persist.js'
 import { ExpertSwaps } from '../experts/swaps.js'
 import { ExpertVersions } from '../experts/versions.js'
 import type { ExpertBlobs, NativeModel } from '../native.js'
+import { isModelFolder, modelFiles } from '../safetensors/model-folder.js'
 import { identify, identityOfManifest } from './model-identity.js'
 import { journalVersions } from './open-journal.js'
 import type { OpenModel } from './open-model.js'
@@ -90,10 +91,12 @@ function originals(entryOf: EntryOf, { files, fileIndex, offset, crc32c }: Exper
   }
 }
 
-/** Size and time of the last change; empty where there is nothing. */
+/** Size and time of the last change, of a folder of safetensors files those of each; empty where there is nothing. */
 function stateOf(path: string): string {
   const info = statSync(path, { bigint: true, throwIfNoEntry: false })
-  return info ? `${info.size} ${info.mtimeNs}` : ''
+  if (!info) return ''
+  const own = `${info.size} ${info.mtimeNs}`
+  return isModelFolder(path) ? [own, ...modelFiles(path).map(stateOf)].join(' ') : own
 }
 
 function temporaryFolder(): string {

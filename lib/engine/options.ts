@@ -8,6 +8,7 @@ import { latencyBudgetAllowed, latencyBudgetSchema, tierSetAllowed, tierSetSchem
 import type { Isolation } from '../isolation/settings.js'
 import type { Transition } from '../lifecycle.js'
 import type { CachePolicy, Isa, KvType, LoadProgress, Prefetch } from '../native.js'
+import type { QuantizeType } from '../safetensors/open.js'
 import { callback, callFields } from '../schemas.js'
 import type { EngineEvent } from '../telemetry/event-catalog.js'
 import type { Logger } from '../telemetry/logger.js'
@@ -125,12 +126,17 @@ export interface JournalOptions {
 }
 
 export interface LoadModelRequest {
-  /** Path of a GGUF file or of a tiered checkpoint's folder, or the name of an embedded model. Default: the embedded `tiny-shakespeare`. */
+  /**
+   * Path of a GGUF file, of a folder with safetensors files (docs/safetensors.md) or of a tiered checkpoint's folder, or the name of an embedded
+   * model. Default: the embedded `tiny-shakespeare`.
+   */
   model?: string
   /** Name for this model in later calls. Default: the file's name without its extension. */
   id?: string
   /** Type of the KV cache. Default f16. */
   kvType?: KvType
+  /** Of safetensors files: matrices become this type as they are read, as `tiered-moe quantize` would write them. Default: they stay what they are. */
+  quantize?: QuantizeType
   /** Positions that one sequence may hold. Default: what the model supports. */
   contextLength?: number
   /** The TierSet of requests that do not say: a mode, an alias of `tierSets`, a tier's name, or a list of names. Default max. */
@@ -304,9 +310,12 @@ export const loadSchema = z.strictObject({
     .min(1)
     .refine((path) => !path.includes('\0'))
     .optional()
-    .describe('the path of a GGUF file or of a checkpoint, or the name of an embedded model'),
+    .describe(
+      'the path of a GGUF file, of a folder with safetensors files or of a checkpoint, or the name of an embedded model'
+    ),
   id: idSchema.optional().describe('a string of 1 to 200 characters'),
   kvType: z.enum(['f16', 'f32']).default('f16').describe('f16 or f32'),
+  quantize: z.enum(['Q8_0', 'Q4_0']).optional().describe('Q8_0 or Q4_0'),
   contextLength: z.number().int().min(1).max(largest).optional().describe(positive),
   tierSet: tierSetSchema.optional().describe(tierSetAllowed),
   latencyBudgetMs: latencyBudgetSchema.optional().describe(latencyBudgetAllowed),

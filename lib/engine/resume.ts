@@ -5,6 +5,7 @@ import type { LocalGenerator } from '../generation/local-generator.js'
 import type { CallOptions } from '../generation/options.js'
 import type { Journal, JournaledRequest, ModelIdentity, ModelRecord, Recovered } from '../journal/index.js'
 import type { LoadedModel } from '../loaded-model.js'
+import type { QuantizeType } from '../safetensors/open.js'
 import { unloadModel } from './load-model.js'
 import { identify, sameModel } from './model-identity.js'
 import type { LoadModelRequest } from './options.js'
@@ -113,12 +114,13 @@ export class Resumption {
     }
     const load = async (): Promise<void> => {
       // Before a load of minutes; what the load itself identifies is compared once more.
-      const actual = await identify(path).catch(() => undefined)
+      const options = ledger.journal!.loadOptions(began)
+      const actual = await identify(path, options.quantize as QuantizeType | undefined).catch(() => undefined)
       const earlier = actual && ledger.earlierLoad(id, actual)
       const same =
         !actual || sameModel(identity, actual) || (earlier && sameModel(originOf(began), originOf(earlier.model)))
       if (!same) throw changed(began, actual, 'its file has changed')
-      await reload(this.#parts, { ...ledger.journal!.loadOptions(began), model: path, id }, this.#load)
+      await reload(this.#parts, { ...options, model: path, id }, this.#load)
       try {
         checkSame(began, ledger.loadOf(id)!)
       } catch (error) {

@@ -8,6 +8,25 @@ export interface GgufTensorInfo {
   /** Innermost dimension first, as the file has it. */
   shape: number[]
   bytes: number
+  /** Type in its file, where it is converted as it is read. */
+  stored?: string
+}
+
+/** Tensors that lie in several files, as one GGUF file would have them: its header, and where each tensor's bytes are. */
+export interface GatheredFiles {
+  /** A GGUF header with its padding, and the bytes of the data behind it. */
+  header: Uint8Array
+  dataBytes: number
+  files: string[]
+  /** Their sizes when the places were read: FILE_READ_FAILED for another. */
+  fileBytes: Float64Array
+  /** Of each tensor: the id of the type in its files (F32, F16 or BF16), half the rows of a head whose rows are to be paired (0: none), its parts. */
+  stored: Uint32Array
+  halfHead: Uint32Array
+  parts: Uint32Array
+  /** Of each part of all tensors, in order: its file and place. Parts have equal shares of a tensor's rows. */
+  partFile: Uint32Array
+  partOffset: Float64Array
 }
 
 export type GgufMetadataValue = string | number | boolean | string[] | number[] | boolean[]

@@ -18,6 +18,7 @@ class DirectFile;
 /** Memory of one reading thread, reused from read to read. */
 struct ReadScratch {
     Buffer raw;
+    Buffer converted, floats;  ///< where rows are stored in another type
 };
 
 /** Reads experts. Thread-safe. An expert is read in `pieces`, each on any thread, so that one expert can be read by several at once. */
@@ -58,7 +59,10 @@ struct GgufExperts {
     const GgufTensor* up;
     const GgufTensor* down;
 };
-/** Experts of a GGUF file, read with O_DIRECT where the file system has it. FILE_READ_FAILED when it cannot be opened again. */
+/**
+ * Experts of a GGUF file or a gathered model, read with O_DIRECT where the file system has it. FILE_READ_FAILED when a file cannot be opened
+ * again; `read` gives MODEL_FILE_INVALID {path, tensor, row} too, for rows that have no encoding.
+ */
 Status open_gguf_source(std::shared_ptr<GgufFile> file, std::vector<GgufExperts> layers, std::vector<ExpertLayout> layouts,
                         std::shared_ptr<ExpertSource>& out);
 

@@ -18,7 +18,8 @@ export const model = {
   },
   MODEL_FILE_INVALID: {
     ...badModel,
-    meaning: 'The file is not a GGUF file, or it is damaged or cut off.',
+    meaning:
+      'The file is neither a GGUF nor a safetensors file, or it is damaged or cut off, or a file that belongs to it is.',
     category: 'runtime',
     httpStatus: 500,
     exitCode: 1,

@@ -1,0 +1,159 @@
+#include "core/gathered_files.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/model_file.h"
+#include "quant/blocks.h"
+
+namespace tmoe {
+
+namespace {
+
+constexpr size_t kReadBytes = size_t{1} << 20;  // of stored rows at a time
+
+Status wrong(const GgufTensor& tensor, const std::string& why) {
+    return Status(StatusCode::VALIDATION_ERROR, "tensor " + tensor.name + ": " + why).with("argument", "tensors").with("tensor", tensor.name);
+}
+
+/** Of a head whose halves are interleaved: the row that a row comes from. */
+uint64_t row_before(uint64_t row, uint64_t half) {
+    const uint64_t inside = row % (2 * half);
+    return row - inside + inside % 2 * half + inside / 2;
+}
+
+}  // namespace
+
+uint64_t rows_of(const GgufTensor& tensor) {
+    uint64_t rows = 1;
+    for (size_t i = 1; i < tensor.shape.size(); i++) rows *= tensor.shape[i];
+    return rows;
+}
+
+Status RowConverter::convert(const uint8_t* from, size_t rows, uint8_t* to, Buffer& scratch, const std::string& path, const std::string& tensor, uint64_t first_row) const {
+    TMOE_RETURN_IF_ERROR(scratch.reserve(columns_ * sizeof(float)));
+    for (size_t row = 0; row < rows; row++) {
+        decode_row(from_, from + row * from_bytes(), scratch.as<float>(), columns_);
+        if (encode_row(to_, scratch.as<float>(), to + row * to_bytes(), columns_)) continue;
+        const uint64_t at = first_row + row;
+        return Status(StatusCode::MODEL_FILE_INVALID,
+                      "tensor " + tensor + format(", row %llu: a value is not finite, or too large for %s", static_cast<unsigned long long>(at), dtype_info(to_).name))
+            .with("path", path)
+            .with("tensor", tensor)
+            .with("row", static_cast<double>(at));
+    }
+    return {};
+}
+
+GatheredFiles::~GatheredFiles() {
+    for (const int descriptor : descriptors_) close_model_file(descriptor);
+}
+
+Status GatheredFiles::open() {
+    for (size_t i = 0; i < request_.files.size(); i++) {
+        const std::string& path = request_.files[i];
+        uint64_t bytes = 0;
+        descriptors_.push_back(-1);
+        TMOE_RETURN_IF_ERROR(open_model_file(path, "a safetensors file", descriptors_.back(), bytes));
+        if (bytes == request_.file_bytes[i]) continue;
+        return Status(StatusCode::FILE_READ_FAILED, path + format(" has %llu bytes, and had %llu when its header was read", static_cast<unsigned long long>(bytes),
+                                                                  static_cast<unsigned long long>(request_.file_bytes[i])))
+            .with("path", path)
+            .with("offset", static_cast<double>(std::min(bytes, request_.file_bytes[i])));
+    }
+    return {};
+}
+
+Status GatheredFiles::check(const std::vector<GgufTensor>& tensors) const {
+    if (tensors.size() != request_.tensors.size()) {
+        return Status(StatusCode::VALIDATION_ERROR, format("the header has %zu tensors, %zu are given", tensors.size(), request_.tensors.size())).with("argument", "tensors");
+    }
+    for (size_t i = 0; i < tensors.size(); i++) {
+        const GgufTensor& tensor = tensors[i];
+        const GatheredTensor& own = request_.tensors[i];
+        const uint64_t rows = rows_of(tensor), parts = own.parts.size(), columns = tensor.shape[0];
+        if (is_quantised(own.stored)) return wrong(tensor, "only floats can be gathered");
+        const auto type = static_cast<DType>(tensor.type_id);
+        if (!dtype_info(tensor.type_id) || (type != own.stored && !can_encode(type))) return wrong(tensor, "its type cannot be written");
+        if (parts == 0 || rows % parts != 0) return wrong(tensor, format("%llu parts have no equal shares of its rows", static_cast<unsigned long long>(parts)));
+        if (own.half_head != 0 && (parts != 1 || rows % (2 * uint64_t{own.half_head}) != 0)) return wrong(tensor, "its rows are not whole heads of one part");
+        // The header's reader made sure that the rows and their bytes are no overflow; a stored row has at most eight times the bytes.
+        uint64_t bytes = 0;
+        if (__builtin_mul_overflow(rows / parts, uint64_t{row_bytes(own.stored, columns)}, &bytes)) return wrong(tensor, "it is larger than 2^64 bytes");
+        for (const StoredRows& part : own.parts) {
+            const bool inside = part.file < request_.files.size() && bytes <= request_.file_bytes[part.file] && part.offset <= request_.file_bytes[part.file] - bytes;
+            if (!inside) return wrong(tensor, "a part of it does not lie in its file");
+        }
+    }
+    return {};
+}
+
+void GatheredFiles::read_header(uint64_t offset, void* to, size_t bytes) const {
+    memset(to, 0, bytes);
+    if (offset >= request_.header.size()) return;
+    memcpy(to, request_.header.data() + offset, std::min<uint64_t>(bytes, request_.header.size() - offset));
+}
+
+StoredRows GatheredFiles::rows(size_t index, const GgufTensor& tensor, uint64_t row) const {
+    const GatheredTensor& own = request_.tensors[index];
+    const uint64_t each = rows_of(tensor) / own.parts.size();
+    const StoredRows& part = own.parts[static_cast<size_t>(row / each)];
+    return {part.file, part.offset + row % each * row_bytes(own.stored, tensor.shape[0])};
+}
+
+/** Rows that follow one another in their part, as they are stored. */
+Status GatheredFiles::read_stored(size_t index, const GgufTensor& tensor, uint64_t row, size_t rows, uint8_t* to) const {
+    const GatheredTensor& own = request_.tensors[index];
+    const size_t bytes = row_bytes(own.stored, tensor.shape[0]);
+    const size_t at_once = own.half_head == 0 ? rows : 1;  // heads are put together row by row
+    for (size_t done = 0; done < rows; done += at_once) {
+        const StoredRows place = this->rows(index, tensor, own.half_head == 0 ? row : row_before(row + done, own.half_head));
+        TMOE_RETURN_IF_ERROR(read_model_file(descriptors_[place.file], request_.files[place.file], place.offset, to + done * bytes, at_once * bytes));
+    }
+    return {};
+}
+
+/** Bytes that are wanted as they are stored. */
+Status GatheredFiles::read_same(const GatheredTensor& own, uint64_t part_bytes, uint64_t offset, uint8_t* to, size_t bytes) const {
+    while (bytes > 0) {
+        const StoredRows& part = own.parts[static_cast<size_t>(offset / part_bytes)];
+        const uint64_t inside = offset % part_bytes;
+        const auto count = static_cast<size_t>(std::min<uint64_t>(bytes, part_bytes - inside));
+        TMOE_RETURN_IF_ERROR(read_model_file(descriptors_[part.file], request_.files[part.file], part.offset + inside, to, count));
+        to += count;
+        offset += count;
+        bytes -= count;
+    }
+    return {};
+}
+
+Status GatheredFiles::read(size_t index, const GgufTensor& tensor, uint64_t offset, uint8_t* to, size_t bytes) const {
+    const GatheredTensor& own = request_.tensors[index];
+    const RowConverter converter(own.stored, static_cast<DType>(tensor.type_id), tensor.shape[0]);
+    const uint64_t part_rows = rows_of(tensor) / own.parts.size();
+    if (converter.same() && own.half_head == 0) return read_same(own, part_rows * converter.to_bytes(), offset, to, bytes);
+    if (bytes == 0) return {};
+
+    // Whole rows, of which the first and the last may be wanted in part.
+    const size_t each = converter.to_bytes(), from_each = converter.from_bytes();
+    const uint64_t first = offset / each, last = (offset + bytes - 1) / each + 1;
+    const auto at_once = static_cast<size_t>(converter.same() ? 1 : std::min<uint64_t>(last - first, std::max<size_t>(1, kReadBytes / from_each)));
+    Buffer stored, row, floats;
+    if (!converter.same()) TMOE_RETURN_IF_ERROR(stored.allocate(at_once * from_each));
+    for (uint64_t at = first; at < last;) {
+        const auto count = static_cast<size_t>(std::min({uint64_t{at_once}, last - at, part_rows - at % part_rows}));
+        if (!converter.same()) TMOE_RETURN_IF_ERROR(read_stored(index, tensor, at, count, stored.data()));
+        for (size_t i = 0; i < count; i++, at++) {
+            const uint64_t begin = std::max(offset, at * each), end = std::min(offset + bytes, (at + 1) * each);
+            const bool whole = end - begin == each;
+            if (!whole) TMOE_RETURN_IF_ERROR(row.reserve(each));
+            uint8_t* made = whole ? to + (begin - offset) : row.data();
+            if (converter.same()) TMOE_RETURN_IF_ERROR(read_stored(index, tensor, at, 1, made));
+            else TMOE_RETURN_IF_ERROR(converter.convert(stored.data() + i * from_each, 1, made, floats, request_.path, tensor.name, at));
+            if (!whole) memcpy(to + (begin - offset), row.data() + (begin - at * each), static_cast<size_t>(end - begin));
+        }
+    }
+    return {};
+}
+
+}  // namespace tmoe
