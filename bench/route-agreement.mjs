@@ -76,8 +76,8 @@ function inFloat64(state, router, shape) {
   })
   // numbers to 24 bits of the largest, both sides of a comparison; float32 sums round by less; then what comes after the sum, in float32
   const products = 2 ** -22 * (most * sumWeight + mostWeight * sum)
-  const slope = shape.form === 'sigmoid' ? 0.25 : 1
-  const after = 2 ** -22 * (shape.form === 'sigmoid' ? 2 : Math.max(...logits.map(Math.abs)))
+  const slope = shape.selectionBias ? 0.25 : 1
+  const after = 2 ** -22 * (shape.selectionBias ? 2 : Math.max(...logits.map(Math.abs)))
   const exact = (x) => x
   return { ...decide(ranksOf(logits, shape, exact), shape, exact), nearTie: slope * products + after }
 }

@@ -1,11 +1,13 @@
-// One decision as the models' own code makes it, in float32 or in float64: a softmax orders as its logits do; sigmoids are computed, biased and
-// compared; groups by their best expert or the sum of their two best; equal numbers by index.
+// One decision as the models' own code makes it, in float32 or in float64. Logits order a softmax, and sigmoids that nothing is added to (Llama 4's
+// code takes them so; as float32 many would be 1). Other sigmoids are computed, biased and compared; groups by their best expert or the sum of their
+// two best; equal numbers by index.
 
 /** Numbers [experts] that experts are ranked by. `round`: Math.fround, or nothing for float64. */
-export function ranksOf(logits, { form, bias, selectionBias }, round) {
+export function ranksOf(logits, { form, bias, selectionBias, groups }, round) {
+  const bySigmoid = form === 'sigmoid' && (selectionBias || groups?.score === 'top2')
   return logits.map((product, e) => {
     const logit = bias ? round(product + bias[e]) : product
-    if (form !== 'sigmoid') return logit
+    if (!bySigmoid) return logit
     const sigmoid = round(1 / round(1 + round(Math.exp(-logit))))
     return selectionBias ? round(sigmoid + selectionBias[e]) : sigmoid
   })
