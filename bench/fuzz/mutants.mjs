@@ -55,5 +55,13 @@ export const mutants = [
     from: 'fileSchema.safeParse(raw)',
     to: '{ success: true, data: raw }',
     inputs: 2000
+  },
+  {
+    name: 'a special token takes what follows with it',
+    target: 'texts',
+    file: 'model/whole-tokens.js',
+    from: 'at += match.text.length',
+    to: 'at += match.text.length + 1',
+    inputs: 1000
   }
 ]

@@ -168,6 +168,7 @@ function requestForm({
   requestId: _,
   logprobs: __,
   topLogprobs,
+  prompt,
   promptTokens,
   replayRouting,
   ...rest
@@ -175,6 +176,7 @@ function requestForm({
   return {
     ...rest,
     ...(topLogprobs >= 0 && { logprobs: true, topLogprobs }),
+    ...(prompt !== undefined && { prompt: typeof prompt === 'string' ? prompt : Uint8Array.from(prompt) }),
     ...(promptTokens && { promptTokens: copyTokens(promptTokens) }),
     ...(replayRouting && {
       replayRouting: { ...replayRouting, ids: replayRouting.ids.slice(), weights: replayRouting.weights.slice() }

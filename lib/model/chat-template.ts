@@ -95,6 +95,9 @@ export function renderChat(
       },
       strftime_now: (format: unknown) => strftime(now ?? new Date(), String(format)),
       messages,
+      // templates tell them from nothing, as transformers gives them
+      tools: null,
+      documents: null,
       add_generation_prompt: addGenerationPrompt,
       bos_token: tokens.bos,
       eos_token: tokens.eos

@@ -14,7 +14,7 @@ interface Node {
   token?: WholeToken
 }
 
-const isSpace = (text: string, at: number): boolean => /^\s$/.test(text.charAt(at))
+const isSpace = (text: string, at: number): boolean => /^\p{White_Space}$/u.test(text.charAt(at))
 
 /** Cuts text at the tokens: leftmost first, of these the longest. No piece of text is empty, and none follows another. */
 export function createSplitter(tokens: readonly WholeToken[]): (text: string) => (string | number)[] {

@@ -67,6 +67,20 @@ t.test("the trainer's own text", { skip: !existsSync(reference) && `${reference}
   t.equal(prompt + result.text, text)
 })
 
+t.test('a prompt as bytes', async (t) => {
+  const request = { model, maxTokens: 12, temperature: 0 }
+  const text = await engine.generate({ ...request, prompt: 'ROMEO: é' })
+  const prompt = Buffer.from('ROMEO: é')
+  const generator = engine.createGenerator({ ...request, prompt })
+  prompt.fill(0)
+  let same = ''
+  for await (const item of generator) same += item.text
+  t.equal(same, text.text, 'as they were at the call')
+  const bytes = Uint8Array.of(0x4f, 0xff)
+  t.same(await engine.tokenize({ model, text: bytes }), await engine.tokenize({ model, text: 'O\ufffd' }))
+  await t.rejects(engine.tokenize({ model, text: [79] as never }), { code: 'VALIDATION_ERROR' })
+})
+
 t.test('together or alone: the same text', async (t) => {
   const requests = prompts.map((prompt, i) => ({ model, prompt, maxTokens: 20 + i * 3, seed: i, temperature: i % 2 }))
   const together = await Promise.all(requests.map((request) => engine.generate(request)))

@@ -44,6 +44,13 @@ Current date: {{ strftime_now("%Y-%m-%d") }}
   )
 })
 
+t.test('what transformers gives besides', async (t) => {
+  t.equal(
+    renderChat('{{ tools is none }} {% if tools %}tools{% endif %}{{ documents is defined }}', [], tokens),
+    'true true'
+  )
+})
+
 t.test('dates', async (t) => {
   const date = (format: string) => renderChat(`{{ strftime_now('${format}') }}`, [], tokens, { now })
   t.equal(date('%B %d, %Y'), 'March 07, 2026')

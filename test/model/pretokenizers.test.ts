@@ -58,6 +58,12 @@ t.test('names and patterns', async (t) => {
   t.equal(findPretokenizer('martian'), undefined)
   for (const { patterns } of PRETOKENIZER_FORMS)
     for (const pattern of patterns) t.ok(knownCut(pattern), pattern.slice(0, 60))
+  const breaks = PRETOKENIZER_FORMS.find(({ names }) => names.includes('deepseek-v3'))!.patterns[2]!.replaceAll(
+    '\\r\\n',
+    '\r\n'
+  )
+  t.ok(breaks.includes('\r\n') && knownCut(breaks), 'line breaks as they are')
+  t.ok(knownCut('[一-龥\u3040-ゟ゠-ヿ]+'), 'characters as they are')
   t.equal(knownCut('(a+)+$'), undefined, 'a foreign expression is not run')
   t.equal(knownCut('('), undefined)
   t.equal(knownCut(GPT2.repeat(200)), undefined)
