@@ -74,8 +74,8 @@ export interface RequestStart {
   model: string
   requestId: string
   promptTokens: number
-  /** Where it was given as text. */
-  prompt?: string | undefined
+  /** Where it was given as text, or as its bytes. */
+  prompt?: string | Uint8Array | undefined
 }
 
 /** What a caller sees of a loaded model. */

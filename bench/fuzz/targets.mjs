@@ -7,9 +7,20 @@ import * as safetensors from './targets/safetensors.mjs'
 import * as schemas from './targets/schemas.mjs'
 import * as server from './targets/server.mjs'
 import * as settings from './targets/settings.mjs'
+import * as tokens from './targets/tokens.mjs'
 import * as wire from './targets/wire.mjs'
 
-export const targets = { ...files, ...settings, ...models, ...wire, ...channel, ...server, ...schemas, ...safetensors }
+export const targets = {
+  ...files,
+  ...settings,
+  ...models,
+  ...wire,
+  ...channel,
+  ...server,
+  ...schemas,
+  ...safetensors,
+  ...tokens
+}
 
 /** Inputs of a full run; the short one takes `short` of them. Those that are alike share the time they take. */
 export const quotas = {
@@ -32,5 +43,7 @@ export const quotas = {
   calls: { full: 40_000, short: 600 },
   bodies: { full: 30_000, short: 200 },
   schemas: { full: 40_000, short: 250 },
+  tokenizers: { full: 40_000, short: 400 },
+  texts: { full: 40_000, short: 400 },
   http: { full: 30_000, short: 200 }
 }

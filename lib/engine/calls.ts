@@ -6,6 +6,8 @@ import {
   latencyBudgetAllowed,
   latencyBudgetSchema,
   replayAllowed,
+  textAllowed,
+  textSchema,
   tierSetAllowed,
   tierSetSchema
 } from '../generation/options.js'
@@ -21,7 +23,8 @@ export interface DisposeOptions {
 
 export interface TokenizeRequest {
   model: string
-  text: string
+  /** Text, or its UTF-8; bytes that are none are taken as llama.cpp takes them. */
+  text: string | Uint8Array
   /** Add the tokens that the model wants at the beginning. Default true. */
   addSpecial?: boolean
   /** Recognise special tokens written in the text. Default false. */
@@ -100,7 +103,7 @@ export const modelSchema = z.strictObject({ model: modelId })
 
 export const tokenizeSchema = z.strictObject({
   model: modelId,
-  text: z.string().describe('a string'),
+  text: textSchema.describe(textAllowed),
   addSpecial: z.boolean().default(true).describe('true or false'),
   parseSpecial: z.boolean().default(false).describe('true or false')
 })

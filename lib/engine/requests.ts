@@ -6,6 +6,10 @@ import type { RequestStart } from '../loaded-model.js'
 import { shortened } from '../telemetry/redaction.js'
 import type { Telemetry } from '../telemetry/telemetry.js'
 
+/** The beginning of a prompt as text; a character has four bytes at the most. */
+const textOf = (prompt: string | Uint8Array): string =>
+  typeof prompt === 'string' ? prompt : new TextDecoder().decode(prompt.subarray(0, 4000))
+
 export class Requests {
   readonly #telemetry: Telemetry
   readonly #logPrompts: boolean
@@ -45,7 +49,7 @@ export class Requests {
     this.#owed++
     metrics.active.add(1, labels)
     metrics.waiting.add(1, labels)
-    const shown = this.#logPrompts && prompt !== undefined ? { prompt: shortened(prompt) } : {}
+    const shown = this.#logPrompts && prompt !== undefined ? { prompt: shortened(textOf(prompt)) } : {}
     this.#telemetry.event('request_started', `request ${requestId} began`, {
       requestId,
       model,

@@ -19,7 +19,8 @@ export interface ChatMessage {
 export interface GenerationRequest {
   /** Id of a loaded model. */
   model: string
-  prompt?: string
+  /** Text, or its UTF-8; bytes that are none are taken as llama.cpp takes them. */
+  prompt?: string | Uint8Array
   /** Token ids, taken as they are (no beginning-of-text token is added). */
   promptTokens?: readonly number[] | Int32Array | Uint32Array
   /** Rendered with the model's chat template. */
@@ -114,9 +115,12 @@ export const tierSetAllowed = 'fast, balanced, deep, max, an alias, the name of 
 export const latencyBudgetSchema = z.number().positive().max(1e9)
 export const latencyBudgetAllowed = 'a number of milliseconds above 0, up to 1e9'
 
+export const textSchema = z.union([z.string(), z.instanceof(Uint8Array)])
+export const textAllowed = 'a string, or a Uint8Array of UTF-8'
+
 const requestSchema = z.strictObject({
   model: z.string().min(1).describe('the id of a loaded model'),
-  prompt: z.string().optional().describe('a string'),
+  prompt: textSchema.optional().describe(textAllowed),
   promptTokens: z.custom<number[]>(isTokenList).optional().describe('an array, Int32Array or Uint32Array of token ids'),
   messages: z
     .array(z.strictObject({ role: z.string().min(1), content: z.string() }))

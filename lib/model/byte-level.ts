@@ -12,6 +12,13 @@ export const BYTE_SYMBOLS: readonly string[] = (() => {
 const BYTE_OF = new Map(BYTE_SYMBOLS.map((symbol, byte) => [symbol, byte]))
 const encoder = new TextEncoder()
 
+/** The symbols of bytes. */
+export function symbolsOfBytes(bytes: Uint8Array): string {
+  let symbols = ''
+  for (const byte of bytes) symbols += BYTE_SYMBOLS[byte]
+  return symbols
+}
+
 /** The bytes that a token's symbols stand for; a character outside of the alphabet stands for itself. */
 export function bytesOfSymbols(token: string): Uint8Array {
   const bytes: number[] = []

@@ -4,71 +4,64 @@
  * 150,000 merges, where the usual package blocks the event loop for most of a second.
  */
 import { createError } from '../errors/index.js'
-import { BYTE_SYMBOLS } from './byte-level.js'
-import { mergePairs } from './merge-pairs.js'
-
-/** Words whose ids are remembered; the memory is emptied when it is full. */
-const REMEMBERED_WORDS = 20_000
-const LONGEST_REMEMBERED = 128
+import { BYTE_SYMBOLS, symbolsOfBytes } from './byte-level.js'
+import { mergePieces } from './merge-pairs.js'
+import { type Merge, RankedMerges } from './ranked-merges.js'
+import { WordMemory } from './word-memory.js'
 
 const encoder = new TextEncoder()
 
 export class BytePairs {
-  private readonly ids = new Map<string, number>()
-  /** Rank of "left right". */
-  private readonly ranks = new Map<string, number>()
-  private readonly remembered = new Map<string, readonly number[]>()
+  private readonly merges: RankedMerges
+  /** Piece of each byte; -1 where neither a token nor a merge has it. */
+  private readonly pieceOfByte: Int32Array
+  private readonly remembered = new WordMemory()
 
   /** @param ignoreMerges a word that is a token is taken whole */
   constructor(
     tokens: readonly string[],
-    merges: readonly string[],
+    merges: readonly Merge[],
     private readonly ignoreMerges: boolean
   ) {
-    tokens.forEach((token, id) => {
-      this.ids.set(token, id)
-    })
-    // from the last to the first, so that of equal merges the first counts
-    for (let rank = merges.length - 1; rank >= 0; rank--) this.ranks.set(merges[rank]!, rank)
+    this.merges = new RankedMerges(tokens, merges)
+    this.pieceOfByte = Int32Array.from(BYTE_SYMBOLS, (symbol) => this.merges.pieceNamed(symbol) ?? -1)
   }
 
   /** Ids of one word of text. TOKENIZER_UNSUPPORTED {byte} where the vocabulary has no token for one of its bytes. */
   encode(word: string): readonly number[] {
-    const known = this.remembered.get(word)
-    if (known) return known
-    let symbols = ''
-    for (const byte of encoder.encode(word)) symbols += BYTE_SYMBOLS[byte]
-    const whole = this.ignoreMerges ? this.ids.get(symbols) : undefined
-    const ids = whole === undefined ? this.merge(symbols) : [whole]
-    if (word.length <= LONGEST_REMEMBERED) {
-      if (this.remembered.size >= REMEMBERED_WORDS) this.remembered.clear()
-      this.remembered.set(word, ids)
-    }
-    return ids
+    return this.remembered.recall(word, () => this.encodeBytes(encoder.encode(word)))
   }
 
-  private merge(symbols: string): number[] {
+  /** The same of a word that may not be UTF-8. */
+  encodeBytes(bytes: Uint8Array): number[] {
+    const whole = this.ignoreMerges ? this.merges.idOf(symbolsOfBytes(bytes)) : undefined
+    if (whole !== undefined) return [whole]
     const ids: number[] = []
-    const starts = Int32Array.from({ length: symbols.length }, (_, i) => i)
-    for (const piece of mergePairs(symbols, starts, (left, right) => this.ranks.get(`${left} ${right}`)))
-      this.push(piece, ids)
+    const pieces = Int32Array.from(bytes, (byte) => this.pieceOfByte[byte]!)
+    // a byte without a piece never merges, so that it is found here first
+    bytes.forEach((byte, i) => {
+      if (pieces[i]! < 0) refuse(byte)
+    })
+    for (const piece of mergePieces(pieces, this.merges)) this.push(piece, ids)
     return ids
   }
 
   /** A merged piece that is no token falls apart into its bytes. */
-  private push(piece: string, ids: number[]): void {
-    const id = this.ids.get(piece)
-    if (id !== undefined) {
-      ids.push(id)
-    } else if (piece.length > 1) {
-      for (const symbol of piece) this.push(symbol, ids)
-    } else {
-      const byte = BYTE_SYMBOLS.indexOf(piece)
-      throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${byte} of the text`, {
-        tokenizer: 'gpt2',
-        byte,
-        supported: 'a byte-level vocabulary with every byte of the text'
-      })
+  private push(piece: number, ids: number[]): void {
+    if (this.merges.isToken(piece)) {
+      ids.push(piece)
+      return
+    }
+    for (const symbol of this.merges.textBetween(piece)) {
+      ids.push(this.merges.idOf(symbol) ?? refuse(BYTE_SYMBOLS.indexOf(symbol)))
     }
   }
+}
+
+function refuse(byte: number): never {
+  throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${byte} of the text`, {
+    tokenizer: 'gpt2',
+    byte,
+    supported: 'a byte-level vocabulary with every byte of the text'
+  })
 }

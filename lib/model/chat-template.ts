@@ -1,4 +1,4 @@
-/** Renders a file's chat template (Jinja). A template is foreign text: it gets no clock, no host and a bounded `range`. */
+/** Renders a file's chat template (Jinja). A template is foreign text: of the host it gets the date, and `range` is bounded. */
 import { Environment, Interpreter, Template } from '@huggingface/jinja'
 import { createError } from '../errors/index.js'
 
@@ -11,6 +11,8 @@ export interface ChatMessage {
 export interface ChatOptions {
   /** Ends the text with the start of the assistant's turn; true where left out. */
   addGenerationPrompt?: boolean
+  /** What `strftime_now` tells, in local time; the present where left out. */
+  now?: Date
 }
 
 /** For models that have none: each turn on a line of its own, as a play has it. */
@@ -38,6 +40,32 @@ function boundedRange(): (...args: unknown[]) => number[] {
   }
 }
 
+const MONTHS = 'January February March April May June July August September October November December'.split(' ')
+const DAYS = 'Sunday Monday Tuesday Wednesday Thursday Friday Saturday'.split(' ')
+
+/** Python's strftime, in English, for what templates ask; another directive stays as it is. */
+function strftime(date: Date, format: string): string {
+  const two = (value: number): string => String(value).padStart(2, '0')
+  const [month, day] = [MONTHS[date.getMonth()]!, DAYS[date.getDay()]!]
+  const values: Record<string, string> = {
+    Y: String(date.getFullYear()),
+    y: two(date.getFullYear() % 100),
+    m: two(date.getMonth() + 1),
+    d: two(date.getDate()),
+    B: month,
+    b: month.slice(0, 3),
+    A: day,
+    a: day.slice(0, 3),
+    H: two(date.getHours()),
+    I: two(date.getHours() % 12 || 12),
+    p: date.getHours() < 12 ? 'AM' : 'PM',
+    M: two(date.getMinutes()),
+    S: two(date.getSeconds()),
+    '%': '%'
+  }
+  return format.replace(/%([YymdBbAaHIpMS%])/g, (_, directive: string) => values[directive]!)
+}
+
 /**
  * The text of a conversation. CHAT_TEMPLATE_INVALID {reason}: no template, one that cannot be parsed, or one that refuses the messages.
  */
@@ -45,7 +73,7 @@ export function renderChat(
   template: string | undefined,
   messages: readonly ChatMessage[],
   tokens: { bos: string; eos: string },
-  { addGenerationPrompt = true }: ChatOptions = {}
+  { addGenerationPrompt = true, now }: ChatOptions = {}
 ): string {
   if (template === undefined) {
     throw createError('CHAT_TEMPLATE_INVALID', 'the file has no chat template: give a prompt instead of messages', {
@@ -65,6 +93,7 @@ export function renderChat(
       raise_exception(message: unknown) {
         throw new SyntaxError(String(message))
       },
+      strftime_now: (format: unknown) => strftime(now ?? new Date(), String(format)),
       messages,
       add_generation_prompt: addGenerationPrompt,
       bos_token: tokens.bos,

@@ -35,45 +35,54 @@ class MinHeap {
   }
 }
 
-/**
- * Merges the pieces of `text` while two neighbours have a rank. `starts`: where each piece starts, ascending from 0; `rankOf`: rank of
- * a pair, an integer from 0, or undefined.
- */
-export function mergePairs(
-  text: string,
-  starts: Int32Array,
-  rankOf: (left: string, right: string) => number | undefined
-): string[] {
-  const n = text.length
-  // pieces are ranges of the text, linked both ways and named by where they start
-  const next = new Int32Array(n + 1)
-  const previous = new Int32Array(n + 1).fill(-1)
-  starts.forEach((start, i) => {
-    next[start] = starts[i + 1] ?? n
-    previous[next[start]!] = start
-  })
-  /** Rank of the pair that starts here; -1 where there is none or the piece is gone. */
-  const rankAt = new Int32Array(n).fill(-1)
-  const queue = new MinHeap()
-  const rankPair = (start: number): void => {
-    const middle = next[start]!
-    const rank = middle < n ? rankOf(text.slice(start, middle), text.slice(middle, next[middle]!)) : undefined
-    rankAt[start] = rank ?? -1
-    if (rank !== undefined) queue.push(rank * n + start)
+/** What two pieces become. A piece is a number from 0; a negative one is never asked for and never merges. */
+export interface Merges {
+  /** The merge of two pieces: a number from 0, or -1 where they do not merge. */
+  find(left: number, right: number): number
+  /** Its rank, an integer from 0. */
+  rankOf(merge: number): number
+  /** The piece that it makes. */
+  pieceOf(merge: number): number
+}
+
+/** Merges `pieces` while two neighbours can; what is left, in order. */
+export function mergePieces(pieces: Int32Array, merges: Merges): number[] {
+  const n = pieces.length
+  if (n < 2) return Array.from(pieces)
+  // a piece is named by where it starts, and linked both ways
+  const next = new Int32Array(n)
+  const previous = new Int32Array(n + 1)
+  for (let i = 0; i < n; i++) {
+    next[i] = i + 1
+    previous[i] = i - 1
   }
-  for (const start of starts) rankPair(start)
+  previous[n] = n - 1
+  const piece = pieces.slice()
+  /** The merge of the pair that starts here; -1 where there is none or the piece is gone. */
+  const mergeAt = new Int32Array(n).fill(-1)
+  const queue = new MinHeap()
+  const look = (start: number): void => {
+    const middle = next[start]!
+    const mergeable = middle < n && piece[start]! >= 0 && piece[middle]! >= 0
+    const merge = mergeable ? merges.find(piece[start]!, piece[middle]!) : -1
+    mergeAt[start] = merge
+    if (merge >= 0) queue.push(merges.rankOf(merge) * n + start)
+  }
+  for (let start = 0; start < n; start++) look(start)
   for (let key = queue.pop(); key !== undefined; key = queue.pop()) {
     const start = key % n
+    const merge = mergeAt[start]!
     // a pair that has changed since it was queued has another rank, or none
-    if (rankAt[start] !== (key - start) / n) continue
+    if (merge < 0 || merges.rankOf(merge) !== (key - start) / n) continue
     const gone = next[start]!
-    rankAt[gone] = -1
+    mergeAt[gone] = -1
     next[start] = next[gone]!
     previous[next[gone]!] = start
-    rankPair(start)
-    if (previous[start]! >= 0) rankPair(previous[start]!)
+    piece[start] = merges.pieceOf(merge)
+    look(start)
+    if (previous[start]! >= 0) look(previous[start]!)
   }
-  const pieces: string[] = []
-  for (let start = 0; start < n; start = next[start]!) pieces.push(text.slice(start, next[start]!))
-  return pieces
+  const left: number[] = []
+  for (let start = 0; start < n; start = next[start]!) left.push(piece[start]!)
+  return left
 }

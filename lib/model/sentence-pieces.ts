@@ -2,15 +2,15 @@
  * SentencePiece BPE (`tokenizer.ggml.model` = llama): characters merge while the merged text is a token, the highest score first, of
  * equal scores the leftmost; spaces are U+2581 and a character without a token becomes its bytes. Source: the SentencePiece BPE model.
  */
-import { createError } from '../errors/index.js'
-import { mergePairs } from './merge-pairs.js'
+import { type Fallback, pushUnknown } from './fallback.js'
+import { type Merges, mergePieces } from './merge-pairs.js'
+import { PairTable } from './pair-table.js'
+import { WordMemory } from './word-memory.js'
 
-const SPACE = '▁'
-const encoder = new TextEncoder()
+export const SPACE = '▁'
 
-/** A merge never crosses the start of a word where no token does, so words can be remembered one by one; this is their memory. */
-const REMEMBERED_WORDS = 20_000
-const LONGEST_REMEMBERED = 128
+/** Pairs whose merge is remembered, also that there is none; the memory is emptied when it is full. */
+const REMEMBERED_PAIRS = 400_000
 
 export interface PieceToken {
   text: string
@@ -18,73 +18,79 @@ export interface PieceToken {
   score: number
 }
 
-export class SentencePieces {
-  private readonly ids = new Map<string, number>()
+export class SentencePieces implements Merges {
+  /** Numbers of tokens, and behind them of the characters that only occur inside of tokens. */
+  private readonly pieces = new Map<string, number>()
+  private readonly texts: string[] = []
+  private readonly ids: number[] = []
   /** Order of a token's score: 0 is the highest; equal scores share a rank. */
-  private readonly ranks = new Map<string, number>()
-  private readonly byteIds: readonly (number | undefined)[]
+  private readonly ranks: number[] = []
+  /** What two pieces make, and -1 where that is nothing. */
+  private pairs = new PairTable(1024)
   private readonly words: RegExp | undefined
-  private readonly remembered = new Map<string, readonly number[]>()
+  private readonly remembered = new WordMemory()
 
-  /**
-   * @param tokens those that text can become: no control, unknown or byte tokens
-   * @param byteIds id of each byte's token
-   */
-  constructor(tokens: readonly PieceToken[], byteIds: readonly (number | undefined)[]) {
-    this.byteIds = byteIds
+  /** @param tokens those that text can become: no control, unknown or byte tokens */
+  constructor(
+    tokens: readonly PieceToken[],
+    private readonly fallback: Fallback
+  ) {
     const byScore = [...tokens].sort((a, b) => b.score - a.score)
     let rank = -1
-    byScore.forEach(({ text, score }, i) => {
+    byScore.forEach(({ text, id, score }, i) => {
       if (i === 0 || score !== byScore[i - 1]!.score) rank = i
-      this.ranks.set(text, rank)
+      this.texts.push(text)
+      this.ids.push(id)
+      this.ranks.push(rank)
     })
-    for (const { text, id } of tokens) this.ids.set(text, id)
-    // a token with a space after another character would join two words
+    // of two tokens with one text the last in the file counts
+    for (const [piece] of [...this.ids.entries()].sort((a, b) => a[1] - b[1]))
+      this.pieces.set(this.texts[piece]!, piece)
+    for (const { text } of tokens) {
+      for (const character of text)
+        if (!this.pieces.has(character)) this.pieces.set(character, this.texts.push(character) - 1)
+    }
+    // a merge never crosses the start of a word where no token has a space after another character: words can be remembered one by one
     const joins = tokens.some(({ text }) => /[^▁]▁/u.test(text))
     this.words = joins ? undefined : /▁*[^▁]+|▁+/gu
   }
 
-  /** TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token. */
+  find(left: number, right: number): number {
+    const known = this.pairs.get(left, right)
+    if (known !== undefined) return known
+    const piece = this.pieces.get(this.texts[left]! + this.texts[right]!)
+    const merge = piece !== undefined && piece < this.ids.length ? piece : -1
+    if (this.pairs.size >= REMEMBERED_PAIRS) this.pairs = new PairTable(1024)
+    this.pairs.set(left, right, merge)
+    return merge
+  }
+  rankOf(merge: number): number {
+    return this.ranks[merge]!
+  }
+  pieceOf(merge: number): number {
+    return merge
+  }
+
+  /** TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token, and none stands for what is unknown. */
   encode(text: string): number[] {
     const escaped = text.replaceAll(' ', SPACE)
     const ids: number[] = []
     for (const word of this.words ? (escaped.match(this.words) ?? []) : [escaped]) {
-      for (const id of this.encodeWord(word)) ids.push(id)
+      const found = this.remembered.recall(word, () => this.encodeWord(word))
+      for (const id of found) if (id !== this.fallback.unknownId || ids.at(-1) !== id) ids.push(id)
     }
     return ids
   }
 
-  private encodeWord(word: string): readonly number[] {
-    const known = this.remembered.get(word)
-    if (known) return known
-    const starts: number[] = []
-    for (let at = 0; at < word.length; at += word.codePointAt(at)! > 0xffff ? 2 : 1) starts.push(at)
+  private encodeWord(word: string): number[] {
+    const numbers: number[] = []
+    // a character of no token is below 0, and never merges
+    for (const character of word) numbers.push(this.pieces.get(character) ?? -1 - character.codePointAt(0)!)
     const ids: number[] = []
-    const pieces = mergePairs(word, Int32Array.from(starts), (left, right) => this.ranks.get(left + right))
-    for (const piece of pieces) this.push(piece, ids)
-    if (word.length <= LONGEST_REMEMBERED) {
-      if (this.remembered.size >= REMEMBERED_WORDS) this.remembered.clear()
-      this.remembered.set(word, ids)
+    for (const piece of mergePieces(Int32Array.from(numbers), this)) {
+      if (piece >= 0 && piece < this.ids.length) ids.push(this.ids[piece]!)
+      else pushUnknown(piece < 0 ? String.fromCodePoint(-1 - piece) : this.texts[piece]!, this.fallback, ids)
     }
     return ids
-  }
-
-  private push(piece: string, ids: number[]): void {
-    const id = this.ids.get(piece)
-    if (id !== undefined) {
-      ids.push(id)
-      return
-    }
-    for (const byte of encoder.encode(piece)) {
-      const byteId = this.byteIds[byte]
-      if (byteId === undefined) {
-        throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${byte} of the text`, {
-          tokenizer: 'llama',
-          byte,
-          supported: 'a vocabulary with every byte of the text'
-        })
-      }
-      ids.push(byteId)
-    }
   }
 }

@@ -6,7 +6,10 @@ import { createError } from '../errors/index.js'
 import { type ChatMessage, type ChatOptions, namedTemplate, renderChat } from './chat-template.js'
 import { createEncoding, type Encoding } from './encodings.js'
 import type { RawMetadata } from './metadata.js'
-import { Vocabulary } from './vocabulary.js'
+import { readTokenizerJson, TOKENIZER_JSON } from './tokenizer-json.js'
+import { bytesOfLossless, hasEscapes, losslessText } from './utf8.js'
+import { readVocabulary, type Vocabulary } from './vocabulary.js'
+import { createSplitter } from './whole-tokens.js'
 
 export type { ChatMessage, ChatOptions } from './chat-template.js'
 
@@ -35,8 +38,11 @@ export interface Tokenizer {
   readonly bosId: number | undefined
   readonly eosIds: ReadonlySet<number>
   readonly chatTemplate: string | undefined
-  /** TOKENIZER_UNSUPPORTED {tokenizer, supported} where the file's tokenizer is not one that this version has. */
-  encode(text: string, options?: EncodeOptions): number[]
+  /**
+   * Bytes need not be UTF-8: what is none becomes U+FFFD in a byte-level encoding, and bytes in one over characters, as with llama.cpp.
+   * TOKENIZER_UNSUPPORTED {tokenizer, supported} where the file's tokenizer is not one that this version has.
+   */
+  encode(text: string | Uint8Array, options?: EncodeOptions): number[]
   /** VALIDATION_ERROR {id, vocab} for an id that is not in the vocabulary. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
   decodeStream(options?: DecodeOptions): DecodeStream
@@ -48,39 +54,13 @@ export interface Tokenizer {
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): string
 }
 
-/** Cuts text at tokens that are matched whole: leftmost first, of these the longest. */
-function createSplitter(whole: readonly [string, number][]): (text: string) => (string | number)[] {
-  const byFirst = new Map<string, [string, number][]>()
-  for (const entry of [...whole].sort((a, b) => b[0].length - a[0].length)) {
-    const first = entry[0][0]!
-    byFirst.set(first, [...(byFirst.get(first) ?? []), entry])
-  }
-  return (text) => {
-    if (byFirst.size === 0) return text === '' ? [] : [text]
-    const pieces: (string | number)[] = []
-    let start = 0
-    for (let at = 0; at < text.length; ) {
-      const match = byFirst.get(text[at]!)?.find(([token]) => text.startsWith(token, at))
-      if (!match) {
-        at++
-        continue
-      }
-      if (at > start) pieces.push(text.slice(start, at))
-      pieces.push(match[1])
-      at += match[0].length
-      start = at
-    }
-    if (start < text.length) pieces.push(text.slice(start))
-    return pieces
-  }
-}
-
 class FileTokenizer implements Tokenizer {
   private encoding: Encoding | undefined
   private readonly splitters = new Map<boolean, (text: string) => (string | number)[]>()
 
   constructor(
     private readonly vocabulary: Vocabulary,
+    private readonly makeEncoding: () => Encoding,
     readonly chatTemplate: string | undefined
   ) {}
 
@@ -88,31 +68,41 @@ class FileTokenizer implements Tokenizer {
     return this.vocabulary.size
   }
   get bosId(): number | undefined {
-    return this.vocabulary.bosId
+    return this.vocabulary.facts.bosId
   }
   get eosIds(): ReadonlySet<number> {
     return this.vocabulary.eosIds
   }
 
-  encode(text: string, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
-    this.encoding ??= createEncoding(this.vocabulary)
+  encode(given: string | Uint8Array, { addSpecial = true, parseSpecial = false }: EncodeOptions = {}): number[] {
+    this.encoding ??= this.makeEncoding()
+    const { text, valid } = typeof given === 'string' ? { text: given, valid: true } : losslessText(given)
+    const ids: number[] = []
+    let start = true
+    for (const piece of this.splitterOf(parseSpecial)(text)) {
+      if (typeof piece === 'number') ids.push(piece)
+      else for (const id of this.encodePiece(this.encoding, piece, start, valid)) ids.push(id)
+      start = false
+    }
+    if (!addSpecial) return ids
+    const { bosId, eosId, addBos, addEos } = this.vocabulary.facts
+    if (addBos && bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId)
+    if (addEos && eosId !== undefined && ids.at(-1) !== eosId) ids.push(eosId)
+    return ids
+  }
+
+  private splitterOf(parseSpecial: boolean): (text: string) => (string | number)[] {
     let splitter = this.splitters.get(parseSpecial)
     if (!splitter) {
       splitter = createSplitter(this.vocabulary.wholeTokens(parseSpecial))
       this.splitters.set(parseSpecial, splitter)
     }
-    const ids: number[] = []
-    let first = true
-    for (const piece of splitter(text)) {
-      if (typeof piece === 'number') ids.push(piece)
-      else for (const id of this.encoding.encode(piece, first)) ids.push(id)
-      first = typeof piece === 'number'
-    }
-    if (!addSpecial) return ids
-    const { bosId, eosId, addBos, addEos } = this.vocabulary
-    if ((addBos ?? this.encoding.addBos) && bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId)
-    if (addEos && eosId !== undefined && ids.at(-1) !== eosId) ids.push(eosId)
-    return ids
+    return splitter
+  }
+
+  private encodePiece(encoding: Encoding, piece: string, start: boolean, valid: boolean): number[] {
+    const isText = valid || !hasEscapes(piece)
+    return isText ? encoding.encode(piece, start) : encoding.encodeBytes(bytesOfLossless(piece), start)
   }
 
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
@@ -121,7 +111,7 @@ class FileTokenizer implements Tokenizer {
     for (let i = 0; i < ids.length; i++) text += stream.push(ids[i]!)
     text += stream.end()
     // the space that encoding put before the first word
-    return this.vocabulary.addSpacePrefix && text.startsWith(' ') ? text.slice(1) : text
+    return this.vocabulary.facts.addSpacePrefix && text.startsWith(' ') ? text.slice(1) : text
   }
 
   decodeStream({ special = false }: DecodeOptions = {}): DecodeStream {
@@ -154,14 +144,23 @@ class FileTokenizer implements Tokenizer {
   }
 
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
-    const { bosId, eosId, tokens } = this.vocabulary
+    const { bosId, eosId, tokens } = this.vocabulary.facts
     const text = (id: number | undefined) => (id === undefined ? '' : (tokens[id] ?? ''))
     return renderChat(this.chatTemplate, messages, { bos: text(bosId), eos: text(eosId) }, options)
   }
 }
 
-/** A tokenizer from a file's metadata, with another chat template where one is given. METADATA_INVALID where the token list contradicts itself. */
+/**
+ * A tokenizer from a file's metadata, with another chat template where one is given. METADATA_INVALID where the token list contradicts
+ * itself.
+ */
 export function createTokenizer(metadata: RawMetadata, chatTemplate?: string): Tokenizer {
-  const vocabulary = new Vocabulary(metadata)
-  return new FileTokenizer(vocabulary, namedTemplate(chatTemplate) ?? vocabulary.chatTemplate)
+  const fromJson = !Object.hasOwn(metadata, 'tokenizer.ggml.model') && Object.hasOwn(metadata, TOKENIZER_JSON)
+  const { vocabulary, createEncoding: create } = fromJson ? readTokenizerJson(metadata) : readGguf(metadata)
+  return new FileTokenizer(vocabulary, create, namedTemplate(chatTemplate) ?? vocabulary.facts.chatTemplate)
+}
+
+function readGguf(metadata: RawMetadata): { vocabulary: Vocabulary; createEncoding: () => Encoding } {
+  const vocabulary = readVocabulary(metadata)
+  return { vocabulary, createEncoding: () => createEncoding(vocabulary) }
 }

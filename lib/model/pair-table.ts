@@ -1,0 +1,55 @@
+/** A table from pairs of numbers to a number: open addressing in one typed array, several times as fast as a Map of texts. */
+
+const EMPTY = -1
+
+export class PairTable {
+  /** Per place: left, right, value. */
+  private slots: Int32Array
+  private mask: number
+  private count = 0
+
+  /** @param expected pairs that it will have, about */
+  constructor(expected: number) {
+    const places = 2 ** Math.ceil(Math.log2(Math.max(8, 2 * expected)))
+    this.slots = new Int32Array(3 * places).fill(EMPTY)
+    this.mask = places - 1
+  }
+
+  get size(): number {
+    return this.count
+  }
+
+  /** Undefined where the pair is not there. Both numbers are 0 or more. */
+  get(left: number, right: number): number | undefined {
+    const at = this.place(left, right)
+    return this.slots[at] === EMPTY ? undefined : this.slots[at + 2]
+  }
+
+  set(left: number, right: number, value: number): void {
+    const at = this.place(left, right)
+    if (this.slots[at] === EMPTY) this.count++
+    this.slots[at] = left
+    this.slots[at + 1] = right
+    this.slots[at + 2] = value
+    if (2 * this.count > this.mask) this.grow()
+  }
+
+  /** Where the pair is, or would be. */
+  private place(left: number, right: number): number {
+    const { slots, mask } = this
+    let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
+    hash ^= hash >>> 15
+    for (let at = hash & mask; ; at = (at + 1) & mask) {
+      const slot = 3 * at
+      if (slots[slot] === EMPTY || (slots[slot] === left && slots[slot + 1] === right)) return slot
+    }
+  }
+
+  private grow(): void {
+    const old = this.slots
+    this.slots = new Int32Array(2 * old.length).fill(EMPTY)
+    this.mask = 2 * this.mask + 1
+    this.count = 0
+    for (let at = 0; at < old.length; at += 3) if (old[at] !== EMPTY) this.set(old[at]!, old[at + 1]!, old[at + 2]!)
+  }
+}
