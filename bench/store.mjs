@@ -28,7 +28,7 @@ const { values: options } = parseArgs({
   }
 })
 const parts =
-  /^csrc\/(core\/(store\/.*|file_errors|memory|status|threads|tie_hash|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
+  /^csrc\/(core\/(store\/.*|file_errors|memory|model_file|status|threads|tie_hash|gathered_files|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
 
 /** The store's own sources and the measuring program, compiled as the addon is. */
 function build() {

@@ -5,19 +5,19 @@
 import type { Metadata } from '../model/metadata.js'
 import { onlyNeutral, unsupported } from './config.js'
 import type { MetadataValue } from './gguf-header.js'
-
-/** From a name of transformers to a name of GGUF. `{layer}` and `{expert}` are numbers; tensors that differ in `{expert}` are stacked. */
-export interface TensorRule {
-  from: string
-  to: string
-  /** Which half of the rows of each matrix; both halves have rules of their own. */
-  half?: 0 | 1
-  /** Rows of whose heads are paired with neighbours instead of half a head apart, as converters to GGUF do for the architecture `llama`. */
-  heads?: 'num_attention_heads' | 'num_key_value_heads'
-}
-
-/** Adds `<architecture>.<key>` to the metadata. */
-export type Put = (key: string, type: 'u32' | 'f32' | 'bool' | 'string', value: number | boolean | string) => void
+import { type Put, putCommon } from './metadata.js'
+import {
+  attention,
+  block,
+  ends,
+  experts,
+  headNorms,
+  inLayer,
+  layer,
+  norms,
+  pairedAttention,
+  type TensorRule
+} from './tensor-rules.js'
 
 export interface FolderArchitecture {
   /** `model_type` of config.json. */
@@ -28,43 +28,12 @@ export interface FolderArchitecture {
   readonly ggufName: string
   /** Whether `output.weight` is the embedding where config.json does not say. */
   readonly tied: boolean
+  /** Layers behind the model's own, for guesses at further tokens, are left out: `num_nextn_predict_layers`. */
+  readonly guesses?: boolean
   /** What every model has is there already. */
   metadata(config: Metadata, put: Put): void
   readonly tensors: readonly TensorRule[]
 }
-
-const layer = 'model.layers.{layer}.'
-const block = 'blk.{layer}.'
-const inLayer = (from: string, to: string, more: Partial<TensorRule> = {}): TensorRule => ({
-  from: `${layer}${from}.weight`,
-  to: `${block}${to}.weight`,
-  ...more
-})
-
-const ends: readonly TensorRule[] = [
-  { from: 'model.embed_tokens.weight', to: 'token_embd.weight' },
-  { from: 'model.norm.weight', to: 'output_norm.weight' },
-  { from: 'lm_head.weight', to: 'output.weight' }
-]
-const norms = [inLayer('input_layernorm', 'attn_norm'), inLayer('post_attention_layernorm', 'ffn_norm')]
-const attention = [
-  inLayer('self_attn.q_proj', 'attn_q'),
-  inLayer('self_attn.k_proj', 'attn_k'),
-  inLayer('self_attn.v_proj', 'attn_v'),
-  inLayer('self_attn.o_proj', 'attn_output')
-]
-const headNorms = [inLayer('self_attn.q_norm', 'attn_q_norm'), inLayer('self_attn.k_norm', 'attn_k_norm')]
-
-/** Experts one by one, or stacked with gate and up in one tensor, as newer versions of transformers keep them. */
-const experts = [
-  inLayer('mlp.gate', 'ffn_gate_inp'),
-  inLayer('mlp.experts.{expert}.gate_proj', 'ffn_gate_exps'),
-  inLayer('mlp.experts.{expert}.up_proj', 'ffn_up_exps'),
-  inLayer('mlp.experts.{expert}.down_proj', 'ffn_down_exps'),
-  { from: `${layer}mlp.experts.gate_up_proj`, to: `${block}ffn_gate_exps.weight`, half: 0 },
-  { from: `${layer}mlp.experts.gate_up_proj`, to: `${block}ffn_up_exps.weight`, half: 1 },
-  { from: `${layer}mlp.experts.down_proj`, to: `${block}ffn_down_exps.weight` }
-] as const
 
 const olmoe: FolderArchitecture = {
   modelType: 'olmoe',
@@ -114,10 +83,7 @@ const mixtral: FolderArchitecture = {
   tensors: [
     ...ends,
     ...norms,
-    inLayer('self_attn.q_proj', 'attn_q', { heads: 'num_attention_heads' }),
-    inLayer('self_attn.k_proj', 'attn_k', { heads: 'num_key_value_heads' }),
-    inLayer('self_attn.v_proj', 'attn_v'),
-    inLayer('self_attn.o_proj', 'attn_output'),
+    ...pairedAttention,
     inLayer(`${sparse}gate`, 'ffn_gate_inp'),
     inLayer(`${sparse}experts.{expert}.w1`, 'ffn_gate_exps'),
     inLayer(`${sparse}experts.{expert}.w3`, 'ffn_up_exps'),
@@ -125,7 +91,141 @@ const mixtral: FolderArchitecture = {
   ]
 }
 
-const ARCHITECTURES: readonly FolderArchitecture[] = [olmoe, qwen3moe, mixtral]
+const sharedExpert = [
+  inLayer('mlp.shared_expert.gate_proj', 'ffn_gate_shexp'),
+  inLayer('mlp.shared_expert.up_proj', 'ffn_up_shexp'),
+  inLayer('mlp.shared_expert.down_proj', 'ffn_down_shexp')
+]
+const qwen2moe: FolderArchitecture = {
+  modelType: 'qwen2_moe',
+  className: 'Qwen2MoeForCausalLM',
+  ggufName: 'qwen2moe',
+  tied: false,
+  metadata(config, put) {
+    onlyNeutral(config, '.decoder_sparse_step', [1])
+    onlyNeutral(config, '.mlp_only_layers', [])
+    onlyNeutral(config, '.use_sliding_window', [false])
+    put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 5632 }))
+    put('expert_feed_forward_length', 'u32', config.integer('.moe_intermediate_size', { default: 1408 }))
+    const shared = config.integer('.shared_expert_intermediate_size', { default: 5632 })
+    put('expert_shared_feed_forward_length', 'u32', shared)
+    put('expert_count', 'u32', config.integer('.num_experts', { default: 60 }))
+    put('expert_used_count', 'u32', config.integer('.num_experts_per_tok', { default: 4 }))
+    put('expert_weights_norm', 'bool', config.boolean('.norm_topk_prob', false))
+  },
+  tensors: [
+    ...ends,
+    ...norms,
+    ...attention,
+    ...(['q', 'k', 'v'] as const).map((one) => ({
+      from: `${layer}self_attn.${one}_proj.bias`,
+      to: `${block}attn_${one}.bias`
+    })),
+    ...experts,
+    ...sharedExpert,
+    inLayer('mlp.shared_expert_gate', 'ffn_gate_inp_shexp')
+  ]
+}
+
+const granitemoe: FolderArchitecture = {
+  modelType: 'granitemoe',
+  className: 'GraniteMoeForCausalLM',
+  ggufName: 'granitemoe',
+  tied: false,
+  metadata(config, put) {
+    put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 11008 }))
+    put('expert_count', 'u32', config.integer('.num_local_experts', { default: 8 }))
+    put('expert_used_count', 'u32', config.integer('.num_experts_per_tok', { default: 2 }))
+    for (const [from, to] of [
+      ['embedding_multiplier', 'embedding_scale'],
+      ['residual_multiplier', 'residual_scale'],
+      ['logits_scaling', 'logit_scale'],
+      ['attention_multiplier', 'attention.scale']
+    ] as const) {
+      put(to, 'f32', config.number(`.${from}`, { min: 0, above: true, max: 1e6, default: 1 }))
+    }
+  },
+  tensors: [
+    ...ends,
+    ...norms,
+    ...pairedAttention,
+    inLayer(`${sparse}router.layer`, 'ffn_gate_inp'),
+    inLayer(`${sparse}input_linear`, 'ffn_gate_exps', { half: 0 }),
+    inLayer(`${sparse}input_linear`, 'ffn_up_exps', { half: 1 }),
+    inLayer(`${sparse}output_linear`, 'ffn_down_exps')
+  ]
+}
+
+/** DeepSeek-V2 and V3: latent attention, whose keys and values stay one matrix (`attn_kv_b`). */
+const deepseek = (modelType: string, className: string): FolderArchitecture => ({
+  modelType,
+  className,
+  ggufName: 'deepseek2',
+  tied: false,
+  guesses: true,
+  metadata(config, put) {
+    onlyNeutral(config, '.moe_layer_freq', [1])
+    const rotated = config.integer('.qk_rope_head_dim')
+    put('attention.key_length', 'u32', config.integer('.qk_nope_head_dim') + rotated)
+    put('attention.value_length', 'u32', config.integer('.v_head_dim'))
+    put('attention.kv_lora_rank', 'u32', config.integer('.kv_lora_rank'))
+    if (config.has('.q_lora_rank')) put('attention.q_lora_rank', 'u32', config.integer('.q_lora_rank'))
+    put('rope.dimension_count', 'u32', rotated)
+    put('feed_forward_length', 'u32', config.integer('.intermediate_size'))
+    put('leading_dense_block_count', 'u32', config.integer('.first_k_dense_replace', { min: 0 }))
+    put('expert_feed_forward_length', 'u32', config.integer('.moe_intermediate_size'))
+    put('expert_count', 'u32', config.integer('.n_routed_experts'))
+    put('expert_used_count', 'u32', config.integer('.num_experts_per_tok'))
+    put('expert_shared_count', 'u32', config.integer('.n_shared_experts', { min: 0, default: 0 }))
+    put('expert_weights_scale', 'f32', config.number('.routed_scaling_factor', { min: 0, default: 1 }))
+    put('expert_weights_norm', 'bool', config.boolean('.norm_topk_prob', false))
+    putRouting(config, put)
+  },
+  tensors: [
+    ...ends,
+    ...norms,
+    inLayer('self_attn.q_proj', 'attn_q'),
+    inLayer('self_attn.q_a_proj', 'attn_q_a'),
+    inLayer('self_attn.q_a_layernorm', 'attn_q_a_norm'),
+    inLayer('self_attn.q_b_proj', 'attn_q_b'),
+    inLayer('self_attn.kv_a_proj_with_mqa', 'attn_kv_a_mqa'),
+    inLayer('self_attn.kv_a_layernorm', 'attn_kv_a_norm'),
+    inLayer('self_attn.kv_b_proj', 'attn_kv_b'),
+    inLayer('self_attn.o_proj', 'attn_output'),
+    inLayer('mlp.gate_proj', 'ffn_gate'),
+    inLayer('mlp.up_proj', 'ffn_up'),
+    inLayer('mlp.down_proj', 'ffn_down'),
+    ...experts,
+    { from: `${layer}mlp.gate.e_score_correction_bias`, to: `${block}exp_probs_b.bias` },
+    ...sharedExpert.map(({ from, to }) => ({ from: from.replace('shared_expert', 'shared_experts'), to }))
+  ]
+})
+
+/** How DeepSeek's models choose experts; ids of `expert_gating_func`: 1 softmax, 2 sigmoid. */
+function putRouting(config: Metadata, put: Put): void {
+  const v3 = config.optionalString('.model_type') === 'deepseek_v3'
+  const scoring = config.optionalString('.scoring_func') ?? (v3 ? 'sigmoid' : 'softmax')
+  if (scoring !== 'softmax' && scoring !== 'sigmoid') config.refuse('.scoring_func', 'softmax or sigmoid')
+  put('expert_gating_func', 'u32', scoring === 'sigmoid' ? 2 : 1)
+  const groups = config.integer('.n_group', { min: 1, default: 1 })
+  const method = config.optionalString('.topk_method') ?? (v3 ? 'noaux_tc' : 'greedy')
+  if (!['greedy', 'group_limited_greedy', 'noaux_tc'].includes(method)) {
+    config.refuse('.topk_method', 'greedy, group_limited_greedy or noaux_tc')
+  }
+  if (groups === 1 || method === 'greedy') return
+  put('expert_group_count', 'u32', groups)
+  put('expert_group_used_count', 'u32', config.integer('.topk_group', { max: groups }))
+}
+
+const ARCHITECTURES: readonly FolderArchitecture[] = [
+  olmoe,
+  qwen3moe,
+  mixtral,
+  qwen2moe,
+  granitemoe,
+  deepseek('deepseek_v2', 'DeepseekV2ForCausalLM'),
+  deepseek('deepseek_v3', 'DeepseekV3ForCausalLM')
+]
 
 export const FOLDER_ARCHITECTURES: readonly string[] = ARCHITECTURES.map(({ modelType }) => modelType)
 
@@ -145,68 +245,6 @@ export function findFolderArchitecture(config: Metadata): FolderArchitecture {
     throw unsupported(classes[0]!.slice(0, 60), FOLDER_ARCHITECTURES, `is not ${found.className}`)
   }
   return found
-}
-
-/** What the metadata of every architecture has. */
-function putCommon(config: Metadata, put: Put): void {
-  onlyNeutral(config, '.hidden_act', ['silu'])
-  onlyNeutral(config, '.attention_bias', [false])
-  onlyNeutral(config, '.partial_rotary_factor', [1])
-  const heads = config.integer('.num_attention_heads')
-  put('context_length', 'u32', config.integer('.max_position_embeddings'))
-  put('embedding_length', 'u32', config.integer('.hidden_size'))
-  put('block_count', 'u32', config.integer('.num_hidden_layers'))
-  put('attention.head_count', 'u32', heads)
-  put('attention.head_count_kv', 'u32', config.integer('.num_key_value_heads', { default: heads }))
-  if (config.has('.head_dim')) {
-    const headDim = config.integer('.head_dim')
-    put('attention.key_length', 'u32', headDim)
-    put('attention.value_length', 'u32', headDim)
-  }
-  put('attention.layer_norm_rms_epsilon', 'f32', config.number('.rms_norm_eps', { min: 0, above: true, max: 1 }))
-  putRope(config, put)
-}
-
-/** RoPE: in keys of its own, or (transformers 5) all of it in `rope_parameters`. */
-function putRope(config: Metadata, put: Put): void {
-  const inside = config.has('.rope_parameters.rope_theta') ? '.rope_parameters.rope_theta' : '.rope_theta'
-  put('rope.freq_base', 'f32', config.number(inside, { min: 1, max: 1e12, default: 10_000 }))
-  for (const scaling of ['.rope_scaling', '.rope_parameters']) {
-    onlyNeutral(config, `${scaling}.partial_rotary_factor`, [1])
-    const key = config.has(`${scaling}.rope_type`) ? `${scaling}.rope_type` : `${scaling}.type`
-    const type = config.optionalString(key) ?? 'default'
-    if (type === 'default') continue
-    if (!scalings.has(type)) config.refuse(key, ['default', ...scalings].join(', '))
-    putScaling(config, scaling, type, put)
-  }
-}
-
-/** Scalings of RoPE that have keys in GGUF, or here. */
-const scalings: ReadonlySet<string> = new Set(['linear', 'yarn', 'llama3'])
-
-/** What reads them says which are supported (lib/model). */
-function putScaling(config: Metadata, scaling: string, type: string, put: Put): void {
-  const factor = { min: 0, above: true, max: 1e6 }
-  put('rope.scaling.type', 'string', type)
-  put('rope.scaling.factor', 'f32', config.number(`${scaling}.factor`, factor))
-  const context = `${scaling}.original_max_position_embeddings`
-  if (config.has(context)) put('rope.scaling.original_context_length', 'u32', config.integer(context))
-  onlyNeutral(config, `${scaling}.attention_factor`, [])
-  onlyNeutral(config, `${scaling}.truncate`, [true])
-  for (const [from, to] of [
-    ['low_freq_factor', 'low_freq_factor'],
-    ['high_freq_factor', 'high_freq_factor'],
-    ['beta_fast', 'yarn_beta_fast'],
-    ['beta_slow', 'yarn_beta_slow']
-  ] as const) {
-    if (config.has(`${scaling}.${from}`)) put(`rope.scaling.${to}`, 'f32', config.number(`${scaling}.${from}`, factor))
-  }
-  if (!config.has(`${scaling}.mscale`) && !config.has(`${scaling}.mscale_all_dim`)) return
-  // Equal ones leave cosines and sines as they are, and stretch scores.
-  const stretch = config.number(`${scaling}.mscale_all_dim`, { ...factor, max: 100 })
-  if (config.number(`${scaling}.mscale`) !== stretch)
-    config.refuse(`${scaling}.mscale`, `${stretch}, as mscale_all_dim`)
-  put('rope.scaling.yarn_log_multiplier', 'f32', 0.1 * stretch)
 }
 
 /** Metadata of a model but for its tokenizer. METADATA_INVALID {key, found, allowed}. */

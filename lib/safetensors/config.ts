@@ -46,19 +46,6 @@ export async function readConfig(folder: string, name: string): Promise<Metadata
   return parseConfig(await readSmallFile(path, largestConfig), path, name)
 }
 
-/** A list of integers, or one that stands for itself. METADATA_INVALID. */
-export function integers(config: Metadata, key: string, range: { min: number; max: number }): number[] {
-  const value = config.get(key)
-  if (value === undefined) return []
-  if (!Array.isArray(value)) return [config.integer(key, range)]
-  for (const item of config.numbers(key)) {
-    if (!Number.isInteger(item) || item < range.min || item > range.max) {
-      config.refuse(key, `integers from ${range.min} to ${range.max}`)
-    }
-  }
-  return value as number[]
-}
-
 /** Refuses a value that changes the computation in a way that is not supported; `neutral` is what it may be. */
 export function onlyNeutral(config: Metadata, key: string, neutral: readonly (number | boolean | string)[]): void {
   const value = config.get(key)

@@ -1,9 +1,10 @@
 /** From the tensors of a folder to those of the model: names of GGUF, experts stacked, each with the places that its bytes come from. */
 import { createError } from '../errors/index.js'
 import type { Metadata } from '../model/metadata.js'
-import type { FolderArchitecture, TensorRule } from './architectures.js'
+import type { FolderArchitecture } from './architectures.js'
 import { invalid, shown } from './read-json.js'
 import type { PlacedTensor } from './shards.js'
+import type { TensorRule } from './tensor-rules.js'
 
 /** Types that can be read, and bytes of a weight. */
 const weightBytes = { F32: 4, F16: 2, BF16: 2 } as const
@@ -107,6 +108,9 @@ function halfHead(rule: TensorRule, { name, shape }: PlacedTensor, config: Metad
   return half
 }
 
+/** A matrix of one row is a vector, as converters write it. */
+const squeezed = (shape: number[]): number[] => (shape.length === 2 && shape[1] === 1 ? shape.slice(0, 1) : shape)
+
 function gatherOne(target: Target, config: Metadata, path: string): GatheredTensor {
   const { name, rule, sources } = target
   sources.sort((a, b) => (a.expert ?? -1) - (b.expert ?? -1))
@@ -117,7 +121,7 @@ function gatherOne(target: Target, config: Metadata, path: string): GatheredTens
     rule.half === undefined
       ? { shape: [...tensor.shape].reverse(), parts: sources.map(({ tensor: { file, offset } }) => ({ file, offset })) }
       : halve(tensor, rule.half, weightBytes[stored])
-  const shape = expert === undefined ? whole.shape : [...whole.shape, sources.length]
+  const shape = expert === undefined ? squeezed(whole.shape) : [...whole.shape, sources.length]
   if (shape.length < 1 || shape.length > 4) throw mismatch(shown(tensor.name), '1 to 4 dimensions', tensor.shape)
   return { name, stored, shape, halfHead: halfHead(rule, tensor, config), parts: whole.parts }
 }
@@ -140,8 +144,11 @@ export function gatherTensors(
   }
   const targets = new Map<string, Target>()
   const extra: string[] = []
+  const layers = config.integer('.num_hidden_layers')
+  const guesses = architecture.guesses ? config.integer('.num_nextn_predict_layers', { min: 0, default: 0 }) : 0
   for (const tensor of tensors) {
     const { template, layer, expert } = templateOf(tensor.name)
+    if (layer >= layers && layer < layers + guesses) continue
     const found = rules.get(template)
     if (!found && !ignored.test(tensor.name)) extra.push(shown(tensor.name))
     for (const { rule, order } of found ?? []) {

@@ -12,7 +12,7 @@ import { type GatheredTensor, gatherTensors } from './gather.js'
 import { ggufHeader, type HeaderTensor, type HeaderTensorType, type MetadataValue, tensorTypes } from './gguf-header.js'
 import { isModelFolder } from './model-folder.js'
 import { readShards } from './shards.js'
-import { tokenizerMetadata } from './tokenizer.js'
+import { tokenizerEntries } from './tokenizer.js'
 
 /** What matrices become as they are read. */
 export type QuantizeType = 'Q8_0' | 'Q4_0'
@@ -76,7 +76,7 @@ export async function openModelFolder(
     ['general.name', { type: 'string', value: basename(folder) }],
     ['general.file_type', { type: 'u32', value: fileTypes[quantize ?? most] }],
     ['general.quantization_version', { type: 'u32', value: quantizationVersion }],
-    ...(await tokenizerMetadata(folder, config, `${architecture.ggufName}.vocab_size`))
+    ...(await tokenizerEntries(folder, config, `${architecture.ggufName}.vocab_size`))
   ])
   const { header, dataBytes } = ggufHeader(metadata, typed)
   return addon.openGathered(folder, {

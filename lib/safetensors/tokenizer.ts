@@ -1,22 +1,20 @@
-/** What a folder says of its tokens, as metadata: tokenizer.json under the key of the GGUF specification, ids of special tokens, the chat template. */
+/** What a folder says of its tokens, as metadata: its files as lib/model reads them, and the size of the vocabulary. */
 import { join } from 'node:path'
+import { createError } from '../errors/index.js'
 import type { Metadata } from '../model/metadata.js'
-import { integers, parseConfig, readConfig } from './config.js'
+import { tokenizerMetadata } from '../model/tokenizer-files.js'
+import { CONFIG_FILE } from './config.js'
 import type { MetadataValue } from './gguf-header.js'
 import { GENERATION_CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from './model-folder.js'
-import { invalid, isObject, parseObject, readSmallFile } from './read-json.js'
+import { invalid, readSmallFile } from './read-json.js'
 import { ifAny } from './shards.js'
 
 /** The largest published tokenizer.json files have about 35 MB, tokenizer_config.json files 1.2 MB. */
 const largestTokenizer = 64 * 2 ** 20
-const largestTokenizerConfig = 8 * 2 ** 20
-const largestTemplate = 2 ** 20
-
-/** `tokenizer.ggml.<name>_token_id` of the tokens that end a text, the first three of them. */
-const endNames = ['eos', 'eot', 'eom'] as const
+const largestOther = 8 * 2 ** 20
 
 /** The text of a file in UTF-8; undefined where there is none. */
-async function textOf(folder: string, name: string, most: number): Promise<string | undefined> {
+async function textOf(folder: string, name: string, most = largestOther): Promise<string | undefined> {
   const path = join(folder, name)
   const bytes = await ifAny(readSmallFile(path, most))
   if (!bytes) return undefined
@@ -27,57 +25,38 @@ async function textOf(folder: string, name: string, most: number): Promise<strin
   }
 }
 
-interface TokenizerConfig {
-  config: Metadata
-  /** One, or several with names, of which `default` counts. */
-  template: string | undefined
+/** In a type of GGUF. METADATA_INVALID for an id beyond all vocabularies. */
+function typed(key: string, value: unknown): MetadataValue {
+  if (typeof value === 'string') return { type: 'string', value }
+  if (typeof value === 'boolean') return { type: 'bool', value }
+  if (typeof value === 'number' && value < 2 ** 32) return { type: 'u32', value }
+  const found = String(value).slice(0, 60)
+  throw createError('METADATA_INVALID', `metadata ${key}: found ${found}, allowed is an id of a token`, {
+    key,
+    found,
+    allowed: 'an id of a token'
+  })
 }
 
-async function readTokenizerConfig(folder: string): Promise<TokenizerConfig | undefined> {
-  const path = join(folder, TOKENIZER_CONFIG_FILE)
-  const bytes = await ifAny(readSmallFile(path, largestTokenizerConfig))
-  if (!bytes) return undefined
-  const { chat_template: given } = parseObject(bytes, path, TOKENIZER_CONFIG_FILE)
-  const named = Array.isArray(given) ? given.find((one) => isObject(one) && one.name === 'default') : undefined
-  const template: unknown = named === undefined ? given : (named as { template?: unknown }).template
-  return {
-    config: parseConfig(bytes, path, TOKENIZER_CONFIG_FILE),
-    template: typeof template === 'string' ? template : undefined
-  }
-}
-
-/** Ids of the special tokens: what generating goes by, before what the model was configured with. */
-function putIds(configs: readonly Metadata[], vocab: number, put: (key: string, value: MetadataValue) => void): void {
-  const range = { min: 0, max: vocab - 1 }
-  const first = (key: string) => configs.find((config) => config.has(key))
-  const bos = first('.bos_token_id')?.integer('.bos_token_id', range)
-  if (bos !== undefined) put('bos_token_id', { type: 'u32', value: bos })
-  const ends = first('.eos_token_id')
-  for (const [i, value] of (ends ? integers(ends, '.eos_token_id', range) : []).entries()) {
-    const name = endNames[i]
-    if (name) put(`${name}_token_id`, { type: 'u32', value })
-  }
-}
-
-/** `vocabKey`: where the size of the vocabulary goes. MODEL_FILE_INVALID {path}, METADATA_INVALID {key}, FILE_READ_FAILED. */
-export async function tokenizerMetadata(
+/**
+ * `vocabKey`: where the size of the vocabulary goes. Without a tokenizer.json that is all. MODEL_FILE_INVALID {path}, METADATA_INVALID {key},
+ * FILE_READ_FAILED.
+ */
+export async function tokenizerEntries(
   folder: string,
   config: Metadata,
   vocabKey: string
 ): Promise<Map<string, MetadataValue>> {
-  const vocab = config.integer('.vocab_size')
-  const entries = new Map<string, MetadataValue>([[vocabKey, { type: 'u32', value: vocab }]])
-  const json = await textOf(folder, TOKENIZER_FILE, largestTokenizer)
-  if (json === undefined) return entries
-  entries.set('tokenizer.huggingface.json', { type: 'string', value: json })
-  const put = (key: string, value: MetadataValue) => entries.set(`tokenizer.ggml.${key}`, value)
-  const generation = await ifAny(readConfig(folder, GENERATION_CONFIG_FILE))
-  putIds(generation ? [generation, config] : [config], vocab, put)
-  const own = await readTokenizerConfig(folder)
-  for (const key of ['add_bos_token', 'add_eos_token'] as const) {
-    if (own?.config.has(`.${key}`)) put(key, { type: 'bool', value: own.config.boolean(`.${key}`, false) })
-  }
-  const template = (await textOf(folder, TEMPLATE_FILE, largestTemplate)) ?? own?.template
-  if (template !== undefined) entries.set('tokenizer.chat_template', { type: 'string', value: template })
+  const entries = new Map<string, MetadataValue>([[vocabKey, { type: 'u32', value: config.integer('.vocab_size') }]])
+  const tokenizer = await textOf(folder, TOKENIZER_FILE, largestTokenizer)
+  if (tokenizer === undefined) return entries
+  const [own, generation, model, chatTemplate] = await Promise.all(
+    [TOKENIZER_CONFIG_FILE, GENERATION_CONFIG_FILE, CONFIG_FILE, TEMPLATE_FILE].map((name) => textOf(folder, name))
+  )
+  const given = Object.entries({ config: own, generation, model, chatTemplate }).filter(
+    ([, text]) => text !== undefined
+  )
+  const metadata = tokenizerMetadata({ tokenizer, ...Object.fromEntries(given) })
+  for (const [key, value] of Object.entries(metadata)) entries.set(key, typed(key, value))
   return entries
 }

@@ -4,6 +4,7 @@ import t from 'tap'
 import type { readModel as ReadModel } from '../../lib/model/index.js'
 import type {
   ExpertOptions,
+  GatheredFiles,
   native as Native,
   NativeBackend,
   NativeGguf,
@@ -12,13 +13,16 @@ import type {
   PrefixScope,
   StepItem
 } from '../../lib/native.js'
+import type * as Safetensors from '../../lib/safetensors/open.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
 import { built } from '../fixtures/package.js'
+import { writeTwins } from '../fixtures/safetensors.js'
 import { besiege, outcome, report } from './hostile.js'
 
 // The addon's own surface is not exported by the package: it is reached by its place.
 const { native } = (await built('native.js')) as { native: typeof Native }
 const { readModel } = (await built('model/index.js')) as { readModel: typeof ReadModel }
+const { openModelFolder } = (await built('safetensors/open.js')) as typeof Safetensors
 
 const addon = native()
 const folder = t.testdir({})
@@ -43,10 +47,73 @@ async function open(from = path): Promise<{
   return { file, backend, model, sequence: model.createSequence({ kvType: 'f16', maxTokens: 64 }) }
 }
 
+/** What the addon is told of a folder of safetensors files. */
+async function gatheredPlaces(): Promise<GatheredFiles> {
+  const made = writeTwins(join(folder, 'twin'), { vocab: 260, layers: 1, experts: 2, type: 'F16' }, 2)
+  let places: GatheredFiles | undefined
+  const openGathered = (path: string, told: GatheredFiles) => {
+    places = told
+    return addon.openGathered(path, told)
+  }
+  const file = await openModelFolder({ ...addon, openGathered }, made.folder)
+  file.close()
+  return places!
+}
+
+t.test('places of tensors that no file has', async (t) => {
+  const places = await gatheredPlaces()
+  const before = addon.counters()
+  const open = (change: Partial<GatheredFiles>) =>
+    addon.openGathered(folder, { ...places, ...change }).then((file) => file.close())
+  const changed = <List extends Float64Array | Uint32Array>(list: List, index: number, value: number) => {
+    const copy = list.slice() as List
+    copy[index] = value
+    return copy
+  }
+  const { partOffset, partFile, fileBytes, parts, stored, halfHead, header } = places
+  const last = partOffset.length - 1
+  for (const [what, change, code] of [
+    ['behind its file', { partOffset: changed(partOffset, last, fileBytes[partFile[last]!]!) }, 'VALIDATION_ERROR'],
+    ['at the last byte', { partOffset: changed(partOffset, 0, fileBytes[partFile[0]!]! - 1) }, 'VALIDATION_ERROR'],
+    ['in a file that is not there', { partFile: changed(partFile, 0, 2) }, 'VALIDATION_ERROR'],
+    ['of wider weights', { stored: stored.map(() => 0) }, 'VALIDATION_ERROR'],
+    ['of quantised weights', { stored: changed(stored, 0, 8) }, 'VALIDATION_ERROR'],
+    ['of heads that are none', { halfHead: changed(halfHead, 0, 7) }, 'VALIDATION_ERROR'],
+    [
+      'in no part',
+      { parts: changed(parts, 0, 0), partFile: partFile.slice(1), partOffset: partOffset.slice(1) },
+      'VALIDATION_ERROR'
+    ],
+    ['in more parts than are told', { parts: changed(parts, 0, 2) }, 'VALIDATION_ERROR'],
+    ['in a file that has changed', { fileBytes: changed(fileBytes, 0, fileBytes[0]! + 1) }, 'FILE_READ_FAILED'],
+    ['with a header that is cut off', { header: header.slice(0, 200) }, 'MODEL_FILE_INVALID'],
+    ['with too few bytes of data', { dataBytes: places.dataBytes - 32 }, 'MODEL_FILE_INVALID']
+  ] as const) {
+    t.equal(await outcome(() => open(change)), code, what)
+  }
+  await open({})
+  t.same(addon.counters(), before)
+})
+
 t.test('the addon itself', async (t) => {
   const before = addon.counters()
   const cancel = addon.createCancel()
   report(t, 'openGguf', await besiege([path], async ([file]) => (await addon.openGguf(file as string)).close()))
+  const gathered = await gatheredPlaces()
+  report(
+    t,
+    'openGathered',
+    await besiege([folder, gathered], async (args) =>
+      (await addon.openGathered(...(args as Parameters<typeof addon.openGathered>))).close()
+    )
+  )
+  report(
+    t,
+    'quantizedType',
+    await besiege([{ name: 'a', type: 'F16', shape: [32, 4] }, 'Q8_0', true], (args) =>
+      addon.quantizedType(...(args as Parameters<typeof addon.quantizedType>))
+    )
+  )
   report(
     t,
     'quantizeGguf',

@@ -59,6 +59,18 @@ t.test('reference', { skip }, async (t) => {
     })
   }
 
+  await t.test('the folder of safetensors files', async (t) => {
+    for (const options of [{}, { memory: '24MiB', contextLength: 128 }, { quantize: 'Q8_0' as const }]) {
+      const { id, descriptor } = await engine.loadModel({ model: join(models, 'hf'), ...options })
+      t.match(descriptor, { architecture: 'olmoe', weightType: options.quantize ?? 'F16', vocab: 1024 })
+      t.same((await engine.tokenize({ model: id, text: prompt })).tokens, ids, 'token ids of the prompt')
+      const result = await engine.generate({ model: id, prompt, maxTokens: 96, temperature: 0, ignoreEos: true })
+      t.same(result.tokens, greedy, `all greedy tokens: ${JSON.stringify(options)}`)
+      t.equal(prompt + result.text, text, 'the text')
+      await engine.unloadModel(id)
+    }
+  })
+
   await t.test('q4_0 made by quantize: teacher-forced agreement', async (t) => {
     const made = join(t.testdir(), 'q4_0.gguf')
     const command = join(root, 'dist', 'esm', 'cli', 'main.js')

@@ -261,11 +261,7 @@ const cases: [what: string, make: () => unknown, code: string][] = [
     () => putIndex((index) => set(index.weight_map, up, join(single, 'model.safetensors'))),
     'MODEL_FILE_INVALID'
   ],
-  [
-    'an index with a number for a file',
-    () => putIndex((index) => set(index.weight_map, up, 1)),
-    'MODEL_FILE_INVALID'
-  ],
+  ['an index with a number for a file', () => putIndex((index) => set(index.weight_map, up, 1)), 'MODEL_FILE_INVALID'],
   [
     'a shard that is not there',
     () => rmSync(join(fresh(sharded), 'model-00002-of-00003.safetensors')),

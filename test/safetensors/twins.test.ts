@@ -11,7 +11,7 @@ const small = { vocab: 270, layers: 2, experts: 4, heads: 4, kvHeads: 2 } as con
 const tokens = Array.from({ length: 24 }, (_, i) => (i * 37) % 256)
 
 const kinds: [name: string, options: FolderOptions, shards: number][] = [
-  ['olmoe-f16', { ...small, type: 'F16' }, 1],
+  ['olmoe-f16', { ...small, type: 'F16', halfNorms: true }, 1],
   ['qwen3moe-bf16', { ...small, architecture: 'qwen3moe', type: 'BF16', stacked: true }, 3],
   ['mixtral-f32', { ...small, architecture: 'llama', type: 'F32', tied: true, feedForward: 64 }, 4]
 ]

@@ -59,7 +59,7 @@ export async function header() {
       const own = damaged(draw, json)
       return {
         json: own.toString('latin1'),
-        fileBytes: draw.chance(0.9) ? bytes.length - json.length + own.length : draw.word()
+        fileBytes: draw.chance(0.8) ? bytes.length - json.length + own.length : draw.below(2 * bytes.length)
       }
     },
     parse({ json, fileBytes }) {
