@@ -32,7 +32,9 @@ t.test('RLIMIT_DATA', { skip: limited ? false : 'prlimit is not here (Linux, uti
     demoted,
     told,
     outcomes,
-    after
+    after,
+    beside,
+    prefixes
   } = JSON.parse(stdout)
 
   t.equal(refusedBoot, 'RESOURCE_MEMORY_EXHAUSTED')
@@ -50,4 +52,8 @@ t.test('RLIMIT_DATA', { skip: limited ? false : 'prlimit is not here (Linux, uti
   t.ok(refused.length > 0 && refused.length < 6, `${refused.length} of 6 requests were refused`)
   t.ok(outcomes[0] === expected || refused.includes(outcomes[0]), 'those that were not ended as ever')
   t.equal(after, expected, 'the engine goes on')
+
+  t.equal(beside, expected, 'prefixes made room')
+  t.match(prefixes, { kept: 4, taken: 0 })
+  t.ok(prefixes.evictions >= 2 && prefixes.evictions <= 4, `${prefixes.evictions} pages`)
 })
