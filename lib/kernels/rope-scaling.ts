@@ -35,8 +35,6 @@ export function scaledFrequency(frequency: number, pair: number, { factor, keep 
   return frequency * (share + (1 - share) / factor)
 }
 
-const ln2 = 0.6931471805599453
-
 /** Natural logarithm of a finite x > 0 with the same bits everywhere: x = m · 2^e, 2 artanh((m - 1)/(m + 1)) as a series to z^23. */
 export function logOf(x: number): number {
   let [m, e] = [x, 0]
@@ -46,7 +44,7 @@ export function logOf(x: number): number {
   const square = z * z
   let sum = 0
   for (let n = 23; n >= 1; n -= 2) sum = sum * square + 1 / n
-  return e * ln2 + 2 * z * sum
+  return e * Math.LN2 + 2 * z * sum
 }
 
 /** YaRN's factor of attention: 1 + 0.1 m ln(factor), which makes up for the entropy that interpolation adds. */

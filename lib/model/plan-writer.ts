@@ -58,7 +58,17 @@ export class PlanWriter<Buffer extends string> {
     const { headDim, rope } = this.sizes
     const { rotaryDim, base, scaling } = rope
     const divisors = rope.divided ? { divisors: this.tensor('rope_freqs', 'vector', [rotaryDim / 2]) } : {}
-    this.ops.push({ op: 'rope', buffer, heads, headDim, rotaryDim, base, pairs, ...(scaling && { scaling }), ...divisors })
+    this.ops.push({
+      op: 'rope',
+      buffer,
+      heads,
+      headDim,
+      rotaryDim,
+      base,
+      pairs,
+      ...(scaling && { scaling }),
+      ...divisors
+    })
   }
 
   /** Nothing where `by` is 1. */

@@ -85,8 +85,14 @@ function refuseUnsupported(m: Metadata, rules: SizeRules): void {
   if (m.has('.expert_gating_func') && !gating.includes(m.integer('.expert_gating_func', { min: 0 }))) {
     m.refuse('.expert_gating_func', gating.join(' or '))
   }
-  if (m.has('.rope.freq_base_swa') && m.number('.rope.freq_base_swa') !== m.number('.rope.freq_base', { default: 10000 })) {
-    m.refuse('.rope.freq_base_swa', `${m.key('.rope.freq_base')}: another base in layers with a window is not supported`)
+  if (
+    m.has('.rope.freq_base_swa') &&
+    m.number('.rope.freq_base_swa') !== m.number('.rope.freq_base', { default: 10000 })
+  ) {
+    m.refuse(
+      '.rope.freq_base_swa',
+      `${m.key('.rope.freq_base')}: another base in layers with a window is not supported`
+    )
   }
   if (m.has('split.count') && m.integer('split.count', { min: 0 }) > 1) {
     m.refuse('split.count', '1: a model in several files has to be merged first')

@@ -125,12 +125,34 @@ t.test('the clamped activation, and biases', async (test) => {
     }
   }
   const mixed = layer(
-    { tokens: 5, experts: 4, k: 2, skew: 'even', types: ['F16', 'Q8_0', 'Q4_0'], width: 64, hidden: 96, activation: 'clamped_swiglu', biased: true },
+    {
+      tokens: 5,
+      experts: 4,
+      k: 2,
+      skew: 'even',
+      types: ['F16', 'Q8_0', 'Q4_0'],
+      width: 64,
+      hidden: 96,
+      activation: 'clamped_swiglu',
+      biased: true
+    },
     'mixed'
   )
   const { result } = await forms.sameBits('expertMatmul', 'types that differ, with biases', mixed.one)
   test.equal(firstFar(result, mixed.oracle(), tolerances.expertQuantised), undefined, 'types that differ: the oracle')
-  const nan = layer({ tokens: 3, experts: 2, k: 1, skew: 'even', types: ['F32', 'F32', 'F32'], width: 8, hidden: 8, activation: 'clamped_swiglu' }, 'nan')
+  const nan = layer(
+    {
+      tokens: 3,
+      experts: 2,
+      k: 1,
+      skew: 'even',
+      types: ['F32', 'F32', 'F32'],
+      width: 8,
+      hidden: 8,
+      activation: 'clamped_swiglu'
+    },
+    'nan'
+  )
   nan.x[9] = Number.NaN
   const bad = await forms.sameBits('expertMatmul', 'NaN is not clamped away', nan.one)
   test.ok([...bad.result].some((value) => Number.isNaN(value)))

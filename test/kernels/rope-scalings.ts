@@ -15,7 +15,14 @@ const plain = (base: number, rotaryDim: number) =>
   Array.from({ length: rotaryDim / 2 }, (_, i) => base ** ((-2 * i) / rotaryDim))
 
 /** YaRN, equations 17 to 23 of the paper, with the bounds of a pair floored and ceiled as its code does. */
-function yarn(base: number, rotaryDim: number, factor: number, originalContext: number, betaFast: number, betaSlow: number) {
+function yarn(
+  base: number,
+  rotaryDim: number,
+  factor: number,
+  originalContext: number,
+  betaFast: number,
+  betaSlow: number
+) {
   const pairOf = (turns: number) =>
     (rotaryDim * Math.log(originalContext / (turns * 2 * Math.PI))) / (2 * Math.log(base))
   const low = Math.max(Math.floor(pairOf(betaFast)), 0)

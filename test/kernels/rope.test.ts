@@ -93,7 +93,9 @@ t.test('numbers that do not fit', async () => {
     { scaling: { factor: 2, magnitude: 0 } },
     { scaling: { factor: 2, magnitude: 1, keep: { by: 'pair', none: 3, all: 3, most: 1 } as const } },
     { scaling: { factor: 2, magnitude: 1, keep: { by: 'turn' as 'pair', none: 3, all: 4, most: 1 } } },
-    { scaling: { factor: 2, magnitude: 1, keep: { by: 'turns', none: 1, all: 4, most: 1, originalContext: 0 } as const } }
+    {
+      scaling: { factor: 2, magnitude: 1, keep: { by: 'turns', none: 1, all: 4, most: 1, originalContext: 0 } as const }
+    }
   ]
   for (const part of bad)
     await forms.sameError('rope', JSON.stringify(part), { request: () => ({ ...good, ...part }) }, 'VALIDATION_ERROR')

@@ -7,13 +7,21 @@ import { readModel } from '../../lib/model/index.js'
 import { granite } from '../fixtures/granite-model.js'
 import type { MoeModelOptions } from '../fixtures/moe-model.js'
 import { floatsOf, largestDifference } from './float-files.js'
-import { graniteForward } from './naive-granite.js'
 import { naiveForward } from './naive-forward.js'
+import { graniteForward } from './naive-granite.js'
 import { planLogits, sameBits } from './plan-logits.js'
 
 const skip = existsSync('build/Release/tiered_moe.node') || process.env.TIERED_MOE_ADDON ? false : 'no addon'
 const TOKENS = Array.from({ length: 40 }, (_, i) => (i * 37 + 5) % 270)
-const ODD: MoeModelOptions = { embedding: 52, heads: 6, kvHeads: 3, headDim: 10, feedForward: 37, experts: 7, vocab: 271 }
+const ODD: MoeModelOptions = {
+  embedding: 52,
+  heads: 6,
+  kvHeads: 3,
+  headDim: 10,
+  feedForward: 37,
+  experts: 7,
+  vocab: 271
+}
 const without = (...keys: string[]) =>
   Object.fromEntries(keys.map((key) => [`granitemoe.${key}`, undefined])) as Record<string, undefined>
 
@@ -52,7 +60,11 @@ t.test('keys', async (t) => {
       { op: 'scale', buffer: 'h', by: 1 / 6.5 }
     ]
   )
-  t.notOk(readModel(granite({ metadata: without('embedding_scale', 'residual_scale', 'logit_scale') }).file).plan.ops.some(({ op }) => op === 'scale'))
+  t.notOk(
+    readModel(granite({ metadata: without('embedding_scale', 'residual_scale', 'logit_scale') }).file).plan.ops.some(
+      ({ op }) => op === 'scale'
+    )
+  )
   const failure = (key: string, value: number | string) => {
     try {
       readModel(granite({ metadata: { [`granitemoe.${key}`]: value } }).file)
@@ -62,8 +74,7 @@ t.test('keys', async (t) => {
     return undefined
   }
   for (const key of ['embedding_scale', 'residual_scale', 'logit_scale']) {
-    for (const value of [-1, Number.NaN, 'none'])
-      t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
+    for (const value of [-1, Number.NaN, 'none']) t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
   }
   t.equal(failure('expert_count', 0), 'ARCHITECTURE_UNSUPPORTED', 'a dense granite')
 })

@@ -56,7 +56,10 @@ export function graniteForward(s: Sizes, read: ReadTensor, tokens: readonly numb
       }
       return out
     })
-    x = add(x, attended.map((row) => multiply(w('attn_output'), row)))
+    x = add(
+      x,
+      attended.map((row) => multiply(w('attn_output'), row))
+    )
     const normed = x.map((row) => norm(row, w('ffn_norm'), s.epsilon))
     const experts = normed.map((row) => {
       const scores = multiply(w('ffn_gate_inp'), row).map((score, expert) => ({ score, expert }))

@@ -53,4 +53,5 @@ export async function planLogits(
   }
 }
 
-export const sameBits = (a: Float32Array, b: Float32Array): boolean => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))
+export const sameBits = (a: Float32Array, b: Float32Array): boolean =>
+  Buffer.from(a.buffer).equals(Buffer.from(b.buffer))

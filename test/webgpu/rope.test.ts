@@ -33,7 +33,15 @@ if (gpu) {
       const [heads, headDim, pairs] = [2, rotaryDim, 'neox'] as const
       const positions = Uint32Array.of(0, 1, 77, 4095, 131_071)
       const x = floats(positions.length * heads * headDim, stream(name))
-      const request = { positions, heads, headDim, base, pairs, ...(scaling && { scaling }), ...(divisors && { divisors }) }
+      const request = {
+        positions,
+        heads,
+        headDim,
+        base,
+        pairs,
+        ...(scaling && { scaling }),
+        ...(divisors && { divisors })
+      }
       const result = await gpu.rope({ x: x.slice(), ...request })
       const oracle = ropeOracle({ x, positions, heads, headDim, rotaryDim, base, pairs, frequencies, magnitude })
       test.equal(firstFar(result, oracle, tolerances.ropeGpu), undefined, name)

@@ -35,7 +35,17 @@ export type ScratchName =
 export type BiasName = 'gateBias' | 'upBias' | 'downBias'
 
 /** Scratch, the layer's own slices, the plan's buffers (x, and its quantised rows, out), the layer's row of the slot table, and the slab. */
-export type BufferName = ScratchName | BiasName | 'ids' | 'weights' | 'status' | 'x' | 'blocks' | 'out' | 'table' | 'slab'
+export type BufferName =
+  | ScratchName
+  | BiasName
+  | 'ids'
+  | 'weights'
+  | 'status'
+  | 'x'
+  | 'blocks'
+  | 'out'
+  | 'table'
+  | 'slab'
 
 export interface Stage {
   launch: Launch
@@ -86,7 +96,13 @@ export function stagesInto(shape: ExpertShape, layout: ExpertLayout, slab: SlabS
     return [{ launch: first, buffers: ['tiles', 'slots', 'table', 'slab', activations(gate), 'hidden', 'slab'] }]
   const { biases } = shape
   const withBias = (names: BufferName[], bias: BiasName, has = false): BufferName[] => (has ? [...names, bias] : names)
-  const inputs = (type: ExpertShape['types']['gate']): BufferName[] => ['tiles', 'slots', 'table', 'slab', activations(type)]
+  const inputs = (type: ExpertShape['types']['gate']): BufferName[] => [
+    'tiles',
+    'slots',
+    'table',
+    'slab',
+    activations(type)
+  ]
   return [
     { launch: first, buffers: withBias([...inputs(gate), 'gate'], 'gateBias', biases?.gate) },
     { launch: second, buffers: withBias([...inputs(up), 'up'], 'upBias', biases?.up) }

@@ -44,7 +44,15 @@ export const attention: GpuKernel<'attention'> = async (call, r) => {
   const partials = await call.scratch(scratchBytes)
   await call.run(append, [k, v, placed, paged, cache.binding, status])
   for (const { attend, merge } of parts) {
-    await call.run(attend, [q, placed, paged, cache.binding, merge ? partials : out.binding, status, ...(merge ? [] : sinks)])
+    await call.run(attend, [
+      q,
+      placed,
+      paged,
+      cache.binding,
+      merge ? partials : out.binding,
+      status,
+      ...(merge ? [] : sinks)
+    ])
     if (merge) await call.run(merge, [placed, partials, out.binding, ...sinks])
   }
   return out.array

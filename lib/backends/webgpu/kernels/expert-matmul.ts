@@ -73,7 +73,9 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
   const biasOf = async (name: keyof typeof matrices) => {
     const given = r.biases?.[name]
     if (given === undefined) return []
-    return [await call.input(`biases.${name}`, exactArgument(`biases.${name}`, given, experts * matrices[name].rows), 'f32')]
+    return [
+      await call.input(`biases.${name}`, exactArgument(`biases.${name}`, given, experts * matrices[name].rows), 'f32')
+    ]
   }
   const biases = { gate: await biasOf('gate'), up: await biasOf('up'), down: await biasOf('down') }
   const has = (name: keyof typeof matrices) => biases[name].length > 0
@@ -120,7 +122,15 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
   for (let first = 0; first < experts; first += slab) {
     const launches = gateUpLaunches(shape, slabOf(matrices, first, slab), facts)
     if (apart) {
-      await call.run(launches[0]!, [tiles, slots, table, part('gate', first), inputOf('gate'), apart.gate, ...biases.gate])
+      await call.run(launches[0]!, [
+        tiles,
+        slots,
+        table,
+        part('gate', first),
+        inputOf('gate'),
+        apart.gate,
+        ...biases.gate
+      ])
       await call.run(launches[1]!, [tiles, slots, table, part('up', first), inputOf('up'), apart.up, ...biases.up])
     } else {
       await call.run(launches[0]!, [

@@ -1,5 +1,5 @@
-import { ropeFrequencies, ropeLaunch, ropeTableLaunch } from '../launches/rope.js'
 import type { RopeScaling } from '../../../kernels/rope-scaling.js'
+import { ropeFrequencies, ropeLaunch, ropeTableLaunch } from '../launches/rope.js'
 import {
   arrayArgument,
   choiceArgument,
@@ -40,7 +40,11 @@ export const rope: GpuKernel<'rope'> = async (call, r) => {
   const positions = await call.input('positions', r.positions, 'u32')
   const frequencies = await call.input('frequencies', ropeFrequencies(base, rotaryDim, scaling, divisors), 'u32')
   const table = await call.scratch(rows * rotaryDim * 4)
-  await call.run(ropeTableLaunch({ rows, rotaryDim, magnitude: scaling?.magnitude ?? 1 }, call.facts), [positions, frequencies, table])
+  await call.run(ropeTableLaunch({ rows, rotaryDim, magnitude: scaling?.magnitude ?? 1 }, call.facts), [
+    positions,
+    frequencies,
+    table
+  ])
   await call.run(ropeLaunch({ rows, heads, headDim, rotaryDim, pairs }, call.facts), [x.binding, table])
   return x.array
 }

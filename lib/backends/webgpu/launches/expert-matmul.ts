@@ -102,7 +102,11 @@ function partLaunch(
 ): Launch {
   const tile = tileOf(shape, facts)
   const [first, second] = places.flatMap(({ stride, offset }) => [[stride / quadBytes, offset / quadBytes]])
-  const defines = { ...tileDefines(part.type, tile, places.length as 1 | 2, facts), GATHER: part.gather, BIAS: part.bias }
+  const defines = {
+    ...tileDefines(part.type, tile, places.length as 1 | 2, facts),
+    GATHER: part.gather,
+    BIAS: part.bias
+  }
   return {
     shader: 'expert_matmul',
     defines,
@@ -136,7 +140,13 @@ export function siluMulLaunch(shape: ExpertShape, facts: DeviceFacts): Launch {
 
 /** Buffers: tiles, slots, slot table, down weights, activations of the dispatched rows, out f32 [dispatched rows][width], biases. */
 export function downLaunch(shape: ExpertShape, slab: SlabShape, facts: DeviceFacts): Launch {
-  const part = { type: shape.types.down, rows: shape.width, columns: shape.hidden, gather: false, bias: shape.biases?.down ?? false }
+  const part = {
+    type: shape.types.down,
+    rows: shape.width,
+    columns: shape.hidden,
+    gather: false,
+    bias: shape.biases?.down ?? false
+  }
   return partLaunch(shape, slab, part, [slab.down], facts)
 }
 
