@@ -5,7 +5,7 @@
 // that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
-//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap]
+//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-architectures]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
@@ -16,6 +16,7 @@ import { native } from '../dist/esm/native.js'
 import { axes, crossProduct, pairwise, places, placesInTurn, routes, swaps, tierSets } from './cells.mjs'
 import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
+import { gptOssFiles } from './gpt-oss-files.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 
@@ -26,6 +27,7 @@ const { values: options } = parseArgs({
     hser: { type: 'boolean', default: true },
     deep: { type: 'boolean', default: true },
     swap: { type: 'boolean', default: true },
+    architectures: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' }
@@ -50,9 +52,8 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap'], {
-    TIERED_MOE_ADDON: addon
-  })
+  const only = ['--no-deep', '--no-hser', '--no-swap', '--no-architectures']
+  const result = run(['bench/determinism.mjs', '--types', options.types, ...only], { TIERED_MOE_ADDON: addon })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
   console.log(differing.slice(0, 4).join('\n'))
   const caught = result.status === 1 && differing.length > 0
@@ -132,6 +133,9 @@ if (options.hser) {
   const path = await hierarchicalModel()
   for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 }))
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
+}
+if (options.architectures) {
+  for (const { name, path } of await gptOssFiles()) await checkModel(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

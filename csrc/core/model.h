@@ -38,7 +38,7 @@ struct Weight {
     size_t columns = 0, rows = 1, experts = 1;
     Buffer data;
     size_t expert_bytes = 0;      ///< Experts: distance of one expert's packed matrix from the next
-    int exponent = 0;             ///< Router: w = q · 2^(exponent - 23)
+    int exponent = 0;             ///< Router, RouterBias: w = q · 2^(exponent - 23)
 
     /** Of experts: the first. */
     MatrixView matrix() const { return {type, rows, columns, data.data()}; }

@@ -10,7 +10,7 @@
 
 namespace tmoe {
 
-enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector };
+enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector, RouterBias, SelectionBias };
 
 struct PlanTensor {
     std::string name;
@@ -22,7 +22,16 @@ struct PlanTensor {
 };
 
 enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits, Scale };
-enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser };
+enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser, Sigmoid };
+
+/** A group's score: its best expert's, or the sum of its two best. */
+enum class GroupScore : uint32_t { Max, Top2 };
+
+/** Experts in `count` equal groups, of which the `used` best stay in the choice (cpu/route_groups.h). No groups: count 0. */
+struct RouteGroups {
+    uint32_t count = 0, used = 0;
+    GroupScore score = GroupScore::Max;
+};
 
 /** The upper levels of a hierarchical route (cpu/route_hser.h); `weight` is the expert router. */
 struct PlanHser {
@@ -31,6 +40,7 @@ struct PlanHser {
     uint32_t k_tier = 0, k_group = 0, k_expert = 0, bound = 0;
 };
 
+/** Where an operation goes without a tensor. */
 inline constexpr uint32_t kNoTensor = UINT32_MAX;
 
 struct MatmulPart {
@@ -58,6 +68,9 @@ struct PlanOp {
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
     bool normalise = false;
+    float weights_scale = 1;                ///< route
+    RouteGroups groups;                     ///< route
+    uint32_t bias = kNoTensor, selection_bias = kNoTensor;   ///< route
     PlanHser hser;                          ///< route of the form Hser
     uint32_t gate = 0, up = 0, down = 0;    ///< experts
     uint32_t gate_bias = kNoTensor, up_bias = kNoTensor, down_bias = kNoTensor;   ///< vectors of [rows, experts]

@@ -22,7 +22,9 @@ constexpr Name<TensorRole> kRoles[] = {{"embedding", TensorRole::Embedding},
                                        {"matrix", TensorRole::Matrix},
                                        {"experts", TensorRole::Experts},
                                        {"router", TensorRole::Router},
-                                       {"vector", TensorRole::Vector}};
+                                       {"vector", TensorRole::Vector},
+                                       {"routerBias", TensorRole::RouterBias},
+                                       {"selectionBias", TensorRole::SelectionBias}};
 constexpr Name<OpKind> kOps[] = {{"embed", OpKind::Embed},   {"rmsNorm", OpKind::RmsNorm},     {"matmul", OpKind::Matmul},
                                  {"rope", OpKind::Rope},     {"attention", OpKind::Attention}, {"route", OpKind::Route},
                                  {"experts", OpKind::Experts}, {"logits", OpKind::Logits},       {"scale", OpKind::Scale}};
@@ -30,7 +32,8 @@ constexpr Name<RopePairs> kPairs[] = {{"neox", RopePairs::Neox}, {"interleaved",
 constexpr Name<ExpertActivation> kActivations[] = {{"silu", ExpertActivation::Silu}, {"clamped_swiglu", ExpertActivation::ClampedSwiglu}};
 constexpr Name<RopeKeep> kKeeps[] = {{"pair", RopeKeep::Pair}, {"turns", RopeKeep::Turns}};
 constexpr Name<RouteForm> kForms[] = {{"softmax_topk", RouteForm::SoftmaxTopk}, {"topk_softmax", RouteForm::TopkSoftmax},
-                                      {"hser", RouteForm::Hser}};
+                                      {"hser", RouteForm::Hser}, {"sigmoid", RouteForm::Sigmoid}};
+constexpr Name<GroupScore> kGroupScores[] = {{"max", GroupScore::Max}, {"top2", GroupScore::Top2}};
 
 class PlanReader {
   public:
@@ -163,6 +166,7 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(choice(value, at, "form", kForms, op.form));
                 TMOE_RETURN_IF_ERROR(read_boolean(env_, value, at.c_str(), "normalise", op.normalise));
                 if (op.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(read_hser(value, at, op.hser));
+                TMOE_RETURN_IF_ERROR(read_route_extras(value, at, op));
                 return u32(value, at, "layer", op.layer);
             case OpKind::Experts:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
@@ -229,6 +233,22 @@ class PlanReader {
         TMOE_RETURN_IF_ERROR(read_number(env_, keep, kept.c_str(), "most", 0, 1, out.most));
         if (out.keep == RopeKeep::Pair) return {};
         return read_number(env_, keep, kept.c_str(), "originalContext", 1, 1e15, out.original_context);
+    }
+
+    Status read_route_extras(napi_value value, const std::string& at, PlanOp& op) {
+        napi_value scale = nullptr, groups = nullptr;
+        TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "bias", op.bias));
+        TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "selectionBias", op.selection_bias));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "scale", scale));
+        if (!is_undefined(env_, scale)) TMOE_RETURN_IF_ERROR(real(value, at, "scale", -3e38, op.weights_scale));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "groups", groups));
+        if (is_undefined(env_, groups)) return {};
+        const std::string place = at + ".groups";
+        TMOE_RETURN_IF_ERROR(require_object(env_, groups, place));
+        TMOE_RETURN_IF_ERROR(u32(groups, place, "count", op.groups.count));
+        if (op.groups.count == 0) return invalid_argument(env_, place + ".count", "a positive integer", groups);
+        TMOE_RETURN_IF_ERROR(u32(groups, place, "used", op.groups.used));
+        return choice(groups, place, "score", kGroupScores, op.groups.score);
     }
 
     Status read_hser(napi_value route, const std::string& at, PlanHser& out) {

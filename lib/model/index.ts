@@ -58,7 +58,7 @@ const PART_OF: readonly [RegExp, ModelPart][] = [
   [/_norm\.weight$/, 'norms'],
   [/^token_embd\./, 'embedding'],
   [/^output\./, 'output'],
-  [/\.ffn_(gate_inp|(tier|group|expert)_router)\./, 'router'],
+  [/\.(ffn_(gate_inp|(tier|group|expert)_router)|exp_probs_b)\./, 'router'],
   [/\.ffn_\w+_exps\./, 'experts'],
   [/\.attn_/, 'attention']
 ]

@@ -12,7 +12,9 @@ const TYPES_OF_ROLE: Record<TensorRole, readonly DType[]> = {
   matrix: SUPPORTED_TYPES,
   experts: SUPPORTED_TYPES,
   router: FLOAT_TYPES,
-  vector: FLOAT_TYPES
+  vector: FLOAT_TYPES,
+  routerBias: FLOAT_TYPES,
+  selectionBias: FLOAT_TYPES
 }
 
 /** Tensors that other programs leave in files and that no supported architecture computes with. */
