@@ -7,6 +7,7 @@
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
 //   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others] [--no-folder]
+//     [--no-architectures]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
@@ -18,6 +19,7 @@ import { axes, crossProduct, pairwise, places, placesInTurn, routes, swaps, tier
 import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
 import { folderTwins } from './folder-twins.mjs'
+import { gptOssFiles } from './gpt-oss-files.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 import { everyOtherType } from './random-types.mjs'
@@ -31,6 +33,7 @@ const { values: options } = parseArgs({
     swap: { type: 'boolean', default: true },
     others: { type: 'boolean', default: true },
     folder: { type: 'boolean', default: true },
+    architectures: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' }
@@ -55,7 +58,7 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const only = ['--no-deep', '--no-hser', '--no-swap', '--no-others', '--no-folder']
+  const only = ['--no-deep', '--no-hser', '--no-swap', '--no-others', '--no-folder', '--no-architectures']
   const result = run(['bench/determinism.mjs', '--types', options.types, ...only], { TIERED_MOE_ADDON: addon })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
   console.log(differing.slice(0, 4).join('\n'))
@@ -138,6 +141,9 @@ if (options.hser) {
   const path = await hierarchicalModel()
   for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 }))
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
+}
+if (options.architectures) {
+  for (const { name, path } of await gptOssFiles()) await checkModel(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

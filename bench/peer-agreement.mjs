@@ -1,6 +1,6 @@
 // llama.cpp agrees: greedy tokens of both on the same file with the same KV type, and how far their logits are apart.
 //   node bench/peer-agreement.mjs            (PEER_NODE_MODULES or `npm install` in bench/; ../shared/peer makes the random files)
-// F32 files must give equal tokens.
+// F32 files must give equal tokens and, with an F32 cache, logits within 1e-3 of the largest.
 //
 // Quantised files: both engines read the same numbers (bench/peer-types.mjs: bit for bit), and each rounds activations to 8 bits in its own way,
 // here per block of 32, in llama.cpp per 32 or (K-quants, IQ4_XS) per 256, so that their logits differ by the noise of two roundings. Bound, for
@@ -16,6 +16,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { dtypes } from '../dist/esm/kernels.js'
+import { gptOssFiles } from './gpt-oss-files.mjs'
 import { printTable, randomTokens, show } from './harness.mjs'
 import { sharedFolder, syntheticModel, trainedModel } from './models.mjs'
 import { hasNodePeer, peerModules, runPeerGreedy } from './peers.mjs'
@@ -72,19 +73,27 @@ const margin = (row) => {
   return first - second
 }
 
-/** `most`: how far the logits may be apart, of the largest; without it tokens must be equal (`mustAgree`), or are shown only. */
-async function compare(name, path, kvType, ids, count, { mustAgree = false, most } = {}) {
+/** `most`: how far the logits may be apart, of the largest. Where neither that nor equal tokens (`mustAgree`) are asked for, they are shown only. */
+async function compare(
+  name,
+  path,
+  kvType,
+  ids,
+  count,
+  { mustAgree = false, most = mustAgree && kvType === 'f32' ? 1e-3 : undefined } = {}
+) {
   const [own, peer] = [await runGreedy(path, count, kvType, ids), await runPeerGreedy(path, count, kvType, ids)]
   const firstDifferent = own.tokens.findIndex((token, i) => token !== peer.tokens[i])
   const same = firstDifferent < 0 ? count : firstDifferent
   // Logits are comparable as long as both were fed the same tokens.
   const compared = own.rows.slice(0, Math.min(count, same + 1))
   const apart = compared.map((row, i) => difference(row, peer.rows[i]))
+  const largest = compared.reduce((most, row) => row.reduce((a, x) => Math.max(a, Math.abs(x)), most), 0)
   const verdict =
     firstDifferent < 0
       ? 'equal'
       : `differs at ${firstDifferent}, where the peer's margin is ${show(margin(peer.rows[firstDifferent]))}`
-  const share = Math.max(...apart) / compared.reduce((most, row) => row.reduce((m, x) => Math.max(m, Math.abs(x)), most), 0)
+  const share = Math.max(...apart) / largest
   if ((mustAgree && firstDifferent >= 0) || share > most) failures++
   const bounded = most && `${share > most ? 'BEYOND' : 'within'} the bound of ${show(100 * most)} %`
   rows.push([
@@ -94,7 +103,7 @@ async function compare(name, path, kvType, ids, count, { mustAgree = false, most
     show(apart[0]),
     show(Math.max(...apart)),
     `${show(100 * share)} %`,
-    mustAgree ? verdict : (bounded ?? `${verdict} (shown only)`)
+    mustAgree ? `${verdict}${share > most ? ', logits too far apart' : ''}` : (bounded ?? `${verdict} (shown only)`)
   ])
 }
 
@@ -110,7 +119,8 @@ for (const [needed, there] of [
 const { ids } = JSON.parse(readFileSync(reference, 'utf8'))
 for (const type of ['f32', 'f16', 'q8_0', 'q4_0']) {
   const { name, path } = await trainedModel(type)
-  for (const kvType of ['f16', 'f32']) await compare(`trained ${name}`, path, kvType, ids, 96, { mustAgree: type === 'f32' })
+  for (const kvType of ['f16', 'f32'])
+    await compare(`trained ${name}`, path, kvType, ids, 96, { mustAgree: type === 'f32' })
 }
 for (const [i, [arch, options]] of random.entries()) {
   const path = await syntheticModel(`agree-${arch}-${i}.gguf`, { arch, type: 'F32', seed: i + 1, ...options })
@@ -124,6 +134,12 @@ for (const type of [...dtypes, 'Q4_K_M', 'Q5_K_M']) {
   const most = type === 'F32' ? 1e-3 : (Math.sqrt(2 * roundings) * 4) / (127 * Math.sqrt(12))
   await compare(`random olmoe, ${type}`, await randomOfType(type), 'f32', [...randomTokens(37, 301, 9)], 24, { most })
 }
+for (const { name, path, vocab, type } of await gptOssFiles()) {
+  const prompt = [...randomTokens(37, vocab, 7)]
+  for (const kvType of ['f16', 'f32']) await compare(name, path, kvType, prompt, 48, { mustAgree: type === 'F32' })
+}
 printTable(['file', 'KV', 'tokens equal', 'logits apart, first', 'greatest', 'of the largest', 'verdict'], rows)
-console.log(failures ? `${failures} files disagree` : 'every file of type F32 agrees, and every other is within its bound')
+console.log(
+  failures ? `${failures} files disagree` : 'every file of type F32 agrees, and every other is within its bound'
+)
 process.exit(failures || !rows.length ? 1 : 0)

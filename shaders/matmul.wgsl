@@ -1,7 +1,7 @@
 // matmul: out[token][first + row] (+)= W · a[token], W packed (csrc/quant/repack.h). Also logits.
 // Bindings: 0 params · 1 weights u32 (quads) · 2 activations: f32 [tokens][columns] for float weights, blocks of quantise.wgsl for quantised ones ·
-// 3 out f32 [tokens][stride] · with COUNT_LOADS 4 loads u32 [2].
-// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD. Dispatch: x over 4 · GROUP rows each, y over TOKENS
+// 3 out f32 [tokens][stride] · with BIAS 4 bias f32 [rows of the whole matrix] · with COUNT_LOADS last: loads u32 [2].
+// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD, BIAS (added once to each product). Dispatch: x over 4 · GROUP rows each, y over TOKENS
 // tokens each. Numerical notes: tile.wgsl.
 
 #if BROADCAST
@@ -18,6 +18,7 @@ struct Params {
     base: u32,      // the matrix in its binding, in quads
     stride: u32,
     first: u32,
+    bias_first: u32,    // of the part's first row
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,7 +31,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> activations: array<vec4u>;
 #endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+#if BIAS
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
 #if COUNT_LOADS
+@group(0) @binding(5) var<storage, read_write> loads: array<atomic<u32>, 2>;
+#endif
+#elif COUNT_LOADS
 @group(0) @binding(4) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
 
@@ -45,10 +51,15 @@ fn store(token: u32, first: u32, values: vec4f) {
         for (var i = 0u; i < 4u; i++) {
             if (first + i < params.rows) {
                 let at = token * params.stride + params.first + first + i;
-#if ADD
-                out[at] += values[i];
+#if BIAS
+                let value = values[i] + bias[params.bias_first + first + i];
 #else
-                out[at] = values[i];
+                let value = values[i];
+#endif
+#if ADD
+                out[at] += value;
+#else
+                out[at] = value;
 #endif
             }
         }

@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "cpu/expert_matmul.h"
+#include "cpu/rope.h"
 
 namespace tmoe {
 
@@ -20,7 +21,7 @@ struct PlanTensor {
     const std::string& file_name() const { return source.empty() ? name : source; }
 };
 
-enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits };
+enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits, Scale };
 enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser, Sigmoid };
 
 /** A group's score: its best expert's, or the sum of its two best. */
@@ -44,6 +45,7 @@ inline constexpr uint32_t kNoTensor = UINT32_MAX;
 
 struct MatmulPart {
     uint32_t weight, out;
+    uint32_t bias = kNoTensor;   ///< a vector of the weight's rows, added once to the product
 };
 
 /** One operation. Tensors and buffers are indices into the plan's lists; fields that an operation has no use for are zero. */
@@ -56,9 +58,12 @@ struct PlanOp {
     float epsilon = 0;                      ///< rmsNorm
     uint32_t heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0, rotary_dim = 0;
     double base = 0;                        ///< rope
+    RopeScaling scaling;                    ///< rope
+    uint32_t divisors = kNoTensor;          ///< rope: a vector of rotary_dim / 2
     RopePairs pairs = RopePairs::Neox;      ///< rope (buffer: `in`)
     uint32_t k_buffer = 0, v_buffer = 0;    ///< attention (q: `in`)
-    float scale = 0;                        ///< attention
+    float scale = 0;                        ///< attention; scale: what the buffer `in` is multiplied by
+    uint32_t window = 0, sinks = kNoTensor; ///< attention: positions that a token sees (0 = all), and a vector of a score per head
     uint32_t layer = 0;                     ///< attention: cache slot; route: layer of the tie hash; experts: report
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
@@ -67,7 +72,9 @@ struct PlanOp {
     RouteGroups groups;                     ///< route
     uint32_t bias = kNoTensor, selection_bias = kNoTensor;   ///< route
     PlanHser hser;                          ///< route of the form Hser
-    uint32_t gate = 0, up = 0, down = 0;    ///< experts (activation silu)
+    uint32_t gate = 0, up = 0, down = 0;    ///< experts
+    uint32_t gate_bias = kNoTensor, up_bias = kNoTensor, down_bias = kNoTensor;   ///< vectors of [rows, experts]
+    ExpertActivation activation = ExpertActivation::Silu;
 };
 
 struct Plan {

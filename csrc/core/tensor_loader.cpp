@@ -55,7 +55,7 @@ Status describe_tensor(const GgufFile& file, const PlanTensor& wanted, Weight& o
 
 uint64_t loaded_bytes(const Weight& w) {
     switch (w.role) {
-        case TensorRole::Vector: return w.columns * sizeof(float);
+        case TensorRole::Vector: return uint64_t{w.columns} * w.rows * sizeof(float);
         case TensorRole::Router:
         case TensorRole::RouterBias: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
         case TensorRole::SelectionBias: return w.columns * sizeof(int64_t);

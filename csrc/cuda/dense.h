@@ -37,9 +37,14 @@ struct AttentionCall {
     size_t most_visible;               ///< the largest position + 1
     float* scores;                     ///< scratch: rows of most_visible floats
     size_t score_rows;                 ///< at least 1; tokens · heads of them make it one pass
+    size_t window = 0;                 ///< positions that a token sees; 0 = all
+    const float* sinks = nullptr;      ///< [heads]; null = none
 };
 /** Writes k and v into the cache, then attends over what it holds. */
 Status attention(Stream& stream, const AttentionCall& call);
+
+/** x[n] *= by. */
+Status scale(Stream& stream, float* x, size_t n, float by);
 
 /** Rows of a table in the file's layout, decoded; the ids are checked by the caller. */
 struct EmbedCall {

@@ -1,5 +1,7 @@
 /** The architectures that can be run. A new one is one file and one line here; no backend changes. */
 import { createError } from '../errors/index.js'
+import { gptOss } from './gpt-oss.js'
+import { granitemoe } from './granitemoe.js'
 import { Metadata, type RawMetadata } from './metadata.js'
 import { mixtral } from './mixtral.js'
 import { olmoe } from './olmoe.js'
@@ -19,7 +21,7 @@ export interface Architecture {
   plan(sizes: Sizes, tied: boolean): Plan
 }
 
-const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen3moe, mixtral]
+const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen3moe, mixtral, granitemoe, gptOss]
 
 export const SUPPORTED_ARCHITECTURES: readonly string[] = ARCHITECTURES.map(({ ggufName, title }) =>
   ggufName === title ? title : `${ggufName} (${title})`

@@ -2,6 +2,7 @@
  * Writes a plan operation by operation. Each call adds the operation and the tensors that it reads; their shapes follow from
  * the buffers' widths, so an architecture's file states every size once.
  */
+import type { ExpertActivation } from '../kernels/requests.js'
 import { groupCount, planHser } from './hser.js'
 import type { OpOf, Plan, PlanOp, PlanTensor, RouteForm, RouteGroups, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
@@ -37,6 +38,13 @@ export class PlanWriter<Buffer extends string> {
     return full
   }
 
+  /** The bias of a tensor: [rows], or [rows, experts]. */
+  private bias(name: string, shape: number[]): string {
+    const full = `${name}.bias`
+    this.tensors.set(full, { name: full, role: 'vector', shape })
+    return full
+  }
+
   private biasOf(name: string, role: 'routerBias' | 'selectionBias', length: number): string {
     const full = `${name}.bias`
     this.tensors.set(full, { name: full, role, shape: [length] })
@@ -54,23 +62,60 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ op: 'rmsNorm', in: input, weight: name, out, epsilon: this.sizes.epsilon })
   }
 
-  /** One product per entry {weight: out}. */
-  matmul(input: Buffer, parts: Record<string, Buffer>, { add = false } = {}): void {
+  /** One product per entry {weight: out}; `bias`: each has one. */
+  matmul(input: Buffer, parts: Record<string, Buffer>, { add = false, bias = false } = {}): void {
     const named = Object.entries(parts).map(([weight, out]) => ({
       weight: this.tensor(weight, 'matrix', [this.buffers[input], this.buffers[out]]),
-      out
+      out,
+      ...(bias && { bias: this.bias(weight, [this.buffers[out]]) })
     }))
     this.ops.push({ op: 'matmul', in: input, parts: named, ...(add ? { add } : {}) })
   }
 
   rope(buffer: Buffer, heads: number, pairs: OpOf<'rope'>['pairs']): void {
     const { headDim, rope } = this.sizes
-    this.ops.push({ op: 'rope', buffer, heads, headDim, rotaryDim: rope.rotaryDim, base: rope.base, pairs })
+    const { rotaryDim, base, scaling } = rope
+    const divisors = rope.divided ? { divisors: this.tensor('rope_freqs', 'vector', [rotaryDim / 2]) } : {}
+    this.ops.push({
+      op: 'rope',
+      buffer,
+      heads,
+      headDim,
+      rotaryDim,
+      base,
+      pairs,
+      ...(scaling && { scaling }),
+      ...divisors
+    })
   }
 
-  attention(layer: number, { q, k, v, out }: Record<'q' | 'k' | 'v' | 'out', Buffer>): void {
-    const { heads, kvHeads, headDim, attentionScale: scale } = this.sizes
-    this.ops.push({ op: 'attention', q, k, v, out, heads, kvHeads, headDim, valueDim: headDim, scale, layer })
+  /** Nothing where `by` is 1. */
+  scale(buffer: Buffer, by: number): void {
+    if (by !== 1) this.ops.push({ op: 'scale', buffer, by })
+  }
+
+  attention(
+    layer: number,
+    { q, k, v, out }: Record<'q' | 'k' | 'v' | 'out', Buffer>,
+    { sinks }: { sinks?: string } = {}
+  ): void {
+    const { heads, kvHeads, headDim, attentionScale: scale, windows } = this.sizes
+    const window = windows?.[layer] ?? 0
+    this.ops.push({
+      op: 'attention',
+      q,
+      k,
+      v,
+      out,
+      heads,
+      kvHeads,
+      headDim,
+      valueDim: headDim,
+      scale,
+      layer,
+      ...(window > 0 && { window }),
+      ...(sinks && { sinks: this.tensor(sinks, 'vector', [heads]) })
+    })
   }
 
   /** `form`: of a flat model; a hierarchical one has its own. */
@@ -102,19 +147,33 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ ...common, weight, form: 'hser', hser: planHser(hser, tiers, upper) })
   }
 
-  /** Adds the experts' weighted sum to `out`. */
-  experts(layer: number, input: Buffer, names: Record<'gate' | 'up' | 'down', string>, out: Buffer): void {
+  /** Adds the experts' weighted sum to `out`. `biases`: every matrix has one for each expert. */
+  experts(
+    layer: number,
+    input: Buffer,
+    names: Record<'gate' | 'up' | 'down', string>,
+    out: Buffer,
+    { activation = 'silu', biases = false }: { activation?: ExpertActivation; biases?: boolean } = {}
+  ): void {
     const { experts, feedForward } = this.sizes
     const inner = [this.buffers[input], feedForward, experts]
+    const bias = (name: string, rows: number) => this.bias(name, [rows, experts])
     this.ops.push({
       op: 'experts',
       in: input,
       gate: this.tensor(names.gate, 'experts', inner),
       up: this.tensor(names.up, 'experts', inner),
       down: this.tensor(names.down, 'experts', [feedForward, this.buffers[out], experts]),
-      activation: 'silu',
+      activation,
       out,
-      layer
+      layer,
+      ...(biases && {
+        biases: {
+          gate: bias(names.gate, feedForward),
+          up: bias(names.up, feedForward),
+          down: bias(names.down, this.buffers[out])
+        }
+      })
     })
   }
 

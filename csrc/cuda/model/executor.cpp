@@ -103,6 +103,7 @@ Status Executor::run_op(size_t index) {
         case OpKind::Route: return route(op, index);
         case OpKind::Experts: return experts(op, marks);
         case OpKind::Logits: return logits(op, marks);
+        case OpKind::Scale: return cuda::scale(stream_, memory_.buffer(op.in), tokens_ * plan_.buffer_widths[op.in], op.scale);
     }
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
 }
@@ -137,6 +138,7 @@ Status Executor::matmul(const PlanOp& op, Marks marks) {
     call.add = op.add;
     for (const MatmulPart& part : op.parts) {
         call.weight = device_.weights_[part.weight].stack();
+        call.weight.shape.bias = vector(part.bias);
         call.out = memory_.buffer(part.out);
         call.out_stride = plan_.buffer_widths[part.out];
         TMOE_RETURN_IF_ERROR(cuda::matmul(stream_, device_.facts_, call));
@@ -158,6 +160,8 @@ Status Executor::attention(const PlanOp& op) {
     call.head_dim = op.head_dim;
     call.value_dim = op.value_dim;
     call.scale = op.scale;
+    call.window = op.window;
+    call.sinks = vector(op.sinks);
     call.pages = pages_;
     for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
         const Sequence& first = *items_[i].sequence;
@@ -245,6 +249,10 @@ Status Executor::experts(const PlanOp& op, Marks marks) {
     call.gate = gate.stack();
     call.up = up.stack();
     call.down = down.stack();
+    call.gate.shape.bias = vector(op.gate_bias);
+    call.up.shape.bias = vector(op.up_bias);
+    call.down.shape.bias = vector(op.down_bias);
+    call.activation = op.activation;
     call.offsets = dispatched.args.offsets;
     call.slots = dispatched.args.slots;
     call.out = memory_.values.as<float>();
