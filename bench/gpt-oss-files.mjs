@@ -7,7 +7,16 @@ import { modelFolder } from './models.mjs'
 register('../scripts/test-hooks.mjs', import.meta.url)
 
 const sizes = { embedding: 64, heads: 4, kvHeads: 2, headDim: 16, feedForward: 32, layers: 3, contextLength: 512 }
-const odd = { embedding: 52, heads: 6, kvHeads: 3, headDim: 10, feedForward: 37, experts: 7, layers: 3, contextLength: 512 }
+const odd = {
+  embedding: 52,
+  heads: 6,
+  kvHeads: 3,
+  headDim: 10,
+  feedForward: 37,
+  experts: 7,
+  layers: 3,
+  contextLength: 512
+}
 
 /** `{ name, path, vocab, type }` of each file, written anew. */
 export async function gptOssFiles() {
