@@ -28,7 +28,9 @@ if (engines) {
       }
       const expected = await bits(engines.cpu)
       t.same(await bits(engines.cuda), expected)
-      const refused = await engines.cuda.loadModel({ id, model, contextLength: 64, gpuMemory: 1 }).catch((error) => error)
+      const refused = await engines.cuda
+        .loadModel({ id, model, contextLength: 64, gpuMemory: 1 })
+        .catch((error) => error)
       const gpuMemory = refused.details.alternatives[0].value
       t.same(await bits(engines.cuda, { gpuMemory }), expected, 'with slots for some experts')
     })

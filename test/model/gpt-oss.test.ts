@@ -61,7 +61,8 @@ t.test('each of its parts changes the logits', { skip }, async (t) => {
   }
   const all = await logits('all', {})
   const zeroed = (pattern: RegExp): GptOssOptions => ({
-    editTensor: (tensor) => (pattern.test(tensor.name) ? { ...tensor, data: new Uint8Array(tensor.data.length) } : tensor)
+    editTensor: (tensor) =>
+      pattern.test(tensor.name) ? { ...tensor, data: new Uint8Array(tensor.data.length) } : tensor
   })
   for (const [name, options] of Object.entries({
     sinks: zeroed(/attn_sinks/),
@@ -80,7 +81,10 @@ t.test('each of its parts changes the logits', { skip }, async (t) => {
 t.test('through the engine: MXFP4 experts, as a checkpoint, in little memory', { skip }, async (t) => {
   const dir = t.testdir()
   const path = join(dir, 'mxfp4.gguf')
-  writeFileSync(path, gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, experts: 6, vocab: 260, window: 9 }).bytes)
+  writeFileSync(
+    path,
+    gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, experts: 6, vocab: 260, window: 9 }).bytes
+  )
   const folder = join(dir, 'checkpoint')
   const tiers = [
     { name: 'near', placement: 'hot' as const, experts: [0, 3] },
@@ -101,12 +105,14 @@ t.test('through the engine: MXFP4 experts, as a checkpoint, in little memory', {
   const error = await engine.loadModel({ model: folder, memory: 4096, contextLength: 64 }).catch((error) => error)
   const memory = error.details.resourceInfo.required + whole.byteLength
   t.ok(sameBits(await logits({ model: folder, memory }), whole), 'read when needed')
-  const { id, expertBytes } = await engine.loadModel({ model: folder, contextLength: 64, id: 'swapped' })
-  t.equal(expertBytes, (3 * 96 * 64 * 17) / 32, 'biases are no part of an expert')
+  const { id, descriptor } = await engine.loadModel({ model: folder, contextLength: 64, id: 'swapped' })
+  t.equal(descriptor.expertBytes, (3 * 96 * 64 * 17) / 32, 'biases are no part of an expert')
   const from = join(dir, 'other.gguf')
   const seeded = gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, experts: 6, vocab: 260, window: 9, seed: 2 })
   writeFileSync(from, seeded.bytes)
-  const changes = [0, 1].flatMap((layer) => [0, 1, 2, 3, 4, 5].map((expert) => ({ action: 'replace' as const, layer, expert, from })))
+  const changes = [0, 1].flatMap((layer) =>
+    [0, 1, 2, 3, 4, 5].map((expert) => ({ action: 'replace' as const, layer, expert, from }))
+  )
   await engine.swapExperts(id, changes)
   const swapped = (await engine.forward({ model: id, tokens, logits: 'all' })).slice()
   // The same matrices in the first file: its own biases stay with them.
@@ -114,14 +120,19 @@ t.test('through the engine: MXFP4 experts, as a checkpoint, in little memory', {
   const grafted = join(dir, 'grafted.gguf')
   const editTensor: GptOssOptions['editTensor'] = (tensor) =>
     /_exps.weight$/.test(tensor.name) ? other.get(tensor.name) : tensor
-  writeFileSync(grafted, gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, experts: 6, vocab: 260, window: 9, editTensor }).bytes)
+  writeFileSync(
+    grafted,
+    gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, experts: 6, vocab: 260, window: 9, editTensor }).bytes
+  )
   t.notOk(sameBits(swapped, whole))
   t.ok(sameBits(swapped, await logits({ model: grafted })), 'swapped experts keep the biases of their places')
 })
 
 t.test('keys', async (t) => {
   const windows = (options: GptOssOptions) =>
-    readModel(gptOss({ layers: 5, ...options }).file).plan.ops.flatMap((op) => (op.op === 'attention' ? [op.window ?? 0] : []))
+    readModel(gptOss({ layers: 5, ...options }).file).plan.ops.flatMap((op) =>
+      op.op === 'attention' ? [op.window ?? 0] : []
+    )
   t.same(windows({}), [11, 0, 11, 0, 11])
   const pattern = 'gpt-oss.attention.sliding_window_pattern'
   t.same(windows({ metadata: { [pattern]: 3 } }), [11, 11, 0, 11, 11])
