@@ -81,10 +81,11 @@ struct SequenceHandle : Handle {
         model.reset();
         retire();
     }
-    /** Tells V8 what the cache holds now. Not while a step runs. */
+    /** Tells V8 what the cache holds now that nobody else has. Not while a step runs. */
     void report_pages() {
         if (!sequence) return;
-        report(static_cast<int64_t>((sequence->length.load() + kKvPage - 1) / kKvPage * sequence->page_bytes));
+        const size_t shared = sequence->prefix ? sequence->prefix->pages : 0;
+        report(static_cast<int64_t>(((sequence->length.load() + kKvPage - 1) / kKvPage - shared) * sequence->page_bytes));
     }
     std::weak_ptr<Backend> backend;
     std::weak_ptr<Model> model;           ///< whose layout the cache has; weights go when the model is disposed, whatever sequences remain

@@ -1,6 +1,6 @@
 /** What the guard does to a real model's budget where the machine says that it is short of memory. */
-import t from 'tap'
-import type { native as Native } from '../../lib/native.js'
+import t, { type Test } from 'tap'
+import type { native as Native, NativeModel } from '../../lib/native.js'
 import type { guardMemory as GuardMemory } from '../../lib/tiers/pressure-guard.js'
 import { built, embedded } from '../fixtures/package.js'
 
@@ -14,7 +14,7 @@ const slots = 40
 const addon = native()
 const cancel = addon.createCancel()
 
-t.test('the guard and the store agree about the budget', async (t) => {
+async function open(t: Test, prefixCacheBytes = 0): Promise<NativeModel> {
   const file = await addon.openGguf(embedded)
   const backend = addon.createBackend({ threads: 2, isa: 'auto' })
   const experts = {
@@ -25,12 +25,51 @@ t.test('the guard and the store agree about the budget', async (t) => {
     ioThreads: 2,
     seed: 1
   }
-  const model = await backend.loadModel(file, readModel(file).plan, { maxBatchTokens: 128, experts }, cancel)
+  const options = { maxBatchTokens: 128, prefixCacheBytes, experts }
+  const model = await backend.loadModel(file, readModel(file).plan, options, cancel)
   file.close()
   t.teardown(async () => {
     await model.dispose()
     backend.dispose()
   })
+  return model
+}
+
+t.test('cached prefixes go before experts', async (t) => {
+  const model = await open(t, MiB)
+  const sequence = model.createSequence({ kvType: 'f16', maxTokens: 128, prefix: { salt: '', epoch: 0 } })
+  await model.step([{ sequence, tokens: new Int32Array(128).fill(2), logits: 'none' }], cancel)
+  const page = 64 * model.kvBytesPerToken.f16
+  const changes: unknown[] = []
+  let look: (available: number) => void = () => {}
+  const stop = guardMemory({
+    native: model,
+    experts: { budget: slots * slot, certain: slots * slot, all: 64 * slot, slot, count: 64 },
+    workers: 2,
+    onChange: (change) => changes.push(change),
+    watch: (_, listener) => {
+      let at = 0
+      look = (available) => {
+        at += 500
+        listener({ at, available, stall: 0 })
+      }
+      return () => {}
+    }
+  })!
+  sequence.dispose()
+  t.match(model.prefixStats!(), { bytes: 2 * page, idleBytes: 2 * page })
+  look(65 * MiB)
+  t.match(model.prefixStats!(), { bytes: 2 * page }, 'there is enough')
+  const before = model.expertStats()!.limitBytes
+  look(64 * MiB - page)
+  await model.placeExperts(new Uint8Array(64))
+  t.match(model.prefixStats!(), { bytes: page, evictions: 1 })
+  t.same([changes.length, model.expertStats()!.limitBytes], [0, before])
+  stop()
+})
+
+t.test('the guard and the store agree about the budget', async (t) => {
+  const model = await open(t)
   const sequence = model.createSequence({ kvType: 'f32', maxTokens: 512 })
   await model.step([{ sequence, tokens: new Int32Array(100).fill(2), logits: 'none' }], cancel)
   const pages = 128 * model.kvBytesPerToken.f32
