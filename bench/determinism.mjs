@@ -5,7 +5,7 @@
 // that is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
-//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap]
+//   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-architectures]
 //   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
@@ -18,6 +18,7 @@ import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
+import { tinyArchitectures } from './tiny-architectures.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -26,6 +27,7 @@ const { values: options } = parseArgs({
     hser: { type: 'boolean', default: true },
     deep: { type: 'boolean', default: true },
     swap: { type: 'boolean', default: true },
+    architectures: { type: 'boolean', default: true },
     mutant: { type: 'boolean', default: false },
     record: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' }
@@ -50,7 +52,7 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap'], {
+  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap', '--no-architectures'], {
     TIERED_MOE_ADDON: addon
   })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
@@ -132,6 +134,9 @@ if (options.hser) {
   const path = await hierarchicalModel()
   for (const [set, firstTiers] of Object.entries({ 'all tiers': undefined, 'hot and warm': 2 }))
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
+}
+if (options.architectures) {
+  for (const { name, path } of await tinyArchitectures()) await checkModel(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

@@ -23,7 +23,7 @@ struct AttentionRun {
 };
 
 struct AttentionArgs {
-    const float *q, *k, *v;      ///< [tokens][heads · head_dim], [tokens][kv_heads · head_dim], [tokens][kv_heads · value_dim]
+    const float *q, *k, *v;      ///< [tokens][heads · head_dim], [tokens][kv_heads · head_dim], [tokens][kv_heads · value_stride]
     float* out;                  ///< [tokens][heads · value_dim]
     size_t heads, kv_heads, head_dim, value_dim;
     float scale;
@@ -31,6 +31,7 @@ struct AttentionArgs {
     size_t layer_offset;         ///< bytes of this layer's part inside a page
     const AttentionRun* runs;
     size_t run_count;
+    size_t value_stride = 0;     ///< floats from one head's values to the next; 0 = value_dim. Values that are their keys' first floats: head_dim
 };
 
 /** Scratch of attention: rows of scores for each thread. */

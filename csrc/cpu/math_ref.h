@@ -19,6 +19,7 @@ inline float exp_ref(float x) {
 }
 
 inline float silu_ref(float x) { return x / (1.0f + exp_ref(0.0f - x)); }
+inline float sigmoid_ref(float x) { return 1.0f / (1.0f + exp_ref(0.0f - x)); }
 
 /** In place: exact max, exp, sum by lanes (index mod 16, then the tree 8-4-2-1), division. Returns the sum. */
 inline float exp_and_sum_ref(float* x, size_t n) {

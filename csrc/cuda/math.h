@@ -29,6 +29,7 @@ __device__ inline float exp_of(float x) {
     return p * power_of_two(half) * power_of_two(steps - half);
 }
 
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp_of(0.0f - x)); }
 __device__ inline float silu(float x) { return x / (1.0f + exp_of(0.0f - x)); }
 
 /** Shared memory of the two functions below. */

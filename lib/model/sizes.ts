@@ -1,5 +1,7 @@
 /** Sizes of a decoder with a Mixture-of-Experts feed-forward, from a file's metadata, each within the limits below. */
+import { type FeedForwardRules, type FeedForwardSizes, readFeedForward } from './feed-forward.js'
 import { type HserSizes, readHser } from './hser.js'
+import { type LatentSizes, readLatent } from './latent.js'
 import type { Metadata } from './metadata.js'
 
 /** Largest sizes that are read: beyond them a file is damaged, not large. */
@@ -15,13 +17,13 @@ const LIMITS = {
   vocab: 2 ** 24
 }
 
-export interface Sizes {
+export interface Sizes extends FeedForwardSizes {
   layers: number
   /** Width of the residual stream. */
   embedding: number
   heads: number
   kvHeads: number
-  /** Of keys, queries and values. */
+  /** Of keys, queries and values; of latent attention, of what the cache holds of a key. */
   headDim: number
   experts: number
   expertsUsed: number
@@ -37,17 +39,20 @@ export interface Sizes {
   normalise: boolean
   /** Of a hierarchical model: its tiers and groups; `expertsUsed` is then the product of what each level chooses. */
   hser?: HserSizes
+  latent?: LatentSizes
 }
 
 /** What an architecture says of itself where files do not. */
-export interface SizeRules {
+export interface SizeRules extends FeedForwardRules {
   /** Key of the width inside one expert. */
   feedForwardKey: '.feed_forward_length' | '.expert_feed_forward_length'
   normalise: boolean
+  /** Multi-head latent attention. */
+  latent?: boolean
 }
 
 /** Values that change the computation in a way no plan of this version expresses. Silence would be a wrong answer. */
-function refuseUnsupported(m: Metadata): void {
+function refuseUnsupported(m: Metadata, rules: SizeRules): void {
   const scaling = m.optionalString('.rope.scaling.type')
   const factor = m.has('.rope.scaling.factor') ? m.number('.rope.scaling.factor') : 1
   const linear = m.has('.rope.scale_linear') ? m.number('.rope.scale_linear') : 1
@@ -58,13 +63,13 @@ function refuseUnsupported(m: Metadata): void {
   for (const [key, neutral] of [
     ['.attention.clamp_kqv', 0],
     ['.attention.sliding_window', 0],
-    ['.expert_shared_count', 0],
-    ['.leading_dense_block_count', 0],
     ['.expert_group_count', 0],
     ['.logit_scale', 0],
     ['.residual_scale', 0],
     ['.embedding_scale', 0],
-    ['.nextn_predict_layers', 0]
+    ['.nextn_predict_layers', 0],
+    ...(rules.shared === 'count' ? [] : [['.expert_shared_count', 0] as const]),
+    ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const])
   ] as const) {
     if (m.has(key) && m.number(key) !== neutral) m.refuse(key, `${neutral}: anything else is not supported`)
   }
@@ -81,22 +86,12 @@ function refuseUnsupported(m: Metadata): void {
 
 /** Reads and checks every size. METADATA_INVALID {key, found, allowed} on the first that is wrong. */
 export function readSizes(m: Metadata, rules: SizeRules): Sizes {
-  refuseUnsupported(m)
+  refuseUnsupported(m, rules)
   const layers = m.integer('.block_count', { max: LIMITS.layers })
   const embedding = m.integer('.embedding_length', { max: LIMITS.embedding })
   const heads = m.integer('.attention.head_count', { max: LIMITS.heads })
-  const kvHeads = m.integer('.attention.head_count_kv', { max: LIMITS.heads, default: heads })
-  if (heads % kvHeads !== 0) m.refuse('.attention.head_count_kv', `a divisor of the ${heads} heads`)
-  if (!m.has('.attention.key_length') && embedding % heads !== 0) {
-    m.refuse('.attention.head_count', `a divisor of the width ${embedding}, or ${m.key('.attention.key_length')} given`)
-  }
-  const headDim = m.integer('.attention.key_length', { max: LIMITS.headDim, default: embedding / heads })
-  if (headDim % 2 !== 0) m.refuse('.attention.key_length', `an even head dimension (it is ${headDim})`)
-  const valueDim = m.integer('.attention.value_length', { max: LIMITS.headDim, default: headDim })
-  if (valueDim !== headDim) m.refuse('.attention.value_length', `${headDim}, equal to the key length`)
-  if (heads * headDim > LIMITS.width) m.refuse('.attention.head_count', `heads × ${headDim} of at most ${LIMITS.width}`)
-  const rotaryDim = m.integer('.rope.dimension_count', { max: headDim, default: headDim })
-  if (rotaryDim % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
+  const latent = rules.latent ? readLatent(m, heads, LIMITS) : undefined
+  const { kvHeads, headDim, keyDim, rotaryDim } = latent ? latentHeads(latent) : readHeads(m, embedding, heads)
 
   const experts = m.integer('.expert_count', { max: LIMITS.experts })
   const mostUsed = m.integer('.expert_used_count', { max: Math.min(experts, LIMITS.expertsUsed) })
@@ -124,10 +119,43 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
     contextLength: m.integer('.context_length'),
     epsilon: m.number('.attention.layer_norm_rms_epsilon', { min: 0, above: true, max: 1 }),
     rope: { base: m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 }), rotaryDim },
-    attentionScale: scale || 1 / Math.sqrt(headDim),
+    attentionScale: scale || 1 / Math.sqrt(keyDim),
     normalise: m.boolean('.expert_weights_norm', rules.normalise),
-    ...(hser && { hser })
+    ...readFeedForward(m, rules, { layers, feedForward, mostWidth: LIMITS.width }),
+    ...(hser && { hser }),
+    ...(latent && { latent })
   }
+}
+
+/** `keyDim`: floats of a head whose products make one score. */
+interface HeadSizes {
+  kvHeads: number
+  headDim: number
+  keyDim: number
+  rotaryDim: number
+}
+
+const latentHeads = ({ rank, plain, rotated }: LatentSizes): HeadSizes => ({
+  kvHeads: 1,
+  headDim: rank + rotated,
+  keyDim: plain + rotated,
+  rotaryDim: rotated
+})
+
+function readHeads(m: Metadata, embedding: number, heads: number): HeadSizes {
+  const kvHeads = m.integer('.attention.head_count_kv', { max: LIMITS.heads, default: heads })
+  if (heads % kvHeads !== 0) m.refuse('.attention.head_count_kv', `a divisor of the ${heads} heads`)
+  if (!m.has('.attention.key_length') && embedding % heads !== 0) {
+    m.refuse('.attention.head_count', `a divisor of the width ${embedding}, or ${m.key('.attention.key_length')} given`)
+  }
+  const headDim = m.integer('.attention.key_length', { max: LIMITS.headDim, default: embedding / heads })
+  if (headDim % 2 !== 0) m.refuse('.attention.key_length', `an even head dimension (it is ${headDim})`)
+  const valueDim = m.integer('.attention.value_length', { max: LIMITS.headDim, default: headDim })
+  if (valueDim !== headDim) m.refuse('.attention.value_length', `${headDim}, equal to the key length`)
+  if (heads * headDim > LIMITS.width) m.refuse('.attention.head_count', `heads × ${headDim} of at most ${LIMITS.width}`)
+  const rotaryDim = m.integer('.rope.dimension_count', { max: headDim, default: headDim })
+  if (rotaryDim % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
+  return { kvHeads, headDim, keyDim: headDim, rotaryDim }
 }
 
 /** The token list decides; a file without one has to state the size. */

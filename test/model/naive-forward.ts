@@ -1,5 +1,6 @@
 /** A plan run in float64 by the plainest loops, as an oracle for whole models. Small ones only. */
 import type { Plan, PlanOp } from '../../lib/model/plan.js'
+import { gated, headMatmul, headMatrices } from './naive-latent.js'
 
 /** Floats of a file's tensor. */
 export type ReadTensor = (name: string) => Float32Array
@@ -29,7 +30,7 @@ function rope(row: number[], position: number, op: Extract<PlanOp, { op: 'rope' 
   for (let head = 0; head < op.heads; head++) {
     for (let i = 0; i < half; i++) {
       const angle = position * op.base ** ((-2 * i) / op.rotaryDim)
-      const first = head * op.headDim + (op.pairs === 'neox' ? i : 2 * i)
+      const first = head * op.headDim + (op.offset ?? 0) + (op.pairs === 'neox' ? i : 2 * i)
       const second = first + (op.pairs === 'neox' ? half : 1)
       const [a, b] = [row[first]!, row[second]!]
       row[first] = a * Math.cos(angle) - b * Math.sin(angle)
@@ -39,6 +40,8 @@ function rope(row: number[], position: number, op: Extract<PlanOp, { op: 'rope' 
 }
 
 function attend(q: Rows, k: Rows, v: Rows, op: Extract<PlanOp, { op: 'attention' }>): Rows {
+  // values that are the first floats of their keys lie as far apart as these
+  const stride = op.v === op.k ? op.headDim : op.valueDim
   return q.map((row, t) => {
     const out: number[] = []
     for (let head = 0; head < op.heads; head++) {
@@ -47,7 +50,7 @@ function attend(q: Rows, k: Rows, v: Rows, op: Extract<PlanOp, { op: 'attention'
       const scores = k.slice(0, t + 1).map((key) => op.scale * dot(query, key, kvHead * op.headDim))
       const weights = softmax(scores)
       for (let d = 0; d < op.valueDim; d++) {
-        out.push(weights.reduce((sum, w, s) => sum + w * v[s]![kvHead * op.valueDim + d]!, 0))
+        out.push(weights.reduce((sum, w, s) => sum + w * v[s]![kvHead * stride + d]!, 0))
       }
     }
     return out
@@ -123,6 +126,7 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
       const n = weight.length
       buffers[op.out] = buffers[op.in]!.map((row) =>
         row.map((value, i) => {
+          if (op.runs && i >= op.runs * n) return value
           const part = row.slice(i - (i % n), i - (i % n) + n)
           return (value / Math.sqrt(dot(part, part) / n + op.epsilon)) * weight[i % n]!
         })
@@ -155,6 +159,12 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
           out[t] = out[t]!.map((value, i) => value + weight * down[i]!)
         }
       }
+    } else if (op.op === 'gated') {
+      buffers[op.buffer] = buffers[op.buffer]!.map((row, t) => gated(row, buffers[op.gate]![t]!, op))
+    } else if (op.op === 'headMatmul') {
+      const described = plan.tensors.find(({ name }) => name === op.weight)!
+      const matrices = headMatrices(described, tensor(op.weight))
+      buffers[op.out] = buffers[op.in]!.map((row) => headMatmul(row, described, matrices, multiply))
     } else {
       logits = buffers[op.in]!.map((x) => multiply(tensor(op.weight), x, plan.vocab))
     }
