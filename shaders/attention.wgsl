@@ -3,12 +3,12 @@
 // Bindings   1 q [rows][heads][head_dim] f32   2 rows of (absolute position, first entry in `pages`)   3 pages   4 cache of one layer
 //            5 out [rows][heads][value_dim] f32; where chunks > 1, partial results for attention_merge.wgsl:
 //              [row - first_row][head][chunk][value_dim] sums, then [row][head][chunk] of (largest score, sum of weights)
-//            6 status: the lowest row with a query or a score that is not finite
+//            6 status: the lowest row with a query or a score that is not finite   SINKS: 7 sinks [heads] f32
 // Defines    F16: the cache has f16, two a word (else f32)   QUADS: value_dim is a multiple of 4
 //            QUERIES 1, 2 or 4: rows × heads that share a workgroup and its reads   DIM: at least head_dim
-//            TOGETHER: a block may have several rows
+//            TOGETHER: a block may have several rows   SINKS: each head has a score without a value (with chunks it is attention_merge.wgsl that adds it)
 // Dispatch   [kv_heads · blocks of heads, blocks of rows, chunks of 256 positions], workgroups of 64. A block is block_rows × block_heads
-//            queries of one KV head. Workgroups past a row's last position end at once.
+//            queries of one KV head. Workgroups past a row's last position, or before every row's window, end at once.
 // Numerics   scores: a lane is four neighbouring positions, d in order. Each chunk has its exact maximum first; weights are summed by
 //            position mod 64 on every adapter, these by the same mod 8, and these in order; values: lanes are dimensions, positions in order (in as many strands as the lanes allow, added in
 //            order). A result depends on the row's position alone: not on the batch, on chunks of the prompt or on how rows are tiled.
@@ -24,6 +24,7 @@ struct Params {
     block_heads: u32,
     chunks: u32,
     scale: f32,
+    window: u32,    // positions that a row sees; 0 = all
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -33,6 +34,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read> cache: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 @group(0) @binding(6) var<storage, read_write> status: array<atomic<u32>>;
+#if SINKS
+@group(0) @binding(7) var<storage, read> sinks: array<f32>;
+#endif
 
 #include "math.wgsl"
 
@@ -57,7 +61,8 @@ struct Block {
     kv_head: u32,
     page_entry: u32,    // of the sequence
     start: u32,         // first position of the chunk
-    count: u32,         // positions of the chunk that some query sees
+    begin: u32,         // position of the chunk before which no query sees one
+    count: u32,         // positions of the chunk up to the last that some query sees
 }
 
 /** Where one query reads and writes. */
@@ -105,7 +110,35 @@ fn visible_to(block: Block, r: u32) -> u32 {
     return max(rows[one.row].x + 1u, block.start) - block.start;
 }
 
+/** First position that a row sees of those up to its own, the last of `seen`. */
+fn first_of(seen: u32) -> u32 {
+    return select(0u, seen - min(seen, params.window), params.window > 0u);
+}
+/** Positions of the chunk before those that a query sees. */
+fn hidden_from(block: Block, r: u32) -> u32 {
+    let one = query_of(block, r);
+    if (!one.valid) {
+        return 0u;
+    }
+    return max(first_of(rows[one.row].x + 1u), block.start) - block.start;
+}
+
+#if SINKS
+/** The sink of a query's head; a query that is none has one that counts for nothing. */
+fn sink_of(block: Block, r: u32) -> f32 {
+    let one = query_of(block, r);
+    if (!one.valid) {
+        return HIDDEN;
+    }
+    return sinks[one.head];
+}
+#endif
+
 #if QUERIES == 1
+#if SINKS
+fn sink(block: Block) -> Each { return sink_of(block, 0u); }
+#endif
+fn hidden(block: Block) -> Counts { return hidden_from(block, 0u); }
 alias Counts = u32;
 fn visible(block: Block) -> Counts { return visible_to(block, 0u); }
 fn load_query(block: Block, d: u32) { query[d] = element_of(block, 0u, d); }
@@ -113,6 +146,22 @@ fn exp_each(x: Each) -> Each { return exp_of(x); }
 fn component(x: Each, r: u32) -> f32 { return x; }
 #else
 alias Counts = vec$QUERIES<u32>;
+#if SINKS
+fn sink(block: Block) -> Each {
+    var scores = Each(HIDDEN);
+    for (var r = 0u; r < params.block_rows * params.block_heads; r++) {
+        scores[r] = sink_of(block, r);
+    }
+    return scores;
+}
+#endif
+fn hidden(block: Block) -> Counts {
+    var counts: Counts;
+    for (var r = 0u; r < params.block_rows * params.block_heads; r++) {
+        counts[r] = hidden_from(block, r);
+    }
+    return counts;
+}
 fn visible(block: Block) -> Counts {
     var counts: Counts;
     for (var r = 0u; r < params.block_rows * params.block_heads; r++) {
@@ -156,11 +205,21 @@ fn page_start(block: Block, position: u32) -> u32 {
     return (pages[block.page_entry + position / PAGE] * params.kv_heads + block.kv_head) * PAGE * (params.head_dim + params.value_dim);
 }
 
+#if QUERIES == 1
+alias Seen = bool;
+#else
+alias Seen = vec$QUERIES<bool>;
+#endif
+/** Which queries see a position of the chunk. */
+fn sees(at: u32, before: Counts, counts: Counts) -> Seen {
+    return (Counts(at) >= before) & (Counts(at) < counts);
+}
+
 /** Scores of this lane's four positions into `weights`. Returns the largest of each query. */
-fn score(block: Block, lane: u32, counts: Counts) -> Each {
+fn score(block: Block, lane: u32, before: Counts, counts: Counts) -> Each {
     var most = Each(HIDDEN);
     let first = 4u * lane;
-    if (first < block.count) {
+    if (first < block.count && first + 4u > block.begin) {
         var a = Each(0.0);
         var b = Each(0.0);
         var c = Each(0.0);
@@ -176,11 +235,11 @@ fn score(block: Block, lane: u32, counts: Counts) -> Each {
             d = fma(Each(keys.w), element, d);
             at += 16u;
         }
-        let hidden = Each(HIDDEN);
-        a = select(hidden, a * params.scale, Counts(first) < counts);
-        b = select(hidden, b * params.scale, Counts(first + 1u) < counts);
-        c = select(hidden, c * params.scale, Counts(first + 2u) < counts);
-        d = select(hidden, d * params.scale, Counts(first + 3u) < counts);
+        let unseen = Each(HIDDEN);
+        a = select(unseen, a * params.scale, sees(first, before, counts));
+        b = select(unseen, b * params.scale, sees(first + 1u, before, counts));
+        c = select(unseen, c * params.scale, sees(first + 2u, before, counts));
+        d = select(unseen, d * params.scale, sees(first + 3u, before, counts));
         weights[first] = a;
         weights[first + 1u] = b;
         weights[first + 2u] = c;
@@ -208,10 +267,10 @@ fn largest(mine: Each, lane: u32) -> Each {
 }
 
 /** Scores to softmax weights, in place. Returns the sum of this lane's. */
-fn weigh(block: Block, lane: u32, counts: Counts, most: Each) -> Each {
+fn weigh(block: Block, lane: u32, before: Counts, counts: Counts, most: Each) -> Each {
     var sum = Each(0.0);
     for (var i = lane; i < block.count; i += LANES) {
-        let weight = select(Each(0.0), exp_each(weights[i] - most), Counts(i) < counts);
+        let weight = select(Each(0.0), exp_each(weights[i] - most), sees(i, before, counts));
         weights[i] = weight;
         sum += weight;
     }
@@ -248,6 +307,9 @@ fn sum_values(block: Block, item: u32, strand: u32, strands: u32) -> Sums {
         let first = page_start(block, block.start + base) + PAGE * params.head_dim;
         let end = min(PAGE, block.count - base);
         for (var slot = strand; slot < end; slot += strands) {
+            if (base + slot < block.begin) {
+                continue;
+            }
             let weight = weights[base + slot];
 #if QUADS
             let values = load_four(first + slot * params.value_dim + 4u * item);
@@ -287,12 +349,21 @@ fn attend(block: Block, chunk: u32, lane: u32) {
         load_query(block, d);
     }
     workgroupBarrier();
+    let before = hidden(block);
     let counts = visible(block);
-    let most = largest(score(block, lane, counts), lane);
-    let total = sum_of_lanes(weigh(block, lane, counts, most), lane);
+    let score_most = largest(score(block, lane, before, counts), lane);
+    var most = score_most;
+#if SINKS
+    let sunk = sink(block);
+    most = max(most, sunk);
+#endif
+    var total = sum_of_lanes(weigh(block, lane, before, counts, most), lane);
+#if SINKS
+    total += exp_each(sunk - most);
+#endif
     if (lane < QUERIES) {
         let one = query_of(block, lane);
-        if (one.valid && !is_finite(component(most, lane))) {
+        if (one.valid && !is_finite(component(score_most, lane))) {
             atomicMin(&status[0], one.row);
         }
         if (one.valid && params.chunks > 1u) {
@@ -355,7 +426,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             last++;
         }
         let seen = rows[last - 1u].x + 1u;
-        if (seen > block.start) {
+        let begin = first_of(rows[row].x + 1u);
+        if (seen > block.start && begin < block.start + CHUNK) {
+            block.begin = max(begin, block.start) - block.start;
             block.first_row = row;
             block.last_row = last;
             block.page_entry = rows[row].y;

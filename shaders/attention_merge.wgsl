@@ -1,10 +1,11 @@
 // attention_merge: the chunks of positions that attention.wgsl has summed, put together for each row and head.
 //
 // Bindings   1 rows of (absolute position, first entry in `pages`)   2 partials (attention.wgsl)   3 out [rows][heads][value_dim] f32
-//            QUANTISE: 4 blocks out, as quantise.wgsl writes them of `out`   5 status, as there
+//            QUANTISE: 4 blocks out, as quantise.wgsl writes them of `out`   5 status, as there   SINKS: last, sinks [heads] f32
 // Defines    QUANTISE: heads · value_dim is a multiple of 32
 // Dispatch   one workgroup for each 64 numbers of a row, folded over y (launches/launch.ts, grid)
-// Numerics   the exact maximum of all chunks first; then sums over chunks in order, each scaled by exp(its maximum - the maximum).
+// Numerics   the exact maximum of all chunks and the sink first; then sums over chunks in order, each scaled by exp(its maximum - the maximum);
+//            the sink last.
 
 struct Params {
     first_row: u32,
@@ -12,6 +13,7 @@ struct Params {
     heads: u32,
     value_dim: u32,
     chunks: u32,
+    window: u32,    // as attention.wgsl
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -21,6 +23,11 @@ struct Params {
 #if QUANTISE
 @group(0) @binding(4) var<storage, read_write> blocks: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read_write> status: array<atomic<u32>>;
+#if SINKS
+@group(0) @binding(6) var<storage, read> sinks: array<f32>;
+#endif
+#elif SINKS
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
 #endif
 
 #include "math.wgsl"
@@ -35,20 +42,30 @@ const CHUNK = 256u;
 /** Element of a row and head; pair = row · heads + head, from first_row on. */
 fn merged(pair: u32, element: u32) -> f32 {
     let pairs = (params.end_row - params.first_row) * params.heads;
-    let chunks = rows[params.first_row + pair / params.heads].x / CHUNK + 1u;
+    let position = rows[params.first_row + pair / params.heads].x;
+    let chunks = position / CHUNK + 1u;
+    // What is before the window was not computed.
+    let first = select(0u, (position + 1u - min(position + 1u, params.window)) / CHUNK, params.window > 0u);
     let values = pair * params.chunks * params.value_dim;
     let scores = pairs * params.chunks * params.value_dim + 2u * pair * params.chunks;
-    var most = partials[scores];
-    for (var chunk = 1u; chunk < chunks; chunk++) {
+    var most = partials[scores + 2u * first];
+    for (var chunk = first + 1u; chunk < chunks; chunk++) {
         most = max(most, partials[scores + 2u * chunk]);
     }
+#if SINKS
+    let sink = sinks[pair % params.heads];
+    most = max(most, sink);
+#endif
     var total = 0.0;
     var sum = 0.0;
-    for (var chunk = 0u; chunk < chunks; chunk++) {
+    for (var chunk = first; chunk < chunks; chunk++) {
         let factor = exp_of(partials[scores + 2u * chunk] - most);
         total = fma(factor, partials[scores + 2u * chunk + 1u], total);
         sum = fma(factor, partials[values + chunk * params.value_dim + element], sum);
     }
+#if SINKS
+    total += exp_of(sink - most);
+#endif
     return sum / total;
 }
 

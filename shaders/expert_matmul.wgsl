@@ -2,8 +2,9 @@
 // Bindings: 0 params · 1 tiles vec4u, from expert_tiles.wgsl · 2 slots u32 [rows], from dispatch · 3 slot_table u32 [experts]: the slot in
 // which an expert's weights are, 0xffffffff = nowhere · 4 weights0 u32 (quads): slots slab_first … slab_first + slab_slots - 1 ·
 // 5 activations: f32 […][columns] for float weights, blocks of quantise.wgsl for quantised ones; of tokens with GATHER, else of dispatched rows ·
-// 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with COUNT_LOADS last: loads u32 [2].
-// Defines: those of tile.wgsl, GATHER.
+// 6 out f32 [dispatched rows][rows] · with MATRICES 2: 7 weights1 (up; weights0 is gate) · with BIAS, which is for MATRICES 1: 7 bias f32
+// [experts][rows] · with COUNT_LOADS last: loads u32 [2].
+// Defines: those of tile.wgsl, GATHER, BIAS (added once to each product).
 // Dispatch: x over 4 · GROUP output rows each, y over tiles of up to TOKENS · PARTS rows. A workgroup ends at once where its tile is empty or its
 // expert is in no slot of the binding, so that one launch per slab does a layer. Numerical notes: tile.wgsl; silu as math.wgsl.
 
@@ -45,6 +46,11 @@ struct Params {
 #if COUNT_LOADS
 @group(0) @binding(8) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
+#elif BIAS
+@group(0) @binding(7) var<storage, read> bias: array<f32>;
+#if COUNT_LOADS
+@group(0) @binding(8) var<storage, read_write> loads: array<atomic<u32>, 2>;
+#endif
 #elif COUNT_LOADS
 @group(0) @binding(7) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
@@ -70,7 +76,11 @@ fn store(work: vec4u, place: u32, first: u32, values: vec4f) {
     if (place < work.z) {
         for (var i = 0u; i < 4u; i++) {
             if (first + i < params.rows) {
+#if BIAS
+                out[(work.y + place) * params.rows + first + i] = values[i] + bias[work.x * params.rows + first + i];
+#else
                 out[(work.y + place) * params.rows + first + i] = values[i];
+#endif
             }
         }
     }

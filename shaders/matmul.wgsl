@@ -1,8 +1,8 @@
 // matmul: out[token][first + row] (+)= W · a[token], W packed (csrc/quant/repack.h). Also logits.
 // Bindings: 0 params · 1 weights u32 (quads) · 2 activations: f32 [tokens][columns] for float weights, blocks of quantise.wgsl for quantised ones ·
-// 3 out f32 [tokens][stride] · with COUNT_LOADS 4 loads u32 [2].
-// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD, HEADS (head_matmul: a row of `activations` is a head of a token, and each head has a matrix
-// of its own, one after another). Dispatch: x over 4 · GROUP rows each, y over TOKENS
+// 3 out f32 [tokens][stride] · with BIAS 4 bias f32 [rows of the whole matrix] · with COUNT_LOADS last: loads u32 [2].
+// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD, BIAS (added once to each product), HEADS (head_matmul: a row of `activations` is a head
+// of a token, and each head has a matrix of its own, one after another). Dispatch: x over 4 · GROUP rows each, y over TOKENS
 // tokens each, with HEADS z over heads. Numerical notes: tile.wgsl.
 
 #if BROADCAST
@@ -19,6 +19,7 @@ struct Params {
     base: u32,      // the matrix in its binding, in quads
     stride: u32,
     first: u32,
+    bias_first: u32,    // of the part's first row
 #if HEADS
     heads: u32,
     head_quads: u32,     // of one head's matrix
@@ -36,7 +37,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> activations: array<vec4u>;
 #endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+#if BIAS
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
 #if COUNT_LOADS
+@group(0) @binding(5) var<storage, read_write> loads: array<atomic<u32>, 2>;
+#endif
+#elif COUNT_LOADS
 @group(0) @binding(4) var<storage, read_write> loads: array<atomic<u32>, 2>;
 #endif
 
@@ -61,10 +67,15 @@ fn store(token: u32, head: u32, first: u32, values: vec4f) {
 #else
                 let at = token * params.stride + params.first + first + i;
 #endif
-#if ADD
-                out[at] += values[i];
+#if BIAS
+                let value = values[i] + bias[params.bias_first + first + i];
 #else
-                out[at] = values[i];
+                let value = values[i];
+#endif
+#if ADD
+                out[at] += value;
+#else
+                out[at] = value;
 #endif
             }
         }

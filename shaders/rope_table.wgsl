@@ -1,6 +1,6 @@
-// rope_table: cosines and sines of every row's angles, position · base^(-2i / rotary).
+// rope_table: cosines and sines of every row's angles, position · frequency, times the magnitude.
 //
-// Bindings   1 positions [rows] u32   2 frequencies [half]: base^(-2i / rotary) / 2π, a fraction of a turn as (low, high) words of 64 bits
+// Bindings   1 positions [rows] u32   2 frequencies [half]: base^(-2i / rotary) / 2π (or as it is scaled), a fraction of a turn as (low, high) words of 64 bits
 //            3 table out [rows][half] of (cos, sin)
 // Dispatch   one invocation for each pair, workgroups of 64, folded over y (launches/launch.ts, grid)
 // Numerics   the angle is an integer fraction of a turn, so that large positions lose nothing; from its nearest quarter turn on, Taylor to
@@ -9,6 +9,7 @@
 struct Params {
     rows: u32,
     half: u32,
+    magnitude: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -47,5 +48,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let swapped = (quarter & 1u) == 1u;
     let cosine = select(c, s, swapped);
     let sine = select(s, c, swapped);
-    table[pair] = vec2(select(cosine, -cosine, quarter == 1u || quarter == 2u), select(sine, -sine, quarter >= 2u));
+    table[pair] = params.magnitude * vec2(select(cosine, -cosine, quarter == 1u || quarter == 2u), select(sine, -sine, quarter >= 2u));
 }

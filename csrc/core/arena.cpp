@@ -54,7 +54,10 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
         const PlanOp& op = plan.ops[i];
         if (op.kind == OpKind::Rope) rope_of_op[i] = static_cast<uint32_t>(s.table_of(op));
     }
-    for (const PlanOp* op : s.tables) rope_tables.emplace_back(op->base, op->rotary_dim);
+    for (const PlanOp* op : s.tables) {
+        rope_tables.emplace_back(op->base, op->rotary_dim, op->scaling);
+        rope_divisors.push_back(op->divisors);
+    }
     rope_stride = max_batch * s.rotary / 2;
     TMOE_RETURN_IF_ERROR(cosines.allocate(rope_tables.size() * rope_stride * sizeof(float)));
     TMOE_RETURN_IF_ERROR(sines.allocate(rope_tables.size() * rope_stride * sizeof(float)));
@@ -62,6 +65,18 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     bad.reset(new (std::nothrow) std::atomic<uint8_t>[max_batch]);
     if (!bad) return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, "cannot allocate the step's flags");
     bad_layer.assign(max_batch, -1);
+    return {};
+}
+
+Status Model::Arena::divide_frequencies(uint32_t tensor, const Weight& weight) {
+    for (size_t table = 0; table < rope_tables.size(); table++) {
+        if (rope_divisors[table] != tensor) continue;
+        const float* divisors = weight.data.as<float>();
+        for (size_t i = 0; i < weight.columns; i++) {
+            if (!(divisors[i] > 0)) return Status(StatusCode::VALIDATION_ERROR, format("the divisor %zu of rotary frequencies is %g, not above 0", i, static_cast<double>(divisors[i])));
+        }
+        rope_tables[table].divide(divisors);
+    }
     return {};
 }
 

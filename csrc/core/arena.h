@@ -20,6 +20,7 @@ struct Model::Arena {
     AttentionScratch attention;
     size_t planned_scores = 0;                   ///< bytes of its scores from the start; beyond them experts make room
     std::vector<RopeTable> rope_tables;
+    std::vector<uint32_t> rope_divisors;         ///< per table: the tensor that divides its frequencies, or kNoTensor
     std::vector<uint32_t> rope_of_op;            ///< per plan operation: its table
     Buffer cosines, sines;                       ///< [table][max_batch][rotary_dim / 2]
     size_t rope_stride = 0;                      ///< floats of one table's part
@@ -33,6 +34,8 @@ struct Model::Arena {
     /** Bytes that `allocate` takes at most. */
     static uint64_t bytes(const Plan& plan, size_t max_batch, size_t threads);
     Status allocate(const Plan& plan, size_t max_batch, size_t threads);
+    /** A tensor of the plan was loaded: tables that it divides are made with it. VALIDATION_ERROR. */
+    Status divide_frequencies(uint32_t tensor, const Weight& weight);
 };
 
 inline constexpr size_t kLogitRows = 32;         ///< positions whose logits are computed together

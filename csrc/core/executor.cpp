@@ -135,6 +135,7 @@ Status Executor::run_op(size_t index) {
         case OpKind::Logits: return logits(op);
         case OpKind::Gated: return gated(op);
         case OpKind::HeadMatmul: return head_matmul(op);
+        case OpKind::Scale: return scale(op);
     }
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
 }
@@ -166,6 +167,15 @@ Status Executor::rms_norm(const PlanOp& op) {
     return done ? Status() : cancelled();
 }
 
+Status Executor::scale(const PlanOp& op) {
+    const size_t width = plan_.buffer_widths[op.in];
+    float* x = arena_.buffer(op.in);
+    const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
+        for (size_t i = t * width; i < (t + 1) * width; i++) x[i] = x[i] * op.scale;
+    });
+    return done ? Status() : cancelled();
+}
+
 Status Executor::matmul(const PlanOp& op) {
     ActivationView a;
     a.columns = a.value_stride = plan_.buffer_widths[op.in];
@@ -176,6 +186,7 @@ Status Executor::matmul(const PlanOp& op) {
         const Weight& weight = model_.weights_[part.weight];
         quantised = quantised || is_quantised(weight.type);
         targets.push_back({weight.matrix(), arena_.buffer(part.out), plan_.buffer_widths[part.out]});
+        targets.back().weight.bias = vector_of(part.bias);
     }
     if (quantised) {
         if (!quantise_rows(context_, a.values, tokens_, a.columns, a.columns, arena_.activations, flags())) return cancelled();
@@ -208,6 +219,8 @@ Status Executor::attention(const PlanOp& op) {
     args.value_dim = op.value_dim;
     args.scale = op.scale;
     if (op.v_buffer == op.k_buffer) args.value_stride = op.head_dim;
+    args.window = op.window;
+    args.sinks = vector_of(op.sinks);
     for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
         size_t last = i + 1;
         args.type = items_[i].sequence->type;

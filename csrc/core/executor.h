@@ -30,6 +30,7 @@ class Executor {
     Status run_op(size_t index);
     Status embed(const PlanOp& op);
     Status rms_norm(const PlanOp& op);
+    Status scale(const PlanOp& op);
     Status matmul(const PlanOp& op);
     Status rope(const PlanOp& op, size_t index);
     Status attention(const PlanOp& op);
@@ -42,12 +43,15 @@ class Executor {
     void capture_routes();
     Status experts(const PlanOp& op);
     size_t split_versions(size_t experts);
-    Status stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
-    Status resident_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
+    void add_biases(const PlanOp& op, ExpertMatmulArgs& e);
+    Status stored_experts(const PlanOp& op, ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
+    Status resident_experts(const PlanOp& op, ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);
     void read_ahead(size_t seen, const float* states);
     bool norm_foreseen(size_t layer, float* states) const;
     Status logits(const PlanOp& op);
     void commit();
+    /** An optional vector of the plan; null = it has none. */
+    const float* vector_of(uint32_t tensor) const { return tensor == kNoTensor ? nullptr : model_.weights_[tensor].data.as<float>(); }
     NonFinite flags() { return {arena_.bad.get()}; }
     void note_layer(int32_t layer);
 
@@ -70,6 +74,7 @@ class Executor {
     std::vector<const uint8_t*> masks_;         ///< of each token, in one layer
     std::vector<int32_t> split_ids_;            ///< the routes, with versions as experts of their own
     std::vector<uint32_t> split_offsets_;
+    std::vector<uint32_t> bias_of_;             ///< whose biases an expert has, where versions are experts of their own
     std::vector<uint32_t> wanted_, part_, ahead_;   ///< experts: of a layer, of those that are in memory, to be read ahead
     std::vector<ReadyExpert> ready_;
 };

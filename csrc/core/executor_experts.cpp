@@ -175,8 +175,8 @@ Status Executor::experts(const PlanOp& op) {
         const size_t expert = first + (e < gate.experts ? e : model_.versions_.layer(routed_layer_)[e - gate.experts]->expert);
         if (expert < use_.size()) use_[expert] += d.offsets[e + 1] - d.offsets[e];
     }
-    ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, all, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>()};
-    TMOE_RETURN_IF_ERROR(model_.store_ ? stored_experts(e, gate, up, down) : resident_experts(e, gate, up, down));
+    ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, all, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>(), op.activation};
+    TMOE_RETURN_IF_ERROR(model_.store_ ? stored_experts(op, e, gate, up, down) : resident_experts(op, e, gate, up, down));
     result_.expert_rows = tokens_ * k;
     const CombineArgs c = {e.out, arena_.ids.as<int32_t>(), arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};
     TMOE_RETURN_IF_ERROR(combine(context_, c));
@@ -184,13 +184,26 @@ Status Executor::experts(const PlanOp& op) {
     return {};
 }
 
+/** Biases stay in memory, [experts][rows] of each layer: a version of an expert has those of the expert. */
+void Executor::add_biases(const PlanOp& op, ExpertMatmulArgs& e) {
+    e.gate.shape.bias = vector_of(op.gate_bias);
+    e.up.shape.bias = vector_of(op.up_bias);
+    e.down.shape.bias = vector_of(op.down_bias);
+    const size_t own = model_.routing_.experts;
+    if (op.gate_bias == kNoTensor || e.experts == own) return;
+    bias_of_.clear();
+    for (uint32_t expert = 0; expert < e.experts; expert++) bias_of_.push_back(expert < own ? expert : model_.versions_.layer(routed_layer_)[expert - own]->expert);
+    e.gate.bias_of = e.up.bias_of = e.down.bias_of = bias_of_.data();
+}
+
 /** Experts that all stay in memory, with the versions beside them. */
-Status Executor::resident_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
+Status Executor::resident_experts(const PlanOp& op, ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
     if (e.experts == gate.experts) {
         const auto stack = [](const Weight& w) { return ExpertStack{w.matrix(), w.expert_bytes}; };
         e.gate = stack(gate);
         e.up = stack(up);
         e.down = stack(down);
+        add_biases(op, e);
         return expert_matmul(context_, e, arena_.experts, flags());
     }
     const ExpertLayout layout = model_.layout_of(routed_layer_);
@@ -203,11 +216,12 @@ Status Executor::resident_experts(ExpertMatmulArgs& e, const Weight& gate, const
     e.gate = table(gate, layout.gate, places[0]);
     e.up = table(up, layout.up, places[1]);
     e.down = table(down, layout.down, places[2]);
+    add_biases(op, e);
     return expert_matmul(context_, e, arena_.experts, flags());
 }
 
 /** Experts of a store: computed as they arrive. */
-Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
+Status Executor::stored_experts(const PlanOp& op, ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down) {
     ExpertStore& store = *model_.store_;
     const auto layer = static_cast<uint32_t>(routed_layer_);
     const ExpertLayout& layout = store.layout(layer);
@@ -217,6 +231,7 @@ Status Executor::stored_experts(ExpertMatmulArgs& e, const Weight& gate, const W
     e.gate = stack(gate, layout.gate);
     e.up = stack(up, layout.up);
     e.down = stack(down, layout.down);
+    add_biases(op, e);
 
     wanted_.clear();
     part_.clear();

@@ -116,6 +116,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
         next++;
         const GgufTensor& found = *file.find(p.tensors[i].file_name());
         TMOE_RETURN_IF_ERROR(loader.load(found, model->weights_[i]));
+        TMOE_RETURN_IF_ERROR(model->arena_->divide_frequencies(static_cast<uint32_t>(i), model->weights_[i]));
         if (model->device_) TMOE_RETURN_IF_ERROR(model->device_->take(i, model->weights_[i]));
         done += found.bytes;
         if (progress) progress({p.tensors[i].name, index, count, done, total});

@@ -13,7 +13,7 @@ constexpr uint32_t kMostHeadDim = 4096;
 constexpr uint64_t kMostElements = uint64_t{1} << 48;  // of a tensor: far beyond any machine, and no size in bytes overflows
 
 const char* op_name(OpKind kind) {
-    static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits", "gated", "headMatmul"};
+    static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits", "scale", "gated", "headMatmul"};
     return names[static_cast<uint32_t>(kind)];
 }
 
@@ -32,7 +32,8 @@ class Checker {
         }
         for (const PlanTensor& tensor : plan_.tensors) {
             const size_t dims = tensor.role == TensorRole::Vector ? 1 : tensor.role == TensorRole::Experts || tensor.role == TensorRole::Heads ? 3 : 2;
-            if (tensor.shape.size() != dims) return bad(format("tensor '%s' needs %zu dimensions", tensor.name.c_str(), dims));
+            const bool rows = tensor.role == TensorRole::Vector && tensor.shape.size() == 2;  // one vector for each expert
+            if (tensor.shape.size() != dims && !rows) return bad(format("tensor '%s' needs %zu dimensions", tensor.name.c_str(), dims));
             uint64_t elements = 1;
             for (uint64_t n : tensor.shape) {
                 if (n == 0 || n > UINT32_MAX) return bad(format("tensor '%s' has a dimension of %llu", tensor.name.c_str(), static_cast<unsigned long long>(n)));
@@ -68,6 +69,15 @@ class Checker {
             .with("actual", format("%llu × %llu", static_cast<unsigned long long>(dim(tensor, 0)), static_cast<unsigned long long>(dim(tensor, 1))));
     }
 
+    /** An optional vector of n numbers, or of n for each of `rows`. */
+    Status vector(uint32_t tensor, uint64_t n, uint64_t rows = 1) const {
+        if (tensor == kNoTensor) return {};
+        if (!is(tensor, TensorRole::Vector)) return bad("needs vector tensors");
+        const std::vector<uint64_t>& own = plan_.tensors[tensor].shape;
+        if (own[0] == n && (own.size() > 1 ? own[1] : 1) == rows) return {};
+        return bad(format("the vector '%s' must be %llu × %llu", plan_.tensors[tensor].name.c_str(), static_cast<unsigned long long>(n), static_cast<unsigned long long>(rows)));
+    }
+
     Status check_op() {
         const PlanOp& op = *op_;
         if (!has_buffer(op.in) || !has_buffer(op.out)) return bad("names no buffer");
@@ -76,7 +86,7 @@ class Checker {
                 if (!is(op.weight, TensorRole::Embedding)) return bad("needs an embedding tensor");
                 return shape(op.weight, width(op.out), plan_.vocab);
             case OpKind::RmsNorm:
-                if (!is(op.weight, TensorRole::Vector)) return bad("needs a vector tensor");
+                if (!is(op.weight, TensorRole::Vector) || plan_.tensors[op.weight].shape.size() != 1) return bad("needs a vector tensor");
                 if (!(op.epsilon >= 0) || !std::isfinite(op.epsilon)) return bad("epsilon must be a number ≥ 0");
                 if (width(op.in) != width(op.out) || (op.runs == 0 && width(op.in) % dim(op.weight, 0) != 0)) return bad("widths do not divide by the weight's length");
                 if (op.runs && (op.in != op.out || op.runs * dim(op.weight, 0) > width(op.in))) return bad("runs must be of a row that is normalised in place");
@@ -91,6 +101,7 @@ class Checker {
                         if (op.parts[j].out == part.out) return bad("has two parts that write one buffer");  // threads would race
                     }
                     TMOE_RETURN_IF_ERROR(shape(part.weight, width(op.in), width(part.out)));
+                    TMOE_RETURN_IF_ERROR(vector(part.bias, width(part.out)));
                 }
                 return {};
             case OpKind::Rope:
@@ -99,7 +110,8 @@ class Checker {
                     return bad("rotaryDim must be even, positive and, with the offset, at most headDim");
                 }
                 if (!(op.base >= 1) || !std::isfinite(op.base)) return bad("base must be a number ≥ 1");
-                return {};
+                if (!(op.scaling.factor >= 1) || !(op.scaling.magnitude > 0) || op.scaling.none == op.scaling.all) return bad("needs a factor ≥ 1, a magnitude > 0, and shares that differ");
+                return vector(op.divisors, op.rotary_dim / 2);
             case OpKind::Attention: return check_attention();
             case OpKind::Route: return check_route();
             case OpKind::Experts: return check_experts();
@@ -111,6 +123,9 @@ class Checker {
                 if (width(op.gate) != (op.gate_form == GateForm::Silu ? width(op.in) : 1)) return bad("the gate's width is not that of its form");
                 return {};
             case OpKind::HeadMatmul: return check_head_matmul();
+            case OpKind::Scale:
+                if (!(op.scale > 0) || !std::isfinite(op.scale)) return bad("by must be a number above 0");
+                return {};
         }
         return bad("is unknown");
     }
@@ -147,6 +162,7 @@ class Checker {
             return bad("the width of v does not match the heads");
         }
         if (op.layer >= plan_.layers || !std::isfinite(op.scale)) return bad("layer or scale is out of range");
+        TMOE_RETURN_IF_ERROR(vector(op.sinks, op.heads));
         for (const PlanOp& other : plan_.ops) {
             if (other.kind != OpKind::Attention) continue;
             if (other.kv_heads != op.kv_heads || other.head_dim != op.head_dim || other.value_dim != op.value_dim) return bad("all layers need the same KV sizes");
@@ -201,6 +217,9 @@ class Checker {
         if (hidden > kMostWidth) return bad("hidden width is out of range");
         TMOE_RETURN_IF_ERROR(shape(op.gate, width(op.in), hidden));
         TMOE_RETURN_IF_ERROR(shape(op.up, width(op.in), hidden));
+        TMOE_RETURN_IF_ERROR(vector(op.gate_bias, hidden, count));
+        TMOE_RETURN_IF_ERROR(vector(op.up_bias, hidden, count));
+        TMOE_RETURN_IF_ERROR(vector(op.down_bias, width(op.out), count));
         return shape(op.down, hidden, width(op.out));
     }
 

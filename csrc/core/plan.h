@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "cpu/expert_matmul.h"
+#include "cpu/rope.h"
 
 namespace tmoe {
 
@@ -37,7 +38,7 @@ struct PlanTensor {
     }
 };
 
-enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits, Gated, HeadMatmul };
+enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits, Scale, Gated, HeadMatmul };
 /** What a gate becomes: each element of it, or, of the sigmoid, the one that a row has. */
 enum class GateForm : uint32_t { Silu, Sigmoid };
 enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser };
@@ -49,8 +50,11 @@ struct PlanHser {
     uint32_t k_tier = 0, k_group = 0, k_expert = 0, bound = 0;
 };
 
+inline constexpr uint32_t kNoTensor = UINT32_MAX;
+
 struct MatmulPart {
     uint32_t weight, out;
+    uint32_t bias = kNoTensor;   ///< a vector of the weight's rows, added once to the product
 };
 
 /** One operation. Tensors and buffers are indices into the plan's lists; fields that an operation has no use for are zero. */
@@ -65,15 +69,20 @@ struct PlanOp {
     uint32_t offset = 0;                    ///< rope: floats of a head before those that are rotated
     uint32_t heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0, rotary_dim = 0;
     double base = 0;                        ///< rope
+    RopeScaling scaling;                    ///< rope
+    uint32_t divisors = kNoTensor;          ///< rope: a vector of rotary_dim / 2
     RopePairs pairs = RopePairs::Neox;      ///< rope (buffer: `in`)
     uint32_t k_buffer = 0, v_buffer = 0;    ///< attention (q: `in`); the values may be the keys' first floats
-    float scale = 0;                        ///< attention
+    float scale = 0;                        ///< attention; scale: what the buffer `in` is multiplied by
+    uint32_t window = 0, sinks = kNoTensor; ///< attention: positions that a token sees (0 = all), and a vector of a score per head
     uint32_t layer = 0;                     ///< attention: cache slot; route: layer of the tie hash; experts: report
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
     bool normalise = false;
     PlanHser hser;                          ///< route of the form Hser
-    uint32_t gate = 0, up = 0, down = 0;    ///< experts (activation silu); gated: `gate` is a buffer, and `in` the one that it changes
+    uint32_t gate = 0, up = 0, down = 0;    ///< experts; gated: `gate` is a buffer, and `in` the one that it changes
+    uint32_t gate_bias = kNoTensor, up_bias = kNoTensor, down_bias = kNoTensor;   ///< experts: vectors of [rows, experts]
+    ExpertActivation activation = ExpertActivation::Silu;
     GateForm gate_form = GateForm::Silu;    ///< gated
 };
 

@@ -31,7 +31,8 @@ struct StepSizes {
     }
     size_t table_of(const PlanOp& op) const {
         size_t table = 0;
-        while (table < tables.size() && (tables[table]->base != op.base || tables[table]->rotary_dim != op.rotary_dim)) table++;
+        const auto same = [&](const PlanOp& o) { return o.base == op.base && o.rotary_dim == op.rotary_dim && o.scaling == op.scaling && o.divisors == op.divisors; };
+        while (table < tables.size() && !same(*tables[table])) table++;
         return table;
     }
     /** The rows of `values`, per token; logits use them too. */

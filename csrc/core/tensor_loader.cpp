@@ -57,7 +57,7 @@ Status describe_tensor(const GgufFile& file, const PlanTensor& wanted, Weight& o
 
 uint64_t loaded_bytes(const Weight& w) {
     switch (w.role) {
-        case TensorRole::Vector: return w.columns * sizeof(float);
+        case TensorRole::Vector: return uint64_t{w.columns} * w.rows * sizeof(float);
         case TensorRole::Router: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
         case TensorRole::Embedding: return uint64_t{w.rows} * row_bytes(w.type, w.columns);
         default: return w.experts * uint64_t{packed_bytes(w.type, w.rows, w.columns)};

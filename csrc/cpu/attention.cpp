@@ -70,6 +70,8 @@ Status attention(const Context& context, const AttentionArgs& a, AttentionScratc
             t.q[r] = a.q + (row * a.heads + query) * a.head_dim;
             t.out[r] = a.out + (row * a.heads + query) * a.value_dim;
             t.visible[r] = run->start + token + 1;
+            t.first[r] = a.first_of(t.visible[r]);
+            t.sink[r] = a.sinks ? a.sinks + query : nullptr;
         }
         t.pages = run->pages;
         t.key_offset = key_offset(head);

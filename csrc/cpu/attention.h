@@ -2,6 +2,8 @@
 //
 // Softmax attention as in "Attention Is All You Need" (2017), grouped query heads as in GQA (2023); two passes: exact max first.
 // Query head h reads KV head h / (heads / kv_heads). Attention reads stored (rounded) values only, the current step's too.
+// With a window a token sees that many positions, its own the last (Longformer, 2020). A sink is a score of its head without a value: it joins
+// the max and is added last to the softmax sum (gpt-oss; attention sinks as in StreamingLLM, 2023).
 #pragma once
 #include <cstdint>
 
@@ -31,6 +33,9 @@ struct AttentionArgs {
     size_t layer_offset;         ///< bytes of this layer's part inside a page
     const AttentionRun* runs;
     size_t run_count;
+    size_t window = 0;           ///< positions that a token sees, at most; 0 = all before it
+    const float* sinks = nullptr;   ///< [heads]; null = none
+    size_t first_of(size_t visible) const { return window > 0 && visible > window ? visible - window : 0; }
     size_t value_stride = 0;     ///< floats from one head's values to the next; 0 = value_dim. Values that are their keys' first floats: head_dim
 };
 

@@ -56,17 +56,17 @@ Status attention_ref(const AttentionArgs& a) {
         for (size_t t = 0; t < run.count; t++) {
             for (size_t head = 0; head < a.heads; head++) {
                 const HeadCache cache = {a, run, head / (a.heads / a.kv_heads)};
-                const size_t query = (run.first + t) * a.heads + head, visible = run.start + t + 1;
+                const size_t query = (run.first + t) * a.heads + head, visible = run.start + t + 1, first = a.first_of(visible);
                 std::vector<float> scores(visible);
-                for (size_t p = 0; p < visible; p++) {
+                for (size_t p = first; p < visible; p++) {
                     float dot = 0;
                     for (size_t d = 0; d < a.head_dim; d++) dot = std::fma(cache.read(p, false, d), a.q[query * a.head_dim + d], dot);
                     scores[p] = dot * a.scale;
                 }
-                const float sum = exp_and_sum_ref(scores.data(), visible);
+                const float sum = exp_and_sum_ref(scores.data(), visible, first, a.sinks ? a.sinks + head : nullptr);
                 for (size_t d = 0; d < a.value_dim; d++) {
                     float acc = 0;
-                    for (size_t p = 0; p < visible; p++) acc = std::fma(scores[p], cache.read(p, true, d), acc);
+                    for (size_t p = first; p < visible; p++) acc = std::fma(scores[p], cache.read(p, true, d), acc);
                     a.out[query * a.value_dim + d] = acc / sum;
                 }
             }

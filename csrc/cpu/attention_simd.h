@@ -1,8 +1,8 @@
 // Attention of up to 8 query rows over one head's cache, and rotary embedding. Written over Vec; include after math_simd.h.
 //
 // A page holds, per layer and KV head: keys as blocks of 16 positions, [head_dim][16 positions], then values [position][value_dim].
-// Scores: lane = key, one fma chain over the head dimension. Softmax: exact max, then the sum by absolute position mod 16.
-// Values: one fma chain over positions per output element, divided by the sum at the end.
+// Scores: lane = key, one fma chain over the head dimension. Softmax: exact max, then the sum by absolute position mod 16, a sink last.
+// Values: one fma chain over positions per output element, divided by the sum at the end. Blocks of 16 keys that no row sees are not read.
 #pragma once
 
 namespace tmoe {
@@ -30,7 +30,7 @@ struct KvF32 {
 template <class Kv, size_t R> void score_rows(const AttendTile& t) {
     const size_t most = t.visible[R - 1];
     const Vec::F scale = Vec::set1(t.scale);
-    for (size_t position = 0; position < most; position += kLanes) {
+    for (size_t position = t.first[0] / kLanes * kLanes; position < most; position += kLanes) {
         const uint8_t* keys = t.pages[position / kKvPage] + t.key_offset +
                               position % kKvPage / kLanes * t.head_dim * kLanes * Kv::kBytes;
         Vec::F dot[R];
@@ -70,10 +70,12 @@ template <class Kv, size_t R, size_t N> inline void value_lanes(const AttendTile
     for (size_t r = 0; r < R; r++) {
         for (size_t n = 0; n < N; n++) acc[r][n] = Vec::set1(0.0f);
     }
-    const size_t common = t.visible[0];
-    add_values<Kv, R, N>(t, 0, d, 0, common, acc);
-    for (size_t r = 0; r < R; r++) {  // rows see ascending numbers of positions: the rest one row at a time
-        add_values<Kv, 1, N>(t, r, d, common, t.visible[r], acc + r);
+    // Rows see ascending ranges of positions: what all of them see together, the rest one row at a time.
+    const size_t from = t.first[R - 1], to = t.visible[0] > from ? t.visible[0] : from;
+    for (size_t r = 0; r < R; r++) add_values<Kv, 1, N>(t, r, d, t.first[r], from < t.visible[r] ? from : t.visible[r], acc + r);
+    add_values<Kv, R, N>(t, 0, d, from, to, acc);
+    for (size_t r = 0; r < R; r++) {
+        add_values<Kv, 1, N>(t, r, d, to, t.visible[r], acc + r);
         for (size_t n = 0; n < N; n++) {
             const size_t at = d + 16 * n;
             store_some(t.out[r] + at, t.value_dim - at, Vec::div(acc[r][n], Vec::set1(sums[r])));
@@ -86,7 +88,11 @@ template <class Kv, size_t R> void attend_rows(const AttendTile& t) {
     float sums[R];
     for (size_t r = 0; r < R; r++) {
         float* scores = t.scores + r * t.score_stride;
-        sums[r] = exp_and_sum(scores, t.visible[r], max_of(scores, t.visible[r]));
+        const size_t first = t.first[r], begin = first / kLanes * kLanes;
+        float most = max_of(scores + first, t.visible[r] - first);
+        if (t.sink[r] && *t.sink[r] > most) most = *t.sink[r];
+        sums[r] = exp_and_sum(scores + begin, t.visible[r] - begin, most, first - begin);
+        if (t.sink[r]) sums[r] = sums[r] + exp_one(*t.sink[r] - most);
     }
     size_t d = 0;
     for (; d + 16 * Vec::kValueVectors <= t.value_dim; d += 16 * Vec::kValueVectors) {

@@ -152,6 +152,7 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     const bool quantise_hidden = is_quantised(a.down.shape.type);
     if (quantise_hidden) scratch.hidden.attach(h);
 
+    const auto act = a.activation == ExpertActivation::Silu ? context.kernels.silu_mul : context.kernels.clamped_swiglu;
     Item* items = scratch.items.as<Item>();
     const size_t threads = context.pool.threads();
     float* gate = scratch.gate.as<float>();
@@ -168,7 +169,7 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
         const size_t columns = (item.last * kLanes < hidden ? item.last * kLanes : hidden) - column;
         for (size_t row = begin; row < begin + n; row++) {
             float* at = gate + row * hidden + column;
-            context.kernels.silu_mul(at, up + row * hidden + column, columns, at);
+            act(at, up + row * hidden + column, columns, at);
             if (quantise_hidden && !context.kernels.quantise_row(at, columns, scratch.hidden.row(row, hidden, column))) {
                 bad.mark(tokens[row]);
             }

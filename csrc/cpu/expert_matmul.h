@@ -52,12 +52,20 @@ struct ExpertStack {
     MatrixView shape;                        ///< of one expert; `packed` is the first, where they stand one after another
     size_t stride;                           ///< bytes from one expert to the next; inside blobs: from a blob's begin to the matrix
     const uint8_t* const* blobs = nullptr;   ///< [experts], of those that are computed; null where they stand one after another
+    const uint32_t* bias_of = nullptr;       ///< [experts]: which of the biases at shape.bias each one has; null: its own
     TMOE_HOST_DEVICE MatrixView at(size_t expert) const {
         MatrixView view = shape;
         view.packed = blobs ? blobs[expert] + stride : shape.packed + expert * stride;
+        if (shape.bias) view.bias = shape.bias + (bias_of ? bias_of[expert] : expert) * shape.rows;
         return view;
     }
 };
+
+/**
+ * What an expert makes of g = gate · x and u = up · x. Silu: g · sigmoid(g) · u (SwiGLU, Shazeer 2020). ClampedSwiglu:
+ * g' · sigmoid(1.702 g') · (u' + 1) with g' = min(g, 7), u' = clamp(u, -7, 7) (gpt-oss, swiglu in its reference code).
+ */
+enum class ExpertActivation : uint32_t { Silu, ClampedSwiglu };
 
 struct ExpertMatmulArgs {
     const float* x;              ///< [tokens][width]
@@ -66,6 +74,7 @@ struct ExpertMatmulArgs {
     const uint32_t* offsets;     ///< [experts + 1], from dispatch
     const uint32_t* slots;       ///< [tokens · k], from dispatch
     float* out;                  ///< [tokens · k][width], in row order
+    ExpertActivation activation = ExpertActivation::Silu;
 };
 
 /** Scratch of expert_matmul, reused from call to call. */
@@ -77,7 +86,7 @@ struct ExpertScratch {
 };
 
 /**
- * out[row] = down · (silu(gate · x) ∘ (up · x)) for each dispatched row. Shapes are checked by the caller. VALIDATION_ERROR where offsets
+ * out[row] = down · act(gate · x, up · x) for each dispatched row. Shapes are checked by the caller. VALIDATION_ERROR where offsets
  * and slots are not a dispatch; CANCELLED; RESOURCE_MEMORY_EXHAUSTED.
  */
 Status expert_matmul(const Context& context, const ExpertMatmulArgs& args, ExpertScratch& scratch, const NonFinite& bad);
@@ -96,8 +105,9 @@ struct RawMatrix {
     DType type;
     size_t rows, columns;
     const uint8_t* raw;
+    const float* bias = nullptr;   ///< [rows]; null = none
 };
-/** out[i] = W · x[i]: x [count][columns], out [count][rows]. RUNTIME_NAN_DETECTED {token} where a quantised weight meets a value that is not finite. */
+/** out[i] = W · x[i] + bias: x [count][columns], out [count][rows]. RUNTIME_NAN_DETECTED {token} where a quantised weight meets a value that is not finite. */
 Status matmul_ref(const RawMatrix& weight, const float* x, size_t count, float* out);
 struct ExpertMatmulRefArgs {
     const float* x;
@@ -106,6 +116,7 @@ struct ExpertMatmulRefArgs {
     const uint32_t* offsets;
     const uint32_t* slots;
     float* out;
+    ExpertActivation activation = ExpertActivation::Silu;
 };
 Status expert_matmul_ref(const ExpertMatmulRefArgs& args);
 

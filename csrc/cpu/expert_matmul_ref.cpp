@@ -98,7 +98,7 @@ Status matmul_ref(const RawMatrix& w, const float* x, size_t count, float* out) 
                 decode_row(w.type, row, floats.data(), w.columns);
                 for (size_t c = 0; c < w.columns; c++) acc = std::fma(floats[c], own[c], acc);
             }
-            out[i * w.rows + r] = acc;
+            out[i * w.rows + r] = w.bias ? acc + w.bias[r] : acc;
         }
     }
     return {};
@@ -109,6 +109,7 @@ Status expert_matmul_ref(const ExpertMatmulRefArgs& a) {
     TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, a.tokens * a.k));
     const auto expert_of = [](RawMatrix w, size_t expert) {
         w.raw += expert * w.rows * row_bytes(w.type, w.columns);
+        if (w.bias) w.bias += expert * w.rows;
         return w;
     };
     std::vector<float> gate(hidden), up(hidden);
@@ -119,7 +120,7 @@ Status expert_matmul_ref(const ExpertMatmulRefArgs& a) {
             const float* x = a.x + token * a.width;
             bool finite = matmul_ref(expert_of(a.gate, e), x, 1, gate.data()).ok();
             finite = matmul_ref(expert_of(a.up, e), x, 1, up.data()).ok() && finite;
-            for (size_t i = 0; i < hidden; i++) gate[i] = silu_ref(gate[i]) * up[i];
+            for (size_t i = 0; i < hidden; i++) gate[i] = a.activation == ExpertActivation::Silu ? silu_ref(gate[i]) * up[i] : clamped_swiglu_ref(gate[i], up[i]);
             finite = matmul_ref(expert_of(a.down, e), gate.data(), 1, a.out + row * a.width).ok() && finite;
             if (!finite) bad = std::min(bad, token);
         }

@@ -30,6 +30,7 @@ struct MatrixView {
     DType type = DType::F32;
     size_t rows = 0, columns = 0;
     const uint8_t* packed = nullptr;
+    const float* bias = nullptr;      ///< [rows], added once to each finished product (before what `add` adds it to); null = none
 };
 
 /** Rows of activations: floats, and (where the matrix is quantised) int8 with one f32 scale per block of 32. */
@@ -55,7 +56,8 @@ struct QuantisedRow {
 struct AttendTile {
     size_t rows;
     const float* q[kAttendRows];        ///< [head_dim]
-    size_t visible[kAttendRows];        ///< positions 0 … visible-1 are attended, at least 1, ascending over rows
+    size_t first[kAttendRows], visible[kAttendRows];   ///< positions first … visible-1 are attended, at least 1, both ascending over rows
+    const float* sink[kAttendRows];     ///< of the row's head: a score that has no value; null = none
     float* out[kAttendRows];            ///< [value_dim]
     uint8_t* const* pages;              ///< one per kKvPage positions
     size_t key_offset, value_offset;    ///< of this layer and head, bytes inside a page
@@ -90,6 +92,8 @@ struct Kernels {
     void (*softmax)(float* x, size_t n);
     /** out[i] = silu(gate[i]) · up[i]. */
     void (*silu_mul)(const float* gate, const float* up, size_t n, float* out);
+    /** ExpertActivation::ClampedSwiglu of gate[i] and up[i] (cpu/expert_matmul.h). */
+    void (*clamped_swiglu)(const float* gate, const float* up, size_t n, float* out);
     /** out[i] = sigmoid(gate) · x[i]. */
     void (*sigmoid_scale)(float gate, const float* x, size_t n, float* out);
     /** out[i] = (add ? out[i] : 0) + Σ weights[s] · rows[s][i], one fma chain in slot order that starts at zero. */

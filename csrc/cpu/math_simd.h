@@ -61,18 +61,30 @@ inline float max_of(const float* x, size_t n) {
     return most;
 }
 
-/** p[i] = exp(x[i] - max), returns their sum; lane = i mod 16. Lanes past n keep what they have. */
-inline float exp_and_sum(float* x, size_t n, float most) {
+/** p[i] = exp(x[i] - max) from `first` < 16 on, returns their sum; lane = i mod 16. Lanes past n keep what they have, those before `first` are 0. */
+inline float exp_and_sum(float* x, size_t n, float most, size_t first = 0) {
     const Vec::F shift = Vec::set1(most);
     Vec::F sum = Vec::set1(0.0f);
+    for (size_t i = 0; i < first; i++) x[i] = most;
     for (size_t i = 0; i < n; i += 16) {
         const size_t left = n - i;
         Vec::F e = exp_lanes(Vec::sub(load_some(x + i, left, most), shift));
         store_some(x + i, left, e);
-        if (left < 16) e = load_part(x + i, left, 0.0f);
+        if (i < first) {
+            for (size_t hidden = 0; hidden < first; hidden++) x[hidden] = 0.0f;
+            e = load_some(x, left, 0.0f);
+        } else if (left < 16) {
+            e = load_part(x + i, left, 0.0f);
+        }
         sum = Vec::add(sum, e);
     }
     return tree_sum(sum);
+}
+
+inline float exp_one(float x) {
+    alignas(64) float lanes[16];
+    Vec::store(lanes, exp_lanes(Vec::set1(x)));
+    return lanes[0];
 }
 
 inline void softmax(float* x, size_t n) {
@@ -87,6 +99,18 @@ inline void silu_mul(const float* gate, const float* up, size_t n, float* out) {
         const Vec::F g = load_some(gate + i, n - i, 0.0f), u = load_some(up + i, n - i, 0.0f);
         const Vec::F silu = Vec::div(g, Vec::add(one, exp_lanes(Vec::sub(zero, g))));
         store_some(out + i, n - i, Vec::mul(silu, u));
+    }
+}
+
+inline void clamped_swiglu(const float* gate, const float* up, size_t n, float* out) {
+    using V = Vec;
+    const V::F one = V::set1(1.0f), most = V::set1(7.0f), least = V::set1(-7.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        // the second operand is what min and max give where one is NaN
+        const V::F g = V::min(most, load_some(gate + i, n - i, 0.0f));
+        const V::F u = V::min(most, V::max(least, load_some(up + i, n - i, 0.0f)));
+        const V::F swish = V::div(g, V::add(one, exp_lanes(V::mul(g, V::set1(-1.702f)))));
+        store_some(out + i, n - i, V::mul(swish, V::add(u, one)));
     }
 }
 

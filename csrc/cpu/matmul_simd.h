@@ -208,11 +208,13 @@ struct TileOutput {
     float* out;
     size_t stride, rows;
     bool add;
+    const float* bias;
 };
 
 inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
     const size_t row = group * kLanes, left = o.rows - row;
     float* at = o.out + token * o.stride + row;
+    if (o.bias) value = Vec::add(value, load_some(o.bias + row, left, 0.0f));
     if (o.add) value = Vec::add(load_some(at, left, 0.0f), value);
     store_some(at, left, value);
 }
@@ -315,7 +317,7 @@ inline void matmul(const MatrixView& w, const ActivationView& a, const uint32_t*
         const size_t begin = count * tile / tiles, end = count * (tile + 1) / tiles;
         uint32_t tokens[Vec::kTileTokens];
         for (size_t t = begin; t < end; t++) tokens[t - begin] = gather ? gather[t] : static_cast<uint32_t>(t);
-        const TileOutput o = {out + begin * out_stride, out_stride, w.rows, add};
+        const TileOutput o = {out + begin * out_stride, out_stride, w.rows, add, w.bias};
         tile_of(w.type, end - begin)(w, a, tokens, o, first_group, last_group);
     }
 }

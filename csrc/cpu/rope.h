@@ -1,5 +1,5 @@
-// rope: rotary position embedding (RoFormer, 2021). Angles: position · base^(-2i / rotary_dim), in double by the project's own
-// polynomials, rounded to float once; a pair (a, b) becomes (fma(a, cos, -(b sin)), fma(b, cos, a sin)).
+// rope: rotary position embedding (RoFormer, 2021). Angles: position · base^(-2i / rotary_dim), scaled where a model was stretched
+// (lib/kernels/rope-scaling.ts has the formulas), in double by the project's own polynomials; cosines and sines are rounded to float once; a pair (a, b) becomes (fma(a, cos, -(b sin)), fma(b, cos, a sin)).
 #pragma once
 #include <vector>
 
@@ -7,17 +7,31 @@
 
 namespace tmoe {
 
-/** Frequencies of one (base, rotary_dim). */
+enum class RopeKeep : uint32_t { None, Pair, Turns };
+
+/** A frequency f becomes f · (share + (1 - share) / factor); share = most · clamp((v - none) / (all - none), 0, 1) of the pair's number or turns. */
+struct RopeScaling {
+    double factor = 1, magnitude = 1;   ///< magnitude: multiplies cosines and sines
+    RopeKeep keep = RopeKeep::None;     ///< None: the share is 0
+    double none = 0, all = 1, most = 0;
+    double original_context = 0;        ///< of Turns: the positions that turns are counted over
+    bool operator==(const RopeScaling& o) const {
+        return factor == o.factor && magnitude == o.magnitude && keep == o.keep && none == o.none && all == o.all && most == o.most && original_context == o.original_context;
+    }
+};
+
+/** Frequencies of one (base, rotary_dim, scaling). */
 class RopeTable {
   public:
-    RopeTable(double base, size_t rotary_dim);
-    double base() const { return base_; }
+    RopeTable(double base, size_t rotary_dim, const RopeScaling& scaling = {});
+    /** Divides each frequency, [rotary_dim / 2]. */
+    void divide(const float* divisors);
     size_t rotary_dim() const { return frequency_.size() * 2; }
     /** cos and sin of position · frequency, [rotary_dim / 2] each. */
     void fill(uint64_t position, float* cos, float* sin) const;
 
   private:
-    double base_;
+    double magnitude_;
     std::vector<double> frequency_;
 };
 

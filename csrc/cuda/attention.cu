@@ -50,10 +50,11 @@ __global__ void write_kernel(AttentionCall c) {
 
 /** Row (token, query head) of this block: rows of a pass begin at `first`. */
 struct Row {
-    size_t token, head, visible;
+    size_t token, head, visible, first;
     float* scores;
-    __device__ Row(const AttentionCall& c, size_t first, size_t index)
-        : token((first + index) / c.heads), head((first + index) % c.heads), visible(size_t{c.positions[token]} + 1), scores(c.scores + index * c.most_visible) {}
+    __device__ Row(const AttentionCall& c, size_t begin, size_t index)
+        : token((begin + index) / c.heads), head((begin + index) % c.heads), visible(size_t{c.positions[token]} + 1),
+          first(c.window > 0 && visible > c.window ? visible - c.window : 0), scores(c.scores + index * c.most_visible) {}
 };
 
 __global__ void scores_kernel(AttentionCall c, size_t first) {
@@ -61,7 +62,7 @@ __global__ void scores_kernel(AttentionCall c, size_t first) {
     const HeadCache cache(c, row.token, row.head / (c.heads / c.kv_heads));
     const float* q = c.q + (row.token * c.heads + row.head) * c.head_dim;
     const size_t position = size_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (position >= row.visible) return;
+    if (position >= row.visible || position < row.first) return;
     const uint8_t* key = cache.key(position, 0);
     float dot = 0;
     for (size_t d = 0; d < c.head_dim; d++) dot = fmaf(read_cache(c.type, key + d * 16 * cache.bytes), q[d], dot);
@@ -72,13 +73,16 @@ __global__ void values_kernel(AttentionCall c, size_t first) {
     SoftmaxScratch& scratch = *block_memory<SoftmaxScratch>();
     const Row row(c, first, blockIdx.x);
     const HeadCache cache(c, row.token, row.head / (c.heads / c.kv_heads));
-    const float most = block_max(row.scores, row.visible, scratch);
-    const float sum = block_exp_and_sum(row.scores, row.visible, most, scratch);
+    float most = block_max(row.scores + row.first, row.visible - row.first, scratch);
+    if (c.sinks && c.sinks[row.head] > most) most = c.sinks[row.head];
+    float sum = block_exp_and_sum(row.scores, row.visible, most, scratch, row.first);
+    if (c.sinks) sum = sum + exp_of(c.sinks[row.head] - most);
     float* out = c.out + (row.token * c.heads + row.head) * c.value_dim;
     for (size_t d = threadIdx.x; d < c.value_dim; d += kThreads) {
         float acc = 0;
-        for (size_t begin = 0; begin < row.visible; begin += kKvPage) {
-            const size_t end = begin + kKvPage < row.visible ? begin + kKvPage : row.visible;
+        for (size_t begin = row.first, end; begin < row.visible; begin = end) {
+            end = (begin / kKvPage + 1) * kKvPage;  // of the page
+            end = end < row.visible ? end : row.visible;
             const uint8_t* value = cache.value(begin, d);
             for (size_t position = begin; position < end; position++, value += c.value_dim * cache.bytes) {
                 acc = fmaf(row.scores[position], read_cache(c.type, value), acc);

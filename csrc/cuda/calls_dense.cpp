@@ -51,6 +51,8 @@ Status attention(Workspace& w, const AttentionArgs& a) {
     c.head_dim = a.head_dim;
     c.value_dim = a.value_dim;
     c.scale = a.scale;
+    c.window = a.window;
+    c.sinks = a.sinks ? w.in(a.sinks, a.heads) : nullptr;
     c.type = a.type;
     c.positions = w.in(positions.data(), positions.size());
     c.first_pages = w.in(first_pages.data(), first_pages.size());

@@ -15,6 +15,7 @@ ExpertStack upload(Workspace& w, const ExpertStack& from, size_t experts) {
     ExpertStack to = from;
     const size_t bytes = experts == 0 ? 0 : (experts - 1) * from.stride + packed_bytes(from.shape.type, from.shape.rows, from.shape.columns);
     to.shape.packed = w.in(from.shape.packed, bytes);
+    if (from.shape.bias) to.shape.bias = w.in(from.shape.bias, experts * from.shape.rows);
     return to;
 }
 
@@ -42,6 +43,7 @@ Status expert_matmul(Workspace& w, const ExpertMatmulArgs& a, MatmulForm form) {
     c.slots = w.in(a.slots, rows);
     c.out = w.out(a.out, rows * a.width);
     c.marks = {w.marks(a.tokens), 0};
+    c.activation = a.activation;
     ExpertMemory memory;
     Status launched = w.status().ok() ? memory.reserve(a.tokens, a.k, a.width, hidden) : Status();
     if (w.status().ok() && launched.ok()) launched = expert_matmul(w.stream(), w.device(), c, memory, form);

@@ -40,6 +40,8 @@ struct AttentionCall {
     float* scores;                     ///< scratch: rows of most_visible floats
     size_t score_rows;                 ///< at least 1; tokens · heads of them make it one pass
     size_t value_stride = 0;           ///< as AttentionArgs has it
+    size_t window = 0;                 ///< positions that a token sees; 0 = all
+    const float* sinks = nullptr;      ///< [heads]; null = none
 };
 /** Writes k and v into the cache, then attends over what it holds. */
 Status attention(Stream& stream, const AttentionCall& call);
@@ -61,6 +63,8 @@ struct CarryCall {
     float* out;
 };
 Status carry(Stream& stream, const CarryCall& call);
+/** x[n] *= by. */
+Status scale(Stream& stream, float* x, size_t n, float by);
 
 /** Rows of a table in the file's layout, decoded; the ids are checked by the caller. */
 struct EmbedCall {

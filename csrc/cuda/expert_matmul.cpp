@@ -46,6 +46,7 @@ Status expert_matmul_part(Stream& stream, const DeviceFacts& device, const Exper
     in.weight = c.gate;
     in.up = c.up;
     in.fused = c.gate.shape.type == c.up.shape.type;
+    in.activation = c.activation;
     in.a.columns = in.a.value_stride = c.width;
     in.a.values = c.x;
     memory.x.attach(in.a);

@@ -15,6 +15,7 @@ struct ExpertCall {
     Marks marks;
     const uint32_t* part = nullptr;   ///< [part_count] experts that are computed; null: all
     size_t part_count = 0;
+    ExpertActivation activation = ExpertActivation::Silu;
 };
 
 /** Scratch of rows in device memory, reused from call to call. */

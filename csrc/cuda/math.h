@@ -32,6 +32,14 @@ __device__ inline float exp_of(float x) {
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp_of(0.0f - x)); }
 __device__ inline float silu(float x) { return x / (1.0f + exp_of(0.0f - x)); }
 
+/** ExpertActivation::ClampedSwiglu (cpu/expert_matmul.h), step by step as on the CPU. */
+__device__ inline float clamped_swiglu(float gate, float up) {
+    gate = 7.0f < gate ? 7.0f : gate;
+    up = -7.0f > up ? -7.0f : up;
+    up = 7.0f < up ? 7.0f : up;
+    return gate / (1.0f + exp_of(gate * -1.702f)) * (up + 1.0f);
+}
+
 /** Shared memory of the two functions below. */
 struct SoftmaxScratch {
     float warp_most[32];
@@ -53,13 +61,15 @@ __device__ inline float block_max(const float* x, size_t n, SoftmaxScratch& scra
     return most;
 }
 
-/** x[i] = exp(x[i] - most); returns their sum by lanes (index mod 16, then the tree 8-4-2-1). By the whole block; ends with a barrier. */
-__device__ inline float block_exp_and_sum(float* x, size_t n, float most, SoftmaxScratch& scratch) {
-    for (size_t i = threadIdx.x; i < n; i += blockDim.x) x[i] = exp_of(x[i] - most);
+/** From `first` on: x[i] = exp(x[i] - most); returns their sum by lanes (index mod 16, then the tree 8-4-2-1). By the whole block; ends with a barrier. */
+__device__ inline float block_exp_and_sum(float* x, size_t n, float most, SoftmaxScratch& scratch, size_t first = 0) {
+    for (size_t i = first + threadIdx.x; i < n; i += blockDim.x) x[i] = exp_of(x[i] - most);
     __syncthreads();
     if (threadIdx.x < kWarp) {  // both halves of the warp do the same
         float lane = 0;
-        for (size_t i = threadIdx.x % 16; i < n; i += 16) lane = lane + x[i];
+        for (size_t i = first / 16 * 16 + threadIdx.x % 16; i < n; i += 16) {
+            if (i >= first) lane = lane + x[i];
+        }
         lane = tree_sum(lane);
         if (threadIdx.x == 0) scratch.sum = lane;
     }

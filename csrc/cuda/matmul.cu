@@ -91,8 +91,11 @@ template <class Steps, unsigned T> __global__ void rows_kernel(MatmulCall c) {
         const unsigned n = static_cast<unsigned>(own.end - begin < T ? own.end - begin : T);
         uint32_t rows[T];
         for (unsigned t = 0; t < T; t++) rows[t] = t < n ? activation_row(c, begin + t) : 0;
-        float value = Steps::run(w.packed + place, c.a, rows, n);
-        if (c.fused) value = silu(value) * Steps::run(c.up.at(own.expert).packed + place, c.a, rows, n);
+        float value = with_bias(w, row, Steps::run(w.packed + place, c.a, rows, n));
+        if (c.fused) {
+            const MatrixView up = c.up.at(own.expert);
+            value = activate(c.activation, value, with_bias(up, row, Steps::run(up.packed + place, c.a, rows, n)));
+        }
         if (slice < n && row < w.rows) write_out(c, begin + slice, row, value);
     }
 }
@@ -100,7 +103,7 @@ template <class Steps, unsigned T> __global__ void rows_kernel(MatmulCall c) {
 __global__ void silu_mul_kernel(MatmulCall c, const float* up) {
     const OwnRows own = own_rows(c.offsets, c.experts, c.count);
     const size_t end = own.end * c.out_stride;
-    for (size_t i = own.begin * c.out_stride + size_t{blockIdx.x} * kThreads + threadIdx.x; i < end; i += size_t{gridDim.x} * kThreads) c.out[i] = silu(c.out[i]) * up[i];
+    for (size_t i = own.begin * c.out_stride + size_t{blockIdx.x} * kThreads + threadIdx.x; i < end; i += size_t{gridDim.x} * kThreads) c.out[i] = activate(c.activation, c.out[i], up[i]);
 }
 
 template <class Steps, unsigned T> Status launch_rows(Stream& stream, const MatmulCall& c) {

@@ -35,8 +35,9 @@ enum class MatmulForm { Auto, Rows, Tiles };
 
 struct MatmulCall {
     ExpertStack weight;                  ///< of a matmul: one expert
-    ExpertStack up = {};                 ///< fused: out = silu(weight · x) ∘ (up · x)
+    ExpertStack up = {};                 ///< fused: out = activation(weight · x, up · x)
     bool fused = false;
+    ExpertActivation activation = ExpertActivation::Silu;
     ActivationView a;
     size_t count = 0;                    ///< rows of out; of experts: tokens, which bound the rows of one
     const uint32_t* offsets = nullptr;   ///< [experts + 1]; null: one matrix for all rows
@@ -53,7 +54,7 @@ struct MatmulCall {
 /** Forms other than Auto are for tests; Tiles needs quantised weights. */
 Status matmul(Stream& stream, const DeviceFacts& device, const MatmulCall& call, MatmulForm form = MatmulForm::Auto);
 
-/** out = silu(out) ∘ up over the same rows: what `fused` does, for gate and up of different types. */
+/** out = activation(out, up) over the same rows: what `fused` does, for gate and up of different types. */
 Status silu_mul(Stream& stream, const MatmulCall& call, const float* up);
 
 }  // namespace cuda

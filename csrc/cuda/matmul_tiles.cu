@@ -109,7 +109,8 @@ template <class B> __global__ void __launch_bounds__(kThreads) tiles_kernel(Matm
                 const unsigned token = part * 8 + lane % 4 * 2 + i % 2;
                 const size_t row = group * 16 + lane / 4 + i / 2 * 8;
                 if (token >= n || row >= w.rows) continue;
-                write_out(c, begin + token, row, c.fused ? silu(values[part][i]) * ups[part][i] : values[part][i]);
+                const float value = with_bias(w, row, values[part][i]);
+                write_out(c, begin + token, row, c.fused ? activate(c.activation, value, with_bias(c.up.at(own.expert), row, ups[part][i])) : value);
             }
         }
     }

@@ -31,7 +31,7 @@ Status create_backend(Call& call, napi_value& result) {
 
 Status kernels(Call& call, napi_value& result) {
     static const char* const names[] = {"quantiseRow", "matmul",   "rmsNorm", "rope",    "kvWrite",   "attend",
-                                        "quantiseState", "dotI64", "softmax", "siluMul", "combineRow"};
+                                        "quantiseState", "dotI64", "softmax", "siluMul", "clampedSwiglu", "combineRow"};
     BackendHandle* handle = nullptr;
     TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
     if (napi_create_object(call.env, &result) != napi_ok) return exception_pending();

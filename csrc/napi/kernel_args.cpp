@@ -120,6 +120,13 @@ uint8_t* KernelArgs::aligned_bytes(const char* name, size_t least) {
     return data;
 }
 
+std::vector<float> KernelArgs::optional_floats(const char* name, size_t count) {
+    if (next_is_undefined()) return {};
+    const float* from = floats(name, count);
+    if (ok() && last_length_ != count) refuse(std::string(name) + format(": expected %zu elements, got %zu", count, last_length_));
+    return ok() ? std::vector<float>(from, from + count) : std::vector<float>();
+}
+
 std::vector<int32_t> KernelArgs::optional_tokens(const char* name) {
     std::vector<int32_t> out;
     if (next_is_undefined()) return out;

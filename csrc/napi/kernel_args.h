@@ -62,6 +62,9 @@ class KernelArgs {
     }
 
     std::vector<int32_t> optional_tokens(const char* name);
+    /** A copy of exactly so many; empty where it is left out. */
+    std::vector<float> optional_floats(const char* name, size_t count);
+    bool next_is_undefined();
     std::vector<uint32_t> optional_words(const char* name);
     /** Elements of the array read last. */
     size_t last_length() const { return last_length_; }
@@ -80,7 +83,6 @@ class KernelArgs {
   private:
     napi_value next();
     size_t choose(const char* name, const char* const* names, size_t count);
-    bool next_is_undefined();
     ArrayView view(const char* name, napi_typedarray_type type, size_t least);
     template <class T> T* array(const char* name, napi_typedarray_type type, size_t least) { return view(name, type, least).as<T>(); }
     template <class T> T* alone(const char* name, T* data) {

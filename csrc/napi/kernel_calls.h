@@ -48,8 +48,10 @@ struct MatrixArg {
     DType type;
     size_t rows, columns;
     const uint8_t* data;
+    std::vector<float> bias;   ///< of each expert's rows; empty = none
 
-    RawMatrix raw() const { return {type, rows, columns, data}; }
+    const float* biases() const { return bias.empty() ? nullptr : bias.data(); }
+    RawMatrix raw() const { return {type, rows, columns, data, biases()}; }
     ExpertStack packed() const;
 };
 MatrixArg read_matrix(KernelArgs& in, const char* name, size_t count, bool packed);

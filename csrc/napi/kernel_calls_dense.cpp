@@ -74,7 +74,23 @@ KernelWork read_rms_norm(KernelArgs& in, bool naive) {
             nullptr};
 }
 
-// [x, positions, heads, headDim, rotaryDim, base, pairs]
+/** [factor, magnitude, by, none, all, most, originalContext], from where the scaling has nothing more to say undefined. */
+RopeScaling read_scaling(KernelArgs& in) {
+    RopeScaling s;
+    if (in.next_is_undefined()) return s;
+    s.factor = in.number("scaling.factor", 1, 1e9);
+    s.magnitude = in.number("scaling.magnitude", 1e-9, 1e9);
+    if (in.next_is_undefined()) return s;
+    s.keep = in.choice("scaling.keep.by", {"pair", "turns"}) == 0 ? RopeKeep::Pair : RopeKeep::Turns;
+    s.none = in.number("scaling.keep.none", -1e15, 1e15);
+    s.all = in.number("scaling.keep.all", -1e15, 1e15);
+    s.most = in.number("scaling.keep.most", 0, 1);
+    if (s.keep == RopeKeep::Turns) s.original_context = in.number("scaling.keep.originalContext", 1, 1e15);
+    if (s.none == s.all) in.refuse("scaling.keep: none and all must differ");
+    return s;
+}
+
+// [x, positions, heads, headDim, rotaryDim, base, pairs, divisors, ...scaling]
 KernelWork read_rope(KernelArgs& in, bool naive) {
     float* x = in.floats("x", 0);
     const size_t length = in.last_length();
@@ -85,8 +101,14 @@ KernelWork read_rope(KernelArgs& in, bool naive) {
     const RopePairs pairs = in.choice("pairs", {"neox", "interleaved"}) == 0 ? RopePairs::Neox : RopePairs::Interleaved;
     if (rotary % 2 != 0 || rotary > head_dim) in.refuse("rotaryDim: must be even and at most headDim");
     in.require("x", length, product(tokens, heads, head_dim));
+    const std::vector<float> divisors = in.optional_floats("divisors", rotary / 2);
+    for (const float d : divisors) {
+        if (!(d > 0)) in.refuse("divisors: every one must be above 0");
+    }
+    const RopeScaling scaling = read_scaling(in);
     return {[=](const Context& context, KernelScratch& scratch) {
-                const RopeTable table(base, rotary);
+                RopeTable table(base, rotary, scaling);
+                if (!divisors.empty()) table.divide(divisors.data());
                 const RopeArgs a = {x, positions, tokens, heads, head_dim, table, pairs};
                 if (naive) return rope_ref(a);
                 return scratch.device ? scratch.device->rope(a) : rope(context, a);
@@ -94,7 +116,7 @@ KernelWork read_rope(KernelArgs& in, bool naive) {
             nullptr};
 }
 
-// [q, k, v, cache, start, heads, kvHeads, headDim, valueDim, scale, kvType, out]
+// [q, k, v, cache, start, heads, kvHeads, headDim, valueDim, scale, kvType, out, window, sinks]
 KernelWork read_attention(KernelArgs& in, bool naive) {
     AttentionArgs a = {};
     a.q = in.floats("q", 0);
@@ -119,8 +141,11 @@ KernelWork read_attention(KernelArgs& in, bool naive) {
     in.require("v", v, product(tokens, a.kv_heads, a.value_dim));
     in.require("cache", cache_bytes, product(pages, page));
     a.out = in.out_floats("out", product(tokens, a.heads, a.value_dim));
+    a.window = in.size("window", 0, kMostSize);
+    const std::vector<float> sinks = in.optional_floats("sinks", a.heads);
     return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
                 if (tokens == 0) return {};
+                a.sinks = sinks.empty() ? nullptr : sinks.data();
                 std::vector<uint8_t*> list(pages);
                 for (size_t i = 0; i < pages; i++) list[i] = cache + i * page;
                 const AttentionRun run = {0, tokens, start, list.data()};

@@ -176,7 +176,7 @@ KernelWork read_dispatch(KernelArgs& in, bool naive) {
             nullptr};
 }
 
-// [x, k, offsets, slots, gate…, up…, down…, out], a matrix being type, rows, columns, data
+// [x, k, offsets, slots, gate…, up…, down…, out, activation, gate's biases, up's, down's], a matrix being type, rows, columns, data
 KernelWork read_expert_matmul(KernelArgs& in, bool naive) {
     const float* x = in.floats("x", 0);
     const size_t values = in.last_length(), k = in.size("k", 1, kMostChosen);
@@ -184,21 +184,24 @@ KernelWork read_expert_matmul(KernelArgs& in, bool naive) {
     const size_t experts = in.last_length() > 0 ? in.last_length() - 1 : 0;
     const uint32_t* slots = in.indices("slots", 0);
     const size_t rows = in.last_length(), tokens = in.parts("slots", rows, k);
-    const MatrixArg gate = read_matrix(in, "gate", experts, !naive), up = read_matrix(in, "up", experts, !naive),
-                    down = read_matrix(in, "down", experts, !naive);
+    MatrixArg gate = read_matrix(in, "gate", experts, !naive), up = read_matrix(in, "up", experts, !naive), down = read_matrix(in, "down", experts, !naive);
     const size_t width = gate.columns, hidden = gate.rows;
     if (up.rows != hidden || up.columns != width) in.refuse("up: its size is not that of gate");
     if (down.rows != width || down.columns != hidden) in.refuse("down: its size is not that of gate transposed");
     in.require("x", values, product(tokens, width));
     float* out = in.out_floats("out", product(rows, width));
+    const ExpertActivation activation = in.choice("activation", {"silu", "clamped_swiglu"}) == 0 ? ExpertActivation::Silu : ExpertActivation::ClampedSwiglu;
+    gate.bias = in.optional_floats("biases.gate", product(experts, hidden));
+    up.bias = in.optional_floats("biases.up", product(experts, hidden));
+    down.bias = in.optional_floats("biases.down", product(experts, width));
     if (naive) {
         return {[=](const Context&, KernelScratch&) {
-                    return expert_matmul_ref({x, tokens, width, k, experts, gate.raw(), up.raw(), down.raw(), offsets, slots, out});
+                    return expert_matmul_ref({x, tokens, width, k, experts, gate.raw(), up.raw(), down.raw(), offsets, slots, out, activation});
                 },
                 nullptr};
     }
     return {[=](const Context& context, KernelScratch& scratch) -> Status {
-                const ExpertMatmulArgs a = {x, tokens, width, k, experts, gate.packed(), up.packed(), down.packed(), offsets, slots, out};
+                const ExpertMatmulArgs a = {x, tokens, width, k, experts, gate.packed(), up.packed(), down.packed(), offsets, slots, out, activation};
                 if (scratch.device) return scratch.device->expert_matmul(a);
                 RowFlags bad;
                 TMOE_RETURN_IF_ERROR(bad.allocate(tokens));
@@ -271,7 +274,7 @@ constexpr KernelEntry kEntries[] = {
 
 }  // namespace
 
-ExpertStack MatrixArg::packed() const { return {{type, rows, columns, data}, packed_bytes(type, rows, columns)}; }
+ExpertStack MatrixArg::packed() const { return {{type, rows, columns, data, biases()}, packed_bytes(type, rows, columns)}; }
 
 MatrixArg read_matrix(KernelArgs& in, const char* name, size_t count, bool packed) {
     MatrixArg out = {};

@@ -26,10 +26,12 @@ constexpr Name<TensorRole> kRoles[] = {{"embedding", TensorRole::Embedding},
                                        {"heads", TensorRole::Heads}};
 constexpr Name<OpKind> kOps[] = {{"embed", OpKind::Embed},   {"rmsNorm", OpKind::RmsNorm},     {"matmul", OpKind::Matmul},
                                  {"rope", OpKind::Rope},     {"attention", OpKind::Attention}, {"route", OpKind::Route},
-                                 {"experts", OpKind::Experts}, {"logits", OpKind::Logits},
+                                 {"experts", OpKind::Experts}, {"logits", OpKind::Logits},       {"scale", OpKind::Scale},
                                  {"gated", OpKind::Gated},   {"headMatmul", OpKind::HeadMatmul}};
 constexpr Name<GateForm> kGates[] = {{"silu", GateForm::Silu}, {"sigmoid", GateForm::Sigmoid}};
 constexpr Name<RopePairs> kPairs[] = {{"neox", RopePairs::Neox}, {"interleaved", RopePairs::Interleaved}};
+constexpr Name<ExpertActivation> kActivations[] = {{"silu", ExpertActivation::Silu}, {"clamped_swiglu", ExpertActivation::ClampedSwiglu}};
+constexpr Name<RopeKeep> kKeeps[] = {{"pair", RopeKeep::Pair}, {"turns", RopeKeep::Turns}};
 constexpr Name<RouteForm> kForms[] = {{"softmax_topk", RouteForm::SoftmaxTopk}, {"topk_softmax", RouteForm::TopkSoftmax},
                                       {"hser", RouteForm::Hser}};
 
@@ -144,6 +146,8 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(u32(value, at, "rotaryDim", op.rotary_dim));
                 TMOE_RETURN_IF_ERROR(optional_u32(value, at, "offset", op.offset));
                 TMOE_RETURN_IF_ERROR(read_number(env_, value, at.c_str(), "base", 0, 1e300, op.base));
+                TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "divisors", op.divisors));
+                TMOE_RETURN_IF_ERROR(read_scaling(value, at, op.scaling));
                 return choice(value, at, "pairs", kPairs, op.pairs);
             case OpKind::Attention:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "q", op.in));
@@ -155,6 +159,8 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(u32(value, at, "headDim", op.head_dim));
                 TMOE_RETURN_IF_ERROR(u32(value, at, "valueDim", op.value_dim));
                 TMOE_RETURN_IF_ERROR(real(value, at, "scale", -3e38, op.scale));
+                TMOE_RETURN_IF_ERROR(optional_u32(value, at, "window", op.window));
+                TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "sinks", op.sinks));
                 return u32(value, at, "layer", op.layer);
             case OpKind::Route:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
@@ -169,7 +175,8 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(tensor(value, at, "gate", op.gate));
                 TMOE_RETURN_IF_ERROR(tensor(value, at, "up", op.up));
                 TMOE_RETURN_IF_ERROR(tensor(value, at, "down", op.down));
-                TMOE_RETURN_IF_ERROR(read_activation(value, at));
+                TMOE_RETURN_IF_ERROR(choice(value, at, "activation", kActivations, op.activation));
+                TMOE_RETURN_IF_ERROR(read_biases(value, at, op));
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "out", op.out));
                 return u32(value, at, "layer", op.layer);
             case OpKind::Logits:
@@ -183,6 +190,10 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
                 TMOE_RETURN_IF_ERROR(tensor(value, at, "weight", op.weight));
                 return buffer(value, at, "out", op.out);
+            case OpKind::Scale:
+                TMOE_RETURN_IF_ERROR(buffer(value, at, "buffer", op.in));
+                op.out = op.in;
+                return real(value, at, "by", 0, op.scale);
         }
         return {};
     }
@@ -200,6 +211,17 @@ class PlanReader {
         return read_boolean(env_, value, place.c_str(), "transposed", out.transposed);
     }
 
+    Status read_biases(napi_value experts, const std::string& at, PlanOp& op) {
+        napi_value value = nullptr;
+        const std::string place = at + ".biases";
+        TMOE_RETURN_IF_ERROR(read_property(env_, experts, "biases", value));
+        if (is_undefined(env_, value)) return {};
+        TMOE_RETURN_IF_ERROR(require_object(env_, value, place));
+        TMOE_RETURN_IF_ERROR(tensor(value, place, "gate", op.gate_bias));
+        TMOE_RETURN_IF_ERROR(tensor(value, place, "up", op.up_bias));
+        return tensor(value, place, "down", op.down_bias);
+    }
+
     Status read_matmul(napi_value value, const std::string& at, PlanOp& op) {
         napi_value parts = nullptr, add = nullptr;
         TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
@@ -209,11 +231,31 @@ class PlanReader {
             TMOE_RETURN_IF_ERROR(require_object(env_, part, place));
             TMOE_RETURN_IF_ERROR(tensor(part, place, "weight", read.weight));
             TMOE_RETURN_IF_ERROR(buffer(part, place, "out", read.out));
+            TMOE_RETURN_IF_ERROR(optional_tensor(part, place, "bias", read.bias));
             op.parts.push_back(read);
             return Status();
         }));
         TMOE_RETURN_IF_ERROR(read_property(env_, value, "add", add));
         return is_undefined(env_, add) ? Status() : read_boolean(env_, add, at + ".add", op.add);
+    }
+
+    Status read_scaling(napi_value rope, const std::string& at, RopeScaling& out) {
+        napi_value value = nullptr, keep = nullptr;
+        const std::string place = at + ".scaling", kept = place + ".keep";
+        TMOE_RETURN_IF_ERROR(read_property(env_, rope, "scaling", value));
+        if (is_undefined(env_, value)) return {};
+        TMOE_RETURN_IF_ERROR(require_object(env_, value, place));
+        TMOE_RETURN_IF_ERROR(read_number(env_, value, place.c_str(), "factor", 1, 1e9, out.factor));
+        TMOE_RETURN_IF_ERROR(read_number(env_, value, place.c_str(), "magnitude", 1e-9, 1e9, out.magnitude));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "keep", keep));
+        if (is_undefined(env_, keep)) return {};
+        TMOE_RETURN_IF_ERROR(require_object(env_, keep, kept));
+        TMOE_RETURN_IF_ERROR(choice(keep, kept, "by", kKeeps, out.keep));
+        TMOE_RETURN_IF_ERROR(read_number(env_, keep, kept.c_str(), "none", -1e15, 1e15, out.none));
+        TMOE_RETURN_IF_ERROR(read_number(env_, keep, kept.c_str(), "all", -1e15, 1e15, out.all));
+        TMOE_RETURN_IF_ERROR(read_number(env_, keep, kept.c_str(), "most", 0, 1, out.most));
+        if (out.keep == RopeKeep::Pair) return {};
+        return read_number(env_, keep, kept.c_str(), "originalContext", 1, 1e15, out.original_context);
     }
 
     Status read_hser(napi_value route, const std::string& at, PlanHser& out) {
@@ -240,12 +282,6 @@ class PlanReader {
             out.push_back(static_cast<uint32_t>(number));
             return Status();
         });
-    }
-
-    Status read_activation(napi_value value, const std::string& at) {
-        constexpr Name<int> names[] = {{"silu", 0}};
-        int ignored = 0;
-        return choice(value, at, "activation", names, ignored);
     }
 
     Status read_seed(napi_value value) {
@@ -283,6 +319,13 @@ class PlanReader {
     }
     Status tensor(napi_value object, const std::string& at, const char* key, uint32_t& out) {
         return lookup(object, at, key, "the name of a tensor", tensors_, out);
+    }
+    /** kNoTensor where the plan does not name one. */
+    Status optional_tensor(napi_value object, const std::string& at, const char* key, uint32_t& out) {
+        napi_value value = nullptr;
+        out = kNoTensor;
+        TMOE_RETURN_IF_ERROR(read_property(env_, object, key, value));
+        return is_undefined(env_, value) ? Status() : tensor(object, at, key, out);
     }
     Status lookup(napi_value object, const std::string& at, const char* key, const char* expected,
                   const std::unordered_map<std::string, uint32_t>& names, uint32_t& out) {

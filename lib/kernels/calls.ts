@@ -5,6 +5,7 @@
 import { createError } from '../errors/index.js'
 import { blockOf, packedBytes } from './layout.js'
 import type { HserRouting, KernelName, KernelTable } from './requests.js'
+import { scalingArgs } from './rope-scaling.js'
 
 interface PreparedCall<Result> {
   args: readonly unknown[]
@@ -86,7 +87,7 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
   },
   expertMatmul: (r) => {
     const out = floats(r.out, lengthOf(r.slots) * r.gate?.columns)
-    const { gate, up, down } = r
+    const { gate, up, down, activation = 'silu', biases } = r
     return {
       args: [
         r.x,
@@ -105,7 +106,11 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
         down?.rows,
         down?.columns,
         down?.data,
-        out
+        out,
+        activation,
+        biases?.gate,
+        biases?.up,
+        biases?.down
       ],
       result: () => out
     }
@@ -131,14 +136,39 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
     return { args: [r.x, r.weight, r.epsilon, out], result: () => out }
   },
   rope: (r) => ({
-    args: [r.x, r.positions, r.heads, r.headDim, r.rotaryDim ?? r.headDim, r.base, r.pairs ?? 'neox'],
+    args: [
+      r.x,
+      r.positions,
+      r.heads,
+      r.headDim,
+      r.rotaryDim ?? r.headDim,
+      r.base,
+      r.pairs ?? 'neox',
+      r.divisors,
+      ...scalingArgs(r.scaling)
+    ],
     result: () => r.x
   }),
   attention: (r) => {
     const { valueDim = r.headDim, scale = 1 / Math.sqrt(r.headDim), kvType = 'f16' } = r
     const out = floats(r.out, (lengthOf(r.q) / r.headDim) * valueDim)
     return {
-      args: [r.q, r.k, r.v, r.cache, r.start, r.heads, r.kvHeads, r.headDim, valueDim, scale, kvType, out],
+      args: [
+        r.q,
+        r.k,
+        r.v,
+        r.cache,
+        r.start,
+        r.heads,
+        r.kvHeads,
+        r.headDim,
+        valueDim,
+        scale,
+        kvType,
+        out,
+        r.window ?? 0,
+        r.sinks
+      ],
       result: () => out
     }
   },

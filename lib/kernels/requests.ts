@@ -5,6 +5,7 @@
  * lies over another array of the call, except where a field says that it may. Arrays must stay as and where they are until the call ends.
  */
 import type { DType, KvType } from '../native.js'
+import type { RopeScaling } from './rope-scaling.js'
 
 /** A matrix: in the kernels' layout (made by `pack`) for the kernels, in the file's layout (GGUF blocks) for their naive twins. */
 export interface Matrix {
@@ -126,9 +127,18 @@ export interface ExpertMatmulRequest {
   gate: Matrix
   up: Matrix
   down: Matrix
-  /** out [tokens · k][width] f32 in row order: down · (silu(gate · x) ∘ up · x). */
+  /**
+   * What is made of g = gate · x and u = up · x. `silu` (the default): g · sigmoid(g) · u (SwiGLU, Shazeer 2020). `clamped_swiglu`:
+   * g' · sigmoid(1.702 g') · (u' + 1) with g' = min(g, 7) and u' = clamp(u, -7, 7) (gpt-oss).
+   */
+  activation?: ExpertActivation
+  /** Added once to each finished product: [experts][hidden], [experts][hidden], [experts][width] f32, any of them. */
+  biases?: { gate?: Float32Array; up?: Float32Array; down?: Float32Array }
+  /** out [tokens · k][width] f32 in row order: down · activation(gate · x, up · x). */
   out?: Float32Array
 }
+
+export type ExpertActivation = 'silu' | 'clamped_swiglu'
 
 export interface AllToAllPackRequest {
   /** [tokens][width] f32. */
@@ -180,6 +190,10 @@ export interface RopeRequest {
   rotaryDim?: number
   base: number
   pairs?: 'neox' | 'interleaved'
+  /** `yarnScaling` and `llama3Scaling` make one; { factor, magnitude: 1 } interpolates linearly. */
+  scaling?: RopeScaling
+  /** [rotaryDim / 2]: frequencies are divided by these. */
+  divisors?: Float32Array
 }
 
 export interface AttentionRequest {
@@ -198,6 +212,10 @@ export interface AttentionRequest {
   /** 1 / √headDim by default. */
   scale?: number
   kvType?: KvType
+  /** A token sees so many positions at most, its own the last; 0 (the default): all before it. */
+  window?: number
+  /** [heads] f32: a score without a value for each head, which joins the max and is added last to the softmax sum (gpt-oss). */
+  sinks?: Float32Array
   /** out [tokens][heads][valueDim] f32. */
   out?: Float32Array
 }

@@ -1,7 +1,8 @@
 /** The architectures that can be run. A new one is one file and one line here; no backend changes. */
 import { createError } from '../errors/index.js'
-import { Metadata, type RawMetadata } from './metadata.js'
 import { deepseek2 } from './deepseek2.js'
+import { granitemoe } from './granitemoe.js'
+import { Metadata, type RawMetadata } from './metadata.js'
 import { mixtral } from './mixtral.js'
 import { olmoe } from './olmoe.js'
 import type { Plan } from './plan.js'
@@ -21,7 +22,7 @@ export interface Architecture {
   plan(sizes: Sizes, tied: boolean): Plan
 }
 
-const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen2moe, qwen3moe, mixtral, deepseek2]
+const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen2moe, qwen3moe, mixtral, granitemoe, deepseek2]
 
 export const SUPPORTED_ARCHITECTURES: readonly string[] = ARCHITECTURES.map(({ ggufName, title }) =>
   ggufName === title ? title : `${ggufName} (${title})`

@@ -93,6 +93,10 @@ function measureParts(file: NativeGguf): Record<ModelPart, PartSize> {
   return parts
 }
 
+/** Bytes of the experts' matrices: their biases are no part of an expert. */
+const matricesOf = (file: NativeGguf): number =>
+  file.tensors.reduce((sum, { name, bytes }) => (/\.ffn_\w+_exps\.weight$/.test(name) ? sum + bytes : sum), 0)
+
 function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescriptor {
   const parts = measureParts(file)
   const parameters = Object.values(parts).reduce((sum, part) => sum + part.parameters, 0)
@@ -110,7 +114,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
     experts: s.experts,
     expertsUsed: s.expertsUsed,
     expertFeedForward: s.feedForward,
-    expertBytes: parts.experts.bytes / (s.expertLayers * s.experts),
+    expertBytes: matricesOf(file) / (s.expertLayers * s.experts),
     vocab: s.vocab,
     contextLength: s.contextLength,
     parameters,
@@ -129,6 +133,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
  */
 export function readModel(file: NativeGguf): ModelDescription {
   const { architecture, sizes } = findArchitecture(file.metadata)
+  if (file.tensors.some(({ name }) => name === 'rope_freqs.weight')) sizes.rope.divided = true
   const tied = !file.tensors.some(({ name }) => name === 'output.weight')
   if (sizes.hser) checkGroupRouters(sizes.hser, file.tensors)
   const plan = architecture.plan(sizes, tied)

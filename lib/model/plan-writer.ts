@@ -2,6 +2,7 @@
  * Writes a plan operation by operation. Each call adds the operation and the tensors that it reads; their shapes follow from
  * the buffers' widths, so an architecture's file states every size once.
  */
+import type { ExpertActivation } from '../kernels/requests.js'
 import { groupCount, planHser } from './hser.js'
 import type { HeadCut, OpOf, Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
@@ -25,6 +26,13 @@ export class PlanWriter<Buffer extends string> {
     return full
   }
 
+  /** The bias of a tensor: [rows], or [rows, experts]. */
+  private bias(name: string, shape: number[]): string {
+    const full = `${name}.bias`
+    this.tensors.set(full, { name: full, role: 'vector', shape })
+    return full
+  }
+
   embed(table: string, out: Buffer): void {
     const name = this.tensor(table, 'embedding', [this.buffers[out], this.sizes.vocab])
     this.ops.push({ op: 'embed', table: name, out })
@@ -36,11 +44,12 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ op: 'rmsNorm', in: input, weight: name, out, epsilon: this.sizes.epsilon, ...(runs && { runs }) })
   }
 
-  /** One product per entry {weight: out}. */
-  matmul(input: Buffer, parts: Record<string, Buffer>, { add = false } = {}): void {
+  /** One product per entry {weight: out}; `bias`: each has one. */
+  matmul(input: Buffer, parts: Record<string, Buffer>, { add = false, bias = false } = {}): void {
     const named = Object.entries(parts).map(([weight, out]) => ({
       weight: this.tensor(weight, 'matrix', [this.buffers[input], this.buffers[out]]),
-      out
+      out,
+      ...(bias && { bias: this.bias(weight, [this.buffers[out]]) })
     }))
     this.ops.push({ op: 'matmul', in: input, parts: named, ...(add ? { add } : {}) })
   }
@@ -48,23 +57,50 @@ export class PlanWriter<Buffer extends string> {
   /** `offset`: floats of a head before those that are rotated. */
   rope(buffer: Buffer, heads: number, pairs: OpOf<'rope'>['pairs'], offset = 0): void {
     const { rope } = this.sizes
+    const { rotaryDim, base, scaling } = rope
     const headDim = this.buffers[buffer] / heads
+    const divisors = rope.divided ? { divisors: this.tensor('rope_freqs', 'vector', [rotaryDim / 2]) } : {}
     this.ops.push({
       op: 'rope',
       buffer,
       heads,
       headDim,
-      rotaryDim: rope.rotaryDim,
-      base: rope.base,
+      rotaryDim,
+      base,
       pairs,
-      ...(offset && { offset })
+      ...(offset && { offset }),
+      ...(scaling && { scaling }),
+      ...divisors
     })
   }
 
-  attention(layer: number, { q, k, v, out }: Record<'q' | 'k' | 'v' | 'out', Buffer>): void {
-    const { heads, kvHeads, headDim, attentionScale: scale } = this.sizes
-    const valueDim = this.buffers[out] / heads
-    this.ops.push({ op: 'attention', q, k, v, out, heads, kvHeads, headDim, valueDim, scale, layer })
+  /** Nothing where `by` is 1. */
+  scale(buffer: Buffer, by: number): void {
+    if (by !== 1) this.ops.push({ op: 'scale', buffer, by })
+  }
+
+  attention(
+    layer: number,
+    { q, k, v, out }: Record<'q' | 'k' | 'v' | 'out', Buffer>,
+    { sinks }: { sinks?: string } = {}
+  ): void {
+    const { heads, kvHeads, headDim, attentionScale: scale, windows } = this.sizes
+    const window = windows?.[layer] ?? 0
+    this.ops.push({
+      op: 'attention',
+      q,
+      k,
+      v,
+      out,
+      heads,
+      kvHeads,
+      headDim,
+      valueDim: this.buffers[out] / heads,
+      scale,
+      layer,
+      ...(window > 0 && { window }),
+      ...(sinks && { sinks: this.tensor(sinks, 'vector', [heads]) })
+    })
   }
 
   /** Each head's first `columns` floats times a matrix of its own; `cut` out of the file's tensor `source`, where it is another. */
@@ -114,19 +150,33 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ ...common, weight, form: 'hser', hser: planHser(hser, tiers, groups) })
   }
 
-  /** Adds the experts' weighted sum to `out`. */
-  experts(layer: number, input: Buffer, names: Record<'gate' | 'up' | 'down', string>, out: Buffer): void {
+  /** Adds the experts' weighted sum to `out`. `biases`: every matrix has one for each expert. */
+  experts(
+    layer: number,
+    input: Buffer,
+    names: Record<'gate' | 'up' | 'down', string>,
+    out: Buffer,
+    { activation = 'silu', biases = false }: { activation?: ExpertActivation; biases?: boolean } = {}
+  ): void {
     const { experts, feedForward } = this.sizes
     const inner = [this.buffers[input], feedForward, experts]
+    const bias = (name: string, rows: number) => this.bias(name, [rows, experts])
     this.ops.push({
       op: 'experts',
       in: input,
       gate: this.tensor(names.gate, 'experts', inner),
       up: this.tensor(names.up, 'experts', inner),
       down: this.tensor(names.down, 'experts', [feedForward, this.buffers[out], experts]),
-      activation: 'silu',
+      activation,
       out,
-      layer
+      layer,
+      ...(biases && {
+        biases: {
+          gate: bias(names.gate, feedForward),
+          up: bias(names.up, feedForward),
+          down: bias(names.down, this.buffers[out])
+        }
+      })
     })
   }
 

@@ -5,6 +5,11 @@
  * A buffer is a row per token, `width` floats each. `h` is read by an operation's `in`, written by its `out`.
  */
 
+import type { ExpertActivation } from '../kernels/requests.js'
+import type { RopeScaling } from '../kernels/rope-scaling.js'
+
+export type { RopeScaling } from '../kernels/rope-scaling.js'
+
 /** What a tensor is for; it decides the layout that it is kept in. */
 export type TensorRole =
   /** Rows are looked up by token id. */
@@ -15,7 +20,7 @@ export type TensorRole =
   | 'experts'
   /** [columns, experts] (or groups, or tiers): router weights, kept as 24-bit integers. */
   | 'router'
-  /** [n]: kept as floats. */
+  /** [n], or [n, experts] (one for each expert): kept as floats. */
   | 'vector'
   /** [columns, rows, heads]: one matrix per attention head. */
   | 'heads'
@@ -72,8 +77,8 @@ export type PlanOp =
    * begin and in place; what is behind them stays.
    */
   | { op: 'rmsNorm'; in: string; weight: string; out: string; epsilon: number; runs?: number }
-  /** out = W · in for each part; `add` adds to what the buffer holds. */
-  | { op: 'matmul'; in: string; parts: { weight: string; out: string }[]; add?: boolean }
+  /** out = W · in + bias for each part, the bias added once to the finished product; `add` adds all that to what the buffer holds. */
+  | { op: 'matmul'; in: string; parts: { weight: string; out: string; bias?: string }[]; add?: boolean }
   /** Rotary embedding in place: pairs (i, i + dim/2) for `neox`, (2i, 2i + 1) for `interleaved`, of the `rotaryDim` floats of a head from `offset` on. */
   | {
       op: 'rope'
@@ -85,8 +90,17 @@ export type PlanOp =
       offset?: number
       base: number
       pairs: 'neox' | 'interleaved'
+      scaling?: RopeScaling
+      /** A vector [rotaryDim / 2]: frequencies are divided by it. */
+      divisors?: string
     }
-  /** Appends k and v to the layer's cache, then causal attention of q over it. Where `v` is `k`, of one head, values are the first floats of the keys. */
+  /** buffer *= by. */
+  | { op: 'scale'; buffer: string; by: number }
+  /**
+   * Appends k and v to the layer's cache, then causal attention of q over it: over the last `window` positions where there is one. `sinks`, a
+   * vector [heads]: a score without a value for each head, which joins the max and is added last to the softmax sum. Where `v` is `k`, of
+   * one head, values are the first floats of the keys.
+   */
   | {
       op: 'attention'
       q: string
@@ -99,6 +113,8 @@ export type PlanOp =
       valueDim: number
       scale: number
       layer: number
+      window?: number
+      sinks?: string
     }
   /** Chooses k experts per token from the exact integer scores of `in`. */
   | {
@@ -112,14 +128,18 @@ export type PlanOp =
       /** Of the form `hser`. */
       hser?: PlanHser
     }
-  /** Dispatch, expert matmul (down · act(gate) ∘ up), combine in expert-id order; adds to `out`. */
+  /**
+   * Dispatch, expert matmul (down · activation(gate · in, up · in)), combine in expert-id order; adds to `out`. `biases`: vectors [rows, experts],
+   * each added once to the finished product; they stay in memory whatever their experts do.
+   */
   | {
       op: 'experts'
       in: string
       gate: string
       up: string
       down: string
-      activation: 'silu'
+      activation: ExpertActivation
+      biases?: Record<'gate' | 'up' | 'down', string>
       out: string
       layer: number
     }

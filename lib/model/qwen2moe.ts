@@ -21,7 +21,7 @@ export const qwen2moe: Architecture = {
     for (let layer = 0; layer < s.layers; layer++) {
       const b = `blk.${layer}`
       p.rmsNorm('x', `${b}.attn_norm`, 'h')
-      p.matmul('h', { [`${b}.attn_q`]: 'q', [`${b}.attn_k`]: 'k', [`${b}.attn_v`]: 'v' })
+      p.matmul('h', { [`${b}.attn_q`]: 'q', [`${b}.attn_k`]: 'k', [`${b}.attn_v`]: 'v' }, { bias: true })
       p.rope('q', s.heads, 'neox')
       p.rope('k', s.kvHeads, 'neox')
       p.attention(layer, { q: 'q', k: 'k', v: 'v', out: 'a' })

@@ -3,6 +3,10 @@ import { type FeedForwardRules, type FeedForwardSizes, readFeedForward } from '.
 import { type HserSizes, readHser } from './hser.js'
 import { type LatentSizes, readLatent } from './latent.js'
 import type { Metadata } from './metadata.js'
+import { type Multipliers, multiplierKeys, readMultipliers } from './multipliers.js'
+import type { RopeScaling } from './plan.js'
+import { readRopeScaling } from './rope-scaling.js'
+import { readWindows } from './windows.js'
 
 /** Largest sizes that are read: beyond them a file is damaged, not large. */
 const LIMITS = {
@@ -32,11 +36,20 @@ export interface Sizes extends FeedForwardSizes {
   vocab: number
   contextLength: number
   epsilon: number
-  rope: { base: number; rotaryDim: number }
+  rope: {
+    base: number
+    rotaryDim: number
+    scaling?: RopeScaling
+    /** The file has divisors of frequencies (`rope_freqs`). */
+    divided?: boolean
+  }
   /** Multiplies q · k. */
   attentionScale: number
   /** Whether the chosen experts' weights are made to sum to 1. */
   normalise: boolean
+  /** Positions that a token sees in each layer, 0 = all; left out: all layers see all. */
+  windows?: readonly number[]
+  multipliers?: Multipliers
   /** Of a hierarchical model: its tiers and groups; `expertsUsed` is then the product of what each level chooses. */
   hser?: HserSizes
   latent?: LatentSizes
@@ -49,35 +62,42 @@ export interface SizeRules extends FeedForwardRules {
   normalise: boolean
   /** Multi-head latent attention. */
   latent?: boolean
+  /** Embeddings, residual branches and logits are scaled (multipliers.ts). */
+  multipliers?: boolean
+  /** Layers may have a sliding window: the last of each so many sees all, where a file does not say which do. */
+  windowPattern?: number
+  /** Values of `expert_gating_func` that mean this architecture's own form. Default 0 and 1, softmax over all experts. */
+  gating?: readonly number[]
 }
 
 /** Values that change the computation in a way no plan of this version expresses. Silence would be a wrong answer. */
 function refuseUnsupported(m: Metadata, rules: SizeRules): void {
-  const scaling = m.optionalString('.rope.scaling.type')
-  const factor = m.has('.rope.scaling.factor') ? m.number('.rope.scaling.factor') : 1
-  const linear = m.has('.rope.scale_linear') ? m.number('.rope.scale_linear') : 1
-  if (scaling !== undefined && scaling !== 'none')
-    m.refuse('.rope.scaling.type', '"none": RoPE scaling is not supported')
-  if (factor !== 1 && factor !== 0) m.refuse('.rope.scaling.factor', '1: RoPE scaling is not supported')
-  if (linear !== 1 && linear !== 0) m.refuse('.rope.scale_linear', '1: RoPE scaling is not supported')
   for (const [key, neutral] of [
     ['.attention.clamp_kqv', 0],
-    ['.attention.sliding_window', 0],
     ['.expert_group_count', 0],
-    ['.logit_scale', 0],
-    ['.residual_scale', 0],
-    ['.embedding_scale', 0],
     ['.nextn_predict_layers', 0],
     ...(rules.shared === 'count' ? [] : [['.expert_shared_count', 0] as const]),
-    ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const])
+    ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const]),
+    ...(rules.windowPattern ? [] : [['.attention.sliding_window', 0] as const]),
+    ...(rules.multipliers ? [] : multiplierKeys.map((key) => [key, 0] as const))
   ] as const) {
     if (m.has(key) && m.number(key) !== neutral) m.refuse(key, `${neutral}: anything else is not supported`)
   }
   if (m.has('.expert_weights_scale') && ![0, 1].includes(m.number('.expert_weights_scale'))) {
     m.refuse('.expert_weights_scale', '1: scaled expert weights are not supported')
   }
-  if (m.has('.expert_gating_func') && m.integer('.expert_gating_func', { min: 0 }) > 1) {
-    m.refuse('.expert_gating_func', '1 (softmax)')
+  const { gating = [0, 1] } = rules
+  if (m.has('.expert_gating_func') && !gating.includes(m.integer('.expert_gating_func', { min: 0 }))) {
+    m.refuse('.expert_gating_func', gating.join(' or '))
+  }
+  if (
+    m.has('.rope.freq_base_swa') &&
+    m.number('.rope.freq_base_swa') !== m.number('.rope.freq_base', { default: 10000 })
+  ) {
+    m.refuse(
+      '.rope.freq_base_swa',
+      `${m.key('.rope.freq_base')}: another base in layers with a window is not supported`
+    )
   }
   if (m.has('split.count') && m.integer('split.count', { min: 0 }) > 1) {
     m.refuse('split.count', '1: a model in several files has to be merged first')
@@ -105,6 +125,8 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
       : m.integer(rules.feedForwardKey, wide)
   if (feedForward < 1) m.refuse('.feed_forward_length', `at least the ${expertsUsed} experts used`)
 
+  const base = m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 })
+  const { scaling, scoreFactor } = readRopeScaling(m, base, rotaryDim)
   const scale = m.has('.attention.scale') ? m.number('.attention.scale', { min: 0, max: 1e6 }) : 0
   return {
     layers,
@@ -118,10 +140,12 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
     vocab: readVocab(m),
     contextLength: m.integer('.context_length'),
     epsilon: m.number('.attention.layer_norm_rms_epsilon', { min: 0, above: true, max: 1 }),
-    rope: { base: m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 }), rotaryDim },
-    attentionScale: scale || 1 / Math.sqrt(keyDim),
+    rope: { base, rotaryDim, ...(scaling && { scaling }) },
+    attentionScale: (scale || 1 / Math.sqrt(keyDim)) * scoreFactor,
     normalise: m.boolean('.expert_weights_norm', rules.normalise),
     ...readFeedForward(m, rules, { layers, feedForward, mostWidth: LIMITS.width }),
+    ...(rules.windowPattern && { windows: readWindows(m, layers, rules.windowPattern) }),
+    ...(rules.multipliers && { multipliers: readMultipliers(m) }),
     ...(hser && { hser }),
     ...(latent && { latent })
   }

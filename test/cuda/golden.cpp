@@ -61,13 +61,15 @@ DType type_of(const std::string& name) {
 struct Matrix {
     RawMatrix raw;
     std::vector<uint8_t> data, layout;
+    std::vector<float> bias;
     ExpertStack stack;
 };
 void read_matrix(const Case& c, const std::string& key, size_t experts, Matrix& m) {
     m.data = c.array<uint8_t>(key + ".data");
     m.raw = {type_of(c.text(key + ".type")), c.size(key + ".rows"), c.size(key + ".columns"), m.data.data()};
     m.layout = packed(m.raw.type, m.data, m.raw.rows, m.raw.columns, experts);
-    m.stack = {{m.raw.type, m.raw.rows, m.raw.columns, m.layout.data()}, packed_bytes(m.raw.type, m.raw.rows, m.raw.columns)};
+    m.bias = c.array<float>("biases." + key);
+    m.stack = {{m.raw.type, m.raw.rows, m.raw.columns, m.layout.data(), m.bias.empty() ? nullptr : m.bias.data()}, packed_bytes(m.raw.type, m.raw.rows, m.raw.columns)};
 }
 
 void run_route(cuda::Workspace& w, const Case& c) {
@@ -132,9 +134,10 @@ void run_expert_matmul(cuda::Workspace& w, const Case& c) {
     read_matrix(c, "up", experts, up);
     read_matrix(c, "down", experts, down);
     const size_t k = c.size("k"), width = gate.raw.columns;
+    const auto activation = c.text("activation") == "clamped_swiglu" ? ExpertActivation::ClampedSwiglu : ExpertActivation::Silu;
     for (const auto form : {cuda::MatmulForm::Auto, cuda::MatmulForm::Rows, cuda::MatmulForm::Tiles}) {
         std::vector<float> out(slots.size() * width);
-        const ExpertMatmulArgs a = {x.data(), x.size() / width, width, k, experts, gate.stack, up.stack, down.stack, offsets.data(), slots.data(), out.data()};
+        const ExpertMatmulArgs a = {x.data(), x.size() / width, width, k, experts, gate.stack, up.stack, down.stack, offsets.data(), slots.data(), out.data(), activation};
         if (sound(c.where(), cuda::expert_matmul(w, a, form))) c.expect("out", out);
     }
 }
@@ -171,7 +174,19 @@ void run_rms_norm(cuda::Workspace& w, const Case& c) {
 void run_rope(cuda::Workspace& w, const Case& c) {
     auto x = c.array<float>("x");
     const auto positions = c.array<uint32_t>("positions");
-    const RopeTable table(c.number("base"), c.size("rotaryDim"));
+    RopeScaling scaling;
+    scaling.factor = c.number("scaling.factor", 1);
+    scaling.magnitude = c.number("scaling.magnitude", 1);
+    if (c.has("scaling.keep.by")) {
+        scaling.keep = c.text("scaling.keep.by") == "pair" ? RopeKeep::Pair : RopeKeep::Turns;
+        scaling.none = c.number("scaling.keep.none");
+        scaling.all = c.number("scaling.keep.all");
+        scaling.most = c.number("scaling.keep.most");
+        scaling.original_context = c.number("scaling.keep.originalContext");
+    }
+    const auto divisors = c.array<float>("divisors");
+    RopeTable table(c.number("base"), c.size("rotaryDim"), scaling);
+    if (!divisors.empty()) table.divide(divisors.data());
     const RopePairs pairs = c.text("pairs") == "neox" ? RopePairs::Neox : RopePairs::Interleaved;
     if (sound(c.where(), cuda::rope(w, {x.data(), positions.data(), positions.size(), c.size("heads"), c.size("headDim"), table, pairs}))) c.expect("out", x);
 }
@@ -197,6 +212,9 @@ void run_attention(cuda::Workspace& w, const Case& c) {
     const AttentionRun run = {0, tokens, start, pages.data()};
     a.runs = &run;
     a.run_count = 1;
+    const auto sinks = c.array<float>("sinks");
+    a.window = c.size("window");
+    a.sinks = sinks.empty() ? nullptr : sinks.data();
     if (!sound(c.where(), cuda::attention(w, a))) return;
     c.expect("out", out);
     c.expect("cache", cache);

@@ -51,10 +51,10 @@ void ropes(cuda::Workspace& w, Source& source) {
 /** Two sequences in one call: one that begins, one that goes on. */
 void attentions(cuda::Workspace& w, Source& source) {
     struct Shape {
-        size_t heads, kv_heads, head_dim, value_dim, first, start, second;
+        size_t heads, kv_heads, head_dim, value_dim, first, start, second, window = 0;
     };
     for (const KvType type : {KvType::F16, KvType::F32}) {
-        for (const Shape& s : {Shape{1, 1, 1, 1, 1, 0, 1}, Shape{4, 2, 10, 6, 3, 62, 4}, Shape{6, 2, 33, 17, 1, 130, 1}, Shape{2, 2, 64, 130, 2, 63, 1}}) {
+        for (const Shape& s : {Shape{1, 1, 1, 1, 1, 0, 1}, Shape{4, 2, 10, 6, 3, 62, 4}, Shape{6, 2, 33, 17, 1, 130, 1}, Shape{2, 2, 64, 130, 2, 63, 1}, Shape{4, 2, 10, 6, 3, 62, 4, 5}, Shape{6, 2, 33, 17, 1, 130, 1, 70}}) {
             const size_t tokens = s.first + s.second, page = kv_layer_bytes(type, s.kv_heads, s.head_dim, s.value_dim);
             const auto q = source.numbers(tokens * s.heads * s.head_dim), k = source.numbers(tokens * s.kv_heads * s.head_dim), v = source.numbers(tokens * s.kv_heads * s.value_dim);
             const size_t pages = 1 + (s.start + s.second + kKvPage - 1) / kKvPage;
@@ -64,13 +64,14 @@ void attentions(cuda::Workspace& w, Source& source) {
                 const uint16_t half = f32_to_f16(x);
                 memcpy(&memory[at], type == KvType::F16 ? static_cast<const void*>(&half) : &x, kv_bytes(type));
             }
+            const auto sinks = source.numbers(s.heads);
             std::vector<uint8_t> copy = memory;
             std::vector<float> out(tokens * s.heads * s.value_dim), wanted(out.size());
             const auto run = [&](std::vector<uint8_t>& cache, std::vector<float>& to, auto call) {
                 std::vector<uint8_t*> list;
                 for (size_t i = 0; i < pages; i++) list.push_back(cache.data() + i * page);
                 const AttentionRun runs[] = {{0, s.first, 0, list.data()}, {s.first, s.second, s.start, list.data() + 1}};
-                const AttentionArgs a = {q.data(), k.data(), v.data(), to.data(), s.heads, s.kv_heads, s.head_dim, s.value_dim, 0.25f, type, 0, runs, 2};
+                const AttentionArgs a = {q.data(), k.data(), v.data(), to.data(), s.heads, s.kv_heads, s.head_dim, s.value_dim, 0.25f, type, 0, runs, 2, s.window, s.window ? sinks.data() : nullptr};
                 return call(a);
             };
             const std::string where = format("attention, %zu heads of %zu", s.heads, s.head_dim);

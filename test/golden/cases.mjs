@@ -153,6 +153,13 @@ function experts(next, type, tokens, width, hidden) {
   }
 }
 
+/** Some beyond the limits of the clamped activation. */
+const biases = (next, width, hidden) => ({
+  gate: even(next, 4 * hidden, 16),
+  up: even(next, 4 * hidden, 16),
+  down: even(next, 4 * width)
+})
+
 function attention(next, kvType, tokens, start) {
   const [heads, kvHeads, headDim, valueDim] = [4, 2, 10, 6]
   const cache = new Uint8Array(kvCacheBytes({ positions: start + tokens, kvHeads, headDim, valueDim, kvType }))
@@ -164,6 +171,25 @@ function attention(next, kvType, tokens, start) {
   }
   const [q, k, v] = [heads * headDim, kvHeads * headDim, kvHeads * valueDim].map((n) => even(next, tokens * n, 2))
   return { q, k, v, cache, start, heads, kvHeads, headDim, valueDim, kvType }
+}
+
+const rope = (next, more) => ({
+  x: even(next, 3 * 2 * 14),
+  positions: Uint32Array.of(1, 600, 131_071),
+  heads: 2,
+  headDim: 14,
+  rotaryDim: 12,
+  base: 10_000,
+  ...more
+})
+const ropeScalings = {
+  linear: { factor: 4, magnitude: 1 },
+  'by pairs, as YaRN': { factor: 8, magnitude: 1.25, keep: { by: 'pair', none: 4, all: 1, most: 1 } },
+  'by turns, as llama3': {
+    factor: 8,
+    magnitude: 1,
+    keep: { by: 'turns', none: 1, all: 4, most: 1, originalContext: 1024 }
+  }
 }
 
 const blockColumns = (type) => (blocks[type][0] === 1 ? 19 : Math.max(64, blocks[type][0]))
@@ -193,7 +219,21 @@ const makers = {
         return [type, (next) => experts(next, type, 2, width, width === 19 ? 23 : width === 64 ? 32 : width)]
       })
     ),
-    'Q4_0, larger': (next) => experts(next, 'Q4_0', 17, 256, 160)
+    'Q4_0, larger': (next) => experts(next, 'Q4_0', 17, 256, 160),
+    ...Object.fromEntries(
+      ['F32', 'MXFP4'].flatMap((type) => [
+        [`${type}, biases`, (next) => ({ ...experts(next, type, 3, 64, 32), biases: biases(next, 64, 32) })],
+        [
+          `${type}, clamped, biases`,
+          (next) => ({
+            ...experts(next, type, 3, 64, 32),
+            activation: 'clamped_swiglu',
+            biases: biases(next, 64, 32)
+          })
+        ]
+      ])
+    ),
+    'Q8_0, clamped': (next) => ({ ...experts(next, 'Q8_0', 3, 64, 32), activation: 'clamped_swiglu' })
   },
   combine: {
     replacing: (next) => combine(next, false),
@@ -207,26 +247,31 @@ const makers = {
     }
   },
   rmsNorm: { '37 wide': (next) => ({ x: floats(next, 3 * 37), weight: even(next, 37), epsilon: 2 ** -17 }) },
-  rope: Object.fromEntries(
-    ['neox', 'interleaved'].map((pairs) => [
-      pairs,
-      (next) => ({
-        x: even(next, 3 * 2 * 14),
-        positions: Uint32Array.of(1, 600, 131_071),
-        heads: 2,
-        headDim: 14,
-        rotaryDim: 12,
-        base: 10_000,
-        pairs
-      })
-    ])
-  ),
-  attention: Object.fromEntries(
-    ['f16', 'f32'].flatMap((kvType) => [
-      [`${kvType}, one token at 70`, (next) => attention(next, kvType, 1, 70)],
-      [`${kvType}, 5 tokens from 0`, (next) => attention(next, kvType, 5, 0)]
-    ])
-  ),
+  rope: {
+    ...Object.fromEntries(['neox', 'interleaved'].map((pairs) => [pairs, (next) => rope(next, { pairs })])),
+    ...Object.fromEntries(
+      Object.entries(ropeScalings).map(([name, scaling]) => [name, (next) => rope(next, { pairs: 'neox', scaling })])
+    ),
+    divisors: (next) => rope(next, { pairs: 'neox', divisors: Float32Array.of(1, 1.5, 2, 4, 8, 32) })
+  },
+  attention: {
+    ...Object.fromEntries(
+      ['f16', 'f32'].flatMap((kvType) => [
+        [`${kvType}, one token at 70`, (next) => attention(next, kvType, 1, 70)],
+        [`${kvType}, 5 tokens from 0`, (next) => attention(next, kvType, 5, 0)]
+      ])
+    ),
+    ...Object.fromEntries(
+      ['f16', 'f32'].flatMap((kvType) => [
+        [`${kvType}, a window of 21`, (next) => ({ ...attention(next, kvType, 3, 70), window: 21 })],
+        [`${kvType}, sinks`, (next) => ({ ...attention(next, kvType, 3, 70), sinks: even(next, 4, 4) })],
+        [
+          `${kvType}, both, from 0`,
+          (next) => ({ ...attention(next, kvType, 20, 0), window: 5, sinks: Float32Array.of(-2, 0, 1.5, 90) })
+        ]
+      ])
+    )
+  },
   embed: Object.fromEntries(
     types.map((type) => [
       type,

@@ -34,7 +34,8 @@ function call(
   kvType: KvType,
   cache: Uint8Array,
   start: number,
-  end: number
+  end: number,
+  options: Pick<AttentionRequest, 'window' | 'sinks'> = {}
 ) {
   const { q, k, v } = partOf(all, shape, start, end)
   const { heads, headDim, valueDim = headDim } = shape
@@ -46,6 +47,7 @@ function call(
     k: memory.input('k', k),
     v: memory.input('v', v),
     cache: memory.inout('cache', cache),
+    ...options,
     out: memory.floats('out', (end - start) * heads * valueDim)
   } satisfies AttentionRequest
 }
@@ -108,6 +110,71 @@ t.test('a prompt whole, in chunks or token by token: the same bits', async (test
     for (const chunk of [7, 64]) test.same(await run(chunk), whole, `${kvType}, chunks of ${chunk}`)
     test.same(await run(1), whole, `${kvType}, token by token`)
   }
+})
+
+t.test('windows and sinks: each call on what the one before left, whole or in chunks', async (test) => {
+  const positions = 150
+  for (const [shape, kvType] of [
+    [{ heads: 6, kvHeads: 2, headDim: 24 }, 'f32'],
+    [{ heads: 9, kvHeads: 1, headDim: 17, valueDim: 20 }, 'f16']
+  ] as const) {
+    for (const window of [1, 7, 16, 65, 150, 0]) {
+      for (const sunk of [true, false]) {
+        if (window === 0 && !sunk) continue
+        const label = `${JSON.stringify(shape)}, window ${window}${sunk ? ', sinks' : ''}`
+        const all = sequence(shape, positions, 'normal', label)
+        // One beside the scores, one far above, one far below.
+        const sinks = Float32Array.from({ length: shape.heads }, (_, h) => [0.3, 40, -40][h % 3]!)
+        const options = { window, ...(sunk && { sinks }) }
+        const run = async (chunk: number) => {
+          let cache = emptyCache(shape, positions, kvType)
+          const out: number[] = []
+          for (let start = 0; start < positions; start += chunk) {
+            const end = Math.min(positions, start + chunk)
+            const one = await forms.sameBits('attention', `${label}, ${start} to ${end}`, {
+              request: (memory) => call(memory, all, shape, kvType, cache, start, end, options),
+              also: (request) => ({ cache: request.cache })
+            })
+            if (chunk === positions) {
+              const oracle = attentionOracle(one.request, all.k, all.v)
+              test.equal(firstFar(one.result, oracle, tolerances.attention), undefined, `${label}: the oracle`)
+            }
+            cache = one.request.cache.slice()
+            out.push(...one.result)
+          }
+          return out
+        }
+        const whole = await run(positions)
+        test.same(await run(70), whole, `${label}: in chunks`)
+        if (window < 150) continue
+        const wide = { ...options, window: window === 0 ? 1000 : 0 }
+        const { result } = await forms.sameBits('attention', `${label}: a window as wide as what there is`, {
+          request: (memory) =>
+            call(memory, all, shape, kvType, emptyCache(shape, positions, kvType), 0, positions, wide)
+        })
+        test.same(result, whole, `${label}: a window that hides nothing changes nothing`)
+      }
+    }
+  }
+})
+
+t.test('nothing before the window is looked at', async (test) => {
+  const shape = { heads: 2, kvHeads: 1, headDim: 8 }
+  const all = sequence(shape, 90, 'normal', 'before')
+  const first = emptyCache(shape, 90, 'f32')
+  const clean = await forms.sameBits('attention', 'before', {
+    request: (memory) => call(memory, all, shape, 'f32', first, 0, 89),
+    also: (request) => ({ cache: request.cache })
+  })
+  const held = clean.request.cache.slice()
+  const spoilt = held.slice()
+  // Every key and value of the first page, positions 0 to 63, is NaN.
+  new Float32Array(spoilt.buffer, 0, 64 * 16).fill(Number.NaN)
+  const run = (cache: Uint8Array) =>
+    forms.sameBits('attention', 'after', {
+      request: (memory) => call(memory, all, shape, 'f32', cache, 89, 90, { window: 20 })
+    })
+  test.same((await run(spoilt)).result, (await run(held)).result)
 })
 
 t.test('a cache may be larger than needed; what a call has no business with stays', async (test) => {

@@ -50,7 +50,7 @@ const moeShapes = [
 function layer(shape: ExpertLayer, label: string) {
   const own = expertLayer(shape, label)
   const { k, experts, width } = shape
-  const { x, offsets, slots, file } = own
+  const { x, offsets, slots, file, options } = own
   const one: Case<'expertMatmul'> = {
     request: (memory, naive): ExpertMatmulRequest => ({
       x: memory.input('x', x),
@@ -60,6 +60,7 @@ function layer(shape: ExpertLayer, label: string) {
       gate: forms.matrix(memory, 'gate', file.gate, naive, experts),
       up: forms.matrix(memory, 'up', file.up, naive, experts),
       down: forms.matrix(memory, 'down', file.down, naive, experts),
+      ...options,
       out: memory.floats('out', slots.length * width)
     }),
     row: width
@@ -100,6 +101,72 @@ t.test('matrices of different types in one layer', async (test) => {
     const { result } = await forms.sameBits('expertMatmul', types.join(' '), own.one)
     test.equal(firstFar(result, own.oracle(), tolerances.expertQuantised), undefined, `${types}: the oracle`)
   }
+})
+
+t.test('the clamped activation, and biases', async (test) => {
+  for (const [type, width, hidden] of [
+    ['F32', 17, 5],
+    ['BF16', 33, 48],
+    ['Q8_0', 96, 64],
+    ['MXFP4', 64, 160]
+  ] as const) {
+    for (const activation of ['silu', 'clamped_swiglu'] as const) {
+      for (const biased of [true, false]) {
+        if (activation === 'silu' && !biased) continue
+        const label = `${type}, ${activation}${biased ? ', biases' : ''}`
+        const shape = { tokens: 9, experts: 4, k: 2, skew: 'even', types: [type, type, type], width, hidden } as const
+        const own = layer({ ...shape, activation, biased }, label)
+        // Beyond ±7, where it clamps.
+        for (let i = 0; i < own.x.length; i += 3) own.x[i]! *= 20
+        const { result } = await forms.sameBits('expertMatmul', label, own.one)
+        const tolerance = isQuantised(type) ? tolerances.expertQuantised : tolerances.expertFloat
+        test.equal(firstFar(result, own.oracle(), tolerance), undefined, `${label}: the oracle`)
+      }
+    }
+  }
+  const mixed = layer(
+    {
+      tokens: 5,
+      experts: 4,
+      k: 2,
+      skew: 'even',
+      types: ['F16', 'Q8_0', 'Q4_0'],
+      width: 64,
+      hidden: 96,
+      activation: 'clamped_swiglu',
+      biased: true
+    },
+    'mixed'
+  )
+  const { result } = await forms.sameBits('expertMatmul', 'types that differ, with biases', mixed.one)
+  test.equal(firstFar(result, mixed.oracle(), tolerances.expertQuantised), undefined, 'types that differ: the oracle')
+  const nan = layer(
+    {
+      tokens: 3,
+      experts: 2,
+      k: 1,
+      skew: 'even',
+      types: ['F32', 'F32', 'F32'],
+      width: 8,
+      hidden: 8,
+      activation: 'clamped_swiglu'
+    },
+    'nan'
+  )
+  nan.x[9] = Number.NaN
+  const bad = await forms.sameBits('expertMatmul', 'NaN is not clamped away', nan.one)
+  test.ok([...bad.result].some((value) => Number.isNaN(value)))
+  for (const [name, part] of Object.entries({
+    'another activation': { activation: 'gelu' as 'silu' },
+    'biases of another length': { biases: { gate: new Float32Array(15) } },
+    'biases that are no floats': { biases: { down: new Int32Array(16) as unknown as Float32Array } }
+  }))
+    await forms.sameError(
+      'expertMatmul',
+      name,
+      { request: (memory, naive) => ({ ...nan.one.request(memory, naive), ...part }) },
+      'VALIDATION_ERROR'
+    )
 })
 
 t.test('a row does not depend on its neighbours: alone, in a batch, or with all tokens on one expert', async (test) => {

@@ -26,7 +26,11 @@ export function attentionMisfits(): { good: AttentionRequest; bad: Record<string
     'no heads': { heads: 0 },
     'no KV heads': { kvHeads: 0 },
     'f32 in a cache for f16': { kvType: 'f32' as const },
-    'a scale that is no number': { scale: Number.NaN }
+    'a scale that is no number': { scale: Number.NaN },
+    'a window of less than nothing': { window: -1 },
+    'half a window': { window: 1.5 },
+    'sinks of too few heads': { sinks: new Float32Array(3) },
+    'sinks of too many heads': { sinks: new Float32Array(5) }
   }
   return { good, bad }
 }

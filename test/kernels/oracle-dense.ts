@@ -23,21 +23,25 @@ interface Rope {
   rotaryDim: number
   base: number
   pairs: 'neox' | 'interleaved'
+  /** Of each pair; default base^(-2i / rotaryDim). */
+  frequencies?: number[]
+  magnitude?: number
 }
 
-export function ropeOracle({ x, positions, heads, headDim, rotaryDim, base, pairs }: Rope): Reckoned[] {
+export function ropeOracle(rope: Rope): Reckoned[] {
+  const { x, positions, heads, headDim, rotaryDim, base, pairs, frequencies, magnitude = 1 } = rope
   const out: Reckoned[] = Array.from(x, (value) => ({ value, scale: 0, terms: 0 }))
   for (let t = 0; t < positions.length; t++) {
     for (let h = 0; h < heads; h++) {
       for (let i = 0; i < rotaryDim / 2; i++) {
         const start = (t * heads + h) * headDim
         const [p, q] = pairs === 'neox' ? [start + i, start + i + rotaryDim / 2] : [start + 2 * i, start + 2 * i + 1]
-        const angle = positions[t]! * base ** ((-2 * i) / rotaryDim)
+        const angle = positions[t]! * (frequencies?.[i] ?? base ** ((-2 * i) / rotaryDim))
         const [a, b] = [x[p]!, x[q]!]
         // an angle in doubles is off by some 2^-50 of itself
-        const scale = (Math.abs(a) + Math.abs(b)) * (1 + angle * 2 ** -26)
-        out[p] = { value: a * Math.cos(angle) - b * Math.sin(angle), scale, terms: 0 }
-        out[q] = { value: b * Math.cos(angle) + a * Math.sin(angle), scale, terms: 0 }
+        const scale = magnitude * (Math.abs(a) + Math.abs(b)) * (1 + angle * 2 ** -26)
+        out[p] = { value: magnitude * (a * Math.cos(angle) - b * Math.sin(angle)), scale, terms: 0 }
+        out[q] = { value: magnitude * (b * Math.cos(angle) + a * Math.sin(angle)), scale, terms: 0 }
       }
     }
   }
@@ -56,7 +60,9 @@ export function attentionOracle(request: AttentionRequest, keys: Float32Array, v
     for (let h = 0; h < heads; h++) {
       const kv = Math.floor(h / (heads / kvHeads))
       let largest = 0
-      const scores = Array.from({ length: start + t + 1 }, (_, p) => {
+      const first = request.window ? Math.max(0, start + t + 1 - request.window) : 0
+      const scores = Array.from({ length: start + t + 1 - first }, (_, i) => {
+        const p = first + i
         let dot = 0
         let size = 0
         for (let d = 0; d < headDim; d++) {
@@ -67,9 +73,9 @@ export function attentionOracle(request: AttentionRequest, keys: Float32Array, v
         largest = Math.max(largest, size * Math.abs(scale))
         return dot * Math.fround(scale)
       })
-      const p = softmax(scores)
+      const p = softmax(request.sinks ? [...scores, request.sinks[h]!] : scores).slice(0, scores.length)
       for (let d = 0; d < valueDim; d++) {
-        const terms = p.map((w, i) => w * heldValues[(i * kvHeads + kv) * valueDim + d]!)
+        const terms = p.map((w, i) => w * heldValues[((first + i) * kvHeads + kv) * valueDim + d]!)
         const size = terms.reduce((sum, term) => sum + Math.abs(term), 0)
         // an error e of a score is a factor 1 + e of its weight
         out.push({

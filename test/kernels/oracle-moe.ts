@@ -1,5 +1,5 @@
 /** Oracles of routing, dispatch, experts and their sum: integers as BigInt, everything else in doubles, by search where csrc sorts. */
-import type { CombineRequest, DispatchResult, Matrix, RouteRequest } from 'tiered-moe/kernels'
+import type { CombineRequest, DispatchResult, ExpertMatmulRequest, Matrix, RouteRequest } from 'tiered-moe/kernels'
 import { decodeRow, dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
 
 const mix32 = (x: number): number => {
@@ -103,23 +103,44 @@ export function combineOracle(
 }
 
 const silu = (x: number) => x / (1 + Math.exp(-x))
+const clamp = (x: number, least: number, most: number) => Math.max(least, Math.min(most, x))
+
+/** What is made of gate and up, and bounds of its derivatives by each. */
+function activated(kind: ExpertMatmulRequest['activation'], g: number, u: number) {
+  if (kind !== 'clamped_swiglu') return { value: silu(g) * u, byGate: 1.1 * Math.abs(u), byUp: Math.abs(silu(g)) }
+  const gate = clamp(g, Number.NEGATIVE_INFINITY, 7)
+  const swish = gate / (1 + Math.exp(-1.702 * gate))
+  const up = clamp(u, -7, 7) + 1
+  return { value: swish * up, byGate: 1.1 * Math.abs(up), byUp: Math.abs(swish) }
+}
 
 /**
- * down · (silu(gate · x) ∘ (up · x)) of one row; the hidden row is rounded to float, as the contract's activations are. The scale carries
+ * down · act(gate · x, up · x) of one row, with the biases of its expert; the hidden row is rounded to float, as the contract's activations are. The scale carries
  * what gate and up added up, because an error of theirs is one of the hidden row.
  */
-export function expertRow(gate: Matrix, up: Matrix, down: Matrix, expert: number, x: Float32Array): Reckoned[] {
+export function expertRow(
+  gate: Matrix,
+  up: Matrix,
+  down: Matrix,
+  expert: number,
+  x: Float32Array,
+  { activation, biases }: Pick<ExpertMatmulRequest, 'activation' | 'biases'> = {}
+): Reckoned[] {
   const row = (matrix: Matrix, r: number) => expert * matrix.rows + r
   const hidden = Array.from({ length: gate.rows }, (_, i) => {
     const [g, u] = [dotRow(gate, row(gate, i), x), dotRow(up, row(up, i), x)]
-    const value = Math.fround(silu(g.value) * u.value)
-    return { value, scale: Math.abs(value) + 1.1 * g.scale * Math.abs(u.value) + Math.abs(silu(g.value)) * u.scale }
+    const [ofGate, ofUp] = [biases?.gate?.[row(gate, i)] ?? 0, biases?.up?.[row(up, i)] ?? 0]
+    const { value: exact, byGate, byUp } = activated(activation, g.value + ofGate, u.value + ofUp)
+    const value = Math.fround(exact)
+    const scale = Math.abs(value) + byGate * (g.scale + Math.abs(ofGate)) + byUp * (u.scale + Math.abs(ofUp))
+    return { value, scale }
   })
   const values = hidden.map((h) => h.value)
   return Array.from({ length: down.rows }, (_, r) => {
-    const { value } = dotRow(down, row(down, r), values)
+    const added = biases?.down?.[row(down, r)] ?? 0
+    const value = dotRow(down, row(down, r), values).value + added
     const weights = decodeRow(down, row(down, r))
-    const scale = hidden.reduce((sum, h, c) => sum + h.scale * Math.abs(weights[c]!), 0)
+    const scale = hidden.reduce((sum, h, c) => sum + h.scale * Math.abs(weights[c]!), Math.abs(added))
     return { value, scale, terms: gate.rows + gate.columns }
   })
 }

@@ -1,5 +1,8 @@
 /** A plan run in float64 by the plainest loops, as an oracle for whole models. Small ones only. */
 import type { Plan, PlanOp } from '../../lib/model/plan.js'
+import { naiveAttention } from './naive-attention.js'
+import { naiveActivation } from './naive-experts.js'
+import { naiveRope } from './naive-rope.js'
 import { gated, headMatmul, headMatrices } from './naive-latent.js'
 
 /** Floats of a file's tensor. */
@@ -23,38 +26,6 @@ function softmax(x: number[]): number[] {
 /** Rows of `weight`, which starts at `at`, times x. */
 function multiply(weight: Float32Array, x: number[], rows: number, at = 0): number[] {
   return Array.from({ length: rows }, (_, r) => dot(x, weight, at + r * x.length))
-}
-
-function rope(row: number[], position: number, op: Extract<PlanOp, { op: 'rope' }>): void {
-  const half = op.rotaryDim / 2
-  for (let head = 0; head < op.heads; head++) {
-    for (let i = 0; i < half; i++) {
-      const angle = position * op.base ** ((-2 * i) / op.rotaryDim)
-      const first = head * op.headDim + (op.offset ?? 0) + (op.pairs === 'neox' ? i : 2 * i)
-      const second = first + (op.pairs === 'neox' ? half : 1)
-      const [a, b] = [row[first]!, row[second]!]
-      row[first] = a * Math.cos(angle) - b * Math.sin(angle)
-      row[second] = a * Math.sin(angle) + b * Math.cos(angle)
-    }
-  }
-}
-
-function attend(q: Rows, k: Rows, v: Rows, op: Extract<PlanOp, { op: 'attention' }>): Rows {
-  // values that are the first floats of their keys lie as far apart as these
-  const stride = op.v === op.k ? op.headDim : op.valueDim
-  return q.map((row, t) => {
-    const out: number[] = []
-    for (let head = 0; head < op.heads; head++) {
-      const kvHead = Math.floor(head / (op.heads / op.kvHeads))
-      const query = row.slice(head * op.headDim, (head + 1) * op.headDim)
-      const scores = k.slice(0, t + 1).map((key) => op.scale * dot(query, key, kvHead * op.headDim))
-      const weights = softmax(scores)
-      for (let d = 0; d < op.valueDim; d++) {
-        out.push(weights.reduce((sum, w, s) => sum + w * v[s]![kvHead * stride + d]!, 0))
-      }
-    }
-    return out
-  })
 }
 
 type RouteOp = Extract<PlanOp, { op: 'route' }>
@@ -133,15 +104,19 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
       )
     } else if (op.op === 'matmul') {
       const input = buffers[op.in]!
-      for (const { weight, out } of op.parts) {
-        const rows = input.map((x) => multiply(tensor(weight), x, plan.buffers[out]!))
+      for (const { weight, out, bias } of op.parts) {
+        const added = bias === undefined ? [] : tensor(bias)
+        const products = input.map((x) => multiply(tensor(weight), x, plan.buffers[out]!))
+        const rows = products.map((row) => row.map((value, i) => value + (added[i] ?? 0)))
         const before = buffers[out]
         buffers[out] = op.add && before ? rows.map((row, t) => row.map((value, i) => value + before[t]![i]!)) : rows
       }
     } else if (op.op === 'rope') {
-      for (const [position, row] of buffers[op.buffer]!.entries()) rope(row, position, op)
+      const divisors = op.divisors === undefined ? undefined : tensor(op.divisors)
+      for (const [position, row] of buffers[op.buffer]!.entries()) naiveRope(row, position, op, divisors)
     } else if (op.op === 'attention') {
-      buffers[op.out] = attend(buffers[op.q]!, buffers[op.k]!, buffers[op.v]!, op)
+      const sinks = op.sinks === undefined ? undefined : tensor(op.sinks)
+      buffers[op.out] = naiveAttention(buffers[op.q]!, buffers[op.k]!, buffers[op.v]!, op, sinks)
     } else if (op.op === 'route') {
       choices = buffers[op.in]!.map((x) =>
         op.form === 'hser' ? routeHser(x, tensor, op, enabled) : route(x, tensor(op.weight), op, enabled)
@@ -154,9 +129,14 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
           const at = expert * hidden * x.length
           const gate = multiply(tensor(op.gate), x, hidden, at)
           const up = multiply(tensor(op.up), x, hidden, at)
-          const inner = gate.map((g, i) => (g / (1 + Math.exp(-g))) * up[i]!)
-          const down = multiply(tensor(op.down), inner, out[t]!.length, expert * hidden * out[t]!.length)
-          out[t] = out[t]!.map((value, i) => value + weight * down[i]!)
+          const bias = (name: 'gate' | 'up' | 'down', i: number, rows: number) =>
+            op.biases ? tensor(op.biases[name])[expert * rows + i]! : 0
+          const inner = gate.map((g, i) =>
+            naiveActivation(op.activation, g + bias('gate', i, hidden), up[i]! + bias('up', i, hidden))
+          )
+          const width = out[t]!.length
+          const down = multiply(tensor(op.down), inner, width, expert * hidden * width)
+          out[t] = out[t]!.map((value, i) => value + weight * (down[i]! + bias('down', i, width)))
         }
       }
     } else if (op.op === 'gated') {
@@ -165,6 +145,8 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
       const described = plan.tensors.find(({ name }) => name === op.weight)!
       const matrices = headMatrices(described, tensor(op.weight))
       buffers[op.out] = buffers[op.in]!.map((row) => headMatmul(row, described, matrices, multiply))
+    } else if (op.op === 'scale') {
+      buffers[op.buffer] = buffers[op.buffer]!.map((row) => row.map((value) => value * op.by))
     } else {
       logits = buffers[op.in]!.map((x) => multiply(tensor(op.weight), x, plan.vocab))
     }

@@ -177,10 +177,12 @@ t.test('hostile metadata', async (t) => {
     ['rope.freq_base', 0],
     ['rope.freq_base', Number.NaN],
     ['rope.freq_base', -10000],
-    ['rope.scaling.type', 'yarn'],
-    ['rope.scaling.type', 'linear'],
-    ['rope.scaling.factor', 4],
-    ['rope.scale_linear', 2],
+    ['rope.scaling.type', 'longrope'],
+    ['rope.scaling.type', 3],
+    ['rope.scaling.factor', 0.5],
+    ['rope.scaling.factor', Number.NaN],
+    ['rope.scale_linear', -2],
+    ['rope.scaling.attn_factor', 0],
     ['attention.scale', Number.NaN],
     ['attention.clamp_kqv', 8],
     ['attention.sliding_window', 4096],
@@ -217,7 +219,7 @@ t.test('architectures that are not supported', async (t) => {
   const dense = failure({ architecture: 'llama', metadata: { 'llama.expert_count': undefined } })
   t.equal(dense?.code, 'ARCHITECTURE_UNSUPPORTED')
   t.match(dense?.message, /dense/)
-  t.same(dense?.details.supported, ['olmoe', 'qwen2moe', 'qwen3moe', 'llama (Mixtral)', 'deepseek2'])
+  t.same(dense?.details.supported, ['olmoe', 'qwen2moe', 'qwen3moe', 'llama (Mixtral)', 'granitemoe', 'deepseek2'])
   t.equal(failure({ architecture: 'llama', metadata: { 'llama.expert_count': 0 } })?.code, 'ARCHITECTURE_UNSUPPORTED')
 })
 

@@ -99,6 +99,41 @@ if (gpu) {
     }
   })
 
+  t.test('windows and sinks', async (test) => {
+    const shapes = [
+      [{ heads: 4, kvHeads: 4, headDim: 24 }, 'f16', 12],
+      [{ heads: 8, kvHeads: 2, headDim: 16, valueDim: 5 }, 'f32', 270]
+    ] as const
+    for (const [shape, kvType, narrow] of shapes) {
+      for (const window of [narrow, 1, 0]) {
+        const positions = 530
+        const label = `${JSON.stringify(shape)}, window ${window}`
+        const all = sequence(shape, positions, 'normal', label)
+        const sinks = Float32Array.from({ length: shape.heads }, (_, h) => [0.3, 40, -40][h % 3]!)
+        // One chunk of positions, then several: sinks come into both.
+        for (const [start, end] of [
+          [0, 40],
+          [520, 530]
+        ] as const) {
+          for (const options of [{ window, sinks }, { window }]) {
+            const cache = emptyCache(shape, positions, kvType)
+            cpu.sync.attention(call(all, shape, kvType, cache, 0, start))
+            const request = { ...call(all, shape, kvType, cache, start, end), ...options }
+            const oracle = attentionOracle(request, all.k, all.v)
+            const result = await gpu.attention(request)
+            const name = `${label}${'sinks' in options ? ', sinks' : ''}, from ${start}`
+            test.equal(firstFar(result, oracle, tolerances.attentionGpu), undefined, name)
+            const alone = await gpu.attention({
+              ...call(all, shape, kvType, cache, end - 1, end),
+              ...options
+            })
+            test.same(alone, result.slice(result.length - alone.length), `${name}: the last row alone`)
+          }
+        }
+      }
+    }
+  })
+
   t.test('a prompt whole, in chunks or token by token: the same bits', async (test) => {
     const shape = { heads: 4, kvHeads: 4, headDim: 64 }
     const positions = 261

@@ -17,10 +17,10 @@ const plain = gpu && (await openGpu(t, { without: ['subgroups', 'f16', 'dot4'] }
 function layer(shape: ExpertLayer) {
   const { tokens, experts, k, skew, types, width, hidden } = shape
   const label = `${types.join(' ')}, ${width} → ${hidden}, ${tokens} tokens, ${k} of ${experts}, ${skew}`
-  const { x, offsets, slots, file, oracle } = expertLayer(shape, label)
+  const { x, offsets, slots, file, options, oracle } = expertLayer(shape, label)
   const { gate, up, down } = file
   const packed = { gate: cpu.pack(gate, experts), up: cpu.pack(up, experts), down: cpu.pack(down, experts) }
-  const request: ExpertMatmulRequest = { x, k, offsets, slots, ...packed }
+  const request: ExpertMatmulRequest = { x, k, offsets, slots, ...packed, ...options }
   const tolerance = types.some(isQuantised) ? tolerances.expertQuantisedGpu : tolerances.expertFloatGpu
   return { label, request, far: (result: Float32Array) => firstFar(result, oracle(), tolerance) }
 }
@@ -81,6 +81,21 @@ if (gpu && plain) {
     ] as const
     for (const types of mixes)
       await near(test, gpu, { tokens: 3, experts: 4, k: 2, skew: 'even', types, width: 256, hidden: 256 })
+  })
+
+  t.test('the clamped activation, and biases', async (test) => {
+    for (const [types, width, hidden] of [
+      [['F32', 'F32', 'F32'], 17, 5],
+      [['MXFP4', 'MXFP4', 'MXFP4'], 64, 96],
+      [['Q8_0', 'Q4_0', 'F16'], 64, 32]
+    ] as const) {
+      for (const [activation, biased] of [
+        ['clamped_swiglu', true],
+        ['clamped_swiglu', false],
+        ['silu', true]
+      ] as const)
+        await near(test, gpu, { tokens: 9, experts: 4, k: 2, skew: 'even', types, width, hidden, activation, biased })
+    }
   })
 
   t.test('a row has the same bits alone and among others, whatever the tile', async (test) => {

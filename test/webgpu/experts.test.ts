@@ -114,6 +114,7 @@ class Setting {
         file,
         plan,
         maxBatchTokens: most,
+        vectors: () => ({ buffer: x }),
         buffers: (name) => ({ buffer: op?.op === 'experts' && name === op.in ? x : out }),
         options: { ...host, ...options },
         ...(slabBytes && { slabBytes }),

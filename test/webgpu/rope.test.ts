@@ -1,6 +1,7 @@
 import t from 'tap'
 import { firstFar } from '../kernels/close.js'
 import { ropeOracle } from '../kernels/oracle-dense.js'
+import { scaledRopes } from '../kernels/rope-scalings.js'
 import { ropePlaces, ropeShapes } from '../kernels/shapes.js'
 import { tolerances } from '../kernels/tolerance.js'
 import { flavours, floats, stream, whole } from '../kernels/values.js'
@@ -24,6 +25,26 @@ if (gpu) {
           test.equal(firstFar(result, oracle, tolerances.ropeGpu), undefined, label)
         }
       }
+    }
+  })
+
+  t.test('scaled frequencies', async (test) => {
+    for (const { name, base, rotaryDim, scaling, divisors, frequencies, magnitude } of scaledRopes) {
+      const [heads, headDim, pairs] = [2, rotaryDim, 'neox'] as const
+      const positions = Uint32Array.of(0, 1, 77, 4095, 131_071)
+      const x = floats(positions.length * heads * headDim, stream(name))
+      const request = {
+        positions,
+        heads,
+        headDim,
+        base,
+        pairs,
+        ...(scaling && { scaling }),
+        ...(divisors && { divisors })
+      }
+      const result = await gpu.rope({ x: x.slice(), ...request })
+      const oracle = ropeOracle({ x, positions, heads, headDim, rotaryDim, base, pairs, frequencies, magnitude })
+      test.equal(firstFar(result, oracle, tolerances.ropeGpu), undefined, name)
     }
   })
 

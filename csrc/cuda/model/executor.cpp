@@ -105,6 +105,7 @@ Status Executor::run_op(size_t index) {
         case OpKind::Logits: return logits(op, marks);
         case OpKind::Gated: return gated(op, marks);
         case OpKind::HeadMatmul: return head_matmul(op, marks);
+        case OpKind::Scale: return cuda::scale(stream_, memory_.buffer(op.in), tokens_ * plan_.buffer_widths[op.in], op.scale);
     }
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
 }
@@ -139,6 +140,7 @@ Status Executor::matmul(const PlanOp& op, Marks marks) {
     call.add = op.add;
     for (const MatmulPart& part : op.parts) {
         call.weight = device_.weights_[part.weight].stack();
+        call.weight.shape.bias = vector(part.bias);
         call.out = memory_.buffer(part.out);
         call.out_stride = plan_.buffer_widths[part.out];
         TMOE_RETURN_IF_ERROR(cuda::matmul(stream_, device_.facts_, call));
@@ -161,6 +163,8 @@ Status Executor::attention(const PlanOp& op) {
     call.value_dim = op.value_dim;
     call.scale = op.scale;
     if (op.v_buffer == op.k_buffer) call.value_stride = op.head_dim;
+    call.window = op.window;
+    call.sinks = vector(op.sinks);
     call.pages = pages_;
     for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
         const Sequence& first = *items_[i].sequence;
@@ -275,6 +279,10 @@ Status Executor::experts(const PlanOp& op, Marks marks) {
     call.gate = gate.stack();
     call.up = up.stack();
     call.down = down.stack();
+    call.gate.shape.bias = vector(op.gate_bias);
+    call.up.shape.bias = vector(op.up_bias);
+    call.down.shape.bias = vector(op.down_bias);
+    call.activation = op.activation;
     call.offsets = dispatched.args.offsets;
     call.slots = dispatched.args.slots;
     call.out = memory_.values.as<float>();

@@ -28,6 +28,7 @@ import { expertOps, layerShapes, Scratch } from './scratch.js'
 import { Slabs, slotsPerSlab } from './slabs.js'
 import { SlotTable } from './slot-table.js'
 import { SpareSlots } from './spare-slots.js'
+import type { BiasName } from './stages.js'
 import { statsOf, whereaboutsOf } from './stats.js'
 import { runLayer, withoutVersions } from './tiered.js'
 import { Transfer } from './transfer.js'
@@ -72,6 +73,8 @@ export interface LoadExpertsRequest {
   maxBatchTokens: number
   /** The plan's buffers, by name. */
   buffers: (name: string) => GPUBufferBinding
+  /** Its vectors, by name: biases. */
+  vectors: (name: string) => GPUBufferBinding
   /** Host memory, the policy of both, and the bytes of slots (default: one for every expert). */
   options: ExpertOptions
   /** Most bytes of a slab. Default: what the device lets a shader bind. */
@@ -90,7 +93,7 @@ export interface ExpertParts {
   scratch: Scratch
   /** Per routed layer: a blob's layout, and the plan's buffers that it reads and adds to. */
   layouts: readonly ExpertLayout[]
-  states: readonly { x: GPUBufferBinding; out: GPUBufferBinding }[]
+  states: readonly ({ x: GPUBufferBinding; out: GPUBufferBinding } & Partial<Record<BiasName, GPUBufferBinding>>)[]
 }
 
 export class Experts {
@@ -134,7 +137,7 @@ export class Experts {
    * RESOURCE_BUDGET_TOO_SMALL, EXPERT_CORRUPTED, EXPERT_UNAVAILABLE, CANCELLED; nothing is held then.
    */
   static async load(request: LoadExpertsRequest): Promise<Experts> {
-    const { device, addon, file, plan, maxBatchTokens, buffers, options, cancel, onProgress } = request
+    const { device, addon, file, plan, maxBatchTokens, buffers, vectors, options, cancel, onProgress } = request
     const held: { dispose(): unknown }[] = []
     const keep = <Made extends { dispose(): unknown }>(made: Made): Made => {
       held.push(made)
@@ -158,7 +161,15 @@ export class Experts {
         return { gate: gate.type, up: up.type, down: down.type }
       })
       const scratch = keep(await Scratch.make(device, shapes, maxBatchTokens))
-      const states = ops.map((op) => ({ x: buffers(op.in), out: buffers(op.out) }))
+      const states = ops.map((op) => ({
+        x: buffers(op.in),
+        out: buffers(op.out),
+        ...(op.biases && {
+          gateBias: vectors(op.biases.gate),
+          upBias: vectors(op.biases.up),
+          downBias: vectors(op.biases.down)
+        })
+      }))
       const transfer = new Transfer({ reader, slots, table, slabs })
       const pinned = options.placement ? slots.place(options.placement) : []
       const items = Uint32Array.from([...pinned, ...slots.fill()])

@@ -129,7 +129,10 @@ export class LayerLaunches {
         return this.#slices(layer)[name]
       case 'x':
       case 'out':
-        return (states[layer] as (typeof states)[number])[name]
+      case 'gateBias':
+      case 'upBias':
+      case 'downBias':
+        return (states[layer] as (typeof states)[number])[name] as GPUBufferBinding
       case 'table':
         return table.binding(layer)
       case 'slab':

@@ -16,9 +16,10 @@ export const expertOps = (plan: Plan): OpOf<'experts'>[] =>
 export function layerShapes(plan: Plan, types: (layer: number) => ExpertShape['types']): LayerShape[] {
   const tensors = new Map(plan.tensors.map(({ name, shape }) => [name, shape]))
   const ks = plan.ops.flatMap((op) => (op.op === 'route' ? [op.k] : []))
-  return expertOps(plan).map(({ gate }, layer) => {
+  return expertOps(plan).map(({ gate, activation, biases }, layer) => {
     const [width = 0, hidden = 0, experts = 0] = tensors.get(gate) ?? []
-    return { k: ks[layer] as number, experts, width, hidden, types: types(layer) }
+    const sizes = { k: ks[layer] as number, experts, width, hidden, types: types(layer), activation }
+    return biases ? { ...sizes, biases: { gate: true, up: true, down: true } } : sizes
   })
 }
 

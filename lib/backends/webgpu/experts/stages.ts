@@ -31,8 +31,21 @@ export type ScratchName =
   /** [rows][width] */
   | 'values'
 
+/** Of a layer whose experts have biases. */
+export type BiasName = 'gateBias' | 'upBias' | 'downBias'
+
 /** Scratch, the layer's own slices, the plan's buffers (x, and its quantised rows, out), the layer's row of the slot table, and the slab. */
-export type BufferName = ScratchName | 'ids' | 'weights' | 'status' | 'x' | 'blocks' | 'out' | 'table' | 'slab'
+export type BufferName =
+  | ScratchName
+  | BiasName
+  | 'ids'
+  | 'weights'
+  | 'status'
+  | 'x'
+  | 'blocks'
+  | 'out'
+  | 'table'
+  | 'slab'
 
 export interface Stage {
   launch: Launch
@@ -81,9 +94,18 @@ export function stagesInto(shape: ExpertShape, layout: ExpertLayout, slab: SlabS
   const [first, second] = launches as [Launch, Launch?]
   if (!second)
     return [{ launch: first, buffers: ['tiles', 'slots', 'table', 'slab', activations(gate), 'hidden', 'slab'] }]
+  const { biases } = shape
+  const withBias = (names: BufferName[], bias: BiasName, has = false): BufferName[] => (has ? [...names, bias] : names)
+  const inputs = (type: ExpertShape['types']['gate']): BufferName[] => [
+    'tiles',
+    'slots',
+    'table',
+    'slab',
+    activations(type)
+  ]
   return [
-    { launch: first, buffers: ['tiles', 'slots', 'table', 'slab', activations(gate), 'gate'] },
-    { launch: second, buffers: ['tiles', 'slots', 'table', 'slab', activations(up), 'up'] }
+    { launch: first, buffers: withBias([...inputs(gate), 'gate'], 'gateBias', biases?.gate) },
+    { launch: second, buffers: withBias([...inputs(up), 'up'], 'upBias', biases?.up) }
   ]
 }
 
@@ -103,7 +125,8 @@ export function stagesBetween(shape: ExpertShape, facts: DeviceFacts): Stage[] {
 export function stagesOut(shape: ExpertShape, layout: ExpertLayout, slab: SlabSlots, facts: DeviceFacts): Stage[] {
   const activations = quantises(shape).hidden ? 'hiddenBlocks' : 'hidden'
   const launch = downLaunch(shape, slabShape(layout, slab), facts)
-  return [{ launch, buffers: ['tiles', 'slots', 'table', 'slab', activations, 'values'] }]
+  const bias: BufferName[] = shape.biases?.down ? ['downBias'] : []
+  return [{ launch, buffers: ['tiles', 'slots', 'table', 'slab', activations, 'values', ...bias] }]
 }
 
 /** Once a layer: the weighted sum, added to the plan's buffer. */

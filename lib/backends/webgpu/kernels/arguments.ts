@@ -67,6 +67,13 @@ export function arrayArgument<E extends Element>(
   return array
 }
 
+/** An array of exactly so many floats. */
+export function exactArgument(name: string, value: unknown, length: number): HostArrays['f32'] | GpuArray<'f32'> {
+  const array = arrayArgument(name, value, 'f32', length)
+  if (array.length !== length) throw refused(name, `${length} elements`, String(array.length))
+  return array
+}
+
 /** How many parts of `each` elements an array has. */
 export function partsOf(name: string, length: number, each: number): number {
   if (each > 0 && length % each === 0) return length / each

@@ -3,6 +3,7 @@ import { attentionLaunches } from '../launches/attention.js'
 import {
   arrayArgument,
   choiceArgument,
+  exactArgument,
   integerArgument,
   mostHeadDim,
   mostSize,
@@ -20,6 +21,7 @@ export const attention: GpuKernel<'attention'> = async (call, r) => {
   const valueDim = integerArgument('valueDim', r.valueDim ?? headDim, 1, mostHeadDim)
   const scale = numberArgument('scale', r.scale ?? 1 / Math.sqrt(headDim), -3e38, 3e38)
   const kvType = choiceArgument('kvType', r.kvType ?? 'f16', ['f16', 'f32'])
+  const window = integerArgument('window', r.window ?? 0, 0, mostSize)
   partsOf('heads', heads, kvHeads)
   const rows = partsOf('q', arrayArgument('q', r.q, 'f32', 0).length, heads * headDim)
   const positions = start + rows
@@ -32,17 +34,26 @@ export const attention: GpuKernel<'attention'> = async (call, r) => {
   const out = await call.output('out', r.out, 'f32', rows * heads * valueDim)
   const places = Uint32Array.from({ length: 2 * rows }, (_, i) => (i % 2 === 0 ? start + i / 2 : 0))
   const pages = Uint32Array.from({ length: Math.ceil(positions / pagePositions) }, (_, i) => i)
+  const sinks = r.sinks === undefined ? [] : [await call.input('sinks', exactArgument('sinks', r.sinks, heads), 'f32')]
   const placed = await call.input('rows', places, 'u32')
   const paged = await call.input('pages', pages, 'u32')
   const status = await call.status()
 
-  const shape = { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together: rows > 1 }
-  const { append, parts, scratchBytes } = attentionLaunches(shape, call.facts)
+  const shape = { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together: rows > 1, window }
+  const { append, parts, scratchBytes } = attentionLaunches({ ...shape, sinks: sinks.length > 0 }, call.facts)
   const partials = await call.scratch(scratchBytes)
   await call.run(append, [k, v, placed, paged, cache.binding, status])
   for (const { attend, merge } of parts) {
-    await call.run(attend, [q, placed, paged, cache.binding, merge ? partials : out.binding, status])
-    if (merge) await call.run(merge, [placed, partials, out.binding])
+    await call.run(attend, [
+      q,
+      placed,
+      paged,
+      cache.binding,
+      merge ? partials : out.binding,
+      status,
+      ...(merge ? [] : sinks)
+    ])
+    if (merge) await call.run(merge, [placed, partials, out.binding, ...sinks])
   }
   return out.array
 }

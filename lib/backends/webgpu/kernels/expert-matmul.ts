@@ -12,7 +12,7 @@ import {
 import type { DeviceFacts } from '../launches/launch.js'
 import { quantiseLaunch } from '../launches/quantise.js'
 import { activationBytes, isQuantised } from '../launches/tile.js'
-import { arrayArgument, integerArgument, partsOf, refused } from './arguments.js'
+import { arrayArgument, choiceArgument, exactArgument, integerArgument, partsOf, refused } from './arguments.js'
 import type { GpuKernel, KernelCall } from './call.js'
 import { type MatrixArgument, matrixArgument, matrixInput, partOf } from './matrix.js'
 
@@ -69,8 +69,19 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
     throw refused('down', 'the size of gate transposed', `${down.rows} × ${down.columns}`)
   if (values !== tokens * width) throw refused('x', `${tokens * width} elements`, String(values))
 
+  const activation = choiceArgument('activation', r.activation ?? 'silu', ['silu', 'clamped_swiglu'])
+  const biasOf = async (name: keyof typeof matrices) => {
+    const given = r.biases?.[name]
+    if (given === undefined) return []
+    return [
+      await call.input(`biases.${name}`, exactArgument(`biases.${name}`, given, experts * matrices[name].rows), 'f32')
+    ]
+  }
+  const biases = { gate: await biasOf('gate'), up: await biasOf('up'), down: await biasOf('down') }
+  const has = (name: keyof typeof matrices) => biases[name].length > 0
   const types = { gate: gate.type, up: up.type, down: down.type }
-  const shape: ExpertShape = { tokens, k, experts, width, hidden, types }
+  const biased = { gate: has('gate'), up: has('up'), down: has('down') }
+  const shape: ExpertShape = { tokens, k, experts, width, hidden, types, activation, biases: biased }
   const x = await call.input('x', r.x, 'f32')
   const offsets = await call.input('offsets', r.offsets, 'u32')
   const slots = await call.input('slots', r.slots, 'u32')
@@ -111,8 +122,16 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
   for (let first = 0; first < experts; first += slab) {
     const launches = gateUpLaunches(shape, slabOf(matrices, first, slab), facts)
     if (apart) {
-      await call.run(launches[0]!, [tiles, slots, table, part('gate', first), inputOf('gate'), apart.gate])
-      await call.run(launches[1]!, [tiles, slots, table, part('up', first), inputOf('up'), apart.up])
+      await call.run(launches[0]!, [
+        tiles,
+        slots,
+        table,
+        part('gate', first),
+        inputOf('gate'),
+        apart.gate,
+        ...biases.gate
+      ])
+      await call.run(launches[1]!, [tiles, slots, table, part('up', first), inputOf('up'), apart.up, ...biases.up])
     } else {
       await call.run(launches[0]!, [
         tiles,
@@ -138,7 +157,7 @@ export const expertMatmul: GpuKernel<'expertMatmul'> = async (call, r) => {
   }
   for (let first = 0; first < experts; first += slab) {
     const launch = downLaunch(shape, slabOf(matrices, first, slab), facts)
-    await call.run(launch, [tiles, slots, table, part('down', first), activations, out.binding])
+    await call.run(launch, [tiles, slots, table, part('down', first), activations, out.binding, ...biases.down])
   }
   return out.array
 }

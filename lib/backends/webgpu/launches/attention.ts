@@ -14,6 +14,10 @@ export interface AttentionShape {
   kvType: KvType
   /** Floats from row to row of values, and before a row's first. Default: they lie packed. */
   values?: { stride: number; offset: number }
+  /** Positions that a row sees; 0 (the default) = all. */
+  window?: number
+  /** Each head has a score without a value: the last launch of a part has a buffer more, sinks f32 [heads]. */
+  sinks?: boolean
   /** Most positions that any row may see. */
   positions: number
   /** A merge quantises its rows too: a row is whole blocks of 32. */
@@ -74,6 +78,8 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
     together,
     values,
     quantise = false,
+    window = 0,
+    sinks = false,
     scratchLimit = mostScratchBytes
   } = shape
   const f16 = kvType === 'f16'
@@ -107,10 +113,11 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
         QUADS: valueDim % 4 === 0,
         QUERIES: blockHeads * blockRows,
         DIM: Math.ceil(headDim / 64) * 64,
-        TOGETHER: blockRows > 1
+        TOGETHER: blockRows > 1,
+        SINKS: sinks && chunks === 1
       },
       workgroups: [kvHeads * Math.ceil(group / blockHeads), Math.ceil((end - first) / blockRows), chunks],
-      params: words(first, end, heads, kvHeads, headDim, valueDim, blockRows, blockHeads, chunks, bits(scale))
+      params: words(first, end, heads, kvHeads, headDim, valueDim, blockRows, blockHeads, chunks, bits(scale), window)
     }
     if (chunks === 1) {
       parts.push({ attend })
@@ -118,9 +125,9 @@ export function attentionLaunches(shape: AttentionShape, facts: DeviceFacts): At
     }
     const merge: Launch = {
       shader: 'attention_merge',
-      defines: { QUANTISE: quantise },
+      defines: { QUANTISE: quantise, SINKS: sinks },
       workgroups: grid((end - first) * Math.ceil((heads * valueDim) / 64), facts),
-      params: words(first, end, heads, valueDim, chunks)
+      params: words(first, end, heads, valueDim, chunks, window)
     }
     parts.push({ attend, merge })
   }

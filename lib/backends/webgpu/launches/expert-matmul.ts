@@ -1,4 +1,5 @@
 /** Launches of one layer's experts: tiles, then gate and up with silu, then down; each part once per slab of weights. */
+import type { ExpertActivation } from '../../../kernels/requests.js'
 import type { DType } from '../../../native.js'
 import type { DeviceFacts, Launch } from './launch.js'
 import { grid, words } from './launch.js'
@@ -20,6 +21,10 @@ export interface ExpertShape {
   width: number
   hidden: number
   types: { gate: DType; up: DType; down: DType }
+  /** Default `silu`. */
+  activation?: ExpertActivation
+  /** Which matrices have biases, f32 [experts][rows]: their launches have these as a buffer more. */
+  biases?: Partial<Record<'gate' | 'up' | 'down', boolean>>
 }
 
 /** Where a matrix of every expert lies in a binding, in bytes, each a multiple of 16. */
@@ -66,7 +71,8 @@ export const expertTiles = (shape: ExpertShape, facts: DeviceFacts): { size: num
 })
 
 /** Whether gate and up share a launch, which needs no buffers between them. */
-export const isFused = ({ types }: ExpertShape): boolean => types.gate === types.up
+export const isFused = ({ types, activation = 'silu', biases }: ExpertShape): boolean =>
+  types.gate === types.up && activation === 'silu' && !biases?.gate && !biases?.up
 
 /** Buffers: offsets, slots (both from dispatch), tiles (`tilesBytes`), status. Once a layer, for all slabs. */
 export function expertTilesLaunch(shape: ExpertShape, facts: DeviceFacts): Launch {
@@ -84,6 +90,7 @@ interface Part {
   rows: number
   columns: number
   gather: boolean
+  bias: boolean
 }
 
 function partLaunch(
@@ -95,7 +102,11 @@ function partLaunch(
 ): Launch {
   const tile = tileOf(shape, facts)
   const [first, second] = places.flatMap(({ stride, offset }) => [[stride / quadBytes, offset / quadBytes]])
-  const defines = { ...tileDefines(part.type, tile, places.length as 1 | 2, facts), GATHER: part.gather }
+  const defines = {
+    ...tileDefines(part.type, tile, places.length as 1 | 2, facts),
+    GATHER: part.gather,
+    BIAS: part.bias
+  }
   return {
     shader: 'expert_matmul',
     defines,
@@ -107,27 +118,35 @@ function partLaunch(
 /**
  * Fused: one launch. Buffers: tiles, slots, slot table (u32 [experts], 0xffffffff = in no slot), gate weights, activations of the tokens, hidden out
  * f32 [dispatched rows][hidden], up weights (may be the same buffer as gate's).
- * Not fused: a launch for gate and one for up, each with tiles, slots, slot table, its weights, activations, its out; then `siluMulLaunch`.
+ * Not fused: a launch for gate and one for up, each with tiles, slots, slot table, its weights, activations, its out, its biases; then `siluMulLaunch`.
  */
 export function gateUpLaunches(shape: ExpertShape, slab: SlabShape, facts: DeviceFacts): Launch[] {
-  const part = { rows: shape.hidden, columns: shape.width, gather: true }
+  const { biases } = shape
+  const part = { rows: shape.hidden, columns: shape.width, gather: true, bias: false }
   const { gate, up } = shape.types
   if (isFused(shape)) return [partLaunch(shape, slab, { ...part, type: gate }, [slab.gate, slab.up], facts)]
   return [
-    partLaunch(shape, slab, { ...part, type: gate }, [slab.gate], facts),
-    partLaunch(shape, slab, { ...part, type: up }, [slab.up], facts)
+    partLaunch(shape, slab, { ...part, type: gate, bias: biases?.gate ?? false }, [slab.gate], facts),
+    partLaunch(shape, slab, { ...part, type: up, bias: biases?.up ?? false }, [slab.up], facts)
   ]
 }
 
 /** Buffers: gate, up, out: f32 [dispatched rows][hidden] each. */
 export function siluMulLaunch(shape: ExpertShape, facts: DeviceFacts): Launch {
   const count = rowsOf(shape) * shape.hidden
-  return { shader: 'silu_mul', defines: {}, workgroups: grid(Math.ceil(count / 64), facts), params: words(count) }
+  const defines = { CLAMPED: shape.activation === 'clamped_swiglu' }
+  return { shader: 'silu_mul', defines, workgroups: grid(Math.ceil(count / 64), facts), params: words(count) }
 }
 
-/** Buffers: tiles, slots, slot table, down weights, activations of the dispatched rows, out f32 [dispatched rows][width]. */
+/** Buffers: tiles, slots, slot table, down weights, activations of the dispatched rows, out f32 [dispatched rows][width], biases. */
 export function downLaunch(shape: ExpertShape, slab: SlabShape, facts: DeviceFacts): Launch {
-  const part = { type: shape.types.down, rows: shape.width, columns: shape.hidden, gather: false }
+  const part = {
+    type: shape.types.down,
+    rows: shape.width,
+    columns: shape.hidden,
+    gather: false,
+    bias: shape.biases?.down ?? false
+  }
   return partLaunch(shape, slab, part, [slab.down], facts)
 }
 

@@ -11,6 +11,8 @@ export interface MatmulShape {
   tokens: number
   /** out += W · a instead of out = W · a. */
   add?: boolean
+  /** A number for each row is added to its products. */
+  bias?: boolean
   /** Where a row of `out` has this matrix's numbers, and its floats. Default: the row is these alone. */
   place?: { first: number; stride: number }
 }
@@ -23,15 +25,15 @@ export interface MatmulPart {
 
 /**
  * out[token] (+)= W · a[token]. Buffers: weights (the part), activations (f32 [tokens][columns] for float types, else those of
- * `quantiseLaunch`), out f32 [tokens][rows]. More than one part where the matrix is larger than a binding may be:
+ * `quantiseLaunch`), out f32 [tokens][rows], with `bias` f32 [rows]. More than one part where the matrix is larger than a binding may be:
  * every part writes rows of its own.
  */
 export function matmulLaunches(
-  { type, rows, columns, tokens, add = false, place }: MatmulShape,
+  { type, rows, columns, tokens, add = false, bias = false, place }: MatmulShape,
   facts: DeviceFacts
 ): MatmulPart[] {
   const tile = tileOfTokens(tokens)
-  const defines = { ...tileDefines(type, tile, 1, facts), ADD: add, HEADS: false }
+  const defines = { ...tileDefines(type, tile, 1, facts), ADD: add, BIAS: bias, HEADS: false }
   const most = mostRows(type, columns, facts)
   const parts: MatmulPart[] = []
   for (let first = 0; first < rows; first += most) {
@@ -41,7 +43,7 @@ export function matmulLaunches(
         shader: 'matmul',
         defines,
         workgroups: [rowGroups(own, defines), Math.ceil(tokens / tileRows(tile)), 1],
-        params: words(own, columns, tokens, 0, place?.stride ?? rows, (place?.first ?? 0) + first)
+        params: words(own, columns, tokens, 0, place?.stride ?? rows, (place?.first ?? 0) + first, first)
       },
       weights: { offset: packedBytes(type, first, columns), size: packedBytes(type, own, columns) }
     })
@@ -58,13 +60,13 @@ export function headMatmulLaunch(
   facts: DeviceFacts
 ): Launch {
   const tile = tileOfTokens(tokens)
-  const defines = { ...tileDefines(type, tile, 1, facts), ADD: false, HEADS: true }
+  const defines = { ...tileDefines(type, tile, 1, facts), ADD: false, BIAS: false, HEADS: true }
   const quads = packedBytes(type, rows, columns) / quadBytes
   return {
     shader: 'matmul',
     defines,
     workgroups: [rowGroups(rows, defines), Math.ceil(tokens / tileRows(tile)), heads],
-    params: words(rows, columns, tokens, 0, heads * headStride, 0, heads, quads, headStride)
+    params: words(rows, columns, tokens, 0, heads * headStride, 0, 0, heads, quads, headStride)
   }
 }
 

@@ -28,15 +28,13 @@ export interface AttentionRuns {
 const launchesOf = (
   { device, arena }: ShapeParts,
   { rows, positions, together }: ShapeKey,
-  { heads, kvHeads, headDim, valueDim, scale }: OpOf<'attention'>,
+  { heads, kvHeads, headDim, valueDim, scale, window, sinks }: OpOf<'attention'>,
   kvType: KvType,
   more: Pick<AttentionShape, 'values' | 'quantise'> = {}
 ): AttentionLaunches => {
   const { partialBytes: scratchLimit } = arena
-  return attentionLaunches(
-    { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together, scratchLimit, ...more },
-    device.facts
-  )
+  const shape = { rows, heads, kvHeads, headDim, valueDim, scale, kvType, positions, together, scratchLimit, ...more }
+  return attentionLaunches({ ...shape, window: window ?? 0, sinks: sinks !== undefined }, device.facts)
 }
 
 /** Bytes that an operation needs for partial sums. */
@@ -47,7 +45,7 @@ export const partialBytes = (parts: ShapeParts, key: ShapeKey, op: StepOp['op'],
 
 /** Attention of queries whose keys and values are in the cache. Gives whether it has quantised its rows. */
 function attend(
-  { arena }: ShapeParts,
+  { arena, weights }: ShapeParts,
   op: OpOf<'attention'>,
   { parts }: AttentionLaunches,
   { places, pages, cache, status, partials }: AttentionBuffers,
@@ -55,9 +53,11 @@ function attend(
 ): boolean {
   const [q, out] = [arena.buffer(op.q), arena.buffer(op.out)]
   const quantises = parts.every(({ merge }) => merge?.defines.QUANTISE === true)
+  const sinks = op.sinks === undefined ? [] : [{ buffer: weights.get(op.sinks).buffer }]
   for (const { attend, merge } of parts) {
-    runFar(attend, [q, places, pages, cache, merge ? partials : out, status])
-    if (merge) run(merge, [places, partials, out, ...(quantises ? [arena.get('activations'), status] : [])])
+    runFar(attend, [q, places, pages, cache, merge ? partials : out, status, ...(merge ? [] : sinks)])
+    const blocks = quantises ? [arena.get('activations'), status] : []
+    if (merge) run(merge, [places, partials, out, ...blocks, ...sinks])
   }
   return quantises
 }

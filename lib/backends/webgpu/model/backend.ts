@@ -143,7 +143,7 @@ export class WebGpuBackend implements NativeBackend {
       }
       const arena = keep(await Arena.make(device, sizesOf(plan, maxBatchTokens)))
       await load(false)
-      const experts = await this.#experts(device, file, plan, options, arena, progress, cancel)
+      const experts = await this.#experts(device, file, plan, options, arena, weights, progress, cancel)
       if (experts) keep(experts)
       await load(true)
       const routers = keep(await Routers.make(device, plan, weights))
@@ -166,6 +166,7 @@ export class WebGpuBackend implements NativeBackend {
     plan: Plan,
     { maxBatchTokens, experts: options }: GpuModelOptions,
     arena: Arena,
+    weights: GpuWeights,
     progress: Progress,
     cancel: NativeCancel
   ): Promise<Experts | undefined> {
@@ -177,6 +178,7 @@ export class WebGpuBackend implements NativeBackend {
       plan,
       maxBatchTokens,
       buffers: (name) => arena.buffer(name),
+      vectors: (name) => ({ buffer: weights.get(name).buffer }),
       options,
       cancel,
       onProgress: (done, _, bytesDone) => progress.expertsLoaded(done, bytesDone)

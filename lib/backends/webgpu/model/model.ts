@@ -87,7 +87,7 @@ export class GpuModel implements NativeModel {
     this.routing = routingOf(plan)
     this.kvBytesPerToken = { f16: keyValueBytes(plan, 'f16'), f32: keyValueBytes(plan, 'f32') }
     this.#use = new UseCounts(this.routing)
-    const rotations = rotationsOf(plan, host)
+    const rotations = rotationsOf(plan, host, (name) => weights.vector(name))
     this.#shapes = new Shapes({ device, plan, weights, arena, experts, rotations, routers: routers.layers })
     this.#stepper = new Stepper({
       device,

@@ -13,6 +13,8 @@ export interface Product {
   matrices: readonly GpuWeight[]
   /** Of each matrix; or of all, whose rows then lie side by side. */
   out: readonly GPUBufferBinding[] | GPUBufferBinding
+  /** Of each matrix: what is added to its products. */
+  biases?: readonly (GPUBufferBinding | undefined)[]
   /** Adds to what `out` holds. */
   add?: boolean
   rows: number
@@ -35,7 +37,7 @@ export function quantising(
 /** The product alone: what its matrices take quantised is in the arena's activations. */
 export function multiply(
   { device, arena }: ShapeParts,
-  { input, matrices, out, add = false, rows }: Product,
+  { input, matrices, out, biases = [], add = false, rows }: Product,
   run: Run
 ) {
   const stride = matrices.reduce((sum, matrix) => sum + matrix.rows, 0)
@@ -44,8 +46,10 @@ export function multiply(
     const from = isQuantised(matrix.type) ? arena.get('activations') : input
     const together = 'buffer' in out
     const place = together ? { place: { first, stride } } : {}
-    for (const part of matmulLaunches({ ...matrix, tokens: rows, add, ...place }, device.facts)) {
-      run(part.launch, [{ buffer, ...part.weights }, from, together ? out : (out[i] as GPUBufferBinding)])
+    const bias = biases[i]
+    for (const part of matmulLaunches({ ...matrix, tokens: rows, add, bias: !!bias, ...place }, device.facts)) {
+      const target = together ? out : (out[i] as GPUBufferBinding)
+      run(part.launch, [{ buffer, ...part.weights }, from, target, ...(bias ? [bias] : [])])
     }
     first += matrix.rows
   }

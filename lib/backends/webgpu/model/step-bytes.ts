@@ -8,6 +8,7 @@ import { arenaBytes, roundUp, routeOps } from './arena.js'
 import { mostForeseenRows } from './foresight.js'
 import { routingOf } from './model.js'
 import { outcomeBytes } from './outcome.js'
+import { ropeOps } from './rotations.js'
 import { mostShapes } from './shapes.js'
 import { layoutOf } from './step-data.js'
 
@@ -29,10 +30,7 @@ const [launchesOfOp, paramsBytes] = [8, 256]
 /** What the shapes of steps take that are kept: each one's data and params, and what tells the routes of the next layer. */
 function shapesBytes({ plan, routing, maxBatchTokens: rows }: ArenaSizes, alignment: number): number {
   const { layers, experts, k } = routing
-  const tables = new Map(
-    plan.ops.flatMap((op) => (op.op === 'rope' ? [[`${op.base} ${op.rotaryDim}`, op.rotaryDim]] : []))
-  )
-  const rotations = [...tables.values()] as number[]
+  const rotations = ropeOps(plan).map(({ rotaryDim }) => rotaryDim)
   const pages = 2 * (rows + Math.ceil(plan.contextLength / pagePositions))
   const data = layoutOf({ rows, pages, maskWords: layers * maskWords(experts), rotations }, alignment).bytes
   const widest = Math.max(...Object.values(plan.buffers))

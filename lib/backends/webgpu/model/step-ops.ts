@@ -4,6 +4,7 @@
  */
 import type { OpOf, Plan, PlanOp } from '../../../model/plan.js'
 import type { HeadsShape } from '../launches/heads.js'
+import { rotationKey } from './rotations.js'
 
 /** [queries, keys, values] = W · in, side by side; queries and keys normalised and rotated; attention. */
 export interface HeadsOp {
@@ -53,6 +54,7 @@ const isReadBy = (plan: Plan, name: string, but: readonly PlanOp['op'][]): boole
 function headsAt(plan: Plan, at: number): { op: HeadsOp; count: number } | undefined {
   const product = plan.ops[at]
   if (product?.op !== 'matmul' || product.add || product.parts.length !== 3) return undefined
+  if (product.parts.some(({ bias }) => bias)) return undefined
   const [q, k, v] = product.parts.map(({ out }) => out) as [string, string, string]
   const norms = inPlace(plan, at + 1, 'rmsNorm', [q, k])
   const [rope, other] = inPlace(plan, at + 1 + norms.length, 'rope', [q, k])
@@ -60,7 +62,7 @@ function headsAt(plan: Plan, at: number): { op: HeadsOp; count: number } | undef
   const attention = plan.ops[at + count - 1]
   if (!rope || !other || attention?.op !== 'attention') return undefined
   const { heads, kvHeads, headDim } = attention
-  const same = rope.base === other.base && rope.rotaryDim === other.rotaryDim && rope.pairs === other.pairs
+  const same = rotationKey(rope) === rotationKey(other) && rope.pairs === other.pairs
   const fits = rope.heads === heads && other.heads === kvHeads && rope.headDim === headDim && other.headDim === headDim
   const taken = attention.q === q && attention.k === k && attention.v === v
   if (!same || !fits || !taken || isReadBy(plan, k, ['rmsNorm']) || isReadBy(plan, v, [])) return undefined

@@ -11,13 +11,14 @@ import { rmsNormLaunch } from '../launches/rms-norm.js'
 import { ropeLaunch } from '../launches/rope.js'
 import type { routeLaunches } from '../launches/route.js'
 import { maskWords } from '../launches/route.js'
+import { scaleLaunch } from '../launches/scale.js'
 import type { Arena } from './arena.js'
 import { attention, heads, partialBytes } from './attending.js'
 import { Foresight, mostForeseenRows } from './foresight.js'
 import { gating, multiplyHeads } from './heads-products.js'
 import type { KvPool } from './kv-pool.js'
 import { embedding, multiply, quantising, takesBlocks } from './products.js'
-import type { Rotation } from './rotations.js'
+import { type Rotation, rotationKey } from './rotations.js'
 import type { StepSections } from './routing.js'
 import { routing } from './routing.js'
 import { StepData } from './step-data.js'
@@ -147,8 +148,8 @@ export class StepShape {
       if (blocks !== name) quantising(this.#parts, arena.buffer(name), shape, status, run)
       blocks = name
     }
-    const tableOf = ({ base, rotaryDim }: OpOf<'rope'>) => {
-      const index = rotations.findIndex((known) => known.base === base && known.rotaryDim === rotaryDim)
+    const tableOf = (op: OpOf<'rope'>) => {
+      const index = rotations.findIndex(({ key }) => key === rotationKey(op))
       return section(this.data.rotations[index] as { offset: number; size: number })
     }
     let [attentions, routed] = [0, 0]
@@ -172,7 +173,8 @@ export class StepShape {
           const matrices = op.parts.map(({ weight }) => weights.get(weight))
           if (takesBlocks(matrices)) quantised(op.in, status)
           const out = op.parts.map(({ out }) => arena.buffer(out))
-          multiply(this.#parts, { input: arena.buffer(op.in), matrices, out, add: op.add ?? false, rows }, run)
+          const biases = op.parts.map(({ bias }) => (bias ? { buffer: weights.get(bias).buffer } : undefined))
+          multiply(this.#parts, { input: arena.buffer(op.in), matrices, out, biases, add: op.add ?? false, rows }, run)
           break
         }
         case 'heads': {
@@ -208,6 +210,9 @@ export class StepShape {
         case 'experts':
           if (experts?.quantises(routed)) quantised(op.in, status)
           listed.push({ do: 'experts', layer: routed++ })
+          break
+        case 'scale':
+          run(scaleLaunch(rows * (plan.buffers[op.buffer] as number), op.by, device.facts), [arena.buffer(op.buffer)])
           break
         case 'logits':
           break
@@ -284,7 +289,7 @@ export type Run = (launch: Launch, bindings: GPUBufferBinding[]) => void
 function writes(op: StepOp['op'], name: string): boolean {
   if (op.op === 'heads') return op.attention.out === name
   if (op.op === 'matmul') return op.parts.some(({ out }) => out === name)
-  if (op.op === 'rope' || op.op === 'gated') return op.buffer === name
+  if (op.op === 'rope' || op.op === 'gated' || op.op === 'scale') return op.buffer === name
   return 'out' in op && op.out === name
 }
 

@@ -65,6 +65,9 @@ export class GpuWeights {
   readonly #request: WeightsRequest
   readonly #device: GpuDevice
   readonly #weights = new Map<string, GpuWeight>()
+  /** What the host needs too: divisors of rotary frequencies. */
+  readonly #vectors = new Map<string, Float32Array>()
+  readonly #divides: ReadonlySet<string>
   readonly #buffers: GPUBuffer[] = []
   /** By the name of each of its matrices. */
   readonly #stacks = new Map<string, Stack>()
@@ -73,6 +76,7 @@ export class GpuWeights {
   constructor(request: WeightsRequest) {
     this.#request = request
     this.#device = request.device
+    this.#divides = new Set(request.plan.ops.flatMap((op) => (op.op === 'rope' && op.divisors ? [op.divisors] : [])))
     this.infos = request.host.describeWeights(request.file, request.plan)
     const infos = new Map(this.infos.map((info) => [info.name, info]))
     for (const names of request.stacked) {
@@ -100,6 +104,13 @@ export class GpuWeights {
     const weight = this.#weights.get(name)
     if (!weight) throw createError('RUNTIME_INVARIANT_VIOLATED', `the weight ${name} was not loaded`, { tensor: name })
     return weight
+  }
+
+  /** A vector that divides rotary frequencies, in host memory. */
+  vector(name: string): Float32Array {
+    const vector = this.#vectors.get(name)
+    if (!vector) throw createError('RUNTIME_INVARIANT_VIOLATED', `the vector ${name} was not loaded`, { tensor: name })
+    return vector
   }
 
   /** Matrices that the same rows are multiplied by: one with the rows of all where they lie in one buffer, else each for itself. */
@@ -134,6 +145,7 @@ export class GpuWeights {
       const read = await host.readWeight(file, tensor, { expert, firstRow, rows: count, out }, cancel)
       exponent = read.exponent
       this.#device.write(buffer, offset, out)
+      if (this.#divides.has(info.name)) this.#vectors.set(info.name, new Float32Array(out.slice().buffer))
       offset += bytes
       this.#queued += bytes
       if (this.#queued >= queuedBytes) await this.finish()
