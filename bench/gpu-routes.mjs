@@ -34,7 +34,10 @@ const cells = masks.flatMap((mask) => [
   ...['softmax_topk', 'topk_softmax'].flatMap((form) =>
     [false, true].map((normalise) => ({ form, normalise, mask, shapes: flatShapes }))
   ),
-  ...[false, true].map((normalise) => ({ form: 'hser', normalise, mask, shapes: hserShapes }))
+  ...[false, true].map((normalise) => ({ form: 'hser', normalise, mask, shapes: hserShapes })),
+  { form: 'topk_softmax', normalise: false, mask, shapes: flatShapes, bias: true },
+  { form: 'sigmoid', normalise: true, mask, shapes: flatShapes, bias: true, selectionBias: true, score: 'top2' },
+  { form: 'softmax_topk', normalise: true, mask, shapes: flatShapes, score: 'max' }
 ])
 const inputs = ['plain', 'equal rows', 'heavy', 'small integers', 'between units', 'zeros', 'plain', 'one unit apart']
 /** Tokens of a batch where `count` are decided in all: every cell gets every input. */
@@ -113,6 +116,11 @@ function batch(backend, number, tokens) {
     positions: Uint32Array.from({ length: tokens }, word)
   }
   let rows = experts
+  // few different biases, so that equal rows still tie
+  const biases = () => Float32Array.from({ length: experts }, () => Math.floor(random() * 3) / 4)
+  if (cell.bias) Object.assign(request, backend.packBias(biases()))
+  if (cell.selectionBias) request.selectionBias = backend.packSelectionBias(biases())
+  if (cell.score) request.groups = { count: 4, used: 2, score: cell.score }
   if (groups) {
     const [upper, top] = [router(groups.length), router(shape.tiers.length)]
     rows += groups.length + shape.tiers.length
@@ -144,7 +152,8 @@ function batch(backend, number, tokens) {
     request.maskOf = Uint32Array.from({ length: tokens }, () =>
       random() < 0.25 ? 0xffffffff : Math.floor(random() * 3)
     )
-  return { request, rows, tieBuilt: tieInputs.includes(input) }
+  // ties are counted in exact scores, which biases part
+  return { request, rows, tieBuilt: tieInputs.includes(input) && !cell.bias }
 }
 
 /** Decisions in which two rows that could be chosen have one score. */
@@ -205,6 +214,10 @@ const mutants = {
   'states are cut, not rounded': ['mantissa + (1u << (shift - 1u)) - 1u + ((mantissa >> shift) & 1u)', 'mantissa'],
   'ties go to the lower index': ['hash < own.hash || (hash == own.hash && tile + i < row)', 'tile + i < row'],
   'the hash forgets the position': ['h = mix32(h ^ position) + 0x9e3779b9u;', 'h = mix32(h) + 0x9e3779b9u;'],
+  'the router has no bias': ['return biased(score, bias[row],', 'return biased(score, 0 * bias[row],'],
+  "a group's second best does not count": ['best = i64_add(best, second);', 'best = i64_add(best, vec2<u32>());'],
+  'two more groups stay': ['before < params.choice_used', 'before < params.choice_used + 2u'],
+  'the power of two in a sigmoid is one step long': ['for (var k = 12u; k > 0u; k--)', 'for (var k = 1u; k > 0u; k--)'],
   'every token has the first mask': ['let word = mask * params.mask_stride', 'let word = 0u * params.mask_stride']
 }
 
@@ -231,6 +244,7 @@ const worst = Math.max(...rows.map((row) => row.worst))
 printTable(
   [
     'form',
+    'beside',
     'normalised',
     'mask',
     'decisions',
@@ -243,6 +257,9 @@ printTable(
   [
     ...rows.map((row) => [
       row.form,
+      [row.bias && 'bias', row.selectionBias && 'selection bias', row.score && `groups by ${row.score}`]
+        .filter(Boolean)
+        .join(', '),
       row.normalise ? 'yes' : 'no',
       row.mask,
       row.decisions,
@@ -252,7 +269,7 @@ printTable(
       show(row.worst),
       show(row.limit)
     ]),
-    ['all', '', '', sum('decisions'), sum('tieBuilt'), sum('tied'), sum('different'), show(worst), '']
+    ['all', '', '', '', sum('decisions'), sum('tieBuilt'), sum('tied'), sum('different'), show(worst), '']
   ]
 )
 const share = sum('tied') / sum('decisions')

@@ -1,6 +1,6 @@
 /** How much memory a model will take, checked before anything is read; what would fit when it does not. */
 import { createError } from './errors/index.js'
-import type { Plan, PlanTensor } from './model/plan.js'
+import { isReadWhole, type Plan, type PlanTensor } from './model/plan.js'
 import type { GgufTensorInfo, KvType } from './native.js'
 
 export interface MemoryRequest {
@@ -65,9 +65,9 @@ function tensorBytes(wanted: PlanTensor, tensor: GgufTensorInfo): { kept: number
   const { shape, bytes } = keptPart(wanted, tensor)
   const [columns = 1, rows = 1, experts = 1] = shape
   if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: 0 }
-  if (role === 'vector' || role === 'router') {
+  if (isReadWhole(role)) {
     const floats = roundUp(columns * rows * 4, memoryBlock)
-    return { kept: floats, reading: bytes + floats }
+    return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats }
   }
   const group = (bytes / (rows * experts)) * lanes
   const turning = cut?.transposed ? 2 * roundUp((tensor.shape[0] ?? 1) * 4, memoryBlock) : 0
@@ -94,7 +94,7 @@ export function planMemory(tensors: readonly GgufTensorInfo[], plan: Plan, reque
     const { kept, reading } = tensorBytes(wanted, tensor)
     weights += kept
     if (wanted.role === 'experts') piece = Math.max(piece, pieceBytes(tensor))
-    if (wanted.role === 'vector' || wanted.role === 'router') floats = Math.max(floats, reading)
+    if (isReadWhole(wanted.role)) floats = Math.max(floats, reading)
     else chunk = Math.max(chunk, reading)
   }
   const keyValues = keyValueBytes(plan, kvType) * contextLength

@@ -53,6 +53,21 @@ fn u64_rounded(a: vec2<u32>, n: u32) -> vec2<u32> {
     return i64_add(whole, vec2<u32>(select(0u, 1u, up), 0u));
 }
 
+/** The same of a signed number. */
+fn i64_rounded(a: vec2<u32>, n: u32) -> vec2<u32> {
+    if ((a.y & 0x80000000u) == 0u) { return u64_rounded(a, n); }
+    return i64_negated(u64_rounded(i64_negated(a), n));
+}
+
+/** a · b. */
+fn u32_product(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let high = (a >> 16u) * (b >> 16u);
+    let middle = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+    let other = (a & 0xffffu) * (b >> 16u) + (middle & 0xffffu);
+    return vec2<u32>((other << 16u) | (low & 0xffffu), high + (middle >> 16u) + (other >> 16u));
+}
+
 /** Bits of f32(f64(a) · 2^exponent), rounded twice as the CPU does: to the 53 bits of a double, then to a float. */
 fn i64_to_f32_bits(a: vec2<u32>, exponent: i32) -> u32 {
     let sign = a.y & 0x80000000u;

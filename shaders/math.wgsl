@@ -18,6 +18,10 @@ fn exp_of(value: f32) -> f32 {
     return p * power_of_two(half) * power_of_two(i32(n) - half);
 }
 
+fn sigmoid(x: f32) -> f32 {
+    return 1.0 / (1.0 + exp_of(-x));
+}
+
 /** 2^e for -126 <= e <= 127. */
 fn power_of_two(e: i32) -> f32 {
     return bitcast<f32>(u32(e + 127) << 23u);

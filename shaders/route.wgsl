@@ -1,15 +1,19 @@
-// route, second pass: the k best experts of each token in the seeded total order, and their float weights (csrc/cpu/route.h, route_hser.h).
+// route, second pass: the k best experts of each token in the seeded total order, and their float weights (csrc/cpu/route.h, route_groups.h, route_hser.h).
 //
 // bindings   1 scores [tokens][rows] (low, high) and 2 exponents [tokens], from route_scores · 3 positions [tokens], absolute in each token's sequence
 //            4 masks, bits: expert e of mask m is bit e % 32 of word m · mask_stride + mask_offset + e / 32 · 5 mask_of [tokens], 0xffffffff = all enabled
 //            6 ids out [tokens][k] · 7 weights out [tokens][k] · 8 status: [0] lowest token whose logits leave the float range
 //            9 topology (HSER): tier_groups [tiers + 1], then group_experts [groups + 1] · 10 asked out (HSER and SCORES) [tokens][rows]: scores, -2^63
 //            where a router was not asked
+//            of the other forms, next after 8: bias [experts] (BIAS), selection_bias [experts] (low, high) (SELECTION)
 // defines    HSER: the hierarchical form · SCORES: with binding 10 · PICKED: words of the lists of chosen rows, at least k (HSER: 1024)
+//            SIGMOID: the chosen are weighed by their sigmoids · BY_SIGMOID: all are ranked by theirs · BIAS, SELECTION: see bindings
+//            GROUPS: the best groups stay · TOP2: a group's score is the sum of its two best
 // dispatch   64 invocations; one workgroup for one token, folded into x and y
 // numbers    a row's rank is the number of rows that stand before it: score descending, tie hash ascending, index ascending; integers only. Weights: logit as on
 //            the CPU (rounded by integers), exp(logit - largest), sums by lane = place mod 16, then the tree 8-4-2-1.
 #include "int64.wgsl"
+#include "route_score.wgsl"
 #include "tie_hash.wgsl"
 #include "math.wgsl"
 
@@ -25,6 +29,10 @@ struct Params {
     exponent: i32,        // of the experts' router, less 46
     mask_stride: u32,
     mask_offset: u32,
+    scale: f32,           // of the weights
+    bias_exponent: i32,
+    choice_groups: u32,   // GROUPS: equal groups of experts, and how many stay
+    choice_used: u32,
     groups: u32,          // from here on: HSER
     tiers: u32,
     k_tier: u32,
@@ -49,6 +57,16 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> asked: array<vec2<u32>>;
 #endif
 #endif
+#if BIAS
+@group(0) @binding(9) var<storage, read> bias: array<i32>;
+#endif
+#if SELECTION
+#if BIAS
+@group(0) @binding(10) var<storage, read> selection_bias: array<vec2<u32>>;
+#else
+@group(0) @binding(9) var<storage, read> selection_bias: array<vec2<u32>>;
+#endif
+#endif
 
 const lanes = 64u;
 const disabled = vec2<u32>(0u, 0x80000000u);   // below every score
@@ -61,11 +79,20 @@ var<workgroup> tile_hash: array<u32, 64>;
 var<workgroup> tile_exp: array<f32, 64>;
 var<workgroup> tile_place: u32;
 var<workgroup> lane_sum: array<f32, 16>;
+#if GROUPS
+var<workgroup> group_score: array<vec2<u32>, 256>;
+var<workgroup> group_kept: array<u32, 256>;
+var<workgroup> tile_enabled: array<u32, 64>;
+#endif
 
 struct Row {
-    score: vec2<u32>,
+    rank: vec2<u32>,     // what it is ordered by
     hash: u32,
+    score: vec2<u32>,    // what its logit is made of
+    enabled: bool,
 }
+
+const no_row = Row(disabled, 0xffffffffu, disabled, false);
 
 /** One router's rows [first, last) for one token. */
 struct Level {
@@ -99,8 +126,82 @@ fn enabled(level: Level, row: u32) -> bool {
     return any_enabled(level.token, row, row + 1u);
 }
 
+/** The exponent of `Row.score`. */
+fn unit_of(level: Level) -> i32 {
+#if BIAS
+    return biased_exponent(level.exponent, bias_shift(level.exponent, params.bias_exponent));
+#else
+    return level.exponent;
+#endif
+}
+
+fn score_of(level: Level, row: u32) -> vec2<u32> {
+    let score = scores[level.token * params.rows + level.base + row];
+#if BIAS
+    return biased(score, bias[row], bias_shift(level.exponent, params.bias_exponent));
+#else
+    return score;
+#endif
+}
+
+/** What an enabled row is ordered by. */
+fn rank_of(level: Level, row: u32, score: vec2<u32>) -> vec2<u32> {
+#if BY_SIGMOID
+    let rank = vec2<u32>(sigmoid_q30(score, unit_of(level)), 0u);
+#if SELECTION
+    return i64_add(rank, selection_bias[row]);
+#else
+    return rank;
+#endif
+#else
+    return score;
+#endif
+}
+
+#if GROUPS
+/** Which groups stay. All invocations of the workgroup call it together. */
+fn keep_groups(lane: u32, level: Level) {
+    let size = params.experts / params.choice_groups;
+    for (var g = lane; g < params.choice_groups; g += lanes) {
+        var best = disabled;
+        var second = disabled;
+        for (var e = g * size; e < (g + 1u) * size; e++) {
+            if (!enabled(level, e)) { continue; }
+            let rank = rank_of(level, e, score_of(level, e));
+            if (i64_less(best, rank)) {
+                second = best;
+                best = rank;
+            } else if (i64_less(second, rank)) {
+                second = rank;
+            }
+        }
+#if TOP2
+        if (any(second != disabled)) { best = i64_add(best, second); }
+#endif
+        group_score[g] = best;
+    }
+    workgroupBarrier();
+    for (var g = lane; g < params.choice_groups; g += lanes) {
+        let own = group_score[g];
+        let hash = tie_hash(params.seed, params.layer, positions[level.token], params.experts + g);
+        var before = 0u;
+        for (var other = 0u; other < params.choice_groups; other++) {
+            let score = group_score[other];
+            if (all(score == own)) {
+                let its = tie_hash(params.seed, params.layer, positions[level.token], params.experts + other);
+                before += select(0u, 1u, its < hash || (its == hash && other < g));
+            } else if (i64_less(own, score)) {
+                before += 1u;
+            }
+        }
+        group_kept[g] = select(0u, 1u, before < params.choice_used);
+    }
+    workgroupBarrier();
+}
+#endif
+
 fn row_of(level: Level, row: u32) -> Row {
-    if (row >= level.last) { return Row(disabled, 0xffffffffu); }
+    if (row >= level.last) { return no_row; }
     let index = level.base + row;
     let at = level.token * params.rows + index;
 #if HSER
@@ -108,8 +209,12 @@ fn row_of(level: Level, row: u32) -> Row {
     asked[at] = scores[at];
 #endif
 #endif
-    if (!enabled(level, row)) { return Row(disabled, 0xffffffffu); }
-    return Row(scores[at], tie_hash(params.seed, params.layer, positions[level.token], index));
+    if (!enabled(level, row)) { return no_row; }
+    let score = score_of(level, row);
+#if GROUPS
+    if (group_kept[row / (params.experts / params.choice_groups)] == 0u) { return Row(disabled, 0xffffffffu, score, true); }
+#endif
+    return Row(rank_of(level, row, score), tie_hash(params.seed, params.layer, positions[level.token], index), score, true);
 }
 
 /** The sum of 16 lanes by the tree 8-4-2-1, the same in every invocation. */
@@ -136,28 +241,42 @@ fn choose(lane: u32, level: Level) {
             let other = row_of(level, tile + lane);
             if (n == 0u) { own = other; }
             workgroupBarrier();
-            tile_score[lane] = other.score;
+            tile_score[lane] = other.rank;
             tile_hash[lane] = other.hash;
+#if GROUPS
+            tile_enabled[lane] = u32(other.enabled);
+#endif
             workgroupBarrier();
             let count = min(lanes, level.last - tile);
             for (var i = 0u; i < count; i++) {
                 let score = tile_score[i];
-                if (all(score == own.score)) {
+                if (all(score == own.rank)) {
                     let hash = tile_hash[i];
                     rank += select(0u, 1u, hash < own.hash || (hash == own.hash && tile + i < row));
-                } else if (i64_less(own.score, score)) {
+                } else if (i64_less(own.rank, score)) {
                     rank += 1u;
                 }
-                place += select(0u, 1u, tile + i < row && any(score != disabled));
+#if GROUPS
+                let counts = tile_enabled[i] != 0u;
+#else
+                let counts = any(score != disabled);
+#endif
+                place += select(0u, 1u, tile + i < row && counts);
                 if (i64_less(best, score)) { best = score; }
             }
         }
-        let is_enabled = any(own.score != disabled);
-        let top = i64_to_f32_bits(best, level.exponent);
+        let is_enabled = own.enabled;
+        let logit = clamp(bitcast<f32>(i64_to_f32_bits(own.score, unit_of(level))), -3.0e38, 3.4028234e38);
+#if SIGMOID
+        let e = sigmoid(logit);
+#else
+        // the best rank is the largest score: a group with it stays
+        let top = i64_to_f32_bits(best, unit_of(level));
         if (lane == 0u && (top & 0x7f800000u) == 0x7f800000u) { atomicMin(&status[0], level.token); }
         var e = 0.0;
-        if (is_enabled) { e = exp_of(max(bitcast<f32>(i64_to_f32_bits(own.score, level.exponent)), -3.0e38) - bitcast<f32>(top)); }
-        if (is_enabled && rank < level.k) {
+        if (is_enabled) { e = exp_of(logit - bitcast<f32>(top)); }
+#endif
+        if (any(own.rank != disabled) && rank < level.k) {
             picked[level.list + rank] = row;
             probability[level.list + rank] = e;
         }
@@ -177,7 +296,11 @@ fn choose(lane: u32, level: Level) {
     }
     if (lane < 16u) { lane_sum[lane] = lane_total; }
     workgroupBarrier();
+#if SIGMOID
+    let sum = 1.0;
+#else
     let sum = tree_sum();
+#endif
     for (var s = lane; s < level.k; s += lanes) { probability[level.list + s] = probability[level.list + s] / sum; }
     workgroupBarrier();
 }
@@ -188,8 +311,9 @@ fn put_weights(lane: u32, token: u32, list: u32) {
     if (params.normalise != 0u) {
         sum = 0.0;
         for (var s = 0u; s < params.k; s++) { sum = sum + probability[list + s]; }
+        sum = sum + 1.0e-20;
     }
-    for (var s = lane; s < params.k; s += lanes) { weights[token * params.k + s] = probability[list + s] / sum; }
+    for (var s = lane; s < params.k; s += lanes) { weights[token * params.k + s] = probability[list + s] / sum * params.scale; }
 }
 
 @compute @workgroup_size(64)
@@ -228,7 +352,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     workgroupBarrier();
     put_weights(lane, token, 768u);
 #else
-    choose(lane, Level(token, 0u, 0u, params.experts, params.k, exponent + params.exponent, 0u));
+    let level = Level(token, 0u, 0u, params.experts, params.k, exponent + params.exponent, 0u);
+#if GROUPS
+    keep_groups(lane, level);
+#endif
+    choose(lane, level);
     for (var s = lane; s < params.k; s += lanes) { ids[token * params.k + s] = picked[s]; }
     put_weights(lane, token, 0u);
 #endif

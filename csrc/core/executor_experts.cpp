@@ -6,6 +6,7 @@
 #include "core/prefetcher.h"
 #include "core/router_copies.h"
 #include "cpu/dispatch.h"
+#include "cpu/route_groups.h"
 #include "cpu/route_hser.h"
 
 namespace tmoe {
@@ -40,6 +41,13 @@ void Model::describe_route(const PlanOp& op, RouteArgs& args, HserRouting& hser)
     args.k = op.k;
     args.form = op.form;
     args.normalise = op.normalise;
+    args.scale = op.weights_scale;
+    args.groups = op.groups;
+    if (op.bias != kNoTensor) {
+        args.bias = weights_[op.bias].data.as<int32_t>();
+        args.bias_exponent = weights_[op.bias].exponent;
+    }
+    if (op.selection_bias != kNoTensor) args.selection_bias = weights_[op.selection_bias].data.as<int64_t>();
     args.layer = op.layer;
     memcpy(args.seed, plan_.routing_seed, sizeof args.seed);
     args.enabled = nullptr;
@@ -67,6 +75,8 @@ Status Model::check_enabled(const uint8_t* mask) const {
             HserRouting hser;
             describe_route(op, args, hser);
             levels = check_hser_mask(hser, row).message();
+        } else if (enabled >= routing_.k) {
+            levels = check_groups_mask(op.groups, routing_.experts, op.k, row).message();
         }
         if (enabled < routing_.k || !levels.empty()) {
             return Status(StatusCode::ROUTING_TOO_FEW_EXPERTS, format("%zu of %zu experts are enabled in layer %zu, a token uses %zu%s%s", enabled, routing_.experts, layer, routing_.k,

@@ -39,7 +39,7 @@ struct Weight {
     HeadCut cut = {};             ///< Heads: as the plan has it
     Buffer data;
     size_t expert_bytes = 0;      ///< Experts and heads (counted as experts): distance of one packed matrix from the next
-    int exponent = 0;             ///< Router: w = q · 2^(exponent - 23)
+    int exponent = 0;             ///< Router, RouterBias: w = q · 2^(exponent - 23)
 
     /** Of experts: the first. */
     MatrixView matrix() const { return {type, rows, columns, data.data()}; }

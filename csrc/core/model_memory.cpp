@@ -71,7 +71,7 @@ Status Model::copy_routers() {
         RouteArgs args;
         HserRouting levels;
         describe_route(*routed_[layer].route, args, levels);
-        if (args.form == RouteForm::Hser) continue;  // its levels count too: what is foreseen there is the route itself
+        if (args.form == RouteForm::Hser || !args.ranks_by_scores()) continue;  // levels, biases or groups count too: what is foreseen there is the route itself
         TMOE_RETURN_IF_ERROR(copies_->copy(layer, args.router));
     }
     return {};

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cpu/route_groups.h"
 #include "cpu/route_hser.h"
 
 namespace tmoe {
@@ -31,7 +32,7 @@ class Checker {
             }
         }
         for (const PlanTensor& tensor : plan_.tensors) {
-            const size_t dims = tensor.role == TensorRole::Vector ? 1 : tensor.role == TensorRole::Experts || tensor.role == TensorRole::Heads ? 3 : 2;
+            const size_t dims = dimensions(tensor.role);
             const bool rows = tensor.role == TensorRole::Vector && tensor.shape.size() == 2;  // one vector for each expert
             if (tensor.shape.size() != dims && !rows) return bad(format("tensor '%s' needs %zu dimensions", tensor.name.c_str(), dims));
             uint64_t elements = 1;
@@ -50,6 +51,16 @@ class Checker {
     }
 
   private:
+    static size_t dimensions(TensorRole role) {
+        switch (role) {
+            case TensorRole::Vector:
+            case TensorRole::RouterBias:
+            case TensorRole::SelectionBias: return 1;
+            case TensorRole::Heads:
+            case TensorRole::Experts: return 3;
+            default: return 2;
+        }
+    }
     Status bad(std::string what) const {
         std::string where = op_ ? format("plan operation %zu (%s): ", index_, op_name(op_->kind)) : std::string("plan: ");
         return Status(StatusCode::VALIDATION_ERROR, where + what);
@@ -183,8 +194,28 @@ class Checker {
                 return bad("all layers need the same number of experts and the same k");  // masks and captures have one shape
             }
         }
+        TMOE_RETURN_IF_ERROR(check_biases(experts));
         routed_ = op_;
         return {};
+    }
+
+    /** What a route has beside its router; the rest of it is checked as at the kernel. */
+    Status check_biases(uint64_t experts) {
+        const PlanOp& op = *op_;
+        const auto fits = [&](uint32_t tensor, TensorRole role) { return tensor == kNoTensor || (is(tensor, role) && dim(tensor, 0) == experts); };
+        if (!fits(op.bias, TensorRole::RouterBias) || !fits(op.selection_bias, TensorRole::SelectionBias)) return bad("has biases that are not one number per expert");
+        if (!std::isfinite(op.weights_scale)) return bad("the weights' scale is not a number");
+        RouteArgs args = {};
+        args.form = op.form;
+        args.k = op.k;
+        args.router.experts = experts;
+        const int32_t bias = 0;
+        const int64_t selection_bias = 0;
+        if (op.bias != kNoTensor) args.bias = &bias;
+        if (op.selection_bias != kNoTensor) args.selection_bias = &selection_bias;
+        args.groups = op.groups;
+        const Status status = check_extras(args);
+        return status.ok() ? status : bad(status.message());
     }
 
     Status check_levels(uint64_t experts) {

@@ -10,7 +10,7 @@
 
 namespace tmoe {
 
-enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector, Heads };
+enum class TensorRole : uint32_t { Embedding, Matrix, Experts, Router, Vector, RouterBias, SelectionBias, Heads };
 
 /** Kept in the layout of the matrix kernels (quant/repack.h). */
 inline bool is_packed(TensorRole role) { return role == TensorRole::Matrix || role == TensorRole::Experts || role == TensorRole::Heads; }
@@ -41,7 +41,16 @@ struct PlanTensor {
 enum class OpKind : uint32_t { Embed, RmsNorm, Matmul, Rope, Attention, Route, Experts, Logits, Scale, Gated, HeadMatmul };
 /** What a gate becomes: each element of it, or, of the sigmoid, the one that a row has. */
 enum class GateForm : uint32_t { Silu, Sigmoid };
-enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser };
+enum class RouteForm : uint32_t { SoftmaxTopk, TopkSoftmax, Hser, Sigmoid };
+
+/** A group's score: its best expert's, or the sum of its two best. */
+enum class GroupScore : uint32_t { Max, Top2 };
+
+/** Experts in `count` equal groups, of which the `used` best stay in the choice (cpu/route_groups.h). No groups: count 0. */
+struct RouteGroups {
+    uint32_t count = 0, used = 0;
+    GroupScore score = GroupScore::Max;
+};
 
 /** The upper levels of a hierarchical route (cpu/route_hser.h); `weight` is the expert router. */
 struct PlanHser {
@@ -50,6 +59,7 @@ struct PlanHser {
     uint32_t k_tier = 0, k_group = 0, k_expert = 0, bound = 0;
 };
 
+/** Where an operation goes without a tensor. */
 inline constexpr uint32_t kNoTensor = UINT32_MAX;
 
 struct MatmulPart {
@@ -79,6 +89,9 @@ struct PlanOp {
     uint32_t k = 0;                         ///< route
     RouteForm form = RouteForm::SoftmaxTopk;
     bool normalise = false;
+    float weights_scale = 1;                ///< route
+    RouteGroups groups;                     ///< route
+    uint32_t bias = kNoTensor, selection_bias = kNoTensor;   ///< route
     PlanHser hser;                          ///< route of the form Hser
     uint32_t gate = 0, up = 0, down = 0;    ///< experts; gated: `gate` is a buffer, and `in` the one that it changes
     uint32_t gate_bias = kNoTensor, up_bias = kNoTensor, down_bias = kNoTensor;   ///< experts: vectors of [rows, experts]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/route_score.h"
 #include "quant/blocks.h"
 #include "quant/repack.h"
 
@@ -58,16 +59,26 @@ Status describe_tensor(const GgufFile& file, const PlanTensor& wanted, Weight& o
 uint64_t loaded_bytes(const Weight& w) {
     switch (w.role) {
         case TensorRole::Vector: return uint64_t{w.columns} * w.rows * sizeof(float);
-        case TensorRole::Router: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
+        case TensorRole::Router:
+        case TensorRole::RouterBias: return uint64_t{w.columns} * w.rows * sizeof(int32_t);
+        case TensorRole::SelectionBias: return w.columns * sizeof(int64_t);
         case TensorRole::Embedding: return uint64_t{w.rows} * row_bytes(w.type, w.columns);
         default: return w.experts * uint64_t{packed_bytes(w.type, w.rows, w.columns)};
     }
 }
 
+namespace {
+
+/** Kept as numbers, not as rows of a weight type. */
+bool loaded_whole(TensorRole role) {
+    return role == TensorRole::Vector || role == TensorRole::Router || role == TensorRole::RouterBias || role == TensorRole::SelectionBias;
+}
+
+}  // namespace
+
 uint64_t piece_bytes(const Weight& w, const TensorPiece& piece) {
+    if (loaded_whole(w.role)) return loaded_bytes(w);
     switch (w.role) {
-        case TensorRole::Vector:
-        case TensorRole::Router: return loaded_bytes(w);
         case TensorRole::Embedding: return uint64_t{piece.rows} * row_bytes(w.type, w.columns);
         default: return packed_bytes(w.type, piece.rows, w.columns);
     }
@@ -100,14 +111,16 @@ Status TensorLoader::load(const GgufTensor& tensor, Weight& w) {
         case TensorRole::Embedding:
             TMOE_RETURN_IF_ERROR(w.data.allocate(loaded_bytes(w)));
             return load_bytes(tensor, 0, w.data.size(), w.data.data());
-        case TensorRole::Vector: return load_floats(tensor, w, false);
-        case TensorRole::Router: return load_floats(tensor, w, true);
+        case TensorRole::Vector:
+        case TensorRole::Router:
+        case TensorRole::RouterBias:
+        case TensorRole::SelectionBias: return load_floats(tensor, w);
         default: return load_packed(tensor, w);
     }
 }
 
 Status TensorLoader::load_piece(const GgufTensor& tensor, Weight& w, const TensorPiece& piece, uint8_t* to) {
-    if (w.role == TensorRole::Vector || w.role == TensorRole::Router) {
+    if (loaded_whole(w.role)) {
         TMOE_RETURN_IF_ERROR(load(tensor, w));
         memcpy(to, w.data.data(), loaded_bytes(w));
         return {};
@@ -173,7 +186,7 @@ Status TensorLoader::load_bytes(const GgufTensor& tensor, uint64_t from, size_t 
     });
 }
 
-Status TensorLoader::load_floats(const GgufTensor& tensor, Weight& w, bool router) {
+Status TensorLoader::load_floats(const GgufTensor& tensor, Weight& w) {
     const size_t row = row_bytes(w.type, w.columns), count = w.columns * w.rows;
     Buffer raw, floats;
     TMOE_RETURN_IF_ERROR(raw.allocate(row * w.rows));
@@ -185,8 +198,13 @@ Status TensorLoader::load_floats(const GgufTensor& tensor, Weight& w, bool route
             return Status(StatusCode::RUNTIME_NAN_DETECTED, format("tensor '%s' holds a value that is not finite at %zu", tensor.name.c_str(), i)).with("tensor", tensor.name);
         }
     }
-    if (!router) {
+    if (w.role == TensorRole::Vector) {
         w.data = std::move(floats);
+        return {};
+    }
+    if (w.role == TensorRole::SelectionBias) {
+        TMOE_RETURN_IF_ERROR(w.data.allocate(count * sizeof(int64_t)));
+        for (size_t i = 0; i < count; i++) w.data.as<int64_t>()[i] = selection_bias_of(floats.as<float>()[i]);
         return {};
     }
     TMOE_RETURN_IF_ERROR(w.data.allocate(count * sizeof(int32_t)));

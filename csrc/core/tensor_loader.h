@@ -33,7 +33,7 @@ class TensorLoader {
         : backend_(backend), file_(file), cancel_(cancel), scratch_(backend.pool.threads()) {}
 
     Status load(const GgufTensor& tensor, Weight& w);
-    /** Reads a piece that lies inside the tensor into memory of piece_bytes. Of a vector or a router, which are read whole, sets w.exponent. */
+    /** Reads a piece that lies inside the tensor into memory of piece_bytes. Of vectors, routers and their biases, which are read whole, sets w.exponent. */
     Status load_piece(const GgufTensor& tensor, Weight& w, const TensorPiece& piece, uint8_t* to);
 
   private:
@@ -43,7 +43,7 @@ class TensorLoader {
     Status read_transposed(const GgufTensor& tensor, const Weight& w, size_t head, size_t first_row, size_t rows, float* to);
     size_t groups_at_a_time(const Weight& w) const;
     Status load_bytes(const GgufTensor& tensor, uint64_t from, size_t bytes, uint8_t* to);
-    Status load_floats(const GgufTensor& tensor, Weight& w, bool router);
+    Status load_floats(const GgufTensor& tensor, Weight& w);
 
     Backend& backend_;
     const GgufFile& file_;

@@ -90,6 +90,8 @@ struct Kernels {
     int64_t (*dot_i64)(const int32_t* a, const int32_t* b, size_t n);
     /** In place; sums by lanes. n ≥ 1, finite. */
     void (*softmax)(float* x, size_t n);
+    /** In place: 1 / (1 + e^-x). */
+    void (*sigmoid)(float* x, size_t n);
     /** out[i] = silu(gate[i]) · up[i]. */
     void (*silu_mul)(const float* gate, const float* up, size_t n, float* out);
     /** ExpertActivation::ClampedSwiglu of gate[i] and up[i] (cpu/expert_matmul.h). */

@@ -18,8 +18,9 @@ inline float exp_ref(float x) {
     return std::ldexp(1.0f, rest) * (p * std::ldexp(1.0f, half));
 }
 
-inline float silu_ref(float x) { return x / (1.0f + exp_ref(0.0f - x)); }
 inline float sigmoid_ref(float x) { return 1.0f / (1.0f + exp_ref(0.0f - x)); }
+
+inline float silu_ref(float x) { return x / (1.0f + exp_ref(0.0f - x)); }
 
 /** gate · sigmoid(1.702 gate) · (up + 1), gate at most 7 and up within ±7. NaN stays. */
 inline float clamped_swiglu_ref(float gate, float up) {

@@ -93,6 +93,14 @@ inline void softmax(float* x, size_t n) {
     for (size_t i = 0; i < n; i += 16) store_some(x + i, n - i, Vec::div(load_some(x + i, n - i, 0.0f), divisor));
 }
 
+inline void sigmoid(float* x, size_t n) {
+    const Vec::F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        const Vec::F v = load_some(x + i, n - i, 0.0f);
+        store_some(x + i, n - i, Vec::div(one, Vec::add(one, exp_lanes(Vec::sub(zero, v)))));
+    }
+}
+
 inline void silu_mul(const float* gate, const float* up, size_t n, float* out) {
     const Vec::F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
     for (size_t i = 0; i < n; i += 16) {

@@ -74,10 +74,7 @@ class TokenRoute {
                 }
             }
         }
-        if (!a_.normalise) return;
-        float sum = 0;
-        for (size_t s = 0; s < a_.k; s++) sum = sum + weights[s];
-        for (size_t s = 0; s < a_.k; s++) weights[s] = weights[s] / sum;
+        finish_weights(weights, a_.k, a_.normalise, a_.scale);
     }
 
   private:

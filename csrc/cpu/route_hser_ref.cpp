@@ -85,7 +85,8 @@ Status route_hser_ref(const RouteArgs& a) {
         }
         float sum = 0;
         for (size_t s = 0; s < a.k; s++) sum = sum + a.weights[t * a.k + s];
-        for (size_t s = 0; s < a.k && a.normalise; s++) a.weights[t * a.k + s] = a.weights[t * a.k + s] / sum;
+        sum = sum + 1e-20f;
+        for (size_t s = 0; s < a.k; s++) a.weights[t * a.k + s] = (a.normalise ? a.weights[t * a.k + s] / sum : a.weights[t * a.k + s]) * a.scale;
     }
     return {};
 }

@@ -5,6 +5,7 @@
 #include "cpu/math_ref.h"
 #include "cpu/route.h"
 #include "cpu/route_hser.h"
+#include "cpu/route_score_ref.h"
 
 namespace tmoe {
 
@@ -32,26 +33,35 @@ Status route_ref(const RouteArgs& a) {
             if (!mask || mask[e]) order.push_back(e);
         }
         const std::vector<size_t> enabled = order;
-        const auto hash = [&](size_t e) { return tie_hash(a.seed, a.layer, a.positions[t], static_cast<uint32_t>(e)); };
+        std::vector<int64_t> ranks(scores, scores + r.experts);
+        std::vector<float> logits(r.experts);
+        for (size_t e = 0; e < r.experts; e++) {
+            int unit = exponent + r.exponent - 46;
+            if (a.bias) ranks[e] = biased_ref(scores[e], a.bias[e], a.bias_exponent, unit);
+            logits[e] = static_cast<float>(std::ldexp(static_cast<double>(ranks[e]), unit));
+            if (a.ranks_by_sigmoid()) ranks[e] = sigmoid_q30_ref(ranks[e], unit) + (a.selection_bias ? a.selection_bias[e] : 0);
+        }
+        const auto hash = [&](size_t row) { return tie_hash(a.seed, a.layer, a.positions[t], static_cast<uint32_t>(row)); };
+        if (a.groups.count > 0) order = in_best_groups_ref(order, a.groups, r.experts, [&](size_t e) { return ranks[e]; }, hash);
         std::sort(order.begin(), order.end(), [&](size_t p, size_t q) {
-            if (scores[p] != scores[q]) return scores[p] > scores[q];
+            if (ranks[p] != ranks[q]) return ranks[p] > ranks[q];
             return hash(p) != hash(q) ? hash(p) < hash(q) : p < q;
         });
         order.resize(a.k);
 
-        const auto logit = [&](size_t e) { return static_cast<float>(std::ldexp(static_cast<double>(scores[e]), exponent + r.exponent - 46)); };
-        const std::vector<size_t>& ranked = a.form == RouteForm::TopkSoftmax ? order : enabled;
+        const std::vector<size_t>& weighed = a.form == RouteForm::SoftmaxTopk ? enabled : order;
         std::vector<float> p;
-        for (size_t e : ranked) p.push_back(logit(e));
-        softmax_ref(p.data(), p.size());
+        for (size_t e : weighed) p.push_back(a.form == RouteForm::Sigmoid ? sigmoid_ref(logits[e]) : logits[e]);
+        if (a.form != RouteForm::Sigmoid) softmax_ref(p.data(), p.size());
         float sum = 0;
         for (size_t s = 0; s < a.k; s++) {
-            const size_t at = static_cast<size_t>(std::find(ranked.begin(), ranked.end(), order[s]) - ranked.begin());
+            const size_t at = static_cast<size_t>(std::find(weighed.begin(), weighed.end(), order[s]) - weighed.begin());
             a.ids[t * a.k + s] = static_cast<int32_t>(order[s]);
             a.weights[t * a.k + s] = p[at];
             sum = sum + p[at];
         }
-        for (size_t s = 0; s < a.k && a.normalise; s++) a.weights[t * a.k + s] = a.weights[t * a.k + s] / sum;
+        sum = sum + 1e-20f;
+        for (size_t s = 0; s < a.k; s++) a.weights[t * a.k + s] = (a.normalise ? a.weights[t * a.k + s] / sum : a.weights[t * a.k + s]) * a.scale;
     }
     return {};
 }

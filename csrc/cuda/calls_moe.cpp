@@ -73,6 +73,9 @@ Status route(Workspace& w, const RouteArgs& a) {
     c.scores = w.out(a.scores, a.tokens * rows);
     c.states24 = w.room<int32_t>(a.tokens * a.router.width);
     c.probabilities = w.room<float>(a.tokens * rows);
+    c.bias = a.bias ? w.in(a.bias, experts) : nullptr;
+    c.selection_bias = a.selection_bias ? w.in(a.selection_bias, experts) : nullptr;
+    c.ranks = a.ranks_by_scores() ? nullptr : w.room<int64_t>(a.tokens * rows);
     if (a.form == RouteForm::Hser) {
         h = *a.hser;
         h.tiers = upload(w, a.hser->tiers);

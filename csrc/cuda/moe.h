@@ -9,7 +9,8 @@ namespace tmoe {
 namespace cuda {
 
 /**
- * Every form. Of `args`: positions, outputs and scratch are [tokens] as on the CPU (`probabilities` too); `enabled` [experts] or null;
+ * Every form. Of `args`: positions, outputs and scratch are [tokens] as on the CPU (`probabilities` and, with biases or groups, `ranks` too);
+ * `enabled` [experts] or null;
  * masks: [tokens] device pointers or null. `hser`: a copy with device pointers, of RouteForm::Hser.
  */
 Status route(Stream& stream, const RouteArgs& args, const HserRouting& hser);

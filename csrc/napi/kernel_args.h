@@ -25,6 +25,8 @@ class KernelArgs {
     KernelArgs(napi_env env, napi_value list, bool threaded) : env_(env), list_(list), threaded_(threaded) {}
 
     size_t size(const char* name, int64_t least = 0, int64_t most = int64_t{1} << 31);
+    /** 0 where it is left out. */
+    size_t optional_size(const char* name, int64_t least, int64_t most) { return next_is_undefined() ? 0 : size(name, least, most); }
     double number(const char* name, double least, double most);
     bool flag(const char* name);
     DType dtype(const char* name);
@@ -45,9 +47,8 @@ class KernelArgs {
     uint8_t* out_aligned_bytes(const char* name, size_t least) { return alone(name, aligned_bytes(name, least)); }
     int32_t* out_int32s(const char* name, size_t least) { return alone(name, array<int32_t>(name, napi_int32_array, least)); }
     uint32_t* out_uint32s(const char* name, size_t least) { return alone(name, array<uint32_t>(name, napi_uint32_array, least)); }
-    int64_t* optional_out_int64s(const char* name, size_t least) {
-        return next_is_undefined() ? nullptr : alone(name, array<int64_t>(name, napi_bigint64_array, least));
-    }
+    int64_t* out_int64s(const char* name, size_t least) { return alone(name, array<int64_t>(name, napi_bigint64_array, least)); }
+    int64_t* optional_out_int64s(const char* name, size_t least) { return next_is_undefined() ? nullptr : out_int64s(name, least); }
     /**
      * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be shared with another thread
      * or change while the call runs.
@@ -57,6 +58,10 @@ class KernelArgs {
         return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
     }
     const uint32_t* optional_indices(const char* name, size_t least) { return next_is_undefined() ? nullptr : indices(name, least); }
+    const int32_t* optional_ids(const char* name, size_t least) { return next_is_undefined() ? nullptr : ids(name, least); }
+    const int64_t* optional_int64s(const char* name, size_t least) {
+        return next_is_undefined() ? nullptr : static_cast<const int64_t*>(copied(name, napi_bigint64_array, least));
+    }
     const uint8_t* optional_mask(const char* name, size_t least) {
         return next_is_undefined() ? nullptr : static_cast<const uint8_t*>(copied(name, napi_uint8_array, least));
     }

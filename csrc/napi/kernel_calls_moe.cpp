@@ -4,6 +4,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/route_hser.h"
+#include "cpu/route_score.h"
 #include "napi/kernel_calls.h"
 #include "quant/repack.h"
 
@@ -51,6 +52,19 @@ KernelWork read_pack_router(KernelArgs& in, bool) {
                 out = js_number(env, *exponent);
                 return Status();
             }};
+}
+
+// [bias, out]
+KernelWork read_pack_selection_bias(KernelArgs& in, bool) {
+    const float* bias = in.floats("bias", 0);
+    const size_t count = in.last_length();
+    int64_t* to = in.out_int64s("out", count);
+    return {[=](const Context&, KernelScratch&) -> Status {
+                TMOE_RETURN_IF_ERROR(check_finite("packSelectionBias", bias, 1, count));
+                for (size_t i = 0; i < count; i++) to[i] = selection_bias_of(bias[i]);
+                return {};
+            },
+            nullptr};
 }
 
 /** Scores are exact in 64 bits only for such numbers. */
@@ -111,7 +125,23 @@ std::shared_ptr<std::vector<const uint8_t*>> read_masks(KernelArgs& in, RouteArg
     return out;
 }
 
-// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, maskOf?, hser… of that form, ids, weights, scores?]
+/** [scale, bias?, biasExponent, selectionBias?, groups.count?, groups.used?, groups.score] of a route */
+void read_route_extras(KernelArgs& in, RouteArgs& a) {
+    const size_t experts = a.router.experts;
+    a.scale = static_cast<float>(in.number("scale", -3e38, 3e38));
+    a.bias = in.optional_ids("bias", experts);
+    a.bias_exponent = static_cast<int>(in.number("biasExponent", -200, 200));
+    if (in.ok() && a.bias && !within_24_bits(a.bias, experts)) in.refuse("bias: a number has more than 24 bits; packRouter makes them");
+    a.selection_bias = in.optional_int64s("selectionBias", experts);
+    for (size_t e = 0; in.ok() && a.selection_bias && e < experts; e++) {
+        if (a.selection_bias[e] > kMostSelectionBias || a.selection_bias[e] < -kMostSelectionBias) in.refuse("selectionBias: a number is beyond 2^61; packSelectionBias makes them");
+    }
+    a.groups.count = static_cast<uint32_t>(in.optional_size("groups.count", 1, kMaxExperts));
+    a.groups.used = static_cast<uint32_t>(in.optional_size("groups.used", 1, kMaxExperts));
+    a.groups.score = in.choice("groups.score", {"max", "top2"}) == 0 ? GroupScore::Max : GroupScore::Top2;
+}
+
+// [states, router, exponent, experts, k, form, normalise, layer, seed, positions, enabled?, maskOf?, extras…, hser… of that form, ids, weights, scores?]
 KernelWork read_route(KernelArgs& in, bool naive) {
     RouteArgs a = {};
     a.states = in.floats("states", 0);
@@ -123,8 +153,8 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.router.width = in.parts("router", router, a.router.experts);
     if (a.router.width > kMaxRouterWidth || (in.ok() && a.router.width == 0)) in.refuse(format("router: the width is %zu; 1 to %zu are possible", a.router.width, kMaxRouterWidth));
     a.k = in.size("k", 1, kMaxExperts);
-    constexpr RouteForm forms[] = {RouteForm::SoftmaxTopk, RouteForm::TopkSoftmax, RouteForm::Hser};
-    a.form = forms[in.choice("form", {"softmax_topk", "topk_softmax", "hser"})];
+    constexpr RouteForm forms[] = {RouteForm::SoftmaxTopk, RouteForm::TopkSoftmax, RouteForm::Sigmoid, RouteForm::Hser};
+    a.form = forms[in.choice("form", {"softmax_topk", "topk_softmax", "sigmoid", "hser"})];
     a.normalise = in.flag("normalise");
     a.layer = static_cast<uint32_t>(in.size("layer", 0, UINT32_MAX));
     const uint32_t* seed = in.indices("seed", 4);
@@ -133,6 +163,7 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.tokens = in.last_length();
     const std::shared_ptr<std::vector<const uint8_t*>> masks = read_masks(in, a);
     a.masks = masks ? masks->data() : nullptr;
+    read_route_extras(in, a);
     const std::shared_ptr<HserRouting> hser = a.form == RouteForm::Hser ? read_hser(in, a.router.width) : nullptr;
     a.hser = hser.get();
     const size_t rows = route_rows(a);
@@ -270,6 +301,7 @@ constexpr KernelEntry kEntries[] = {
     {"allToAllUnpack", read_all_to_all_unpack},
     {"pack", read_pack},
     {"packRouter", read_pack_router},
+    {"packSelectionBias", read_pack_selection_bias},
 };
 
 }  // namespace

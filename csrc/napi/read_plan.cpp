@@ -23,6 +23,8 @@ constexpr Name<TensorRole> kRoles[] = {{"embedding", TensorRole::Embedding},
                                        {"experts", TensorRole::Experts},
                                        {"router", TensorRole::Router},
                                        {"vector", TensorRole::Vector},
+                                       {"routerBias", TensorRole::RouterBias},
+                                       {"selectionBias", TensorRole::SelectionBias},
                                        {"heads", TensorRole::Heads}};
 constexpr Name<OpKind> kOps[] = {{"embed", OpKind::Embed},   {"rmsNorm", OpKind::RmsNorm},     {"matmul", OpKind::Matmul},
                                  {"rope", OpKind::Rope},     {"attention", OpKind::Attention}, {"route", OpKind::Route},
@@ -33,7 +35,8 @@ constexpr Name<RopePairs> kPairs[] = {{"neox", RopePairs::Neox}, {"interleaved",
 constexpr Name<ExpertActivation> kActivations[] = {{"silu", ExpertActivation::Silu}, {"clamped_swiglu", ExpertActivation::ClampedSwiglu}};
 constexpr Name<RopeKeep> kKeeps[] = {{"pair", RopeKeep::Pair}, {"turns", RopeKeep::Turns}};
 constexpr Name<RouteForm> kForms[] = {{"softmax_topk", RouteForm::SoftmaxTopk}, {"topk_softmax", RouteForm::TopkSoftmax},
-                                      {"hser", RouteForm::Hser}};
+                                      {"hser", RouteForm::Hser}, {"sigmoid", RouteForm::Sigmoid}};
+constexpr Name<GroupScore> kGroupScores[] = {{"max", GroupScore::Max}, {"top2", GroupScore::Top2}};
 
 class PlanReader {
   public:
@@ -169,6 +172,7 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(choice(value, at, "form", kForms, op.form));
                 TMOE_RETURN_IF_ERROR(read_boolean(env_, value, at.c_str(), "normalise", op.normalise));
                 if (op.form == RouteForm::Hser) TMOE_RETURN_IF_ERROR(read_hser(value, at, op.hser));
+                TMOE_RETURN_IF_ERROR(read_route_extras(value, at, op));
                 return u32(value, at, "layer", op.layer);
             case OpKind::Experts:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
@@ -237,6 +241,22 @@ class PlanReader {
         }));
         TMOE_RETURN_IF_ERROR(read_property(env_, value, "add", add));
         return is_undefined(env_, add) ? Status() : read_boolean(env_, add, at + ".add", op.add);
+    }
+
+    Status read_route_extras(napi_value value, const std::string& at, PlanOp& op) {
+        napi_value scale = nullptr, groups = nullptr;
+        TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "bias", op.bias));
+        TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "selectionBias", op.selection_bias));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "scale", scale));
+        if (!is_undefined(env_, scale)) TMOE_RETURN_IF_ERROR(real(value, at, "scale", -3e38, op.weights_scale));
+        TMOE_RETURN_IF_ERROR(read_property(env_, value, "groups", groups));
+        if (is_undefined(env_, groups)) return {};
+        const std::string place = at + ".groups";
+        TMOE_RETURN_IF_ERROR(require_object(env_, groups, place));
+        TMOE_RETURN_IF_ERROR(u32(groups, place, "count", op.groups.count));
+        if (op.groups.count == 0) return invalid_argument(env_, place + ".count", "a positive integer", groups);
+        TMOE_RETURN_IF_ERROR(u32(groups, place, "used", op.groups.used));
+        return choice(groups, place, "score", kGroupScores, op.groups.score);
     }
 
     Status read_scaling(napi_value rope, const std::string& at, RopeScaling& out) {

@@ -8,7 +8,7 @@ import { planExperts } from '../expert-budget.js'
 import type { CallOptions } from '../generation/options.js'
 import { Interruption } from '../interruption.js'
 import { LoadedModel } from '../loaded-model.js'
-import type { Plan, PlanTensor } from '../model/plan.js'
+import { isRouterRole, type Plan, type PlanTensor } from '../model/plan.js'
 import { createTokenizer } from '../model/tokenizer.js'
 import type { ExpertOptions, LoadProgress, NativeCancel, NativeModel } from '../native.js'
 import { configureTiers } from '../tiers/configured.js'
@@ -379,7 +379,7 @@ function tierFiles(
 }
 
 const phaseOf = ({ role }: PlanTensor): LoadPhase =>
-  role === 'experts' ? 'experts' : role === 'router' ? 'routers' : 'base-parameters'
+  role === 'experts' ? 'experts' : isRouterRole(role) ? 'routers' : 'base-parameters'
 const phaseOrder = (tensor: PlanTensor): number => ['base-parameters', 'experts', 'routers'].indexOf(phaseOf(tensor))
 
 /** A progress listener of the caller's that ends the load when it throws. */

@@ -4,7 +4,7 @@
  */
 import { createError } from '../errors/index.js'
 import { blockOf, packedBytes } from './layout.js'
-import type { HserRouting, KernelName, KernelTable } from './requests.js'
+import type { HserRouting, KernelName, KernelTable, RouteRequest } from './requests.js'
 import { scalingArgs } from './rope-scaling.js'
 
 interface PreparedCall<Result> {
@@ -51,6 +51,17 @@ const hserArgs = (hser: HserRouting | undefined): readonly unknown[] => [
   hser?.bound ?? 256
 ]
 
+/** What a route has beside its router. */
+const extraArgs = ({ scale = 1, bias, biasExponent = 0, selectionBias, groups }: RouteRequest): readonly unknown[] => [
+  scale,
+  bias,
+  biasExponent,
+  selectionBias,
+  groups && (groups.count ?? null),
+  groups && (groups.used ?? null),
+  groups?.score ?? 'max'
+]
+
 export const prepare: { [Name in KernelName]: Prepare<Name> } = {
   route: (r) => {
     const tokens = lengthOf(r.positions)
@@ -71,6 +82,7 @@ export const prepare: { [Name in KernelName]: Prepare<Name> } = {
         r.positions,
         r.enabled,
         r.maskOf,
+        ...extraArgs(r),
         ...(form === 'hser' ? hserArgs(r.hser) : []),
         ids,
         weights,
@@ -226,4 +238,10 @@ export const preparePack = (
 export const prepareRouter = (weights: Float32Array) => {
   const router = allocate(Int32Array, lengthOf(weights))
   return { args: [weights, router], router }
+}
+
+/** Arguments of `packSelectionBias`. */
+export const prepareSelectionBias = (bias: Float32Array) => {
+  const out = allocate(BigInt64Array, lengthOf(bias))
+  return { args: [bias, out], out }
 }

@@ -37,6 +37,16 @@ export interface HserRouting {
   bound?: number
 }
 
+/** A limit of the choice, as DeepSeek's models have it: experts in equal groups, in order, of which the best stay. */
+export interface RouteGroups {
+  /** Groups, 1 to 256: a divisor of `experts`. */
+  count: number
+  /** Groups that stay; fewer where fewer have an enabled expert. */
+  used: number
+  /** A group's score: `max` (default), its best expert's; `top2`, the sum of its two best (form `sigmoid`). */
+  score?: 'max' | 'top2'
+}
+
 export interface RouteRequest {
   /** [tokens][width] f32: normalised hidden states, finite. */
   states: Float32Array
@@ -47,14 +57,27 @@ export interface RouteRequest {
   /** Experts chosen per token, at most the number enabled; `hser`: kTier · kGroup · kExpert. */
   k: number
   /**
-   * `softmax_topk` (default): softmax over the enabled experts, then the k best; `topk_softmax`: softmax over the k best; `hser`: the best
-   * tiers, of each the best groups, of each the best experts, every weight the product of three softmaxes over what is enabled.
+   * `softmax_topk` (default): softmax over the enabled experts, then the k best; `topk_softmax`: softmax over the k best; `sigmoid`: the k best,
+   * weighed by their sigmoids; `hser`: the best tiers, of each the best groups, of each the best experts, every weight the product of three
+   * softmaxes over what is enabled.
    */
-  form?: 'softmax_topk' | 'topk_softmax' | 'hser'
+  form?: 'softmax_topk' | 'topk_softmax' | 'sigmoid' | 'hser'
+  /** [experts] 24-bit integers, from `packBias`, with their exponent: added to the scores before anything else (gpt-oss). Not of `hser`. */
+  bias?: Int32Array
+  biasExponent?: number
+  /**
+   * [experts] integers of 2^-30, from `packSelectionBias`, of `sigmoid`: experts are then ranked by sigmoid + bias, both in units of 2^-30, and
+   * weighed by the sigmoid alone (DeepSeek-V3).
+   */
+  selectionBias?: BigInt64Array
+  /** Not of `hser`. Whichever groups stay, they need k enabled experts together. */
+  groups?: RouteGroups
   /** Of `hser`: `router` is then the experts' router, in (tier, group, expert) order. */
   hser?: HserRouting
-  /** Divide the k weights by their sum. */
+  /** Divide the k weights by their sum and 1e-20 more, which matters where all are zero. */
   normalise?: boolean
+  /** Multiplies each weight, after `normalise`; default 1. */
+  scale?: number
   /** Enters the hash that breaks exact ties. */
   layer?: number
   /** 4 × u32; enters the same hash. */
@@ -72,7 +95,7 @@ export interface RouteRequest {
   ids?: Int32Array
   /** out [tokens][k] f32. */
   weights?: Float32Array
-  /** out [tokens][experts]: the exact scores (routing output). `hser`: [tokens][experts + groups + tiers], -2^63 for rows not asked. */
+  /** out [tokens][experts]: the exact scores without `bias` (routing output). `hser`: [tokens][experts + groups + tiers], -2^63 for rows not asked. */
   scores?: BigInt64Array
 }
 export interface RouteResult {

@@ -1,7 +1,8 @@
 /**
  * DeepSeek-V2, V2-Lite, V3 and kin. Attention is latent, in its absorbed form: a head's query is taken into the space of the compressed keys
  * (`attn_k_b`), attends over rows that all heads share, and what it reads, compressed values, is taken out of that space (`attn_v_b`).
- * The first layers are dense; the others have a shared expert beside the routed ones.
+ * The first layers are dense; the others have a shared expert beside the routed ones, which are chosen by softmax (V2) or by sigmoid with a
+ * bias of the selection (V3), in V2 and V3 among the best groups alone.
  * Source: DeepSeek-V2 (2024), section 2.1 and appendix C; DeepseekV2ForCausalLM and DeepseekV3ForCausalLM in transformers.
  */
 import type { Architecture } from './architectures.js'
@@ -25,7 +26,8 @@ export const deepseek2: Architecture = {
     normalise: false,
     leadingDense: true,
     shared: 'count',
-    latent: true
+    latent: true,
+    gated: true
   },
 
   refuse: refuseDense,
@@ -33,6 +35,7 @@ export const deepseek2: Architecture = {
   plan(s, tied) {
     const latent = s.latent!
     const { queryRank, rank, plain, rotated, value } = latent
+    const { form, selectionBias, groups, scale } = s.gating!
     const p = new PlanWriter(s, {
       x: s.embedding,
       h: s.embedding,
@@ -74,7 +77,7 @@ export const deepseek2: Architecture = {
         p.feedForward('h', dense, { gate: 'dg', up: 'du' }, 'x')
         continue
       }
-      p.route(layer, 'h', b, 'softmax_topk')
+      p.route(layer, 'h', b, form, { selectionBias, groups, scale })
       const experts = { gate: `${b}.ffn_gate_exps`, up: `${b}.ffn_up_exps`, down: `${b}.ffn_down_exps` }
       p.experts(layer, 'h', experts, 'x')
       if (s.sharedFeedForward > 0) {

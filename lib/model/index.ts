@@ -61,7 +61,7 @@ const PART_OF: readonly [RegExp, ModelPart][] = [
   [/_norm\.weight$/, 'norms'],
   [/^token_embd\./, 'embedding'],
   [/^output\./, 'output'],
-  [/\.ffn_(gate_inp|(tier|group|expert)_router)\./, 'router'],
+  [/\.(ffn_(gate_inp|(tier|group|expert)_router)|exp_probs_b)\./, 'router'],
   [/\.ffn_\w+_exps\./, 'experts'],
   [/\.ffn_/, 'dense'],
   [/\.attn_/, 'attention']
@@ -135,6 +135,7 @@ export function readModel(file: NativeGguf): ModelDescription {
   const { architecture, sizes } = findArchitecture(file.metadata)
   if (file.tensors.some(({ name }) => name === 'rope_freqs.weight')) sizes.rope.divided = true
   const tied = !file.tensors.some(({ name }) => name === 'output.weight')
+  if (sizes.gating) sizes.gating.selectionBias = file.tensors.some(({ name }) => /\.exp_probs_b\.bias$/.test(name))
   if (sizes.hser) checkGroupRouters(sizes.hser, file.tensors)
   const plan = architecture.plan(sizes, tied)
   checkTensors(plan, file.tensors, architecture.ggufName)

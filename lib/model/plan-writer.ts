@@ -4,11 +4,23 @@
  */
 import type { ExpertActivation } from '../kernels/requests.js'
 import { groupCount, planHser } from './hser.js'
-import type { HeadCut, OpOf, Plan, PlanOp, PlanTensor, RouteForm, TensorRole } from './plan.js'
+import type { HeadCut, OpOf, Plan, PlanOp, PlanTensor, RouteForm, RouteGroups, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
 
 /** The routing seed of a plain model: any constant will do, as long as it is the same everywhere. */
 export const DEFAULT_ROUTING_SEED: Plan['routingSeed'] = [0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834]
+
+/** What a flat route has beside its router. */
+export interface RouteExtras {
+  /** The router has a bias: `<block>.ffn_gate_inp.bias`. */
+  bias?: boolean
+  /** The selection has one: `<block>.exp_probs_b.bias`. */
+  selectionBias?: boolean
+  /** Left out, or one group: every expert can be chosen. */
+  groups?: RouteGroups | undefined
+  /** Default 1. */
+  scale?: number
+}
 
 export class PlanWriter<Buffer extends string> {
   private readonly ops: PlanOp[] = []
@@ -30,6 +42,12 @@ export class PlanWriter<Buffer extends string> {
   private bias(name: string, shape: number[]): string {
     const full = `${name}.bias`
     this.tensors.set(full, { name: full, role: 'vector', shape })
+    return full
+  }
+
+  private biasOf(name: string, role: 'routerBias' | 'selectionBias', length: number): string {
+    const full = `${name}.bias`
+    this.tensors.set(full, { name: full, role, shape: [length] })
     return full
   }
 
@@ -135,19 +153,32 @@ export class PlanWriter<Buffer extends string> {
   }
 
   /** `form`: of a flat model; a hierarchical one has its own. */
-  route(layer: number, input: Buffer, block: string, form: Exclude<RouteForm, 'hser'>): void {
+  route(
+    layer: number,
+    input: Buffer,
+    block: string,
+    form: Exclude<RouteForm, 'hser'>,
+    { bias = false, selectionBias = false, groups, scale = 1 }: RouteExtras = {}
+  ): void {
     const { experts, expertsUsed: k, normalise, hser } = this.sizes
     const router = (name: string, rows: number) =>
       this.tensor(`${block}.${name}`, 'router', [this.buffers[input], rows])
-    const common = { op: 'route', in: input, k, normalise, layer } as const
+    const common = { op: 'route', in: input, k, normalise, layer, ...(scale !== 1 && { scale }) } as const
     if (!hser) {
-      this.ops.push({ ...common, weight: router('ffn_gate_inp', experts), form })
+      this.ops.push({
+        ...common,
+        weight: router('ffn_gate_inp', experts),
+        form,
+        ...(bias && { bias: this.biasOf(`${block}.ffn_gate_inp`, 'routerBias', experts) }),
+        ...(selectionBias && { selectionBias: this.biasOf(`${block}.exp_probs_b`, 'selectionBias', experts) }),
+        ...(groups && groups.count > 1 && { groups })
+      })
       return
     }
     const tiers = router('ffn_tier_router', hser.tiers.length)
-    const groups = router('ffn_group_router', groupCount(hser))
+    const upper = router('ffn_group_router', groupCount(hser))
     const weight = router('ffn_expert_router', experts)
-    this.ops.push({ ...common, weight, form: 'hser', hser: planHser(hser, tiers, groups) })
+    this.ops.push({ ...common, weight, form: 'hser', hser: planHser(hser, tiers, upper) })
   }
 
   /** Adds the experts' weighted sum to `out`. `biases`: every matrix has one for each expert. */

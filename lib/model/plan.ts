@@ -22,8 +22,19 @@ export type TensorRole =
   | 'router'
   /** [n], or [n, experts] (one for each expert): kept as floats. */
   | 'vector'
+  /** [experts]: added to a router's scores; kept as 24-bit integers. */
+  | 'routerBias'
+  /** [experts]: added to sigmoids for the selection alone; kept in units of 2^-30. */
+  | 'selectionBias'
   /** [columns, rows, heads]: one matrix per attention head. */
   | 'heads'
+
+/** Roles of routers, which are loaded after the experts. */
+export const isRouterRole = (role: TensorRole): boolean =>
+  role === 'router' || role === 'routerBias' || role === 'selectionBias'
+
+/** Roles whose tensors are read whole and kept as numbers. */
+export const isReadWhole = (role: TensorRole): boolean => role === 'vector' || isRouterRole(role)
 
 /**
  * A matrix per head out of a file's matrix [columns, heads · height]: of each head's rows those from `first` on. `transposed`: these rows are
@@ -51,8 +62,20 @@ export type RouteForm =
   | 'softmax_topk'
   /** The k largest, then softmax over these. */
   | 'topk_softmax'
+  /** A sigmoid of each score; the k largest of sigmoid + selectionBias, weighed by the sigmoids alone. */
+  | 'sigmoid'
   /** The best tiers, of each the best groups, of each the best experts; a weight is the product of three softmaxes. */
   | 'hser'
+
+/** A limit of the choice: experts in equal groups, of which the best stay. */
+export interface RouteGroups {
+  /** Groups, at most 256: a divisor of the experts. */
+  count: number
+  /** Groups that stay. */
+  used: number
+  /** A group's score: its best expert's, or the sum of its two best (of the form `sigmoid`). */
+  score: 'max' | 'top2'
+}
 
 /** The upper levels of a hierarchical route; the operation's `weight` is the experts' router, in (tier, group, expert) order. */
 export interface PlanHser {
@@ -124,6 +147,14 @@ export type PlanOp =
       k: number
       form: RouteForm
       normalise: boolean
+      /** Each weight is multiplied by it, after `normalise`; default 1. */
+      scale?: number
+      /** Tensor of the role routerBias, added to the scores; not of the form `hser`. */
+      bias?: string
+      /** Tensor of the role selectionBias; of the form `sigmoid`. */
+      selectionBias?: string
+      /** Not of the form `hser`. */
+      groups?: RouteGroups
       layer: number
       /** Of the form `hser`. */
       hser?: PlanHser

@@ -1,5 +1,6 @@
 /** Sizes of a decoder with a Mixture-of-Experts feed-forward, from a file's metadata, each within the limits below. */
 import { type FeedForwardRules, type FeedForwardSizes, readFeedForward } from './feed-forward.js'
+import { type GatingSizes, readGating } from './gating.js'
 import { type HserSizes, readHser } from './hser.js'
 import { type LatentSizes, readLatent } from './latent.js'
 import type { Metadata } from './metadata.js'
@@ -53,6 +54,7 @@ export interface Sizes extends FeedForwardSizes {
   /** Of a hierarchical model: its tiers and groups; `expertsUsed` is then the product of what each level chooses. */
   hser?: HserSizes
   latent?: LatentSizes
+  gating?: GatingSizes
 }
 
 /** What an architecture says of itself where files do not. */
@@ -68,26 +70,28 @@ export interface SizeRules extends FeedForwardRules {
   windowPattern?: number
   /** Values of `expert_gating_func` that mean this architecture's own form. Default 0 and 1, softmax over all experts. */
   gating?: readonly number[]
+  /** Routers may have sigmoids, groups and scaled weights (gating.ts). */
+  gated?: boolean
 }
 
 /** Values that change the computation in a way no plan of this version expresses. Silence would be a wrong answer. */
 function refuseUnsupported(m: Metadata, rules: SizeRules): void {
   for (const [key, neutral] of [
     ['.attention.clamp_kqv', 0],
-    ['.expert_group_count', 0],
     ['.nextn_predict_layers', 0],
     ...(rules.shared === 'count' ? [] : [['.expert_shared_count', 0] as const]),
+    ...(rules.gated ? [] : [['.expert_group_count', 0] as const]),
     ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const]),
     ...(rules.windowPattern ? [] : [['.attention.sliding_window', 0] as const]),
     ...(rules.multipliers ? [] : multiplierKeys.map((key) => [key, 0] as const))
   ] as const) {
     if (m.has(key) && m.number(key) !== neutral) m.refuse(key, `${neutral}: anything else is not supported`)
   }
-  if (m.has('.expert_weights_scale') && ![0, 1].includes(m.number('.expert_weights_scale'))) {
+  if (!rules.gated && m.has('.expert_weights_scale') && ![0, 1].includes(m.number('.expert_weights_scale'))) {
     m.refuse('.expert_weights_scale', '1: scaled expert weights are not supported')
   }
   const { gating = [0, 1] } = rules
-  if (m.has('.expert_gating_func') && !gating.includes(m.integer('.expert_gating_func', { min: 0 }))) {
+  if (!rules.gated && m.has('.expert_gating_func') && !gating.includes(m.integer('.expert_gating_func', { min: 0 }))) {
     m.refuse('.expert_gating_func', gating.join(' or '))
   }
   if (
@@ -146,6 +150,7 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
     ...readFeedForward(m, rules, { layers, feedForward, mostWidth: LIMITS.width }),
     ...(rules.windowPattern && { windows: readWindows(m, layers, rules.windowPattern) }),
     ...(rules.multipliers && { multipliers: readMultipliers(m) }),
+    ...(rules.gated && { gating: readGating(m, experts, expertsUsed) }),
     ...(hser && { hser }),
     ...(latent && { latent })
   }

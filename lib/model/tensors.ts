@@ -13,6 +13,8 @@ const TYPES_OF_ROLE: Record<TensorRole, readonly DType[]> = {
   experts: SUPPORTED_TYPES,
   router: FLOAT_TYPES,
   vector: FLOAT_TYPES,
+  routerBias: FLOAT_TYPES,
+  selectionBias: FLOAT_TYPES,
   heads: SUPPORTED_TYPES
 }
 

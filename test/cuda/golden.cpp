@@ -85,12 +85,21 @@ void run_route(cuda::Workspace& w, const Case& c) {
     a.router = {router.data(), static_cast<int>(c.number("routerExponent")), c.size("experts"), width};
     a.k = c.size("k");
     const std::string form = c.text("form", "softmax_topk");
-    a.form = form == "hser" ? RouteForm::Hser : form == "topk_softmax" ? RouteForm::TopkSoftmax : RouteForm::SoftmaxTopk;
+    a.form = form == "hser" ? RouteForm::Hser : form == "sigmoid" ? RouteForm::Sigmoid : form == "topk_softmax" ? RouteForm::TopkSoftmax : RouteForm::SoftmaxTopk;
     a.normalise = c.number("normalise") != 0;
     a.layer = static_cast<uint32_t>(c.number("layer"));
     memcpy(a.seed, seed.data(), sizeof a.seed);
     a.positions = positions.data();
     a.enabled = enabled.empty() ? nullptr : enabled.data();
+    const auto bias = c.array<int32_t>("bias");
+    const auto selection_bias = c.array<int64_t>("selectionBias");
+    a.bias = bias.empty() ? nullptr : bias.data();
+    a.bias_exponent = static_cast<int>(c.number("biasExponent"));
+    a.selection_bias = selection_bias.empty() ? nullptr : selection_bias.data();
+    a.scale = static_cast<float>(c.number("scale", 1));
+    if (c.has("groups.count")) {
+        a.groups = {static_cast<uint32_t>(c.size("groups.count")), static_cast<uint32_t>(c.size("groups.used")), c.text("groups.score") == "top2" ? GroupScore::Top2 : GroupScore::Max};
+    }
     HserRouting h = {};
     if (a.form == RouteForm::Hser) {
         h.tiers = {tiers.data(), static_cast<int>(c.number("hser.tierRouterExponent")), tier_groups.size() - 1, width};

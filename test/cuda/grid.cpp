@@ -155,21 +155,25 @@ void experts(cuda::Workspace& w, Source& source) {
 /** Random and equal scores, masks for all and for each token, every form. */
 void routes(cuda::Workspace& w, Source& source) {
     const std::vector<uint32_t> tier_groups = {0, 1, 3, 4}, group_experts = {0, 3, 6, 10, 16};
-    for (const RouteForm form : {RouteForm::SoftmaxTopk, RouteForm::TopkSoftmax, RouteForm::Hser}) {
-        const bool hser = form == RouteForm::Hser;
+    for (const RouteForm form : {RouteForm::SoftmaxTopk, RouteForm::TopkSoftmax, RouteForm::Hser, RouteForm::Sigmoid}) {
+        const bool hser = form == RouteForm::Hser, sigmoid = form == RouteForm::Sigmoid;
         for (size_t experts : {1, 16, 130}) {
             if (hser != (experts == 16) && hser) continue;
-            for (size_t variant = 0; variant < 6; variant++) {  // ties, normalised, masks
+            for (size_t variant = 0; variant < (hser ? 6 : 18); variant++) {  // ties, normalised, masks, three times: plain, with biases, with biases and groups
                 const size_t tokens = 3, width = variant % 2 ? 40 : 7, k = hser ? 4 : experts < 4 ? 1 : 4;
                 auto states = source.numbers(tokens * width);
                 std::vector<int32_t> router(experts * width), tiers(3 * width), groups(4 * width);
                 for (auto* list : {&router, &tiers, &groups}) {
                     for (int32_t& q : *list) q = static_cast<int32_t>(source.next() % 16777215) - 8388607;
                 }
-                if (variant < 2) {
+                std::vector<int32_t> bias(experts);
+                std::vector<int64_t> selection_bias(experts);
+                for (int32_t& q : bias) q = static_cast<int32_t>(source.next() % 16777215) - 8388607;
+                for (int64_t& q : selection_bias) q = static_cast<int64_t>(source.next() % (uint64_t{1} << 30)) - (int64_t{1} << 29);
+                if (variant % 6 < 2) {
                     for (size_t i = width; i < router.size(); i++) router[i] = router[i % width];  // every expert scores the same
                 }
-                if (variant == 5) states[0] = 3e38f, states[1] = 1e-45f;
+                if (variant % 6 == 5) states[0] = 3e38f, states[1] = 1e-45f;
                 std::vector<uint8_t> mask(experts, 1), mask2(experts, 1);
                 for (size_t e = 0; e < experts; e++) mask[e] = e % 3 != 2 || e + 1 == experts || hser ? 1 : 0;
                 if (hser) std::fill(mask.begin(), mask.begin() + 3, uint8_t{0});
@@ -183,12 +187,19 @@ void routes(cuda::Workspace& w, Source& source) {
                 a.k = k;
                 a.form = form;
                 a.normalise = variant % 3 == 1;
+                a.scale = variant < 6 ? 1 : 2.5f;
+                if (variant >= 6) {
+                    a.bias = bias.data();
+                    a.bias_exponent = static_cast<int>(variant) * 8 - 90;  // finer than the scores, and far coarser
+                    a.selection_bias = sigmoid && variant % 2 ? selection_bias.data() : nullptr;
+                }
+                if (variant >= 12) a.groups = {experts == 130 ? 13u : experts == 16 ? 4u : 1u, experts == 130 ? 3u : experts == 16 ? 2u : 1u, sigmoid && variant % 4 < 2 ? GroupScore::Top2 : GroupScore::Max};
                 a.layer = 3;
                 a.seed[0] = 1;
                 a.seed[3] = static_cast<uint32_t>(variant);
                 a.positions = positions.data();
-                a.enabled = variant == 3 ? mask.data() : nullptr;
-                a.masks = variant == 4 ? masks : nullptr;
+                a.enabled = variant % 6 == 3 ? mask.data() : nullptr;
+                a.masks = variant % 6 == 4 ? masks : nullptr;
                 a.hser = hser ? &h : nullptr;
                 const size_t rows = route_rows(a);
                 std::vector<int32_t> ids(tokens * k), wanted_ids(ids);

@@ -93,6 +93,9 @@ function dispatched(ids, experts) {
 
 const integers = (next, n) => Int32Array.from({ length: n }, () => (next() % 2 ** 24) - 2 ** 23)
 
+/** Integers of 2^-30, up to ± 0.5. */
+const fixed = (next, n) => BigInt64Array.from({ length: n }, () => BigInt((next() >>> 2) - 2 ** 29))
+
 function route(next, more) {
   const [tokens, width, experts] = [3, 20, 10]
   return {
@@ -204,6 +207,34 @@ const makers = {
     'all scores equal': (next) => route(next, { router: new Int32Array(200).fill(12345) }),
     hser: (next) => hser(next, {}),
     'hser, normalised': (next) => hser(next, { normalise: true }),
+    'a router bias': (next) => route(next, { form: 'topk_softmax', bias: integers(next, 10), biasExponent: 1 }),
+    'a router bias far coarser than the scores': (next) =>
+      route(next, { bias: integers(next, 10), biasExponent: 2, states: floats(next, 60, 2 ** -40), normalise: true }),
+    sigmoid: (next) => route(next, { form: 'sigmoid' }),
+    'sigmoid, both biases, normalised and scaled': (next) =>
+      route(next, {
+        form: 'sigmoid',
+        bias: integers(next, 10),
+        biasExponent: 0,
+        selectionBias: fixed(next, 10),
+        normalise: true,
+        scale: 2.5
+      }),
+    'sigmoid, groups by their two best': (next) =>
+      route(next, {
+        form: 'sigmoid',
+        selectionBias: fixed(next, 10),
+        groups: { count: 5, used: 2, score: 'top2' },
+        normalise: true
+      }),
+    'softmax_topk, groups by their best, a mask': (next) =>
+      route(next, {
+        groups: { count: 2, used: 1, score: 'max' },
+        enabled: Uint8Array.of(0, 1, 1, 0, 1, 1, 0, 0, 1, 1),
+        scale: 16
+      }),
+    'groups, all scores equal': (next) =>
+      route(next, { states: new Float32Array(60), groups: { count: 5, used: 2, score: 'max' } }),
     'hser, two tiers enabled': (next) =>
       hser(next, { enabled: Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0) }),
     'hser, all scores equal': (next) => hser(next, { states: new Float32Array(80) })

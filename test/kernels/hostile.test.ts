@@ -15,6 +15,8 @@ t.teardown(() => backend.dispose())
 const next = stream('hostile')
 const [tokens, width, hidden, experts, k] = [4, 32, 64, 3, 2]
 const router = backend.packRouter(floats(experts * width, next))
+const bias = backend.packBias(floats(experts, next))
+const selectionBias = backend.packSelectionBias(floats(experts, next))
 const ids = Int32Array.of(0, 1, 2, 1, 1, 0, 2, 0)
 const dispatched = backend.sync.dispatch({ ids, k, experts })
 const file = {
@@ -40,8 +42,13 @@ const requests: Record<KernelName, (m: Memory, naive: boolean) => Fields> = {
     routerExponent: router.routerExponent,
     experts,
     k,
-    form: 'softmax_topk',
+    form: 'sigmoid',
+    bias: m.input('bias', bias.bias),
+    biasExponent: bias.biasExponent,
+    selectionBias: m.input('selectionBias', selectionBias),
+    groups: { count: 3, used: 2, score: 'top2' },
     normalise: true,
+    scale: 2.5,
     layer: 1,
     seed: m.input('seed', new Uint32Array(4)),
     positions: m.input('positions', new Uint32Array(tokens)),

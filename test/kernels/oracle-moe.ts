@@ -1,5 +1,6 @@
 /** Oracles of routing, dispatch, experts and their sum: integers as BigInt, everything else in doubles, by search where csrc sorts. */
 import type { CombineRequest, DispatchResult, ExpertMatmulRequest, Matrix, RouteRequest } from 'tiered-moe/kernels'
+import { inBestGroups, rankings } from './oracle-route.js'
 import { decodeRow, dotRow, nearestEven, type Reckoned } from './oracle-weights.js'
 
 const mix32 = (x: number): number => {
@@ -57,20 +58,24 @@ export function routeToken(request: RouteRequest, token: number): RouteOracle {
     q.reduce((sum, s, c) => sum + s * BigInt(router[e * width + c]!), 0n)
   )
   const allowed = scores.map((_, e) => e).filter((e) => !enabled || enabled[e])
-  const hash = (e: number) => tieHash(seed, layer, positions[token]!, e)
-  const better = (p: number, r: number) => {
-    if (scores[p] !== scores[r]) return scores[p]! > scores[r]!
+  const { ranks, logits } = rankings(request, scores, exponent + routerExponent - 46)
+  const hash = (row: number) => tieHash(seed, layer, positions[token]!, row)
+  const better = (a: bigint, p: number, b: bigint, r: number) => {
+    if (a !== b) return a > b
     return hash(p) !== hash(r) ? hash(p) < hash(r) : p < r
   }
+  const choice = inBestGroups(request, allowed, ranks, better)
   const ids: number[] = []
   while (ids.length < k)
-    ids.push(allowed.filter((e) => !ids.includes(e)).reduce((best, e) => (better(e, best) ? e : best)))
-  const logit = (e: number) => Math.fround(Number(scores[e]) * 2 ** (exponent + routerExponent - 46))
-  const among = form === 'topk_softmax' ? ids : allowed
-  const p = softmax(among.map(logit))
+    ids.push(
+      choice.filter((e) => !ids.includes(e)).reduce((best, e) => (better(ranks[e]!, e, ranks[best]!, best) ? e : best))
+    )
+  const among = form === 'softmax_topk' ? allowed : ids
+  const of = among.map((e) => logits[e]!)
+  const p = form === 'sigmoid' ? of.map((x) => 1 / (1 + Math.exp(-x))) : softmax(of)
   const weights = ids.map((e) => p[among.indexOf(e)]!)
-  const sum = request.normalise ? weights.reduce((a, b) => a + b, 0) : 1
-  return { ids, scores, weights: weights.map((w) => w / sum) }
+  const sum = request.normalise ? weights.reduce((a, b) => a + b, 1e-20) : 1
+  return { ids, scores, weights: weights.map((w) => (w / sum) * (request.scale ?? 1)) }
 }
 
 export function dispatchOracle(ids: Int32Array, experts: number): DispatchResult {

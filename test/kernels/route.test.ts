@@ -4,27 +4,10 @@ import { Forms } from './forms.js'
 import type { Memory } from './memory.js'
 import { integers, routeToken } from './oracle-moe.js'
 import { flatCases } from './route-cases.js'
-import { checkRoutes } from './routes.js'
+import { checkRoutes, placeFlat as place } from './routes.js'
 import { flavours, floats, stream } from './values.js'
 
 const forms = new Forms(t)
-
-/** A request in memory of its own, outputs included. */
-const place = (memory: Memory, request: RouteRequest): RouteRequest => {
-  const tokens = request.positions.length
-  return {
-    ...request,
-    states: memory.input('states', request.states),
-    router: memory.input('router', request.router),
-    positions: memory.input('positions', request.positions),
-    ...(request.seed && { seed: memory.input('seed', request.seed) }),
-    ...(request.enabled && { enabled: memory.input('enabled', request.enabled) }),
-    ...(request.maskOf && { maskOf: memory.input('maskOf', request.maskOf) }),
-    ids: memory.ints('ids', tokens * request.k),
-    weights: memory.floats('weights', tokens * request.k),
-    scores: memory.longs('scores', tokens * request.experts)
-  }
-}
 
 const check = (test: Test, label: string, request: RouteRequest) =>
   checkRoutes(test, forms, label, request, { place, oracle: routeToken })

@@ -33,3 +33,22 @@ export async function checkRoutes(test: Test, forms: Forms, label: string, reque
   }
   return result
 }
+
+/** A flat request in memory of its own, outputs included. */
+export const placeFlat = (memory: Memory, request: RouteRequest): RouteRequest => {
+  const tokens = request.positions.length
+  return {
+    ...request,
+    states: memory.input('states', request.states),
+    router: memory.input('router', request.router),
+    positions: memory.input('positions', request.positions),
+    ...(request.seed && { seed: memory.input('seed', request.seed) }),
+    ...(request.enabled && { enabled: memory.input('enabled', request.enabled) }),
+    ...(request.maskOf && { maskOf: memory.input('maskOf', request.maskOf) }),
+    ...(request.bias && { bias: memory.input('bias', request.bias) }),
+    ...(request.selectionBias && { selectionBias: memory.input('selectionBias', request.selectionBias) }),
+    ids: memory.ints('ids', tokens * request.k),
+    weights: memory.floats('weights', tokens * request.k),
+    scores: memory.longs('scores', tokens * request.experts)
+  }
+}

@@ -59,12 +59,17 @@ t.test('numbers that cannot be', async (t) => {
     ['feed_forward_length', 0],
     ['expert_shared_count', -1],
     ['expert_shared_count', 2 ** 20],
-    ['expert_feed_forward_length', 0]
+    ['expert_feed_forward_length', 0],
+    ['expert_gating_func', 3],
+    ['expert_group_count', 3],
+    ['expert_group_count', 257],
+    ['expert_group_count', 4],
+    ['expert_weights_scale', -1],
+    ['rope.scaling.yarn_log_multiplier', -1]
   ]
   for (const [key, value] of wrong) {
-    const name = key === 'rope.dimension_count' && value === 20 ? key : key
-    const says = refused('deepseek2', { [key]: value })
-    t.match(says, /^METADATA_INVALID deepseek2\./, `${name} ${value}: ${says}`)
+    const says = refused('deepseek2', { 'rope.scaling.type': 'yarn', [key]: value })
+    t.match(says, /^METADATA_INVALID deepseek2\./, `${key} ${value}: ${says}`)
   }
   t.equal(refused('deepseek2', { expert_count: 0 }), 'ARCHITECTURE_UNSUPPORTED deepseek2')
   t.equal(refused('deepseek2', { expert_count: undefined }), 'ARCHITECTURE_UNSUPPORTED deepseek2')

@@ -15,14 +15,33 @@ const TOKENS = Array.from({ length: 40 }, (_, i) => (i * 37 + 5) % 270)
 const ODD: MoeModelOptions = { embedding: 52, heads: 6, kvHeads: 3, headDim: 10, feedForward: 37, experts: 7, expertsUsed: 3 }
 const latent = { rank: 19, plain: 7, rotated: 6, value: 11 }
 
+/** RoPE as DeepSeek's files stretch it, and groups as V2 limits the choice to them. */
+const yarn = {
+  'deepseek2.rope.scaling.type': 'yarn',
+  'deepseek2.rope.scaling.factor': 40,
+  'deepseek2.rope.scaling.original_context_length': 16,
+  'deepseek2.rope.scaling.yarn_log_multiplier': 0.0707
+}
+const groups = {
+  'deepseek2.expert_group_count': 4,
+  'deepseek2.expert_group_used_count': 2,
+  'deepseek2.expert_weights_scale': 16
+}
+
 const MODELS: MoeModelOptions[] = [
   { architecture: 'deepseek2' },
   { architecture: 'deepseek2', ...ODD, latent: { ...latent, queryRank: 0 }, layers: 3, tied: true, seed: 3 },
   { architecture: 'deepseek2', ...ODD, latent: { ...latent, joined: true }, dense: { layers: 2, feedForward: 29 }, layers: 3 },
+  { architecture: 'deepseek2', sigmoidGroups: { count: 4, used: 2 }, seed: 6 },
+  { architecture: 'deepseek2', metadata: yarn, seed: 7 },
+  { architecture: 'deepseek2', metadata: groups, experts: 12, seed: 9 },
   { architecture: 'deepseek2', shared: 0, dense: { layers: 0, feedForward: 1 }, seed: 5 },
   { architecture: 'qwen2moe' },
   { architecture: 'qwen2moe', ...ODD, shared: 41, tied: true, seed: 3 }
 ]
+
+/** Bytes of all logits, and of what holds them. */
+const logitsRoom = 80_000
 
 interface Run {
   kvType?: KvType
@@ -39,7 +58,7 @@ async function logitsOf(path: string, { kvType = 'f32', tokens = TOKENS, engine:
     const least = memory
       ? await engine.loadModel({ model: path, kvType, ...limits }).catch((error) => error.details.resourceInfo.required)
       : undefined
-    const { id } = await engine.loadModel({ model: path, kvType, ...(least && { ...limits, memory: least }) })
+    const { id } = await engine.loadModel({ model: path, kvType, ...(least && { ...limits, memory: least + logitsRoom }) })
     const logits = await engine.forward({ model: id, tokens: [...tokens], logits: 'all' })
     if (least && (engine.modelStats(id).experts?.misses ?? 0) === 0) throw new Error('no expert was missing')
     return logits

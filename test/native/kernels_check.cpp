@@ -38,7 +38,7 @@ void fail(const char* what) {
 
 const size_t kLengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 257};
 
-void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash& combined, Hash& state) {
+void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& logistic, Hash& silu, Hash& combined, Hash& state) {
     for (size_t n : kLengths) {
         Seeded source{n * 77 + 1};
         const std::vector<float> x = source.numbers(n), w = source.numbers(n);
@@ -48,6 +48,9 @@ void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& silu, Hash
         out = x;
         k.softmax(out.data(), n);
         soft.add(out);
+        out = x;
+        k.sigmoid(out.data(), n);
+        logistic.add(out);
         k.silu_mul(x.data(), w.data(), n, out.data());
         silu.add(out);
         for (size_t slots : {0, 1, 2, 3, 8}) {
@@ -236,8 +239,8 @@ uint64_t hash_packing() {
     return hash.value;
 }
 
-constexpr size_t kHashes = 11;
-const char* const kNames[kHashes] = {"rms_norm", "softmax", "silu_mul", "combine_row", "quantise_state",
+constexpr size_t kHashes = 12;
+const char* const kNames[kHashes] = {"rms_norm", "softmax", "sigmoid", "silu_mul", "combine_row", "quantise_state",
                                      "quantise_row", "matmul", "rope", "attend", "gated", "head_matmul"};
 
 }  // namespace
@@ -285,10 +288,10 @@ int main() {
     for (size_t i = 0; i < tables.size(); i++) {
         const Kernels& kernels = *tables[i].second;
         Hash hashes[kHashes];
-        hash_elementwise(kernels, hashes[0], hashes[1], hashes[2], hashes[3], hashes[4]);
-        hash_matmul(kernels, hashes[5], hashes[6]);
-        hash_attention(kernels, hashes[7], hashes[8]);
-        hash_heads(kernels, pool, hashes[9], hashes[10]);
+        hash_elementwise(kernels, hashes[0], hashes[1], hashes[2], hashes[3], hashes[4], hashes[5]);
+        hash_matmul(kernels, hashes[6], hashes[7]);
+        hash_attention(kernels, hashes[8], hashes[9]);
+        hash_heads(kernels, pool, hashes[10], hashes[11]);
         for (size_t h = 0; h < kHashes; h++) {
             if (i == 0) first[h] = hashes[h].value;
             if (hashes[h].value != first[h]) fail((std::string(kNames[h]) + ": " + tables[i].first + " differs from " + tables[0].first).c_str());

@@ -16,6 +16,8 @@ const flat: RouteShape = {
   k: 3,
   form: 'softmax_topk',
   normalise: true,
+  scale: 2.5,
+  selectionBias: false,
   layer: 4_000_000_000,
   seed: Uint32Array.of(1, 2, 3, 0xffffffff),
   exponent: -3,
@@ -32,13 +34,14 @@ t.test('route', async (test) => {
     params: Uint32Array.of(7, 10, 64, 3)
   })
   test.equal(choose.shader, 'route')
-  test.same(choose.defines, { HSER: false, SCORES: false, PICKED: 256 })
-  const words = [1, 2, 3, 0xffffffff, 4_000_000_000, 7, 10, 10, 3, 0, 1, -49, 16, 5]
+  const none = { SIGMOID: false, BY_SIGMOID: false, BIAS: false, SELECTION: false, GROUPS: false, TOP2: false }
+  test.same(choose.defines, { HSER: false, SCORES: false, PICKED: 256, ...none })
+  const words = [1, 2, 3, 0xffffffff, 4_000_000_000, 7, 10, 10, 3, 0, 1, -49, 16, 5, 0x40200000, 0, 0, 0]
   test.same(
-    [...choose.params.subarray(0, 14)],
+    [...choose.params.subarray(0, 18)],
     words.map((word) => word >>> 0)
   )
-  test.equal(choose.params.length, 24, 'the flat form has the uniform block of the hierarchical one')
+  test.equal(choose.params.length, 28, 'the flat form has the uniform block of the hierarchical one')
 
   const after = routeLaunches({ ...flat, form: 'topk_softmax' }, facts).choose
   test.same(after.defines, choose.defines, 'both flat forms are one pipeline')
@@ -47,12 +50,20 @@ t.test('route', async (test) => {
 
   const upper = routeLaunches({ ...flat, form: 'hser', k: 6, hser }, facts)
   test.equal(upper.scores.params[1], 17, 'the rows of all routers')
-  test.same(upper.choose.defines, { HSER: true, SCORES: false, PICKED: 1024 })
+  test.same(upper.choose.defines, { HSER: true, SCORES: false, PICKED: 1024, ...none })
   test.same(
-    [...upper.choose.params.subarray(14, 21)],
+    [...upper.choose.params.subarray(18, 25)],
     [5, 2, 1, 2, 3, -51, -42].map((word) => word >>> 0)
   )
   test.equal(routerRows({ experts: 10, hser }), 17)
+
+  const v3 = { form: 'sigmoid', selectionBias: true, groups: { count: 5, used: 2, score: 'top2' } } as const
+  const limited = routeLaunches({ ...flat, ...v3, biasExponent: -3 }, facts).choose
+  const all = { SIGMOID: true, BY_SIGMOID: true, BIAS: true, SELECTION: true, GROUPS: true, TOP2: true }
+  test.same(limited.defines, { ...choose.defines, ...all })
+  test.same([...limited.params.subarray(15, 18)], [-3 >>> 0, 5, 2])
+  const plain = routeLaunches({ ...flat, form: 'sigmoid' }, facts).choose
+  test.same(plain.defines, { ...choose.defines, SIGMOID: true }, 'scores order as their sigmoids do')
 })
 
 t.test('more workgroups than a dimension has are folded, and cover all', async (test) => {

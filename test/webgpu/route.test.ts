@@ -1,14 +1,15 @@
 /** Routes on the GPU: ids and exact scores equal to the CPU's, weights within tolerance of the oracle. */
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { openBackend, type RouteRequest } from 'tiered-moe/kernels'
 import { firstFar } from '../kernels/close.js'
 import { hserMisfitShape, hserMisfits } from '../kernels/misfits.js'
 import { routeTokenHser } from '../kernels/oracle-hser.js'
 import { routeToken } from '../kernels/oracle-moe.js'
 import { flatCases, hserCases, hserRequest, hserShapes } from '../kernels/route-cases.js'
-import { bound, tolerances } from '../kernels/tolerance.js'
+import { tolerances } from '../kernels/tolerance.js'
 import { floats, stream } from '../kernels/values.js'
 import { openGpu } from './adapter.js'
+import { rowsOf, sameRoutes } from './routes.js'
 
 const gpu = await openGpu(t)
 
@@ -16,21 +17,7 @@ if (gpu) {
   const cpu = openBackend('cpu')
   t.teardown(() => cpu.dispose())
 
-  const rowsOf = ({ experts, hser }: RouteRequest) =>
-    experts + (hser ? hser.groupExperts.length + hser.tierGroups.length - 2 : 0)
-
-  /** Ids and scores as the CPU's, weights near them. */
-  async function same(test: Test, label: string, request: RouteRequest) {
-    const scores = () => new BigInt64Array(request.positions.length * rowsOf(request))
-    const expected = cpu.sync.route({ ...request, scores: scores() })
-    const got = await gpu!.route({ ...request, scores: scores() })
-    test.same(got.ids, expected.ids, `${label}: ids`)
-    test.same(got.scores, expected.scores, `${label}: scores`)
-    const allowed = bound(tolerances.routeWeights, 1, request.experts)
-    const far = got.weights.findIndex((weight, i) => !(Math.abs(weight - expected.weights[i]!) <= allowed))
-    test.equal(far, -1, `${label}: weights`)
-    return got
-  }
+  const same = sameRoutes(cpu, gpu)
 
   t.test('the grid of the CPU, flat', async (test) => {
     for (const { label, request } of flatCases(gpu)) {

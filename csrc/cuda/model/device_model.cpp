@@ -39,6 +39,7 @@ std::vector<StepMemory::Block> StepMemory::blocks(const Plan& plan, const StepSi
         {&ids, layers * batch * s.k * sizeof(int32_t)},
         {&weights, layers * batch * s.k * sizeof(float)},
         {&scores24, batch * s.router_rows * sizeof(int64_t)},
+        {&ranks, batch * s.ranked * sizeof(int64_t)},
         {&states24, batch * s.routed_width * sizeof(int32_t)},
         {&probabilities, batch * s.router_rows * sizeof(float)},
         {&offsets, (s.experts + 1) * sizeof(uint32_t)},

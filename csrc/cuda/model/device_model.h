@@ -32,7 +32,7 @@ struct StepMemory {
     ExpertMemory::Rows activations;
     DeviceBuffer marks;                  ///< [max_batch]: the layer where a value was first not finite
     DeviceBuffer ids, weights;           ///< [routed layers][max_batch · k]
-    DeviceBuffer scores24, states24, probabilities;
+    DeviceBuffer scores24, ranks, states24, probabilities;
     DeviceBuffer offsets, slots, rows, counts, values;
     DeviceBuffer scores;                 ///< of attention
     DeviceBuffer logits, gathered, adjusted, sorted_probabilities, keys, outcomes;

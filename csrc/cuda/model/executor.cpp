@@ -234,6 +234,9 @@ Status Executor::route(const PlanOp& op, size_t index) {
         hser.tier_groups = device_.hser_[index].tier_groups.as<uint32_t>();
         hser.group_experts = device_.hser_[index].group_experts.as<uint32_t>();
     }
+    if (op.bias != kNoTensor) args.bias = device_.weights_[op.bias].data.as<int32_t>();
+    if (op.selection_bias != kNoTensor) args.selection_bias = device_.weights_[op.selection_bias].data.as<int64_t>();
+    if (!args.ranks_by_scores()) args.ranks = memory_.ranks.as<int64_t>();
     args.states = memory_.buffer(op.in);
     args.tokens = tokens_;
     args.positions = token_positions_;

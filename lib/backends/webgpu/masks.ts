@@ -1,4 +1,5 @@
 /** Masks of TierSets as the route shader reads them. */
+import type { RouteGroups } from '../../model/plan.js'
 import { maskWords } from './launches/route.js'
 
 /** Bits of a mask [layers][experts] (0 = disabled): `maskWords(experts)` words a layer, expert e being bit e % 32 of word e / 32. */
@@ -46,4 +47,15 @@ export function lackingLevel(
     tiers++
   }
   return tiers < kTier ? { level: 'tier', k: kTier, enabled: tiers } : undefined
+}
+
+/**
+ * Experts that the groups of a limited choice leave a token at least (csrc/cpu/route_groups.h): those that a layer's mask enables in the groups that
+ * have fewest.
+ */
+export function fewestInGroups({ count, used }: RouteGroups, mask: Uint8Array): number {
+  const size = mask.length / count
+  const counts = Array.from({ length: count }, (_, g) => countEnabled(mask.subarray(g * size, (g + 1) * size)))
+  const some = counts.filter((own) => own > 0).sort((a, b) => a - b)
+  return some.slice(0, used).reduce((sum, own) => sum + own, 0)
 }

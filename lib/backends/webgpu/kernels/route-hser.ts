@@ -1,9 +1,10 @@
-/** The hierarchical part of a route's request, checked as on the CPU (csrc/cpu/route_hser.h). */
+/** The hierarchical part of a route's request and what limits its choice, checked as on the CPU (csrc/cpu/route_hser.h, route_groups.h). */
 import { createError } from '../../../errors/index.js'
 import type { OnDevice } from '../../../kernels/device-arrays.js'
 import type { HserRouting } from '../../../kernels/requests.js'
+import type { RouteGroups } from '../../../model/plan.js'
 import type { HserShape } from '../launches/route.js'
-import { countEnabled, lackingLevel } from '../masks.js'
+import { countEnabled, fewestInGroups, lackingLevel } from '../masks.js'
 import { arrayArgument, hostArgument, integerArgument, mostChosen, numberArgument, refused } from './arguments.js'
 import type { KernelCall } from './call.js'
 
@@ -91,11 +92,16 @@ export function checkEnabled(
   experts: number,
   k: number,
   enabled: Uint8Array | undefined,
-  upper: UpperLevels | undefined
+  upper: UpperLevels | undefined,
+  groups: RouteGroups | undefined
 ): void {
   if (!upper) {
     const count = enabled ? countEnabled(enabled) : experts
-    if (k <= count) return
+    if (k <= count) {
+      const fewest = groups && enabled ? fewestInGroups(groups, enabled) : k
+      if (fewest < k) throw tooFew('group', k, fewest)
+      return
+    }
     const text = `route: k = ${k}, but ${count} of ${experts} experts are enabled`
     throw createError('VALIDATION_ERROR', text, { argument: 'enabled', k, enabled: count })
   }

@@ -1,5 +1,5 @@
 import type { OnDevice } from '../../../kernels/device-arrays.js'
-import { maskWords, routeLaunches, routerRangeLaunch } from '../launches/route.js'
+import { maskWords, rangeLaunch, routeLaunches } from '../launches/route.js'
 import { maskBits } from '../masks.js'
 import {
   arrayArgument,
@@ -13,9 +13,10 @@ import {
   refused
 } from './arguments.js'
 import type { GpuKernel, KernelCall } from './call.js'
+import { readExtras } from './route-extras.js'
 import { checkEnabled, readHser } from './route-hser.js'
 
-const forms = ['softmax_topk', 'topk_softmax', 'hser'] as const
+const forms = ['softmax_topk', 'topk_softmax', 'sigmoid', 'hser'] as const
 
 /** Router matrices one after another, as one buffer. */
 async function stacked(call: KernelCall, routers: readonly { name: string; value: unknown; count: number }[]) {
@@ -64,6 +65,7 @@ export const route: GpuKernel<'route'> = async (call, r) => {
   const seed = await hostArgument(call, 'seed', r.seed ?? new Uint32Array(4), 'u32', 4)
   const tokens = arrayArgument('positions', r.positions, 'u32', 0).length
   const { masks, maskOf } = await readMasks(call, r, experts, tokens)
+  const extras = readExtras(r, form, experts, k)
   const upper = form === 'hser' ? await readHser(call, r.hser, width, experts, k) : undefined
   // as on the CPU: without `maskOf` the mask is looked at even where there are no tokens
   for (const mask of new Set(r.maskOf ? maskOf : [masks.length > 0 ? 0 : allEnabled]))
@@ -71,7 +73,8 @@ export const route: GpuKernel<'route'> = async (call, r) => {
       experts,
       k,
       mask === allEnabled ? undefined : masks.subarray(mask * experts, (mask + 1) * experts),
-      upper
+      upper,
+      extras.groups
     )
 
   const routers = [{ name: 'router', value: r.router, count: experts * width }, ...(upper?.routers ?? [])]
@@ -80,6 +83,8 @@ export const route: GpuKernel<'route'> = async (call, r) => {
   const positions = await call.input('positions', r.positions, 'u32')
   const router = await stacked(call, routers)
   const bits = await call.input('bits of enabled', maskBits(masks, experts), 'u32')
+  const bias = r.bias && (await call.input('bias', r.bias, 'i32', experts))
+  const selectionBias = r.selectionBias && (await call.input('selectionBias', r.selectionBias, 'i64', experts))
   const named = await call.input('mask of each token', maskOf, 'u32')
   const ids = await call.output('ids', r.ids, 'i32', tokens * k, { alone: true })
   const weights = await call.output('weights', r.weights, 'f32', tokens * k, { alone: true })
@@ -89,6 +94,9 @@ export const route: GpuKernel<'route'> = async (call, r) => {
   const exponents = await call.scratch(tokens * 4)
   const status = await call.status((words) => {
     if (words[1] !== 0xffffffff) throw refused('router', 'integers of 24 bits, from packRouter', `more at ${words[1]}`)
+    if (words[2] !== 0xffffffff) throw refused('bias', 'integers of 24 bits, from packBias', `more at ${words[2]}`)
+    if (words[3] !== 0xffffffff)
+      throw refused('selectionBias', 'integers up to 2^61, from packSelectionBias', `more at ${words[3]}`)
     call.checkFinite(words[0]!)
   })
 
@@ -99,6 +107,7 @@ export const route: GpuKernel<'route'> = async (call, r) => {
     k,
     form,
     normalise,
+    ...extras,
     layer,
     seed,
     exponent,
@@ -106,7 +115,9 @@ export const route: GpuKernel<'route'> = async (call, r) => {
     ...(upper && { hser: { ...upper.shape, scores: scores !== undefined } })
   }
   const { scores: scoring, choose } = routeLaunches(shape, call.facts)
-  await call.run(routerRangeLaunch(numbers, call.facts), [router, status])
+  await call.run(rangeLaunch('router', numbers, call.facts), [router, status])
+  if (bias) await call.run(rangeLaunch('bias', experts, call.facts), [bias, status])
+  if (selectionBias) await call.run(rangeLaunch('selectionBias', experts, call.facts), [selectionBias, status])
   await call.run(scoring, [states, router, exact, exponents, status])
   await call.run(choose, [
     exact,
@@ -118,7 +129,9 @@ export const route: GpuKernel<'route'> = async (call, r) => {
     weights.binding,
     status,
     ...(upper ? [await call.input('topology', upper.topology, 'u32')] : []),
-    ...(upper && scores ? [scores.binding] : [])
+    ...(upper && scores ? [scores.binding] : []),
+    ...(bias ? [bias] : []),
+    ...(selectionBias ? [selectionBias] : [])
   ])
   return scores
     ? { ids: ids.array, weights: weights.array, scores: scores.array }

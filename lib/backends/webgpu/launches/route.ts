@@ -1,6 +1,7 @@
 /** Launches of route (shaders/route_scores, shaders/route): scores of all rows, then the choice of each token. */
+import type { RouteGroups } from '../../../model/plan.js'
 import type { DeviceFacts, Launch } from './launch.js'
-import { grid, words } from './launch.js'
+import { bits, grid, words } from './launch.js'
 
 /** The upper levels of the hierarchical form. */
 export interface HserShape {
@@ -20,8 +21,15 @@ export interface RouteShape {
   width: number
   experts: number
   k: number
-  form: 'softmax_topk' | 'topk_softmax' | 'hser'
+  form: 'softmax_topk' | 'topk_softmax' | 'sigmoid' | 'hser'
   normalise: boolean
+  /** Of the weights. */
+  scale: number
+  /** Exponent of the router's bias, which is then bound. */
+  biasExponent?: number | undefined
+  /** A selection bias is bound. */
+  selectionBias: boolean
+  groups?: RouteGroups | undefined
   /** As the tie hash takes it. */
   layer: number
   seed: ArrayLike<number>
@@ -51,9 +59,13 @@ function scoresLaunch(shape: RouteShape, facts: DeviceFacts): Launch {
   }
 }
 
-/** Buffers: scores, exponents, positions, masks, mask of each token, ids (out), weights (out), status; HSER: topology, and asked (out) with `scores`. */
+/**
+ * Buffers: scores, exponents, positions, masks, mask of each token, ids (out), weights (out), status; HSER: topology, and asked (out) with `scores`;
+ * other forms: bias and selection bias, those that there are.
+ */
 function chooseLaunch(shape: RouteShape, facts: DeviceFacts): Launch {
-  const { tokens, experts, k, form, normalise, layer, seed, exponent, hser, mask } = shape
+  const { tokens, experts, k, form, normalise, scale, biasExponent, selectionBias, groups } = shape
+  const { layer, seed, exponent, hser, mask } = shape
   const upper = hser
     ? [hser.groups, hser.tiers, hser.kTier, hser.kGroup, hser.kExpert, hser.groupExponent - 46, hser.tierExponent - 46]
     : []
@@ -62,6 +74,12 @@ function chooseLaunch(shape: RouteShape, facts: DeviceFacts): Launch {
     defines: {
       HSER: hser !== undefined,
       SCORES: hser?.scores === true,
+      SIGMOID: form === 'sigmoid',
+      BY_SIGMOID: form === 'sigmoid' && (selectionBias || groups?.score === 'top2'),
+      BIAS: biasExponent !== undefined,
+      SELECTION: selectionBias,
+      GROUPS: groups !== undefined,
+      TOP2: groups?.score === 'top2',
       PICKED: hser ? 1024 : Math.ceil(k / 256) * 256
     },
     workgroups: grid(tokens, facts),
@@ -77,6 +95,10 @@ function chooseLaunch(shape: RouteShape, facts: DeviceFacts): Launch {
       exponent - 46,
       mask.stride,
       mask.offset,
+      bits(scale),
+      biasExponent ?? 0,
+      groups?.count ?? 0,
+      groups?.used ?? 0,
       ...upper,
       // the uniform block has room for the upper levels in the flat form too
       ...(hser ? [] : new Array<number>(7).fill(0))
@@ -90,10 +112,13 @@ export const routeLaunches = (shape: RouteShape, facts: DeviceFacts): { scores: 
   choose: chooseLaunch(shape, facts)
 })
 
-/** Buffers: router, status. */
-export const routerRangeLaunch = (count: number, facts: DeviceFacts): Launch => ({
+/** The status word in which integers that are too large are told of. */
+const ranges = { router: 1, bias: 2, selectionBias: 3 }
+
+/** Buffers: integers of a router, of its bias, or of a selection bias; status. */
+export const rangeLaunch = (kind: keyof typeof ranges, count: number, facts: DeviceFacts): Launch => ({
   shader: 'router_range',
-  defines: {},
+  defines: { WORD: ranges[kind], WIDE: kind === 'selectionBias' },
   workgroups: grid(Math.ceil(count / 1024), facts),
   params: words(count)
 })

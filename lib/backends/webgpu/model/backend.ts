@@ -2,7 +2,7 @@
  * The backend `webgpu` as an engine uses it: models on the GPU, and beside them the CPU's backend, which reads and packs weights, samples, and
  * runs what is asked of it by name.
  */
-import type { Plan } from '../../../model/plan.js'
+import { isRouterRole, type Plan } from '../../../model/plan.js'
 import type {
   BackendMemory,
   ExpertOptions,
@@ -133,7 +133,7 @@ export class WebGpuBackend implements NativeBackend {
         new GpuWeights({ device, host: this.#host, file, plan, stacked: stackedWeights(plan), cancel })
       )
       const progress = new Progress(file, plan, weights.infos, options.onProgress)
-      const isRouter = new Set(plan.tensors.flatMap(({ name, role }) => (role === 'router' ? [name] : [])))
+      const isRouter = new Set(plan.tensors.flatMap(({ name, role }) => (isRouterRole(role) ? [name] : [])))
       const load = async (routers: boolean) => {
         for (const info of weights.infos) {
           if (isRouter.has(info.name) !== routers) continue

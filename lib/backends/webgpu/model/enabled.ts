@@ -3,7 +3,7 @@ import { createError } from '../../../errors/index.js'
 import type { OpOf } from '../../../model/plan.js'
 import type { RoutingShape } from '../../../native.js'
 import { validationError } from '../../../validation.js'
-import { countEnabled, lackingLevel } from '../masks.js'
+import { countEnabled, fewestInGroups, lackingLevel } from '../masks.js'
 
 /** ROUTING_TOO_FEW_EXPERTS {layer, enabled, k}; VALIDATION_ERROR for a mask that is not [layers][experts]. */
 export function checkEnabled(
@@ -18,11 +18,14 @@ export function checkEnabled(
     const row = mask.subarray(layer * experts, (layer + 1) * experts)
     const enabled = countEnabled(row)
     const lacking = route.hser && lackingLevel(route.hser, row)
-    if (enabled >= k && !lacking) continue
+    const fewest = route.groups ? fewestInGroups(route.groups, row) : enabled
+    if (enabled >= k && fewest >= k && !lacking) continue
     const text = `${enabled} of ${experts} experts are enabled in layer ${layer}, a token uses ${k}`
     const level = lacking
       ? `; ${lacking.enabled} enabled at the level of ${lacking.level}, ${lacking.k} are to be chosen`
-      : ''
+      : enabled >= k
+        ? `; ${fewest} enabled in the ${route.groups?.used} groups that have fewest, ${k} are to be chosen`
+        : ''
     throw createError('ROUTING_TOO_FEW_EXPERTS', text + level, { layer, enabled, k })
   }
 }

@@ -1,9 +1,20 @@
 /** The routers of each layer as the kernels bind them: of a hierarchical model those of its three levels one after another. */
-import type { Plan, PlanHser } from '../../../model/plan.js'
+import type { OpOf, Plan, PlanHser } from '../../../model/plan.js'
 import type { GpuDevice } from '../device.js'
 import { routeOps } from './arena.js'
 import type { Router } from './step-shape.js'
 import type { GpuWeight, GpuWeights } from './weights.js'
+
+/** A router with its biases. */
+function flat(experts: GpuWeight, { bias, selectionBias }: OpOf<'route'>, weights: GpuWeights): Router {
+  const own = bias === undefined ? undefined : weights.get(bias)
+  return {
+    binding: { buffer: experts.buffer },
+    exponent: experts.exponent,
+    ...(own && { bias: { binding: { buffer: own.buffer }, exponent: own.exponent } }),
+    ...(selectionBias !== undefined && { selectionBias: { buffer: weights.get(selectionBias).buffer } })
+  }
+}
 
 export class Routers {
   readonly layers: Router[] = []
@@ -18,10 +29,11 @@ export class Routers {
   static async make(device: GpuDevice, plan: Plan, weights: GpuWeights): Promise<Routers> {
     const routers = new Routers(device)
     try {
-      for (const { weight, hser } of routeOps(plan)) {
-        const experts = weights.get(weight)
-        const flat = { binding: { buffer: experts.buffer }, exponent: experts.exponent }
-        routers.layers.push(hser ? await routers.#hierarchical(experts, hser, weights) : flat)
+      for (const op of routeOps(plan)) {
+        const experts = weights.get(op.weight)
+        routers.layers.push(
+          op.hser ? await routers.#hierarchical(experts, op.hser, weights) : flat(experts, op, weights)
+        )
       }
       return routers
     } catch (error) {

@@ -32,6 +32,10 @@ export function routing(
       k: op.k,
       form: op.form,
       normalise: op.normalise,
+      scale: op.scale ?? 1,
+      biasExponent: router.bias?.exponent,
+      selectionBias: router.selectionBias !== undefined,
+      groups: op.groups,
       layer: op.layer,
       seed: plan.routingSeed,
       exponent: router.exponent,
@@ -54,7 +58,9 @@ export function routing(
         out.ids,
         out.weights,
         status,
-        ...(router.topology ? [router.topology] : [])
+        ...(router.topology ? [router.topology] : []),
+        ...(router.bias ? [router.bias.binding] : []),
+        ...(router.selectionBias ? [router.selectionBias] : [])
       ]
     }
   ]

@@ -63,6 +63,8 @@ export interface ShapeParts {
 export interface Router {
   binding: GPUBufferBinding
   exponent: number
+  bias?: { binding: GPUBufferBinding; exponent: number }
+  selectionBias?: GPUBufferBinding
   topology?: GPUBufferBinding
   hser?: NonNullable<Parameters<typeof routeLaunches>[0]['hser']>
 }

@@ -1,6 +1,6 @@
 /** A plan's weights in GPU memory, in the CPU kernels' own layout: read piece by piece, so that host memory stays small. */
 import { createError } from '../../../errors/index.js'
-import type { Plan, PlanTensor } from '../../../model/plan.js'
+import { isReadWhole, type Plan, type PlanTensor } from '../../../model/plan.js'
 import type { DType, NativeBackend, NativeCancel, NativeGguf, WeightInfo } from '../../../native.js'
 import type { GpuDevice } from '../device.js'
 
@@ -13,7 +13,7 @@ export interface GpuWeight {
   type: DType
   rows: number
   columns: number
-  /** Of a router: w = q · 2^(exponent - 23). */
+  /** Of a router and its bias: w = q · 2^(exponent - 23). */
   exponent: number
   buffer: GPUBuffer
 }
@@ -130,7 +130,7 @@ export class GpuWeights {
     const { host, file, cancel } = this.#request
     const { type, rows, columns, groupRows, experts: matrices } = info
     const stack = this.#stacks.get(info.name)
-    const whole = tensor.role === 'vector' || tensor.role === 'router'
+    const whole = isReadWhole(tensor.role)
     const { buffer, begin } = await this.#place(info, stack)
     // Rows of blocks are whole words by twos.
     const least = Math.max(2, groupRows)
