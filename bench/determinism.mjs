@@ -23,6 +23,7 @@ import { gptOssFiles } from './gpt-oss-files.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 import { everyOtherType } from './random-types.mjs'
+import { tinyArchitectures } from './tiny-architectures.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -143,7 +144,8 @@ if (options.hser) {
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
 }
 if (options.architectures) {
-  for (const { name, path } of await gptOssFiles()) await checkModel(name, { path })
+  for (const { name, path } of [...(await gptOssFiles()), ...(await tinyArchitectures())])
+    await checkModel(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

@@ -22,6 +22,7 @@ import { sharedFolder, syntheticModel, trainedModel } from './models.mjs'
 import { hasNodePeer, peerModules, runPeerGreedy } from './peers.mjs'
 import { randomOfType } from './random-types.mjs'
 import { greedy, openModel } from './runtime.mjs'
+import { tinyArchitectures } from './tiny-architectures.mjs'
 
 const sizes = (layers, embedding, heads, kvHeads, headDim, width, experts, used, vocab) => ({
   'n-layer': layers,
@@ -134,7 +135,7 @@ for (const type of [...dtypes, 'Q4_K_M', 'Q5_K_M']) {
   const most = type === 'F32' ? 1e-3 : (Math.sqrt(2 * roundings) * 4) / (127 * Math.sqrt(12))
   await compare(`random olmoe, ${type}`, await randomOfType(type), 'f32', [...randomTokens(37, 301, 9)], 24, { most })
 }
-for (const { name, path, vocab, type } of await gptOssFiles()) {
+for (const { name, path, vocab, type } of [...(await gptOssFiles()), ...(await tinyArchitectures())]) {
   const prompt = [...randomTokens(37, vocab, 7)]
   for (const kvType of ['f16', 'f32']) await compare(name, path, kvType, prompt, 48, { mustAgree: type === 'F32' })
 }

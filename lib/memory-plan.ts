@@ -47,7 +47,7 @@ const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
 const [readBytes, lanes, memoryBlock, fileBlock] = [2 ** 20, 16, 64, 4096]
 
 /** Bytes of a packed matrix in memory, or of all experts' together. */
-export function packedBytes({ shape: [, rows = 1], bytes }: GgufTensorInfo): number {
+export function packedBytes({ shape: [, rows = 1], bytes }: Pick<GgufTensorInfo, 'shape' | 'bytes'>): number {
   return roundUp((bytes / rows) * lanes * Math.ceil(rows / lanes), memoryBlock)
 }
 
@@ -59,9 +59,18 @@ function convertingBytes({ shape: [columns = 1], stored }: GgufTensorInfo): numb
   return stored === undefined ? 0 : Math.max(columns * storedBytes[stored]!, readBytes) + 2 * columns * 4
 }
 
+const elements = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1)
+
+/** What is kept of a file's tensor: all of it, or what is cut out of it for each head. */
+function keptPart({ shape, cut }: PlanTensor, tensor: GgufTensorInfo): Pick<GgufTensorInfo, 'shape' | 'bytes'> {
+  if (!cut) return tensor
+  return { shape, bytes: elements(shape) * (cut.transposed ? 4 : tensor.bytes / elements(tensor.shape)) }
+}
+
 /** Bytes of a tensor in memory, as csrc/core/tensor_loader.cpp keeps it, and what reading it takes beside them. */
-function tensorBytes({ role }: PlanTensor, tensor: GgufTensorInfo): { kept: number; reading: number } {
-  const { shape, bytes } = tensor
+function tensorBytes(wanted: PlanTensor, tensor: GgufTensorInfo): { kept: number; reading: number } {
+  const { role, cut } = wanted
+  const { shape, bytes } = keptPart(wanted, tensor)
   const [columns = 1, rows = 1, experts = 1] = shape
   const converting = convertingBytes(tensor)
   if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: converting }
@@ -70,7 +79,11 @@ function tensorBytes({ role }: PlanTensor, tensor: GgufTensorInfo): { kept: numb
     return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats + converting }
   }
   const group = (bytes / (rows * experts)) * lanes
-  return { kept: packedBytes(tensor), reading: Math.min(bytes / experts, Math.max(group, readBytes)) + converting }
+  const turning = cut?.transposed ? 2 * roundUp((tensor.shape[0] ?? 1) * 4, memoryBlock) : 0
+  return {
+    kept: packedBytes({ shape, bytes }),
+    reading: Math.min(bytes / experts, Math.max(group, readBytes)) + turning + converting
+  }
 }
 
 /** What one thread holds that reads experts of a GGUF file: a piece of a matrix, as csrc/core/store/gguf_source.cpp cuts it. */
@@ -126,9 +139,9 @@ function findAlternatives(
     const saved = stepBytes(maxBatchTokens, threads) - stepBytes(smallBatch, threads)
     offer('maxBatchTokens', smallBatch, needed.required - saved)
   }
-  const elements = tensors.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0)
+  const weightCount = tensors.reduce((sum, { shape }) => sum + elements(shape), 0)
   for (const [type, bytes] of Object.entries(quantizedBytes)) {
-    const weights = Math.ceil(elements * bytes)
+    const weights = Math.ceil(weightCount * bytes)
     if (weights < needed.weights) offer('weightType', type, needed.required - needed.weights + weights)
   }
   return alternatives

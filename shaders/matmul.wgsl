@@ -1,8 +1,9 @@
 // matmul: out[token][first + row] (+)= W · a[token], W packed (csrc/quant/repack.h). Also logits.
 // Bindings: 0 params · 1 weights u32 (quads) · 2 activations: f32 [tokens][columns] for float weights, blocks of quantise.wgsl for quantised ones ·
 // 3 out f32 [tokens][stride] · with BIAS 4 bias f32 [rows of the whole matrix] · with COUNT_LOADS last: loads u32 [2].
-// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD, BIAS (added once to each product). Dispatch: x over 4 · GROUP rows each, y over TOKENS
-// tokens each. Numerical notes: tile.wgsl.
+// Defines: those of tile.wgsl (MATRICES 1, PARTS 1), ADD, BIAS (added once to each product), HEADS (head_matmul: a row of `activations` is a head
+// of a token, and each head has a matrix of its own, one after another). Dispatch: x over 4 · GROUP rows each, y over TOKENS
+// tokens each, with HEADS z over heads. Numerical notes: tile.wgsl.
 
 #if BROADCAST
 enable subgroups;
@@ -19,6 +20,11 @@ struct Params {
     stride: u32,
     first: u32,
     bias_first: u32,    // of the part's first row
+#if HEADS
+    heads: u32,
+    head_quads: u32,     // of one head's matrix
+    head_stride: u32,    // floats from one head's product to the next
+#endif
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -42,15 +48,25 @@ struct Params {
 
 #include "tile.wgsl"
 
+/** work: head, first token, tokens. */
 fn row_of(work: vec4u, place: u32) -> u32 {
-    return work.y + min(place, work.z - 1u);
+    let token = work.y + min(place, work.z - 1u);
+#if HEADS
+    return token * params.heads + work.x;
+#else
+    return token;
+#endif
 }
 
-fn store(token: u32, first: u32, values: vec4f) {
+fn store(token: u32, head: u32, first: u32, values: vec4f) {
     if (token < params.tokens) {
         for (var i = 0u; i < 4u; i++) {
             if (first + i < params.rows) {
+#if HEADS
+                let at = token * params.stride + head * params.head_stride + first + i;
+#else
                 let at = token * params.stride + params.first + first + i;
+#endif
 #if BIAS
                 let value = values[i] + bias[params.bias_first + first + i];
 #else
@@ -73,22 +89,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     let held = min(four, most);  // invocations past the end compute the last rows and write nothing
     let token = group.y * tile_tokens;
     let tokens = min(tile_tokens, params.tokens - token);
-    set_rows(invocation, vec4(0u, token, tokens, 0u));
-    let groups = array(params.base + held / 4u * row_group(params.columns));
+    set_rows(invocation, vec4(group.z, token, tokens, 0u));
+#if HEADS
+    let base = group.z * params.head_quads;
+#else
+    let base = params.base;
+#endif
+    let groups = array(base + held / 4u * row_group(params.columns));
     let acc = tile(groups, held % 4u, invocation, tokens, params.columns);
     if (four > most) {
         return;
     }
-    store(token + 0u, four * 4u, acc[0].t0);
+    store(token + 0u, group.z, four * 4u, acc[0].t0);
 #if TOKENS != 1
-    store(token + 1u, four * 4u, acc[0].t1);
-    store(token + 2u, four * 4u, acc[0].t2);
-    store(token + 3u, four * 4u, acc[0].t3);
+    store(token + 1u, group.z, four * 4u, acc[0].t1);
+    store(token + 2u, group.z, four * 4u, acc[0].t2);
+    store(token + 3u, group.z, four * 4u, acc[0].t3);
 #if TOKENS != 4
-    store(token + 4u, four * 4u, acc[0].t4);
-    store(token + 5u, four * 4u, acc[0].t5);
-    store(token + 6u, four * 4u, acc[0].t6);
-    store(token + 7u, four * 4u, acc[0].t7);
+    store(token + 4u, group.z, four * 4u, acc[0].t4);
+    store(token + 5u, group.z, four * 4u, acc[0].t5);
+    store(token + 6u, group.z, four * 4u, acc[0].t6);
+    store(token + 7u, group.z, four * 4u, acc[0].t7);
 #endif
 #endif
 }

@@ -11,7 +11,7 @@ struct Params {
     rows: u32,
     columns: u32,
     stride: u32,
-    k: u32,
+    k: u32,         // rows of one token
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 #if DISPATCHED
         atomicMin(&status[0], slots[row] / params.k);
 #else
-        atomicMin(&status[0], row);
+        atomicMin(&status[0], row / params.k);
 #endif
     }
     out[index * 3u] = block.low;

@@ -13,6 +13,7 @@ struct Params {
     n: u32,
     runs_in_row: u32,
     epsilon: f32,
+    width: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -50,7 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (run >= params.runs) {
         return;
     }
-    let first = run * params.n;
+    let first = run / params.runs_in_row * params.width + run % params.runs_in_row * params.n;
     var sum = 0.0;
     for (var i = lane; i < params.n; i += 64u) {
         let value = element(first + i);

@@ -10,6 +10,7 @@ struct Params {
     head_dim: u32,
     half: u32,        // pairs of one head
     interleaved: u32,
+    offset: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -25,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let i = pair % params.half;
     let head = pair / params.half;
     let angle = table[head / params.heads * params.half + i];
-    let start = head * params.head_dim;
+    let start = head * params.head_dim + params.offset;
     let first = start + select(i, 2u * i, params.interleaved != 0u);
     let second = start + select(params.half + i, 2u * i + 1u, params.interleaved != 0u);
     let p = x[first];

@@ -21,12 +21,12 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     const StepSizes s(plan);
     uint64_t floats = 0;
     for (uint32_t w : plan.buffer_widths) floats += max_batch * uint64_t{w};
-    floats += max_batch * (s.router_rows * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.width} + s.tables.size() * s.rotary);
+    floats += max_batch * (s.router_rows * 3 + s.routed_width + s.k * 4 + s.value_rows() * uint64_t{s.model_width} + s.tables.size() * s.rotary);
     floats += (kLogitRows + 2 * threads) * uint64_t{plan.vocab};
     floats += threads * kAttendRows * uint64_t{score_positions(plan)} + s.experts + 1;
     const uint64_t padding = (plan.buffer_widths.size() + kBlocks) * uint64_t{64};
     return padding + floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
-           (s.hidden ? ExpertScratch::bytes(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)) : 0);
+           (s.hidden ? ExpertScratch::bytes(max_batch, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32)) : 0);
 }
 
 Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads) {
@@ -34,7 +34,7 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     buffers.resize(plan.buffer_widths.size());
     for (size_t i = 0; i < buffers.size(); i++) TMOE_RETURN_IF_ERROR(buffers[i].allocate(max_batch * plan.buffer_widths[i] * sizeof(float)));
     TMOE_RETURN_IF_ERROR(activations.reserve(max_batch, round_up(s.width, 32)));
-    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(max_batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
+    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(max_batch, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32)));
     TMOE_RETURN_IF_ERROR(ids.allocate(max_batch * s.k * sizeof(int32_t)));
     TMOE_RETURN_IF_ERROR(weights.allocate(max_batch * s.k * sizeof(float)));
     TMOE_RETURN_IF_ERROR(scores.allocate(max_batch * s.router_rows * sizeof(int64_t)));
@@ -43,7 +43,7 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     TMOE_RETURN_IF_ERROR(offsets.allocate((s.experts + 1) * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(slots.allocate(max_batch * s.k * sizeof(uint32_t)));
     TMOE_RETURN_IF_ERROR(rows.allocate(max_batch * s.k * sizeof(uint32_t)));
-    TMOE_RETURN_IF_ERROR(values.allocate(max_batch * s.value_rows() * s.width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(values.allocate(max_batch * s.value_rows() * s.model_width * sizeof(float)));
     TMOE_RETURN_IF_ERROR(attention.reserve(threads, score_positions(plan)));
     planned_scores = attention.scores.size();
     TMOE_RETURN_IF_ERROR(logits.allocate(kLogitRows * plan.vocab * sizeof(float)));

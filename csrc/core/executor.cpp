@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "cpu/embed.h"
+#include "cpu/gated.h"
+#include "cpu/head_matmul.h"
 
 namespace tmoe {
 
@@ -134,6 +136,8 @@ Status Executor::run_op(size_t index) {
         case OpKind::Route: return route(op);
         case OpKind::Experts: return experts(op);
         case OpKind::Logits: return logits(op);
+        case OpKind::Gated: return gated(op);
+        case OpKind::HeadMatmul: return head_matmul(op);
         case OpKind::Scale: return scale(op);
     }
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
@@ -154,12 +158,12 @@ Status Executor::embed(const PlanOp& op) {
 
 Status Executor::rms_norm(const PlanOp& op) {
     const Weight& weight = model_.weights_[op.weight];
-    const size_t width = plan_.buffer_widths[op.in], n = weight.columns;
+    const size_t width = plan_.buffer_widths[op.in], n = weight.columns, used = op.runs ? op.runs * n : width;
     const float* in = arena_.buffer(op.in);
     float* out = arena_.buffer(op.out);
     const NonFinite bad = flags();
     const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
-        for (size_t at = t * width; at < (t + 1) * width; at += n) {
+        for (size_t at = t * width; at < t * width + used; at += n) {
             if (!context_.kernels.rms_norm(in + at, weight.data.as<float>(), n, op.epsilon, out + at)) bad.mark(t);
         }
     });
@@ -200,7 +204,7 @@ Status Executor::rope(const PlanOp& op, size_t index) {
     const float* sines = arena_.sines.as<float>() + table * arena_.rope_stride;
     float* x = arena_.buffer(op.in);
     const bool done = context_.pool.for_each(tokens_, context_.cancel, [&](size_t t, size_t) {
-        context_.kernels.rope(x + t * width, op.heads, op.head_dim, op.rotary_dim, cosines + t * half, sines + t * half, op.pairs);
+        context_.kernels.rope(x + t * width + op.offset, op.heads, op.head_dim, op.rotary_dim, cosines + t * half, sines + t * half, op.pairs);
     });
     return done ? Status() : cancelled();
 }
@@ -217,6 +221,7 @@ Status Executor::attention(const PlanOp& op) {
     args.head_dim = op.head_dim;
     args.value_dim = op.value_dim;
     args.scale = op.scale;
+    if (op.v_buffer == op.k_buffer) args.value_stride = op.head_dim;
     args.window = op.window;
     args.sinks = vector_of(op.sinks);
     for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
@@ -230,6 +235,18 @@ Status Executor::attention(const PlanOp& op) {
         i = last;
     }
     return {};
+}
+
+Status Executor::gated(const PlanOp& op) {
+    const GatedArgs args = {arena_.buffer(op.in), arena_.buffer(op.gate), tokens_, plan_.buffer_widths[op.in], op.gate_form == GateForm::Sigmoid};
+    return tmoe::gated(context_, args, flags());
+}
+
+Status Executor::head_matmul(const PlanOp& op) {
+    const Weight& weight = model_.weights_[op.weight];
+    const size_t carried = plan_.buffer_widths[op.in] / weight.experts - weight.columns;
+    const HeadMatmulArgs args = {arena_.buffer(op.in), tokens_, weight.experts, {weight.matrix(), weight.expert_bytes}, carried, arena_.buffer(op.out)};
+    return tmoe::head_matmul(context_, args, arena_.activations, flags());
 }
 
 std::vector<Executor::LogitRow> Executor::logit_rows() const {

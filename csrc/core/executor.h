@@ -34,6 +34,8 @@ class Executor {
     Status matmul(const PlanOp& op);
     Status rope(const PlanOp& op, size_t index);
     Status attention(const PlanOp& op);
+    Status gated(const PlanOp& op);
+    Status head_matmul(const PlanOp& op);
     Status route(const PlanOp& op);
     template <class Buffers> void fill_route(const PlanOp& op, size_t layer, const float* states, Buffers& to, RouteArgs& args, HserRouting& hser);
     void use_masks(RouteArgs& args, size_t layer);

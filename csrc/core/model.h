@@ -37,8 +37,9 @@ struct Weight {
     TensorRole role = TensorRole::Vector;
     DType type = DType::F32;
     size_t columns = 0, rows = 1, experts = 1;
+    HeadCut cut = {};             ///< Heads: as the plan has it
     Buffer data;
-    size_t expert_bytes = 0;      ///< Experts: distance of one expert's packed matrix from the next
+    size_t expert_bytes = 0;      ///< Experts and heads (counted as experts): distance of one packed matrix from the next
     int exponent = 0;             ///< Router, RouterBias: w = q · 2^(exponent - 23)
 
     /** Of experts: the first. */

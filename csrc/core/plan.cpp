@@ -14,7 +14,7 @@ constexpr uint32_t kMostHeadDim = 4096;
 constexpr uint64_t kMostElements = uint64_t{1} << 48;  // of a tensor: far beyond any machine, and no size in bytes overflows
 
 const char* op_name(OpKind kind) {
-    static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits", "scale"};
+    static const char* const names[] = {"embed", "rmsNorm", "matmul", "rope", "attention", "route", "experts", "logits", "scale", "gated", "headMatmul"};
     return names[static_cast<uint32_t>(kind)];
 }
 
@@ -41,6 +41,7 @@ class Checker {
                 if (n > kMostElements / elements) return bad(format("tensor '%s' has too many elements", tensor.name.c_str()));
                 elements *= n;
             }
+            TMOE_RETURN_IF_ERROR(check_cut(tensor));
         }
         for (index_ = 0; index_ < plan_.ops.size(); index_++) {
             op_ = &plan_.ops[index_];
@@ -55,6 +56,7 @@ class Checker {
             case TensorRole::Vector:
             case TensorRole::RouterBias:
             case TensorRole::SelectionBias: return 1;
+            case TensorRole::Heads:
             case TensorRole::Experts: return 3;
             default: return 2;
         }
@@ -97,7 +99,8 @@ class Checker {
             case OpKind::RmsNorm:
                 if (!is(op.weight, TensorRole::Vector) || plan_.tensors[op.weight].shape.size() != 1) return bad("needs a vector tensor");
                 if (!(op.epsilon >= 0) || !std::isfinite(op.epsilon)) return bad("epsilon must be a number ≥ 0");
-                if (width(op.in) != width(op.out) || width(op.in) % dim(op.weight, 0) != 0) return bad("widths do not divide by the weight's length");
+                if (width(op.in) != width(op.out) || (op.runs == 0 && width(op.in) % dim(op.weight, 0) != 0)) return bad("widths do not divide by the weight's length");
+                if (op.runs && (op.in != op.out || op.runs * dim(op.weight, 0) > width(op.in))) return bad("runs must be of a row that is normalised in place");
                 return {};
             case OpKind::Matmul:
                 if (op.parts.empty()) return bad("needs at least one part");
@@ -114,7 +117,9 @@ class Checker {
                 return {};
             case OpKind::Rope:
                 if (!op.heads || !op.head_dim || op.head_dim > kMostHeadDim || uint64_t{op.heads} * op.head_dim != width(op.in)) return bad("heads × headDim must be the buffer's width");
-                if (op.rotary_dim == 0 || op.rotary_dim % 2 || op.rotary_dim > op.head_dim) return bad("rotaryDim must be even, positive and at most headDim");
+                if (op.rotary_dim == 0 || op.rotary_dim % 2 || uint64_t{op.offset} + op.rotary_dim > op.head_dim) {
+                    return bad("rotaryDim must be even, positive and, with the offset, at most headDim");
+                }
                 if (!(op.base >= 1) || !std::isfinite(op.base)) return bad("base must be a number ≥ 1");
                 if (!(op.scaling.factor >= 1) || !(op.scaling.magnitude > 0) || op.scaling.none == op.scaling.all) return bad("needs a factor ≥ 1, a magnitude > 0, and shares that differ");
                 return vector(op.divisors, op.rotary_dim / 2);
@@ -124,11 +129,35 @@ class Checker {
             case OpKind::Logits:
                 if (!is(op.weight, TensorRole::Matrix)) return bad("needs a matrix tensor");
                 return shape(op.weight, width(op.in), plan_.vocab);
+            case OpKind::Gated:
+                if (!has_buffer(op.gate) || op.gate == op.in) return bad("needs a gate beside its buffer");
+                if (width(op.gate) != (op.gate_form == GateForm::Silu ? width(op.in) : 1)) return bad("the gate's width is not that of its form");
+                return {};
+            case OpKind::HeadMatmul: return check_head_matmul();
             case OpKind::Scale:
                 if (!(op.scale > 0) || !std::isfinite(op.scale)) return bad("by must be a number above 0");
                 return {};
         }
         return bad("is unknown");
+    }
+
+    Status check_cut(const PlanTensor& tensor) const {
+        const HeadCut& cut = tensor.cut;
+        if (cut.height == 0) return {};
+        if (tensor.role != TensorRole::Heads || uint64_t{cut.first} + tensor.shape[cut.transposed ? 0 : 1] > cut.height) {
+            return bad(format("tensor '%s' is cut beyond its heads", tensor.name.c_str()));
+        }
+        return {};
+    }
+
+    Status check_head_matmul() {
+        const PlanOp& op = *op_;
+        if (!is(op.weight, TensorRole::Heads)) return bad("needs a heads tensor");
+        const uint64_t columns = dim(op.weight, 0), rows = dim(op.weight, 1), heads = dim(op.weight, 2);
+        if (op.in == op.out || heads > kMostWidth || width(op.in) % heads || width(op.out) % heads) return bad("in and out must be two buffers of whole heads");
+        const uint64_t from = width(op.in) / heads, to = width(op.out) / heads;
+        if (from < columns || to < rows || from - columns != to - rows) return bad("what follows the product in a head of out must be what follows its columns in one of in");
+        return {};
     }
 
     Status check_attention() {
@@ -137,8 +166,11 @@ class Checker {
         if (!op.heads || !op.kv_heads || op.heads % op.kv_heads) return bad("heads must be a multiple of kvHeads");
         if (!op.head_dim || !op.value_dim || op.head_dim > kMostHeadDim || op.value_dim > kMostHeadDim) return bad("headDim and valueDim are out of range");
         if (uint64_t{op.heads} * op.head_dim != width(op.in) || uint64_t{op.kv_heads} * op.head_dim != width(op.k_buffer) ||
-            uint64_t{op.kv_heads} * op.value_dim != width(op.v_buffer) || uint64_t{op.heads} * op.value_dim != width(op.out)) {
+            uint64_t{op.heads} * op.value_dim != width(op.out)) {
             return bad("widths of q, k, v, out do not match the heads");
+        }
+        if (op.v_buffer == op.k_buffer ? op.kv_heads != 1 || op.value_dim > op.head_dim : uint64_t{op.kv_heads} * op.value_dim != width(op.v_buffer)) {
+            return bad("the width of v does not match the heads");
         }
         if (op.layer >= plan_.layers || !std::isfinite(op.scale)) return bad("layer or scale is out of range");
         TMOE_RETURN_IF_ERROR(vector(op.sinks, op.heads));

@@ -10,6 +10,7 @@ namespace tmoe {
 /** The largest sizes that any operation of a plan needs. */
 struct StepSizes {
     size_t width = 0, k = 0, experts = 0, router_rows = 0, ranked = 0 /* experts that are not ranked by their scores alone */, hidden = 0, routed_width = 0, rotary = 0;
+    size_t model_width = 0;  // of the rows that experts give and logits take
     std::vector<const PlanOp*> tables;  // one rope operation per table that differs
     explicit StepSizes(const Plan& plan) {
         for (uint32_t w : plan.buffer_widths) width = std::max<size_t>(width, w);
@@ -25,6 +26,7 @@ struct StepSizes {
                 if (op.bias != kNoTensor || op.selection_bias != kNoTensor || op.groups.count > 0) ranked = std::max<size_t>(ranked, plan.tensors[op.weight].shape[1]);
                 routed_width = std::max<size_t>(routed_width, plan.tensors[op.weight].shape[0]);
             }
+            if (op.kind == OpKind::Experts || op.kind == OpKind::Logits) model_width = std::max<size_t>(model_width, plan.buffer_widths[op.in]);
             if (op.kind == OpKind::Experts) hidden = std::max<size_t>(hidden, plan.tensors[op.gate].shape[1]);
         }
     }

@@ -37,16 +37,19 @@ Status describe_tensor(const GgufFile& file, const PlanTensor& wanted, Weight& o
             .with("supported", supported);
     }
     std::vector<uint64_t> actual = found->shape;
-    while (actual.size() > wanted.shape.size() && actual.back() == 1) actual.pop_back();
-    if (actual != wanted.shape) {
-        const std::string has = shape_text(found->shape), needs = shape_text(wanted.shape);
+    const std::vector<uint64_t> shape = wanted.file_shape();
+    while (actual.size() > shape.size() && actual.back() == 1) actual.pop_back();
+    while (actual.size() < shape.size() && shape[actual.size()] == 1) actual.push_back(1);  // a matrix of one row may be stored as a vector
+    if (actual != shape) {
+        const std::string has = shape_text(found->shape), needs = shape_text(shape);
         return Status(StatusCode::TENSOR_SHAPE_MISMATCH, format("tensor '%s' is %s, the model needs %s", found->name.c_str(), has.c_str(), needs.c_str()))
             .with("tensor", found->name)
             .with("expected", needs)
             .with("actual", has);
     }
     out.role = wanted.role;
-    out.type = info->type;
+    out.type = wanted.cut.transposed ? DType::F32 : info->type;
+    out.cut = wanted.cut;
     out.columns = wanted.shape[0];
     out.rows = wanted.shape.size() > 1 ? wanted.shape[1] : 1;
     out.experts = wanted.shape.size() > 2 ? wanted.shape[2] : 1;
@@ -134,12 +137,32 @@ Status TensorLoader::load_piece(const GgufTensor& tensor, Weight& w, const Tenso
 
 size_t TensorLoader::groups_at_a_time(const Weight& w) const { return std::max<size_t>(1, kReadBytes / (kLanes * row_bytes(w.type, w.columns))); }
 
+/** Rows of a head's matrix that are columns of the file's, as floats. */
+Status TensorLoader::read_transposed(const GgufTensor& tensor, const Weight& w, size_t head, size_t first_row, size_t rows, float* to) {
+    const DType type = dtype_info(tensor.type_id)->type;
+    const size_t width = static_cast<size_t>(tensor.shape[0]), row = row_bytes(type, width);
+    Buffer raw, floats;
+    TMOE_RETURN_IF_ERROR(raw.allocate(row));
+    TMOE_RETURN_IF_ERROR(floats.allocate(width * sizeof(float)));
+    for (size_t c = 0; c < w.columns; c++) {
+        TMOE_RETURN_IF_ERROR(file_.read(tensor, (head * w.cut.height + w.cut.first + c) * row, raw.data(), row));
+        decode_row(type, raw.data(), floats.as<float>(), width);
+        for (size_t r = 0; r < rows; r++) to[r * w.columns + c] = floats.as<float>()[first_row + r];
+    }
+    return {};
+}
+
 /** Groups [first, last) of an expert's matrix. */
 Status TensorLoader::pack_groups(const GgufTensor& tensor, const Weight& w, size_t expert, size_t first, size_t last, size_t worker, uint8_t* to) {
     const size_t row = row_bytes(w.type, w.columns), first_row = first * kLanes, rows = std::min(w.rows, last * kLanes) - first_row;
     Buffer& raw = scratch_[worker];
     TMOE_RETURN_IF_ERROR(raw.reserve(rows * row));
-    TMOE_RETURN_IF_ERROR(file_.read(tensor, (expert * w.rows + first_row) * row, raw.data(), rows * row));
+    if (w.cut.transposed) {
+        TMOE_RETURN_IF_ERROR(read_transposed(tensor, w, expert, first_row, rows, raw.as<float>()));
+    } else {
+        const size_t begin = w.cut.height ? expert * w.cut.height + w.cut.first : expert * w.rows;
+        TMOE_RETURN_IF_ERROR(file_.read(tensor, (begin + first_row) * row, raw.data(), rows * row));
+    }
     pack_rows(w.type, raw.data(), rows, w.columns, to);
     return {};
 }

@@ -40,6 +40,7 @@ class TensorLoader {
     template <class Fn> Status parallel(size_t count, Fn fn);
     Status load_packed(const GgufTensor& tensor, Weight& w);
     Status pack_groups(const GgufTensor& tensor, const Weight& w, size_t expert, size_t first, size_t last, size_t worker, uint8_t* to);
+    Status read_transposed(const GgufTensor& tensor, const Weight& w, size_t head, size_t first_row, size_t rows, float* to);
     size_t groups_at_a_time(const Weight& w) const;
     Status load_bytes(const GgufTensor& tensor, uint64_t from, size_t bytes, uint8_t* to);
     Status load_floats(const GgufTensor& tensor, Weight& w);

@@ -34,7 +34,7 @@ Status AttentionScratch::reserve(size_t threads, size_t positions) {
 
 Status attention(const Context& context, const AttentionArgs& a, AttentionScratch& scratch) {
     const auto cancelled = [] { return Status(StatusCode::CANCELLED, "attention was cancelled"); };
-    const size_t group = a.heads / a.kv_heads;
+    const size_t group = a.heads / a.kv_heads, value_stride = a.value_stride ? a.value_stride : a.value_dim;
     const size_t head_bytes = kKvPage * (a.head_dim + a.value_dim) * kv_bytes(a.type);
     const auto key_offset = [&](size_t head) { return a.layer_offset + head * head_bytes; };
     const auto value_offset = [&](size_t head) { return key_offset(head) + kKvPage * a.head_dim * kv_bytes(a.type); };
@@ -51,7 +51,7 @@ Status attention(const Context& context, const AttentionArgs& a, AttentionScratc
         for (size_t head = 0; head < a.kv_heads; head++) {
             context.kernels.kv_write(run->pages[position / kKvPage], key_offset(head), value_offset(head), a.type, position % kKvPage,
                                      a.k + (row * a.kv_heads + head) * a.head_dim, a.head_dim,
-                                     a.v + (row * a.kv_heads + head) * a.value_dim, a.value_dim);
+                                     a.v + (row * a.kv_heads + head) * value_stride, a.value_dim);
         }
     });
     if (!done) return cancelled();

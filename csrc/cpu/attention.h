@@ -25,7 +25,7 @@ struct AttentionRun {
 };
 
 struct AttentionArgs {
-    const float *q, *k, *v;      ///< [tokens][heads · head_dim], [tokens][kv_heads · head_dim], [tokens][kv_heads · value_dim]
+    const float *q, *k, *v;      ///< [tokens][heads · head_dim], [tokens][kv_heads · head_dim], [tokens][kv_heads · value_stride]
     float* out;                  ///< [tokens][heads · value_dim]
     size_t heads, kv_heads, head_dim, value_dim;
     float scale;
@@ -36,6 +36,7 @@ struct AttentionArgs {
     size_t window = 0;           ///< positions that a token sees, at most; 0 = all before it
     const float* sinks = nullptr;   ///< [heads]; null = none
     size_t first_of(size_t visible) const { return window > 0 && visible > window ? visible - window : 0; }
+    size_t value_stride = 0;     ///< floats from one head's values to the next; 0 = value_dim. Values that are their keys' first floats: head_dim
 };
 
 /** Scratch of attention: rows of scores for each thread. */

@@ -42,6 +42,7 @@ struct HeadCache {
 }  // namespace
 
 Status attention_ref(const AttentionArgs& a) {
+    const size_t value_stride = a.value_stride ? a.value_stride : a.value_dim;
     for (size_t i = 0; i < a.run_count; i++) {
         const AttentionRun& run = a.runs[i];
         for (size_t t = 0; t < run.count; t++) {
@@ -49,7 +50,7 @@ Status attention_ref(const AttentionArgs& a) {
             for (size_t head = 0; head < a.kv_heads; head++) {
                 const HeadCache cache = {a, run, head};
                 for (size_t d = 0; d < a.head_dim; d++) cache.write(position, false, d, a.k[(row * a.kv_heads + head) * a.head_dim + d]);
-                for (size_t d = 0; d < a.value_dim; d++) cache.write(position, true, d, a.v[(row * a.kv_heads + head) * a.value_dim + d]);
+                for (size_t d = 0; d < a.value_dim; d++) cache.write(position, true, d, a.v[(row * a.kv_heads + head) * value_stride + d]);
             }
         }
         for (size_t t = 0; t < run.count; t++) {

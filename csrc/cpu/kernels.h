@@ -96,6 +96,8 @@ struct Kernels {
     void (*silu_mul)(const float* gate, const float* up, size_t n, float* out);
     /** ExpertActivation::ClampedSwiglu of gate[i] and up[i] (cpu/expert_matmul.h). */
     void (*clamped_swiglu)(const float* gate, const float* up, size_t n, float* out);
+    /** out[i] = sigmoid(gate) · x[i]. */
+    void (*sigmoid_scale)(float gate, const float* x, size_t n, float* out);
     /** out[i] = (add ? out[i] : 0) + Σ weights[s] · rows[s][i], one fma chain in slot order that starts at zero. */
     void (*combine_row)(const float* const* rows, const float* weights, size_t slots, size_t n, bool add, float* out);
 };

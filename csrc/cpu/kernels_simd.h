@@ -12,8 +12,8 @@ namespace {
 
 constexpr Kernels table_of(Isa isa) {
     return {isa,  quantise_row,   matmul,  rms_norm, rope,     kv_write,
-            attend, quantise_state, dot_i64, softmax,  sigmoid,  silu_mul, clamped_swiglu,
-            combine_row};
+            attend, quantise_state, dot_i64, softmax,  sigmoid,  silu_mul,
+            clamped_swiglu, sigmoid_scale, combine_row};
 }
 
 }  // namespace

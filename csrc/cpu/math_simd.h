@@ -122,6 +122,11 @@ inline void clamped_swiglu(const float* gate, const float* up, size_t n, float* 
     }
 }
 
+inline void sigmoid_scale(float gate, const float* x, size_t n, float* out) {
+    const Vec::F one = Vec::set1(1.0f), sigmoid = Vec::div(one, Vec::add(one, exp_lanes(Vec::sub(Vec::set1(0.0f), Vec::set1(gate)))));
+    for (size_t i = 0; i < n; i += 16) store_some(out + i, n - i, Vec::mul(sigmoid, load_some(x + i, n - i, 0.0f)));
+}
+
 inline void combine_row(const float* const* rows, const float* weights, size_t slots, size_t n, bool add, float* out) {
     for (size_t i = 0; i < n; i += 16) {
         Vec::F sum = Vec::set1(0.0f);

@@ -45,7 +45,7 @@ __global__ void write_kernel(AttentionCall c) {
     const size_t token = blockIdx.x, head = blockIdx.y, row = token * c.kv_heads + head, position = c.positions[token];
     const HeadCache cache(c, token, head);
     for (size_t d = threadIdx.x; d < c.head_dim; d += kThreads) write_cache(c.type, cache.key(position, d), c.k[row * c.head_dim + d]);
-    for (size_t d = threadIdx.x; d < c.value_dim; d += kThreads) write_cache(c.type, cache.value(position, d), c.v[row * c.value_dim + d]);
+    for (size_t d = threadIdx.x; d < c.value_dim; d += kThreads) write_cache(c.type, cache.value(position, d), c.v[row * (c.value_stride ? c.value_stride : c.value_dim) + d]);
 }
 
 /** Row (token, query head) of this block: rows of a pass begin at `first`. */

@@ -42,7 +42,8 @@ Status attention(Workspace& w, const AttentionArgs& a) {
     AttentionCall c = {};
     c.q = w.in(a.q, tokens * a.heads * a.head_dim);
     c.k = w.in(a.k, tokens * a.kv_heads * a.head_dim);
-    c.v = w.in(a.v, tokens * a.kv_heads * a.value_dim);
+    c.value_stride = a.value_stride ? a.value_stride : a.value_dim;
+    c.v = w.in(a.v, tokens * a.kv_heads * c.value_stride);
     c.out = w.out(a.out, tokens * a.heads * a.value_dim);
     c.tokens = tokens;
     c.heads = a.heads;

@@ -13,6 +13,7 @@ struct RmsNormCall {
     float* out;                ///< [rows][n]; may be x
     size_t token_rows = 1;     ///< rows of one token, for the marks
     Marks marks;               ///< where a sum of squares is not finite
+    size_t stride = 0;         ///< floats from one token's rows to the next's; 0 = they follow one another
 };
 Status rms_norm(Stream& stream, const RmsNormCall& call);
 
@@ -21,6 +22,7 @@ struct RopeCall {
     size_t tokens, heads, head_dim, half;
     const float *cosines, *sines;   ///< [tokens][half], from RopeTable
     RopePairs pairs;
+    size_t offset = 0;         ///< floats of a head before those that are rotated
 };
 Status rope(Stream& stream, const RopeCall& call);
 
@@ -37,12 +39,30 @@ struct AttentionCall {
     size_t most_visible;               ///< the largest position + 1
     float* scores;                     ///< scratch: rows of most_visible floats
     size_t score_rows;                 ///< at least 1; tokens · heads of them make it one pass
+    size_t value_stride = 0;           ///< as AttentionArgs has it
     size_t window = 0;                 ///< positions that a token sees; 0 = all
     const float* sinks = nullptr;      ///< [heads]; null = none
 };
 /** Writes k and v into the cache, then attends over what it holds. */
 Status attention(Stream& stream, const AttentionCall& call);
 
+/** GatedArgs of cpu/gated.h. */
+struct GatedCall {
+    float* x;
+    const float* gate;
+    size_t rows, n;
+    bool by_row;
+    Marks marks;
+};
+Status gated(Stream& stream, const GatedCall& call);
+
+/** What follows a head's product in head_matmul: rows are (token, head); out[row][to + i] = x[row][from + i], i < carried. */
+struct CarryCall {
+    const float* x;
+    size_t rows, from, to, carried;
+    float* out;
+};
+Status carry(Stream& stream, const CarryCall& call);
 /** x[n] *= by. */
 Status scale(Stream& stream, float* x, size_t n, float by);
 

@@ -30,7 +30,6 @@ __device__ inline float exp_of(float x) {
 }
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp_of(0.0f - x)); }
-
 __device__ inline float silu(float x) { return x / (1.0f + exp_of(0.0f - x)); }
 
 /** ExpertActivation::ClampedSwiglu (cpu/expert_matmul.h), step by step as on the CPU. */

@@ -83,7 +83,7 @@ template <class B, unsigned T> struct FloatSteps {
 };
 
 template <class Steps, unsigned T> __global__ void rows_kernel(MatmulCall c) {
-    const OwnRows own = own_rows(c.offsets, c.experts, c.count);
+    const OwnRows own = own_rows(c);
     const MatrixView w = c.weight.at(own.expert);
     const size_t place = blockIdx.x * group_bytes(w.type, w.columns), row = blockIdx.x * 16 + threadIdx.x % 16;
     const unsigned slice = threadIdx.x / 16;

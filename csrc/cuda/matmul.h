@@ -24,7 +24,7 @@ struct QuantiseCall {
     float* scale;
     int32_t *sum, *sum16;
     Marks marks = {};
-    /** Dispatched rows: those of experts [expert_count] (null: 0 …) by offsets; the token of a row is slots[row] / k. `rows` bounds one expert's. */
+    /** A row's token is row / k. Dispatched rows: those of experts [expert_count] (null: 0 …) by offsets; the token of a row is slots[row] / k. `rows` bounds one expert's. */
     const uint32_t *offsets = nullptr, *slots = nullptr, *experts = nullptr;
     size_t expert_count = 1;
     uint32_t k = 1;
@@ -45,6 +45,8 @@ struct MatmulCall {
     uint32_t k = 1;
     const uint32_t* experts = nullptr;   ///< [expert_count] ids; null: 0 … expert_count - 1
     size_t expert_count = 1;
+    size_t heads = 0;                    ///< above 0: of head_matmul. Every row meets each of `expert_count` = heads matrices: rows of `a` are (row, head)
+    size_t head_stride = 0;              ///< floats from one head's product to the next in a row of out
     float* out = nullptr;                ///< [rows][out_stride]
     size_t out_stride = 0;
     bool add = false;

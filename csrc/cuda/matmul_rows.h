@@ -17,7 +17,12 @@ __device__ inline OwnRows own_rows(const uint32_t* offsets, const uint32_t* expe
     return {expert, offsets[expert], offsets[expert + 1]};
 }
 
-__device__ inline uint32_t activation_row(const MatmulCall& c, size_t row) { return c.slots ? c.slots[row] / c.k : static_cast<uint32_t>(row); }
+__device__ inline OwnRows own_rows(const MatmulCall& c) { return c.heads ? OwnRows{blockIdx.y, 0, c.count} : own_rows(c.offsets, c.experts, c.count); }
+
+__device__ inline uint32_t activation_row(const MatmulCall& c, size_t row) {
+    if (c.heads) return static_cast<uint32_t>(row * c.heads + blockIdx.y);
+    return c.slots ? c.slots[row] / c.k : static_cast<uint32_t>(row);
+}
 
 __device__ inline float activate(ExpertActivation kind, float gate, float up) { return kind == ExpertActivation::Silu ? silu(gate) * up : clamped_swiglu(gate, up); }
 
@@ -25,7 +30,7 @@ __device__ inline float activate(ExpertActivation kind, float gate, float up) { 
 __device__ inline float with_bias(const MatrixView& w, size_t row, float value) { return w.bias && row < w.rows ? value + w.bias[row] : value; }
 
 __device__ inline void write_out(const MatmulCall& c, size_t row, size_t column, float value) {
-    float& out = c.out[row * c.out_stride + column];
+    float& out = c.out[row * c.out_stride + (c.heads ? blockIdx.y * c.head_stride : 0) + column];
     out = c.add ? out + value : value;
 }
 

@@ -92,7 +92,7 @@ template <class B> __device__ void tile(const MatmulCall& c, const uint8_t* grou
 }
 
 template <class B> __global__ void __launch_bounds__(kThreads) tiles_kernel(MatmulCall c) {
-    const OwnRows own = own_rows(c.offsets, c.experts, c.count);
+    const OwnRows own = own_rows(c);
     const MatrixView w = c.weight.at(own.expert);
     const size_t groups = (w.rows + 15) / 16, group = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
     const size_t place = group * group_bytes(w.type, w.columns);

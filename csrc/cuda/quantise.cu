@@ -24,7 +24,7 @@ __device__ inline void quantise_block(const QuantiseCall& c, size_t index, size_
     if (lane != 0) return;
     c.scale[index] = zero ? 0.0f : amax / 127.0f;
     c.sum[index] = -8 * (half + other);
-    if (most >= kInfinity && c.marks.tokens) atomicMin(c.marks.tokens + (c.slots ? c.slots[row] / c.k : row), c.marks.mark);
+    if (most >= kInfinity && c.marks.tokens) atomicMin(c.marks.tokens + (c.slots ? c.slots[row] : row) / c.k, c.marks.mark);
 }
 
 __global__ void quantise_kernel(QuantiseCall c) {

@@ -10,8 +10,9 @@ constexpr unsigned kThreads = 256;
 
 __global__ void rms_norm_kernel(RmsNormCall c) {
     float* scale = block_memory<float>();
-    const float* x = c.x + blockIdx.x * c.n;
-    float* out = c.out + blockIdx.x * c.n;
+    const size_t at = c.stride ? blockIdx.x / c.token_rows * c.stride + blockIdx.x % c.token_rows * c.n : blockIdx.x * c.n;
+    const float* x = c.x + at;
+    float* out = c.out + at;
     if (threadIdx.x < kWarp) {  // both halves of the warp do the same
         float squares = 0;
         for (size_t i = threadIdx.x % 16; i < c.n; i += 16) squares = fmaf(x[i], x[i], squares);

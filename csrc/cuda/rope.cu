@@ -12,7 +12,7 @@ __global__ void rope_kernel(RopeCall c) {
     const size_t index = size_t{blockIdx.x} * kThreads + threadIdx.x;
     if (index >= c.tokens * c.heads * c.half) return;
     const size_t i = index % c.half, head = index / c.half, token = head / c.heads;
-    float* x = c.x + head * c.head_dim;
+    float* x = c.x + head * c.head_dim + c.offset;
     const bool neox = c.pairs == RopePairs::Neox;
     float &first = x[neox ? i : 2 * i], &second = x[neox ? c.half + i : 2 * i + 1];
     const float p = first, q = second, cosine = c.cosines[token * c.half + i], sine = c.sines[token * c.half + i];

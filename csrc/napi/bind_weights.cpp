@@ -9,7 +9,7 @@ namespace tmoe {
 namespace {
 
 napi_value describe_weight(napi_env env, const PlanTensor& tensor, const Weight& w) {
-    const bool packed = w.role == TensorRole::Matrix || w.role == TensorRole::Experts;
+    const bool packed = is_packed(w.role);
     const size_t group = packed ? kLanes : 1;
     napi_value out = nullptr;
     if (napi_create_object(env, &out) != napi_ok) return nullptr;
@@ -63,7 +63,7 @@ Status file_closed() { return Status(StatusCode::VALIDATION_ERROR, "file: the fi
 
 Status read_piece(napi_env env, napi_value value, const Weight& w, TensorPiece& out) {
     int64_t expert = 0, first = 0, rows = 0;
-    const bool packed = w.role == TensorRole::Matrix || w.role == TensorRole::Experts;
+    const bool packed = is_packed(w.role);
     TMOE_RETURN_IF_ERROR(require_object(env, value, "piece"));
     TMOE_RETURN_IF_ERROR(read_integer(env, value, "piece", "expert", 0, static_cast<int64_t>(w.experts) - 1, expert));
     TMOE_RETURN_IF_ERROR(read_integer(env, value, "piece", "firstRow", 0, static_cast<int64_t>(w.rows) - 1, first));

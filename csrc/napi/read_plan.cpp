@@ -24,10 +24,13 @@ constexpr Name<TensorRole> kRoles[] = {{"embedding", TensorRole::Embedding},
                                        {"router", TensorRole::Router},
                                        {"vector", TensorRole::Vector},
                                        {"routerBias", TensorRole::RouterBias},
-                                       {"selectionBias", TensorRole::SelectionBias}};
+                                       {"selectionBias", TensorRole::SelectionBias},
+                                       {"heads", TensorRole::Heads}};
 constexpr Name<OpKind> kOps[] = {{"embed", OpKind::Embed},   {"rmsNorm", OpKind::RmsNorm},     {"matmul", OpKind::Matmul},
                                  {"rope", OpKind::Rope},     {"attention", OpKind::Attention}, {"route", OpKind::Route},
-                                 {"experts", OpKind::Experts}, {"logits", OpKind::Logits},       {"scale", OpKind::Scale}};
+                                 {"experts", OpKind::Experts}, {"logits", OpKind::Logits},       {"scale", OpKind::Scale},
+                                 {"gated", OpKind::Gated},   {"headMatmul", OpKind::HeadMatmul}};
+constexpr Name<GateForm> kGates[] = {{"silu", GateForm::Silu}, {"sigmoid", GateForm::Sigmoid}};
 constexpr Name<RopePairs> kPairs[] = {{"neox", RopePairs::Neox}, {"interleaved", RopePairs::Interleaved}};
 constexpr Name<ExpertActivation> kActivations[] = {{"silu", ExpertActivation::Silu}, {"clamped_swiglu", ExpertActivation::ClampedSwiglu}};
 constexpr Name<RopeKeep> kKeeps[] = {{"pair", RopeKeep::Pair}, {"turns", RopeKeep::Turns}};
@@ -70,6 +73,7 @@ class PlanReader {
         napi_value source = nullptr;
         TMOE_RETURN_IF_ERROR(read_property(env_, value, "source", source));
         if (!is_undefined(env_, source)) TMOE_RETURN_IF_ERROR(read_text(env_, source, at + ".source", tensor.source));
+        TMOE_RETURN_IF_ERROR(read_cut(value, at, tensor.cut));
         if (!tensors_.emplace(tensor.name, static_cast<uint32_t>(plan_.tensors.size())).second) {
             return Status(StatusCode::VALIDATION_ERROR, at + ".name: " + tensor.name + " is there twice").with("argument", at + ".name");
         }
@@ -134,6 +138,7 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
                 TMOE_RETURN_IF_ERROR(tensor(value, at, "weight", op.weight));
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "out", op.out));
+                TMOE_RETURN_IF_ERROR(optional_u32(value, at, "runs", op.runs));
                 return real(value, at, "epsilon", 0, op.epsilon);
             case OpKind::Matmul:
                 return read_matmul(value, at, op);
@@ -142,6 +147,7 @@ class PlanReader {
                 TMOE_RETURN_IF_ERROR(u32(value, at, "heads", op.heads));
                 TMOE_RETURN_IF_ERROR(u32(value, at, "headDim", op.head_dim));
                 TMOE_RETURN_IF_ERROR(u32(value, at, "rotaryDim", op.rotary_dim));
+                TMOE_RETURN_IF_ERROR(optional_u32(value, at, "offset", op.offset));
                 TMOE_RETURN_IF_ERROR(read_number(env_, value, at.c_str(), "base", 0, 1e300, op.base));
                 TMOE_RETURN_IF_ERROR(optional_tensor(value, at, "divisors", op.divisors));
                 TMOE_RETURN_IF_ERROR(read_scaling(value, at, op.scaling));
@@ -180,12 +186,33 @@ class PlanReader {
             case OpKind::Logits:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
                 return tensor(value, at, "weight", op.weight);
+            case OpKind::Gated:
+                TMOE_RETURN_IF_ERROR(buffer(value, at, "buffer", op.in));
+                TMOE_RETURN_IF_ERROR(buffer(value, at, "gate", op.gate));
+                return choice(value, at, "form", kGates, op.gate_form);
+            case OpKind::HeadMatmul:
+                TMOE_RETURN_IF_ERROR(buffer(value, at, "in", op.in));
+                TMOE_RETURN_IF_ERROR(tensor(value, at, "weight", op.weight));
+                return buffer(value, at, "out", op.out);
             case OpKind::Scale:
                 TMOE_RETURN_IF_ERROR(buffer(value, at, "buffer", op.in));
                 op.out = op.in;
                 return real(value, at, "by", 0, op.scale);
         }
         return {};
+    }
+
+    Status read_cut(napi_value object, const std::string& at, HeadCut& out) {
+        napi_value value = nullptr;
+        TMOE_RETURN_IF_ERROR(read_property(env_, object, "cut", value));
+        if (is_undefined(env_, value)) return {};
+        const std::string place = at + ".cut";
+        TMOE_RETURN_IF_ERROR(require_object(env_, value, place));
+        int64_t height = 0;
+        TMOE_RETURN_IF_ERROR(read_integer(env_, value, place.c_str(), "height", 1, INT32_MAX, height));
+        out.height = static_cast<uint32_t>(height);
+        TMOE_RETURN_IF_ERROR(u32(value, place, "first", out.first));
+        return read_boolean(env_, value, place.c_str(), "transposed", out.transposed);
     }
 
     Status read_biases(napi_value experts, const std::string& at, PlanOp& op) {
@@ -342,6 +369,7 @@ class PlanReader {
         out = static_cast<uint32_t>(number);
         return {};
     }
+    /** Stays as it is where the property is not there. */
     Status optional_u32(napi_value object, const std::string& at, const char* key, uint32_t& out) {
         napi_value value = nullptr;
         TMOE_RETURN_IF_ERROR(read_property(env_, object, key, value));

@@ -204,7 +204,7 @@ function makeManifest(
     model: {
       ...(descriptor.name === undefined ? {} : { name: descriptor.name }),
       architecture: description.architecture,
-      layers: sizes.layers,
+      layers: sizes.expertLayers,
       experts: sizes.experts,
       expertsUsed: sizes.expertsUsed,
       width: sizes.embedding,
@@ -302,7 +302,7 @@ export async function convertCheckpoint(
   const source = await openSource(addon, from, quantize)
   try {
     await refuseSameFolder(from, to)
-    const { layers, experts, hser } = source.description.sizes
+    const { expertLayers: layers, experts, hser } = source.description.sizes
     const tiers = hser ? hserTiers(hser, asked) : (asked ?? ONE_TIER)
     const assignment = hser ? assignHser(hser, layers) : assignTiers(tiers, layers, experts, statistics)
     if (layers * experts * MANIFEST_BYTES > LARGEST_MANIFEST) {

@@ -5,7 +5,7 @@
 import { createError, type EngineError } from '../errors/index.js'
 import { type HserSizes, PLACEMENTS, type Placement } from '../model/hser.js'
 import { type ModelDescription, readModel } from '../model/index.js'
-import type { Plan } from '../model/plan.js'
+import type { OpOf, Plan } from '../model/plan.js'
 import type { DType, ExpertBlobs, GgufTensorInfo, NativeAddon, NativeCancel, NativeGguf } from '../native.js'
 import type { TierLabels } from '../tiers/model-tiers.js'
 import { BASE_NAME, findShard, isVersionFile } from './folder.js'
@@ -101,7 +101,7 @@ function checkModel(
   const { model } = manifest
   const facts = [
     ['architecture', model.architecture, d.architecture],
-    ['layers', model.layers, d.layers],
+    ['layers with experts', model.layers, d.expertLayers],
     ['experts', model.experts, d.experts],
     ['experts used', model.expertsUsed, d.expertsUsed],
     ['width', model.width, d.embedding],
@@ -114,12 +114,12 @@ function checkModel(
       actual
     })
   }
-  for (const op of plan.ops) {
-    if (op.op !== 'experts') continue
-    const parts = manifest.layers.find(({ layer }) => layer === op.layer)
+  const expertOps = plan.ops.filter((op): op is OpOf<'experts'> => op.op === 'experts')
+  for (const [index, op] of expertOps.entries()) {
+    const parts = manifest.layers.find(({ layer }) => layer === index)
     for (const name of ['gate', 'up', 'down'] as const) {
       if (parts?.[name].tensor === op[name]) continue
-      throw invalid(folder, `layer ${op.layer}: ${name} is ${parts?.[name].tensor}, the model needs ${op[name]}`)
+      throw invalid(folder, `layer ${index}: ${name} is ${parts?.[name].tensor}, the model needs ${op[name]}`)
     }
   }
   if (hser) checkTopology(manifest, folder, hser)

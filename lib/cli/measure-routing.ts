@@ -22,7 +22,7 @@ export async function measureRouting(
   const { withModel } = await import('./with-model.js')
   // Of the whole model, whatever tiers a configuration gives it.
   return withModel(model, { config: false, ...given({ quantize }) }, session, async ({ engine, id, descriptor }) => {
-    const layers = Array.from({ length: descriptor.layers }, () => new Array<number>(descriptor.experts).fill(0))
+    const layers = Array.from({ length: descriptor.expertLayers }, () => new Array<number>(descriptor.experts).fill(0))
     const { tokens } = await engine.tokenize({ model: id, text })
     if (tokens.length === 0) {
       const details = { path: 'text', found: 'no token', allowed: 'a text file' }

@@ -125,7 +125,7 @@ async function priceOf(
     names,
     tiers,
     experts: own.reduce((sum, tier) => sum + tier.experts, 0),
-    of: descriptor.layers * descriptor.experts,
+    of: descriptor.expertLayers * descriptor.experts,
     perplexity,
     hitRate: uses > 0 ? grown('hits') / uses : 1,
     lateRate: uses > 0 ? grown('late') / uses : 0,

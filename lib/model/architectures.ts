@@ -1,11 +1,13 @@
 /** The architectures that can be run. A new one is one file and one line here; no backend changes. */
 import { createError } from '../errors/index.js'
+import { deepseek2 } from './deepseek2.js'
 import { gptOss } from './gpt-oss.js'
 import { granitemoe } from './granitemoe.js'
 import { Metadata, type RawMetadata } from './metadata.js'
 import { mixtral } from './mixtral.js'
 import { olmoe } from './olmoe.js'
 import type { Plan } from './plan.js'
+import { qwen2moe } from './qwen2moe.js'
 import { qwen3moe } from './qwen3moe.js'
 import { readSizes, type SizeRules, type Sizes } from './sizes.js'
 
@@ -21,7 +23,7 @@ export interface Architecture {
   plan(sizes: Sizes, tied: boolean): Plan
 }
 
-const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen3moe, mixtral, granitemoe, gptOss]
+const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen2moe, qwen3moe, mixtral, granitemoe, gptOss, deepseek2]
 
 export const SUPPORTED_ARCHITECTURES: readonly string[] = ARCHITECTURES.map(({ ggufName, title }) =>
   ggufName === title ? title : `${ggufName} (${title})`

@@ -6,8 +6,9 @@ import type { Plan } from './plan.js'
 import type { Sizes } from './sizes.js'
 import { checkTensors } from './tensors.js'
 
-/** What a group of tensors is for. */
-export type ModelPart = 'embedding' | 'attention' | 'router' | 'experts' | 'norms' | 'output'
+/** What a group of tensors is for; `dense`: a feed-forward that every token goes through. */
+export type ModelPart = (typeof PARTS)[number]
+const PARTS = ['embedding', 'attention', 'router', 'experts', 'dense', 'norms', 'output'] as const
 
 export interface PartSize {
   tensors: number
@@ -23,6 +24,8 @@ export interface ModelDescriptor {
   name?: string
   architecture: string
   layers: number
+  /** Layers with experts: what `layer` counts wherever experts are named. Those before them are dense. */
+  expertLayers: number
   embedding: number
   heads: number
   kvHeads: number
@@ -60,6 +63,7 @@ const PART_OF: readonly [RegExp, ModelPart][] = [
   [/^output\./, 'output'],
   [/\.(ffn_(gate_inp|(tier|group|expert)_router)|exp_probs_b)\./, 'router'],
   [/\.ffn_\w+_exps\./, 'experts'],
+  [/\.ffn_/, 'dense'],
   [/\.attn_/, 'attention']
 ]
 
@@ -70,7 +74,7 @@ function partOf(name: string): ModelPart | undefined {
 function measureParts(file: NativeGguf): Record<ModelPart, PartSize> {
   const parts = {} as Record<ModelPart, PartSize>
   const bytesOfType = new Map<ModelPart, Map<string, number>>()
-  for (const part of ['embedding', 'attention', 'router', 'experts', 'norms', 'output'] as const) {
+  for (const part of PARTS) {
     parts[part] = { tensors: 0, parameters: 0, bytes: 0, types: [] }
     bytesOfType.set(part, new Map())
   }
@@ -102,6 +106,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
     ...(typeof name === 'string' ? { name } : {}),
     architecture,
     layers: s.layers,
+    expertLayers: s.expertLayers,
     embedding: s.embedding,
     heads: s.heads,
     kvHeads: s.kvHeads,
@@ -109,7 +114,7 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
     experts: s.experts,
     expertsUsed: s.expertsUsed,
     expertFeedForward: s.feedForward,
-    expertBytes: matricesOf(file) / (s.layers * s.experts),
+    expertBytes: matricesOf(file) / (s.expertLayers * s.experts),
     vocab: s.vocab,
     contextLength: s.contextLength,
     parameters,
@@ -130,6 +135,7 @@ export function readModel(file: NativeGguf): ModelDescription {
   const { architecture, sizes } = findArchitecture(file.metadata)
   if (file.tensors.some(({ name }) => name === 'rope_freqs.weight')) sizes.rope.divided = true
   const tied = !file.tensors.some(({ name }) => name === 'output.weight')
+  if (sizes.gating) sizes.gating.selectionBias = file.tensors.some(({ name }) => /\.exp_probs_b\.bias$/.test(name))
   if (sizes.hser) checkGroupRouters(sizes.hser, file.tensors)
   const plan = architecture.plan(sizes, tied)
   checkTensors(plan, file.tensors, architecture.ggufName)

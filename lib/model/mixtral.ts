@@ -4,6 +4,7 @@
  * written in the second form, as the peer computes it. Source: MixtralForCausalLM in transformers.
  */
 import type { Architecture } from './architectures.js'
+import { refuseDense } from './feed-forward.js'
 import { PlanWriter } from './plan-writer.js'
 
 export const mixtral: Architecture = {
@@ -11,12 +12,7 @@ export const mixtral: Architecture = {
   title: 'Mixtral',
   rules: { feedForwardKey: '.feed_forward_length', normalise: true },
 
-  refuse(metadata) {
-    const experts = metadata.get('.expert_count')
-    return experts === undefined || experts === 0
-      ? 'without experts is a dense model, which is not supported'
-      : undefined
-  },
+  refuse: refuseDense,
 
   plan(s, tied) {
     const q = s.heads * s.headDim

@@ -4,7 +4,7 @@
  */
 import type { ExpertActivation } from '../kernels/requests.js'
 import { groupCount, planHser } from './hser.js'
-import type { OpOf, Plan, PlanOp, PlanTensor, RouteForm, RouteGroups, TensorRole } from './plan.js'
+import type { HeadCut, OpOf, Plan, PlanOp, PlanTensor, RouteForm, RouteGroups, TensorRole } from './plan.js'
 import type { Sizes } from './sizes.js'
 
 /** The routing seed of a plain model: any constant will do, as long as it is the same everywhere. */
@@ -26,7 +26,7 @@ export class PlanWriter<Buffer extends string> {
   private readonly ops: PlanOp[] = []
   private readonly tensors = new Map<string, PlanTensor>()
 
-  /** @param buffers floats per token of each buffer */
+  /** @param buffers floats per token of each buffer; 0: the model has no use for it */
   constructor(
     private readonly sizes: Sizes,
     private readonly buffers: Record<Buffer, number>
@@ -56,10 +56,10 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ op: 'embed', table: name, out })
   }
 
-  /** `length`: floats that share one root mean square; the whole row where it is left out. */
-  rmsNorm(input: Buffer, weight: string, out: Buffer, length: number = this.buffers[input]): void {
+  /** `length`: floats that share one root mean square; the whole row where it is left out. `runs`: see the plan's operation. */
+  rmsNorm(input: Buffer, weight: string, out: Buffer, length: number = this.buffers[input], runs?: number): void {
     const name = this.tensor(weight, 'vector', [length])
-    this.ops.push({ op: 'rmsNorm', in: input, weight: name, out, epsilon: this.sizes.epsilon })
+    this.ops.push({ op: 'rmsNorm', in: input, weight: name, out, epsilon: this.sizes.epsilon, ...(runs && { runs }) })
   }
 
   /** One product per entry {weight: out}; `bias`: each has one. */
@@ -72,9 +72,11 @@ export class PlanWriter<Buffer extends string> {
     this.ops.push({ op: 'matmul', in: input, parts: named, ...(add ? { add } : {}) })
   }
 
-  rope(buffer: Buffer, heads: number, pairs: OpOf<'rope'>['pairs']): void {
-    const { headDim, rope } = this.sizes
+  /** `offset`: floats of a head before those that are rotated. */
+  rope(buffer: Buffer, heads: number, pairs: OpOf<'rope'>['pairs'], offset = 0): void {
+    const { rope } = this.sizes
     const { rotaryDim, base, scaling } = rope
+    const headDim = this.buffers[buffer] / heads
     const divisors = rope.divided ? { divisors: this.tensor('rope_freqs', 'vector', [rotaryDim / 2]) } : {}
     this.ops.push({
       op: 'rope',
@@ -84,6 +86,7 @@ export class PlanWriter<Buffer extends string> {
       rotaryDim,
       base,
       pairs,
+      ...(offset && { offset }),
       ...(scaling && { scaling }),
       ...divisors
     })
@@ -110,12 +113,43 @@ export class PlanWriter<Buffer extends string> {
       heads,
       kvHeads,
       headDim,
-      valueDim: headDim,
+      valueDim: this.buffers[out] / heads,
       scale,
       layer,
       ...(window > 0 && { window }),
       ...(sinks && { sinks: this.tensor(sinks, 'vector', [heads]) })
     })
+  }
+
+  /** Each head's first `columns` floats times a matrix of its own; `cut` out of the file's tensor `source`, where it is another. */
+  headMatmul(input: Buffer, weight: string, out: Buffer, columns: number, cut?: HeadCut & { source: string }): void {
+    const { heads } = this.sizes
+    const carried = this.buffers[input] / heads - columns
+    const name = this.tensor(weight, 'heads', [columns, this.buffers[out] / heads - carried, heads], cut?.source)
+    if (cut) {
+      const { height, first, transposed } = cut
+      this.tensors.get(name)!.cut = { height, first, transposed }
+    }
+    this.ops.push({ op: 'headMatmul', in: input, weight: name, out })
+  }
+
+  /**
+   * Adds down · (silu(gate · in) ∘ up · in) to `out`, through the buffers `inner`. `by`: all of it times the sigmoid of one product more,
+   * a number per row.
+   */
+  feedForward(
+    input: Buffer,
+    names: Record<'gate' | 'up' | 'down', string>,
+    inner: Record<'gate' | 'up', Buffer>,
+    out: Buffer,
+    by?: { weight: string; gate: Buffer }
+  ): void {
+    const { gate, up } = inner
+    this.matmul(input, { [names.gate]: gate, [names.up]: up, ...(by && { [by.weight]: by.gate }) })
+    this.ops.push({ op: 'gated', buffer: up, gate, form: 'silu' })
+    // The product with `down` is linear: its input is as good a place for the factor as its output.
+    if (by) this.ops.push({ op: 'gated', buffer: up, gate: by.gate, form: 'sigmoid' })
+    this.matmul(up, { [names.down]: out }, { add: true })
   }
 
   /** `form`: of a flat model; a hierarchical one has its own. */
@@ -186,7 +220,7 @@ export class PlanWriter<Buffer extends string> {
   finish(): Plan {
     const { layers, vocab, contextLength } = this.sizes
     return {
-      buffers: this.buffers,
+      buffers: Object.fromEntries(Object.entries<number>(this.buffers).filter(([, width]) => width > 0)),
       tensors: [...this.tensors.values()],
       ops: this.ops,
       layers,

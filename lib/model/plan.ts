@@ -26,6 +26,8 @@ export type TensorRole =
   | 'routerBias'
   /** [experts]: added to sigmoids for the selection alone; kept in units of 2^-30. */
   | 'selectionBias'
+  /** [columns, rows, heads]: one matrix per attention head. */
+  | 'heads'
 
 /** Roles of routers, which are loaded after the experts. */
 export const isRouterRole = (role: TensorRole): boolean =>
@@ -34,6 +36,16 @@ export const isRouterRole = (role: TensorRole): boolean =>
 /** Roles whose tensors are read whole and kept as numbers. */
 export const isReadWhole = (role: TensorRole): boolean => role === 'vector' || isRouterRole(role)
 
+/**
+ * A matrix per head out of a file's matrix [columns, heads · height]: of each head's rows those from `first` on. `transposed`: these rows are
+ * the matrix's columns, and it is kept in F32, because blocks of another type do not turn round.
+ */
+export interface HeadCut {
+  height: number
+  first: number
+  transposed: boolean
+}
+
 export interface PlanTensor {
   name: string
   role: TensorRole
@@ -41,6 +53,8 @@ export interface PlanTensor {
   shape: number[]
   /** Name of the file's tensor where it is another: a tied output matrix is read from the embedding table. */
   source?: string
+  /** Of the role `heads`: how the file's tensor is cut into them, where it is not one matrix per head already. */
+  cut?: HeadCut
 }
 
 export type RouteForm =
@@ -81,17 +95,22 @@ export interface PlanHser {
 export type PlanOp =
   /** out[t] = row `token[t]` of the table. */
   | { op: 'embed'; table: string; out: string }
-  /** Each run of `weight.length` floats of `in` divided by its root mean square, times the weight. */
-  | { op: 'rmsNorm'; in: string; weight: string; out: string; epsilon: number }
+  /**
+   * Each run of `weight.length` floats of `in` divided by its root mean square, times the weight. `runs`: only so many of a row, from its
+   * begin and in place; what is behind them stays.
+   */
+  | { op: 'rmsNorm'; in: string; weight: string; out: string; epsilon: number; runs?: number }
   /** out = W · in + bias for each part, the bias added once to the finished product; `add` adds all that to what the buffer holds. */
   | { op: 'matmul'; in: string; parts: { weight: string; out: string; bias?: string }[]; add?: boolean }
-  /** Rotary embedding in place: pairs (i, i + dim/2) for `neox`, (2i, 2i + 1) for `interleaved`. */
+  /** Rotary embedding in place: pairs (i, i + dim/2) for `neox`, (2i, 2i + 1) for `interleaved`, of the `rotaryDim` floats of a head from `offset` on. */
   | {
       op: 'rope'
       buffer: string
       heads: number
       headDim: number
       rotaryDim: number
+      /** 0 where it is left out. */
+      offset?: number
       base: number
       pairs: 'neox' | 'interleaved'
       scaling?: RopeScaling
@@ -102,7 +121,8 @@ export type PlanOp =
   | { op: 'scale'; buffer: string; by: number }
   /**
    * Appends k and v to the layer's cache, then causal attention of q over it: over the last `window` positions where there is one. `sinks`, a
-   * vector [heads]: a score without a value for each head, which joins the max and is added last to the softmax sum.
+   * vector [heads]: a score without a value for each head, which joins the max and is added last to the softmax sum. Where `v` is `k`, of
+   * one head, values are the first floats of the keys.
    */
   | {
       op: 'attention'
@@ -154,6 +174,10 @@ export type PlanOp =
       out: string
       layer: number
     }
+  /** The middle of a gated feed-forward, in place: buffer = silu(gate) ∘ buffer. Of the form `sigmoid` a row has one gate, and is scaled by its sigmoid. */
+  | { op: 'gated'; buffer: string; gate: string; form: 'silu' | 'sigmoid' }
+  /** Head by head: out = W[head] · in, of a head's first floats; those behind them follow the product as they are. */
+  | { op: 'headMatmul'; in: string; weight: string; out: string }
   /** Logits of the positions asked for. */
   | { op: 'logits'; in: string; weight: string }
 

@@ -16,7 +16,13 @@ const TYPES_OF_ROLE: Record<TensorRole, readonly DType[]> = {
   router: FLOAT_TYPES,
   vector: FLOAT_TYPES,
   routerBias: FLOAT_TYPES,
-  selectionBias: FLOAT_TYPES
+  selectionBias: FLOAT_TYPES,
+  heads: SUPPORTED_TYPES
+}
+
+/** The shape that a plan's tensor has in the file. */
+function fileShape({ shape, cut }: PlanTensor): number[] {
+  return cut ? [shape[cut.transposed ? 1 : 0]!, shape[2]! * cut.height] : shape
 }
 
 /** Tensors that other programs leave in files and that no supported architecture computes with. */
@@ -40,14 +46,15 @@ function checkTensor(tensor: PlanTensor, found: GgufTensorInfo | undefined, arch
     throw createError('TENSOR_MISSING', `tensor ${name} is not in the file; architecture ${architecture} needs it`, {
       tensor: name,
       architecture,
-      expected: tensor.shape
+      expected: fileShape(tensor)
     })
   }
-  if (!sameShape(found.shape, tensor.shape)) {
-    const [expected, actual] = [tensor.shape, found.shape].map((s) => `[${s.join(', ')}]`)
+  const shape = fileShape(tensor)
+  if (!sameShape(found.shape, shape)) {
+    const [expected, actual] = [shape, found.shape].map((s) => `[${s.join(', ')}]`)
     throw createError('TENSOR_SHAPE_MISMATCH', `tensor ${name} has shape ${actual}, the metadata ask for ${expected}`, {
       tensor: name,
-      expected: tensor.shape,
+      expected: shape,
       actual: found.shape
     })
   }

@@ -33,7 +33,7 @@ export async function configureTiers(
   given: string | readonly { name: string }[],
   { description, tiers: own, ownTiers }: Described
 ): Promise<TierLabels> {
-  const { layers, experts } = description.sizes
+  const { expertLayers: layers, experts } = description.sizes
   if (!ownTiers) {
     const specs = typeof given === 'string' ? await readTiers(given) : tierSpecs({ tiers: given.map(placed) }, 'tiers')
     const tiers = specs.map(({ name, placement, budget }) => ({

@@ -5,7 +5,7 @@ import { hierarchicalTiers, ModelTiers, oneTier } from './model-tiers.js'
 
 /** A hierarchical model's own tiers; everything in one tier otherwise. */
 export function modelTierLabels({ sizes }: ModelDescription): TierLabels {
-  const { hser, layers, experts } = sizes
+  const { hser, expertLayers: layers, experts } = sizes
   return hser ? hierarchicalTiers(hser, layers) : oneTier(layers, experts)
 }
 

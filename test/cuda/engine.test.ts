@@ -50,6 +50,19 @@ if (engines) {
     t.same((await forward(cuda, 'plain')).bits, (await forward(cpu, 'plain')).bits)
   })
 
+  t.test('latent attention, dense layers, shared experts', async (t) => {
+    const latent = { queryRank: 32, rank: 64, plain: 32, rotated: 6, value: 32 }
+    const models: Record<string, MoeModelOptions> = {
+      'two-matrices': { architecture: 'deepseek2', type: 'Q8_0', feedForward: 32, latent },
+      'one-matrix': { architecture: 'deepseek2', latent: { ...latent, queryRank: 0, plain: 13, joined: true } },
+      'shared-and-scaled': { architecture: 'qwen2moe', shared: 41 }
+    }
+    for (const [id, options] of Object.entries(models)) {
+      await load(id, options)
+      t.same((await forward(cuda, id)).bits, (await forward(cpu, id)).bits, id)
+    }
+  })
+
   t.test('routes that are replayed', async (t) => {
     const { routing, bits: wanted } = await forward(cpu, 'plain')
     t.same((await forward(cuda, 'plain', { replayRouting: routing })).bits, wanted, 'as they were captured')

@@ -5,6 +5,8 @@ type Rows = number[][]
 
 /** All tokens of one sequence from position 0. `sinks`: one of each head. */
 export function naiveAttention(q: Rows, k: Rows, v: Rows, op: OpOf<'attention'>, sinks?: Float32Array): Rows {
+  // values that are the first floats of their keys lie as far apart as these
+  const stride = op.v === op.k ? op.headDim : op.valueDim
   return q.map((row, t) => {
     const out: number[] = []
     const first = op.window ? Math.max(0, t + 1 - op.window) : 0
@@ -20,7 +22,7 @@ export function naiveAttention(q: Rows, k: Rows, v: Rows, op: OpOf<'attention'>,
       const most = Math.max(...scores, ...sink)
       const total = [...scores, ...sink].reduce((sum, score) => sum + Math.exp(score - most), 0)
       for (let d = 0; d < op.valueDim; d++) {
-        const weighed = scores.map((s, i) => (Math.exp(s - most) / total) * v[first + i]![kvHead * op.valueDim + d]!)
+        const weighed = scores.map((s, i) => (Math.exp(s - most) / total) * v[first + i]![kvHead * stride + d]!)
         out.push(weighed.reduce((a, b) => a + b, 0))
       }
     }

@@ -2,6 +2,7 @@
 import type { Plan } from '../../lib/model/plan.js'
 import { naiveAttention } from './naive-attention.js'
 import { naiveActivation } from './naive-experts.js'
+import { gated, headMatmul, headMatrices } from './naive-latent.js'
 import { dot, multiply } from './naive-math.js'
 import { naiveRope } from './naive-rope.js'
 import { type Choice, type Enabled, naiveRoute } from './naive-route.js'
@@ -27,6 +28,7 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
       const n = weight.length
       buffers[op.out] = buffers[op.in]!.map((row) =>
         row.map((value, i) => {
+          if (op.runs && i >= op.runs * n) return value
           const part = row.slice(i - (i % n), i - (i % n) + n)
           return (value / Math.sqrt(dot(part, part) / n + op.epsilon)) * weight[i % n]!
         })
@@ -66,6 +68,12 @@ export function naiveForward(plan: Plan, read: ReadTensor, tokens: readonly numb
           out[t] = out[t]!.map((value, i) => value + weight * (down[i]! + bias('down', i, width)))
         }
       }
+    } else if (op.op === 'gated') {
+      buffers[op.buffer] = buffers[op.buffer]!.map((row, t) => gated(row, buffers[op.gate]![t]!, op))
+    } else if (op.op === 'headMatmul') {
+      const described = plan.tensors.find(({ name }) => name === op.weight)!
+      const matrices = headMatrices(described, tensor(op.weight))
+      buffers[op.out] = buffers[op.in]!.map((row) => headMatmul(row, described, matrices, multiply))
     } else if (op.op === 'scale') {
       buffers[op.buffer] = buffers[op.buffer]!.map((row) => row.map((value) => value * op.by))
     } else {

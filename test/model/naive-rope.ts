@@ -19,7 +19,7 @@ export function naiveRope(row: number[], position: number, op: OpOf<'rope'>, div
   for (let head = 0; head < op.heads; head++) {
     for (let i = 0; i < half; i++) {
       const angle = position * frequency(op, i, divisors)
-      const first = head * op.headDim + (op.pairs === 'neox' ? i : 2 * i)
+      const first = head * op.headDim + (op.offset ?? 0) + (op.pairs === 'neox' ? i : 2 * i)
       const second = first + (op.pairs === 'neox' ? half : 1)
       const [a, b] = [row[first]!, row[second]!]
       row[first] = magnitude * (a * Math.cos(angle) - b * Math.sin(angle))

@@ -219,7 +219,15 @@ t.test('architectures that are not supported', async (t) => {
   const dense = failure({ architecture: 'llama', metadata: { 'llama.expert_count': undefined } })
   t.equal(dense?.code, 'ARCHITECTURE_UNSUPPORTED')
   t.match(dense?.message, /dense/)
-  t.same(dense?.details.supported, ['olmoe', 'qwen3moe', 'llama (Mixtral)', 'granitemoe', 'gpt-oss'])
+  t.same(dense?.details.supported, [
+    'olmoe',
+    'qwen2moe',
+    'qwen3moe',
+    'llama (Mixtral)',
+    'granitemoe',
+    'gpt-oss',
+    'deepseek2'
+  ])
   t.equal(failure({ architecture: 'llama', metadata: { 'llama.expert_count': 0 } })?.code, 'ARCHITECTURE_UNSUPPORTED')
 })
 

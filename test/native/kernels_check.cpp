@@ -9,6 +9,8 @@
 
 #include "core/memory.h"
 #include "core/store/simulator.h"
+#include "cpu/gated.h"
+#include "cpu/head_matmul.h"
 #include "cpu/isa_prelude.h"
 #include "cpu/kernels.h"
 #include "naive_packing.h"
@@ -185,6 +187,42 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
     }
 }
 
+/** Gates, and products of heads with a matrix each, against their naive twins. */
+void hash_heads(const Kernels& k, ThreadPool& pool, Hash& gates, Hash& products) {
+    const Context context{k, pool};
+    for (size_t n : kLengths) {
+        for (bool by_row : {false, true}) {
+            Seeded source{n * 13 + by_row};
+            const size_t rows = 3;
+            const std::vector<float> gate = source.numbers(by_row ? rows : rows * n);
+            std::vector<float> x = source.numbers(rows * n), naive = x;
+            if (!gated(context, {x.data(), gate.data(), rows, n, by_row}, {}).ok() || !gated_ref({naive.data(), gate.data(), rows, n, by_row}).ok()) fail("gated");
+            if (memcmp(x.data(), naive.data(), x.size() * sizeof(float)) != 0) fail("gated differs from its naive twin");
+            gates.add(x);
+        }
+    }
+    for (DType type : {DType::F32, DType::F16, DType::Q8_0, DType::Q4_0}) {
+        for (size_t carried : {size_t{0}, size_t{6}}) {
+            const size_t tokens = 3, heads = 5, rows = 21, columns = 64, row = row_bytes(type, columns), matrix = packed_bytes(type, rows, columns);
+            Seeded source{carried + static_cast<size_t>(type) * 7 + 1};
+            std::vector<uint8_t> file(heads * rows * row);
+            for (size_t r = 0; r < heads * rows; r++) {
+                if (!encode_row(type, source.numbers(columns).data(), file.data() + r * row, columns)) fail("a row was not encoded");
+            }
+            Buffer packed;
+            ActivationBuffer scratch;
+            if (!packed.allocate(heads * matrix).ok() || !scratch.reserve(tokens * heads, columns).ok()) return fail("no memory");
+            for (size_t head = 0; head < heads; head++) pack_rows(type, file.data() + head * rows * row, rows, columns, packed.data() + head * matrix);
+            const std::vector<float> x = source.numbers(tokens * heads * (columns + carried));
+            std::vector<float> out(tokens * heads * (rows + carried)), naive(out.size());
+            const bool ran = head_matmul(context, {x.data(), tokens, heads, {{type, rows, columns, packed.data()}, matrix}, carried, out.data()}, scratch, {}).ok();
+            if (!ran || !head_matmul_ref({x.data(), tokens, heads, {type, rows, columns, file.data()}, carried, naive.data()}).ok()) fail("head_matmul");
+            if (memcmp(out.data(), naive.data(), out.size() * sizeof(float)) != 0) fail("head_matmul differs from its naive twin");
+            products.add(out);
+        }
+    }
+}
+
 /** Packed groups of every type, which must be those of the naive packing. */
 uint64_t hash_packing() {
     Hash hash;
@@ -204,9 +242,9 @@ uint64_t hash_packing() {
     return hash.value;
 }
 
-constexpr size_t kHashes = 10;
+constexpr size_t kHashes = 12;
 const char* const kNames[kHashes] = {"rms_norm", "softmax", "sigmoid", "silu_mul", "combine_row", "quantise_state",
-                                     "quantise_row", "matmul", "rope", "attend"};
+                                     "quantise_row", "matmul", "rope", "attend", "gated", "head_matmul"};
 
 }  // namespace
 
@@ -247,6 +285,8 @@ int main() {
     // The build without FMA instructions: not offered where the CPU has them, but it must agree.
     if (const Kernels* soft = kernels_scalar_soft()) tables.emplace_back("scalar with software fma", soft);
 
+    ThreadPool pool;
+    if (!pool.start(2).ok()) fail("no threads");
     uint64_t first[kHashes];
     for (size_t i = 0; i < tables.size(); i++) {
         const Kernels& kernels = *tables[i].second;
@@ -254,6 +294,7 @@ int main() {
         hash_elementwise(kernels, hashes[0], hashes[1], hashes[2], hashes[3], hashes[4], hashes[5]);
         hash_matmul(kernels, hashes[6], hashes[7]);
         hash_attention(kernels, hashes[8], hashes[9]);
+        hash_heads(kernels, pool, hashes[10], hashes[11]);
         for (size_t h = 0; h < kHashes; h++) {
             if (i == 0) first[h] = hashes[h].value;
             if (hashes[h].value != first[h]) fail((std::string(kNames[h]) + ": " + tables[i].first + " differs from " + tables[0].first).c_str());

@@ -46,9 +46,9 @@ std::vector<StepMemory::Block> StepMemory::blocks(const Plan& plan, const StepSi
         {&slots, batch * s.k * sizeof(uint32_t)},
         {&rows, batch * s.k * sizeof(uint32_t)},
         {&counts, s.experts * sizeof(uint32_t)},
-        {&values, batch * s.value_rows() * s.width * sizeof(float)},
+        {&values, batch * s.value_rows() * s.model_width * sizeof(float)},
         {&scores, kScoreFloats * sizeof(float)},
-        {&gathered, kLogitRows * s.width * sizeof(float)},
+        {&gathered, kLogitRows * s.model_width * sizeof(float)},
         {&logits, logits_rows * sizeof(float)},
         {&adjusted, logits_rows * sizeof(float)},
         {&sorted_probabilities, logits_rows * sizeof(float)},
@@ -64,7 +64,7 @@ Status StepMemory::allocate(const Plan& plan, size_t batch) {
     const StepSizes s(plan);
     for (const Block& block : blocks(plan, s, batch)) TMOE_RETURN_IF_ERROR(block.buffer->allocate(block.bytes));
     TMOE_RETURN_IF_ERROR(activations.reserve(quantised_rows(batch), round_up(s.width, 32)));
-    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(batch, s.k, round_up(s.width, 32), round_up(s.hidden, 32)));
+    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(batch, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32)));
     const size_t choices = routed_layers(plan) * batch * s.k;
     return back.allocate(batch * sizeof(uint32_t) + batch * sizeof(SampleOutcome) + choices * (sizeof(int32_t) + sizeof(float)));
 }
@@ -73,7 +73,7 @@ uint64_t StepMemory::bytes(const Plan& plan, size_t batch) {
     const StepSizes s(plan);
     const size_t width = round_up(s.width, 32), hidden = round_up(s.hidden, 32);
     uint64_t sum = sent_bytes(plan, s, batch) + ExpertMemory::Rows::bytes(quantised_rows(batch), width);
-    if (hidden) sum += ExpertMemory::bytes(batch, s.k, width, hidden);
+    if (hidden) sum += ExpertMemory::bytes(batch, s.k, round_up(s.model_width, 32), hidden);
     StepMemory none;
     for (const Block& block : none.blocks(plan, s, batch)) sum += round_up(block.bytes, 256);
     return sum;

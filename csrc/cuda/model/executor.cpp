@@ -103,6 +103,8 @@ Status Executor::run_op(size_t index) {
         case OpKind::Route: return route(op, index);
         case OpKind::Experts: return experts(op, marks);
         case OpKind::Logits: return logits(op, marks);
+        case OpKind::Gated: return gated(op, marks);
+        case OpKind::HeadMatmul: return head_matmul(op, marks);
         case OpKind::Scale: return cuda::scale(stream_, memory_.buffer(op.in), tokens_ * plan_.buffer_widths[op.in], op.scale);
     }
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "an operation has no executor");
@@ -115,8 +117,8 @@ Status Executor::embed(const PlanOp& op) {
 
 Status Executor::rms_norm(const PlanOp& op, Marks marks) {
     const DeviceWeight& weight = device_.weights_[op.weight];
-    const size_t rows = plan_.buffer_widths[op.in] / weight.columns;
-    return cuda::rms_norm(stream_, {memory_.buffer(op.in), weight.data.as<float>(), tokens_ * rows, weight.columns, op.epsilon, memory_.buffer(op.out), rows, marks});
+    const size_t width = plan_.buffer_widths[op.in], rows = op.runs ? op.runs : width / weight.columns;
+    return cuda::rms_norm(stream_, {memory_.buffer(op.in), weight.data.as<float>(), tokens_ * rows, weight.columns, op.epsilon, memory_.buffer(op.out), rows, marks, width});
 }
 
 Status Executor::activations(const float* from, size_t rows, size_t columns, bool quantised, Marks marks, ActivationView& out) {
@@ -148,7 +150,7 @@ Status Executor::matmul(const PlanOp& op, Marks marks) {
 
 Status Executor::rope(const PlanOp& op, size_t index) {
     const size_t table = arena_.rope_of_op[index], width = plan_.buffer_widths[op.in];
-    RopeCall call = {memory_.buffer(op.in), tokens_, op.heads, op.head_dim, op.rotary_dim / 2, cosines_[table], sines_[table], op.pairs};
+    RopeCall call = {memory_.buffer(op.in), tokens_, op.heads, op.head_dim, op.rotary_dim / 2, cosines_[table], sines_[table], op.pairs, op.offset};
     if (width == call.heads * call.head_dim) return cuda::rope(stream_, call);
     return Status(StatusCode::RUNTIME_INVARIANT_VIOLATED, "rope: the buffer is wider than its heads");
 }
@@ -160,6 +162,7 @@ Status Executor::attention(const PlanOp& op) {
     call.head_dim = op.head_dim;
     call.value_dim = op.value_dim;
     call.scale = op.scale;
+    if (op.v_buffer == op.k_buffer) call.value_stride = op.head_dim;
     call.window = op.window;
     call.sinks = vector(op.sinks);
     call.pages = pages_;
@@ -185,6 +188,36 @@ Status Executor::attention(const PlanOp& op) {
         TMOE_RETURN_IF_ERROR(cuda::attention(stream_, call));
     }
     return {};
+}
+
+Status Executor::gated(const PlanOp& op, Marks marks) {
+    return cuda::gated(stream_, {memory_.buffer(op.in), memory_.buffer(op.gate), tokens_, plan_.buffer_widths[op.in], op.gate_form == GateForm::Sigmoid, marks});
+}
+
+Status Executor::head_matmul(const PlanOp& op, Marks marks) {
+    const DeviceWeight& weight = device_.weights_[op.weight];
+    const size_t heads = weight.experts, from = plan_.buffer_widths[op.in] / heads, to = plan_.buffer_widths[op.out] / heads, carried = from - weight.columns;
+    const float* x = memory_.buffer(op.in);
+    MatmulCall call;
+    call.weight = weight.stack();
+    call.a.columns = weight.columns;
+    call.a.value_stride = from;
+    call.a.values = x;
+    call.count = tokens_;
+    call.heads = call.expert_count = heads;
+    call.head_stride = to;
+    call.out = memory_.buffer(op.out);
+    call.out_stride = plan_.buffer_widths[op.out];
+    if (is_quantised(weight.type)) {
+        QuantiseCall rows = memory_.activations.call(x, tokens_ * heads, weight.columns);
+        rows.stride = from;
+        rows.k = static_cast<uint32_t>(heads);
+        rows.marks = marks;
+        memory_.activations.attach(call.a);
+        TMOE_RETURN_IF_ERROR(quantise(stream_, rows));
+    }
+    if (carried) TMOE_RETURN_IF_ERROR(carry(stream_, {x, tokens_ * heads, weight.columns, weight.rows, carried, call.out}));
+    return cuda::matmul(stream_, device_.facts_, call);
 }
 
 Status Executor::route(const PlanOp& op, size_t index) {

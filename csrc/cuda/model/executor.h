@@ -23,6 +23,8 @@ class Executor : public tmoe::Executor {
     Status matmul(const PlanOp& op, Marks marks);
     Status rope(const PlanOp& op, size_t index);
     Status attention(const PlanOp& op);
+    Status gated(const PlanOp& op, Marks marks);
+    Status head_matmul(const PlanOp& op, Marks marks);
     Status route(const PlanOp& op, size_t index);
     Status replace_forced();
     Status experts(const PlanOp& op, Marks marks);

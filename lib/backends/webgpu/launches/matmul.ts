@@ -2,7 +2,7 @@ import { packedBytes } from '../../../kernels/layout.js'
 import type { DType } from '../../../native.js'
 import type { DeviceFacts, Launch } from './launch.js'
 import { words } from './launch.js'
-import { rowGroups, tileDefines, tileOfTokens, tileRows } from './tile.js'
+import { quadBytes, rowGroups, tileDefines, tileOfTokens, tileRows } from './tile.js'
 
 export interface MatmulShape {
   type: DType
@@ -33,7 +33,7 @@ export function matmulLaunches(
   facts: DeviceFacts
 ): MatmulPart[] {
   const tile = tileOfTokens(tokens)
-  const defines = { ...tileDefines(type, tile, 1, facts), ADD: add, BIAS: bias }
+  const defines = { ...tileDefines(type, tile, 1, facts), ADD: add, BIAS: bias, HEADS: false }
   const most = mostRows(type, columns, facts)
   const parts: MatmulPart[] = []
   for (let first = 0; first < rows; first += most) {
@@ -49,6 +49,30 @@ export function matmulLaunches(
     })
   }
   return parts
+}
+
+/**
+ * out[token][head] = W[head] · a[token][head], of head_matmul. Buffers as above: all heads' weights, one matrix after another; activations of
+ * tokens · heads rows; out, where the heads of a token are `headStride` floats apart.
+ */
+export function headMatmulLaunch(
+  { type, rows, columns, tokens, heads, headStride }: Omit<MatmulShape, 'add' | 'place'> & HeadsPlace,
+  facts: DeviceFacts
+): Launch {
+  const tile = tileOfTokens(tokens)
+  const defines = { ...tileDefines(type, tile, 1, facts), ADD: false, BIAS: false, HEADS: true }
+  const quads = packedBytes(type, rows, columns) / quadBytes
+  return {
+    shader: 'matmul',
+    defines,
+    workgroups: [rowGroups(rows, defines), Math.ceil(tokens / tileRows(tile)), heads],
+    params: words(rows, columns, tokens, 0, heads * headStride, 0, 0, heads, quads, headStride)
+  }
+}
+
+interface HeadsPlace {
+  heads: number
+  headStride: number
 }
 
 /** Rows of a packed matrix that one binding holds. Sixteen groups of 16 rows begin where a binding may. */

@@ -9,17 +9,19 @@ export interface QuantiseShape {
   stride?: number
   /** The rows are dispatched ones, of tokens that chose k experts each. */
   dispatched?: { k: number }
+  /** Rows of one token, side by side. Default 1. */
+  heads?: number
 }
 
 /** Buffers: x, out (`activationBytes`), status, and for dispatched rows slots. */
 export function quantiseLaunch(
-  { rows, columns, stride = columns, dispatched }: QuantiseShape,
+  { rows, columns, stride = columns, dispatched, heads = 1 }: QuantiseShape,
   facts: DeviceFacts
 ): Launch {
   return {
     shader: 'quantise',
     defines: { DISPATCHED: dispatched !== undefined },
     workgroups: grid(Math.ceil((rows * columns) / 32 / 64), facts),
-    params: words(rows, columns, stride, dispatched?.k ?? 1)
+    params: words(rows, columns, stride, dispatched?.k ?? heads)
   }
 }

@@ -10,6 +10,8 @@ export interface RmsNormShape {
   epsilon: number
   /** `x` is overwritten: one binding instead of two. */
   inPlace?: boolean
+  /** Of a row, from its begin, in place; default all of it. */
+  runs?: number | undefined
   /** Writes the quantised rows too: not in place, and whole rows are normalised. */
   quantise?: boolean
 }
@@ -17,11 +19,12 @@ export interface RmsNormShape {
 /** Buffers: x, weight, out, status, and with `quantise` the blocks (out, `activationBytes`); in place without out. */
 export function rmsNormLaunch(shape: RmsNormShape, facts: DeviceFacts): Launch {
   const { rows, width, n = width, epsilon, inPlace = false, quantise = false } = shape
-  const runs = (rows * width) / n
+  const inRow = shape.runs ?? width / n
+  const runs = rows * inRow
   return {
     shader: 'rms_norm',
     defines: { IN_PLACE: inPlace, QUANTISE: quantise },
     workgroups: grid(runs, facts),
-    params: words(runs, n, width / n, bits(epsilon))
+    params: words(runs, n, inRow, bits(epsilon), width)
   }
 }

@@ -10,16 +10,21 @@ export interface RopeShape {
   headDim: number
   rotaryDim: number
   pairs: 'neox' | 'interleaved'
+  /** Floats of a head before those that are rotated. */
+  offset?: number | undefined
 }
 
-export function ropeLaunch({ rows, heads, headDim, rotaryDim, pairs }: RopeShape, facts: DeviceFacts): Launch {
+export function ropeLaunch(
+  { rows, heads, headDim, rotaryDim, pairs, offset = 0 }: RopeShape,
+  facts: DeviceFacts
+): Launch {
   const half = rotaryDim / 2
   const count = rows * heads * half
   return {
     shader: 'rope',
     defines: {},
     workgroups: grid(Math.ceil(count / 64), facts),
-    params: words(count, heads, headDim, half, pairs === 'interleaved' ? 1 : 0)
+    params: words(count, heads, headDim, half, pairs === 'interleaved' ? 1 : 0, offset)
   }
 }
 

@@ -5,6 +5,7 @@ import { sizeOf } from '../buffers.js'
 import type { GpuDevice } from '../device.js'
 import { scratchLimitOf } from '../launches/attention.js'
 import { activationBytes } from '../launches/tile.js'
+import { headPartsWidth } from './heads-products.js'
 import { attentionOps } from './kv-pool.js'
 import { headsWidth } from './step-ops.js'
 
@@ -45,6 +46,7 @@ function sizes(s: ArenaSizes, alignment: number): Map<string, number> {
   const choices = routing.layers * roundUp(rows * routing.k * 4, alignment)
   const sizes = new Map<string, number>(widths.map(([name, width]) => [`buffer ${name}`, rows * width * 4]))
   sizes.set('heads', rows * headsWidth(plan) * 4)
+  sizes.set('head parts', rows * headPartsWidth(plan) * 4)
   sizes.set('activations', activationBytes(rows, roundUp(widest, 32)))
   sizes.set('scores', rows * s.routerRows * 8)
   sizes.set('exponents', rows * 4)

@@ -73,7 +73,9 @@ export function attention(
 ): void {
   const { arena } = parts
   const { places, pages, cache, status } = buffers
-  const launches = launchesOf(parts, key, op, kvType)
+  // values that are the first floats of their keys lie as far apart as these
+  const values = op.v === op.k && { values: { stride: op.headDim, offset: 0 } }
+  const launches = launchesOf(parts, key, op, kvType, { ...values })
   runs.run(launches.append, [arena.buffer(op.k), arena.buffer(op.v), places, pages, cache, status])
   attend(parts, op, launches, buffers, runs)
 }

@@ -15,6 +15,7 @@ import { scaleLaunch } from '../launches/scale.js'
 import type { Arena } from './arena.js'
 import { attention, heads, partialBytes } from './attending.js'
 import { Foresight, mostForeseenRows } from './foresight.js'
+import { gating, multiplyHeads } from './heads-products.js'
 import type { KvPool } from './kv-pool.js'
 import { embedding, multiply, quantising, takesBlocks } from './products.js'
 import { type Rotation, rotationKey } from './rotations.js'
@@ -188,8 +189,8 @@ export class StepShape {
           break
         }
         case 'rope': {
-          const { heads, headDim, rotaryDim, pairs } = op
-          run(ropeLaunch({ rows, heads, headDim, rotaryDim, pairs }, device.facts), [
+          const { heads, headDim, rotaryDim, pairs, offset } = op
+          run(ropeLaunch({ rows, heads, headDim, rotaryDim, pairs, offset }, device.facts), [
             arena.buffer(op.buffer),
             tableOf(op)
           ])
@@ -197,6 +198,12 @@ export class StepShape {
         }
         case 'attention':
           attention(this.#parts, this.key, op, this.pool.type, cached(status), { run, runFar })
+          break
+        case 'gated':
+          gating(this.#parts, op, rows, status, run)
+          break
+        case 'headMatmul':
+          blocks = multiplyHeads(this.#parts, op, rows, status, run) ? undefined : blocks
           break
         case 'route':
           this.#route(op, routed, status, run)
@@ -229,7 +236,15 @@ export class StepShape {
     const inPlace = op.in === op.out
     const width = plan.buffers[op.in] as number
     const quantise = wanted && !inPlace && weight.columns === width
-    const shape = { rows: this.key.rows, width, n: weight.columns, epsilon: op.epsilon, inPlace, quantise }
+    const shape = {
+      rows: this.key.rows,
+      width,
+      n: weight.columns,
+      epsilon: op.epsilon,
+      inPlace,
+      runs: op.runs,
+      quantise
+    }
     const [x, out, w] = [arena.buffer(op.in), arena.buffer(op.out), { buffer: weight.buffer }]
     const blocks = quantise ? [arena.get('activations')] : []
     run(rmsNormLaunch(shape, device.facts), inPlace ? [x, w, status] : [x, w, out, status, ...blocks])
@@ -284,7 +299,7 @@ export type Run = (launch: Launch, bindings: GPUBufferBinding[]) => void
 function writes(op: StepOp['op'], name: string): boolean {
   if (op.op === 'heads') return op.attention.out === name
   if (op.op === 'matmul') return op.parts.some(({ out }) => out === name)
-  if (op.op === 'rope' || op.op === 'scale') return op.buffer === name
+  if (op.op === 'rope' || op.op === 'gated' || op.op === 'scale') return op.buffer === name
   return 'out' in op && op.out === name
 }
 

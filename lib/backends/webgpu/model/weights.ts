@@ -29,9 +29,9 @@ export interface WeightsRequest {
   cancel: NativeCancel
 }
 
-/** Bytes of `rows` rows; a packed matrix is made of whole groups. */
+/** Bytes of `rows` rows of a matrix (a head's, where there is one for each); a packed one is made of whole groups. */
 const bytesOf = (info: WeightInfo, rows: number): number =>
-  (info.bytes / Math.ceil(info.rows / info.groupRows)) * Math.ceil(rows / info.groupRows)
+  (info.bytes / info.experts / Math.ceil(info.rows / info.groupRows)) * Math.ceil(rows / info.groupRows)
 
 /** Matrices one behind another in one buffer. */
 interface Stack {
@@ -128,7 +128,7 @@ export class GpuWeights {
   /** Reads the tensor piece by piece into a buffer of its own. */
   async #load(info: WeightInfo, tensor: PlanTensor): Promise<void> {
     const { host, file, cancel } = this.#request
-    const { type, rows, columns, groupRows } = info
+    const { type, rows, columns, groupRows, experts: matrices } = info
     const stack = this.#stacks.get(info.name)
     const whole = isReadWhole(tensor.role)
     const { buffer, begin } = await this.#place(info, stack)
@@ -136,11 +136,13 @@ export class GpuWeights {
     const least = Math.max(2, groupRows)
     const step = whole ? rows : Math.max(1, Math.floor(pieceBytes / bytesOf(info, least))) * least
     let [offset, exponent] = [begin, 0]
-    for (let firstRow = 0; firstRow < rows; firstRow += step) {
+    const ofMatrix = Math.ceil(rows / step)
+    for (let piece = 0; piece < matrices * ofMatrix; piece++) {
+      const [expert, firstRow] = [Math.floor(piece / ofMatrix), (piece % ofMatrix) * step]
       const count = Math.min(step, rows - firstRow)
       const bytes = whole ? info.bytes : bytesOf(info, count)
       const out = this.#staging(Math.ceil(bytes / 4) * 4)
-      const read = await host.readWeight(file, tensor, { expert: 0, firstRow, rows: count, out }, cancel)
+      const read = await host.readWeight(file, tensor, { expert, firstRow, rows: count, out }, cancel)
       exponent = read.exponent
       this.#device.write(buffer, offset, out)
       if (this.#divides.has(info.name)) this.#vectors.set(info.name, new Float32Array(out.slice().buffer))
