@@ -4,7 +4,7 @@
 //   node bench/route-agreement.mjs --full     1,000,000 of each (--decisions N for another number)
 // float32: products summed by fma in float32, then bias, sigmoid and sums in float32. A decision agrees where the same experts are chosen. Where
 // not, float64 says how near the tie was: its gap must be within what rounding states, weights or float32 sums may do. Biases are random: the
-// model has none. Fails below 99.95 % on the model's own states (unless decisions are too few to say), or where a decision that differs is no near-tie.
+// model has none. A control, of states and routers of 8 bits, must be noticed. Fails below 99.95 % on the model's own states (unless decisions are too few to say), or where a decision that differs is no near-tie.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -38,7 +38,22 @@ const forms = {
     k,
     selectionBias,
     groups: { count: 4, used: 2, score: 'top2' }
+  },
+  'control: 8 bits': { form: 'softmax_topk', k, coarse: true }
+}
+
+/** Rows of numbers to 8 bits of the largest of each. */
+function toEightBits(values, width) {
+  const out = new Float32Array(values.length)
+  for (let row = 0; row < values.length; row += width) {
+    const own = values.subarray(row, row + width)
+    const unit = 2 ** (Math.floor(Math.log2(own.reduce((most, x) => Math.max(most, Math.abs(x)), 0))) - 6)
+    out.set(
+      own.map((x) => Math.round(x / unit) * unit),
+      row
+    )
   }
+  return out
 }
 
 /** The scene that comes with the model, then what is written in this repository. */
@@ -95,13 +110,14 @@ function compare(kernels, states, router, layer, rows) {
   const packed = kernels.packRouter(router)
   for (const [name, shape] of Object.entries(forms)) {
     const row = rows[name]
+    const { coarse, ...form } = shape
     const { ids } = kernels.sync.route({
-      states,
-      ...packed,
+      states: coarse ? toEightBits(states, width) : states,
+      ...(coarse ? kernels.packRouter(toEightBits(router, router.length)) : packed),
       experts,
       positions,
       layer,
-      ...shape,
+      ...form,
       ...(shape.bias && kernels.packBias(shape.bias)),
       ...(shape.selectionBias && { selectionBias: kernels.packSelectionBias(shape.selectionBias) })
     })
@@ -155,6 +171,8 @@ for (const [kind, rows] of Object.entries(kinds)) {
   for (const [name, row] of Object.entries(rows)) {
     const share = row.agree / row.decisions
     const differ = row.decisions - row.agree
+    const { coarse } = forms[name]
+    if (coarse && differ === 0) failures.push(`${kind}: 8 bits were not noticed`)
     table.push([
       kind,
       name,
@@ -166,9 +184,9 @@ for (const [kind, rows] of Object.entries(kinds)) {
       show(row.widest),
       row.clear
     ])
-    if (row.clear > 0) failures.push(`${kind}, ${name}: ${row.clear} decisions that are no near-ties differ`)
+    if (row.clear > 0 && !coarse) failures.push(`${kind}, ${name}: ${row.clear} decisions that are no near-ties differ`)
     // of fewer decisions than this, two that differ are more than the goal allows
-    if (share < goal && row.decisions > 10_000 && kind !== 'one channel × 1,000')
+    if (!coarse && share < goal && row.decisions > 10_000 && kind !== 'one channel × 1,000')
       failures.push(`${kind}, ${name}: ${(share * 100).toFixed(4)} % agree`)
   }
 }

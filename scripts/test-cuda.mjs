@@ -19,9 +19,17 @@ process.env.TIERED_MOE_TEST_BACKEND = 'cuda'
 const kernelTests = ['kernels', 'golden']
   .flatMap((folder) => readdirSync(join(root, 'test', folder)).map((name) => `test/${folder}/${name}`))
   .filter((path) => path.endsWith('.test.ts') && readFileSync(join(root, path), 'utf8').includes('new Forms('))
-const cudaTests = ['tiers-sequences', 'tiers', 'tiers-files', 'engine', 'gpt-oss', 'ranks', 'kernels', 'refusals'].map(
-  (name) => `test/cuda/${name}.test.ts`
-)
+const cudaTests = [
+  'tiers-sequences',
+  'tiers',
+  'tiers-files',
+  'engine',
+  'gpt-oss',
+  'route-forms',
+  'ranks',
+  'kernels',
+  'refusals'
+].map((name) => `test/cuda/${name}.test.ts`)
 
 function run(command, ...args) {
   const { status, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })

@@ -39,15 +39,9 @@ export class PlanWriter<Buffer extends string> {
   }
 
   /** The bias of a tensor: [rows], or [rows, experts]. */
-  private bias(name: string, shape: number[]): string {
+  private bias(name: string, shape: number[], role: 'vector' | 'routerBias' | 'selectionBias' = 'vector'): string {
     const full = `${name}.bias`
-    this.tensors.set(full, { name: full, role: 'vector', shape })
-    return full
-  }
-
-  private biasOf(name: string, role: 'routerBias' | 'selectionBias', length: number): string {
-    const full = `${name}.bias`
-    this.tensors.set(full, { name: full, role, shape: [length] })
+    this.tensors.set(full, { name: full, role, shape })
     return full
   }
 
@@ -169,8 +163,8 @@ export class PlanWriter<Buffer extends string> {
         ...common,
         weight: router('ffn_gate_inp', experts),
         form,
-        ...(bias && { bias: this.biasOf(`${block}.ffn_gate_inp`, 'routerBias', experts) }),
-        ...(selectionBias && { selectionBias: this.biasOf(`${block}.exp_probs_b`, 'selectionBias', experts) }),
+        ...(bias && { bias: this.bias(`${block}.ffn_gate_inp`, [experts], 'routerBias') }),
+        ...(selectionBias && { selectionBias: this.bias(`${block}.exp_probs_b`, [experts], 'selectionBias') }),
         ...(groups && groups.count > 1 && { groups })
       })
       return
