@@ -19,7 +19,6 @@ import { axes, crossProduct, pairwise, places, placesInTurn, routes, swaps, tier
 import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
 import { folderTwins } from './folder-twins.mjs'
-import { gptOssFiles } from './gpt-oss-files.mjs'
 import { environment, outputFolder, printEnvironment, printTable, root, show, writeReport } from './harness.mjs'
 import { hierarchicalModel, syntheticModel, trainedModel } from './models.mjs'
 import { everyOtherType } from './random-types.mjs'
@@ -144,8 +143,7 @@ if (options.hser) {
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
 }
 if (options.architectures) {
-  for (const { name, path } of [...(await gptOssFiles()), ...(await tinyArchitectures())])
-    await checkModel(name, { path })
+  for (const { name, path } of await tinyArchitectures()) await checkModel(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

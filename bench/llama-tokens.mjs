@@ -50,7 +50,7 @@ export function buildPeer({ source, libraries }) {
   return { program, libraries }
 }
 
-/** Ids of each {bytes, special} under a file's vocabulary; undefined where llama.cpp threw. */
+/** Ids of each {bytes, special, added} under a file's vocabulary; undefined where llama.cpp threw. */
 export async function peerTokens({ program, libraries }, path, lines) {
   const child = spawn(program, [path, libraries], { stdio: ['pipe', 'pipe', 'pipe'] })
   const [parts, words] = [[], []]
@@ -58,9 +58,9 @@ export async function peerTokens({ program, libraries }, path, lines) {
   child.stderr.on('data', (part) => words.push(part))
   // a child that ends early breaks the pipe; its exit code tells
   child.stdin.on('error', () => {})
-  for (const { bytes, special } of lines) {
+  for (const { bytes, special, added } of lines) {
     const header = Buffer.alloc(8)
-    header.writeUInt32LE(special ? 1 : 0, 0)
+    header.writeUInt32LE((special ? 1 : 0) + (added ? 2 : 0), 0)
     header.writeUInt32LE(bytes.length, 4)
     child.stdin.write(Buffer.concat([header, bytes]))
   }

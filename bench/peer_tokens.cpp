@@ -1,5 +1,6 @@
 // Token ids of llama.cpp for texts of any bytes: its own functions on a file's vocabulary. bench/tokenizers.mjs builds and feeds it.
-//   peer_tokens MODEL FOLDER_OF_BACKENDS     stdin: {u32 parse special tokens, u32 bytes, bytes}…, stdout: {i32 count, i32 ids}…, count -1: it threw
+//   peer_tokens MODEL FOLDER_OF_BACKENDS     stdin: {u32 flags, u32 bytes, bytes}…, stdout: {i32 count, i32 ids}…, count -1: it threw
+// Flags: 1 parses special tokens, 2 adds those of start and end.
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -29,7 +30,8 @@ int main(int argc, char** argv) {
         ids.resize(4 * text.size() + 8);
         int32_t count = -1;
         try {
-            count = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), ids.data(), static_cast<int32_t>(ids.size()), false, header[0] != 0);
+            count = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), ids.data(), static_cast<int32_t>(ids.size()), (header[0] & 2) != 0,
+                                   (header[0] & 1) != 0);
         } catch (const std::exception&) {
             count = -1;
         }

@@ -34,7 +34,7 @@ const anyCase = (body: string): string =>
  */
 export function regularExpression(published: string): RegExp {
   const source = published
-    .replace(/\(\?i:((?:[^()]|\[[^\]]*\])*)\)/g, (_, body: string) => `(?:${anyCase(body)})`)
+    .replace(/\(\?i:([^()]*)\)/g, (_, body: string) => `(?:${anyCase(body)})`)
     .replace(/\[([^[\]]*)&&\[\^\\p\{Han\}\]\]/g, '(?:(?!\\p{Script=Han})[$1])')
     .replaceAll('\\p{Han}', '\\p{Script=Han}')
     .replace(/([?+])\+/g, '$1')
@@ -44,7 +44,7 @@ export function regularExpression(published: string): RegExp {
   return new RegExp(source, 'gu')
 }
 
-/** Where the pattern matches; both matches and what lies between them stay, in order. */
+/** Where the pattern matches, which is never an empty text; both matches and what lies between them stay, in order. */
 function byPattern(published: string): Cut {
   const expression = regularExpression(published)
   return (piece) => {
@@ -52,14 +52,9 @@ function byPattern(published: string): Cut {
     let start = 0
     expression.lastIndex = 0
     for (let match = expression.exec(piece); match; match = expression.exec(piece)) {
-      const text = match[0]
-      // no pattern is meant to match nothing; damaged ones must not stand still
-      if (text === '') expression.lastIndex++
-      else {
-        if (match.index > start) pieces.push(piece.slice(start, match.index))
-        pieces.push(text)
-        start = match.index + text.length
-      }
+      if (match.index > start) pieces.push(piece.slice(start, match.index))
+      pieces.push(match[0])
+      start = match.index + match[0].length
     }
     if (start === 0) return [piece]
     if (start < piece.length) pieces.push(piece.slice(start))

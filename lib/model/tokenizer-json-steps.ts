@@ -10,6 +10,10 @@ export interface Step {
 }
 
 const MOST_STEPS = 64
+/** Characters that a step may put for one, and all of them together for each of a text. */
+const LONGEST_CONTENT = 64
+
+const isShort = (value: unknown): value is string => typeof value === 'string' && value.length <= LONGEST_CONTENT
 
 function refuse(what: string, supported: readonly string[]): never {
   const shown = what.length > 200 ? `${what.slice(0, 197)}...` : what
@@ -29,9 +33,10 @@ function flatten(step: Step | null | undefined, field: string): Step[] {
     else {
       const inner = next[field]
       if (!Array.isArray(inner) || !inner.every(isStep)) refuse(`a Sequence without ${field}`, [`a list of ${field}`])
+      if (flat.length + open.length + inner.length > MOST_STEPS)
+        refuse(`more than ${MOST_STEPS} ${field}`, [`up to ${MOST_STEPS}`])
       open.unshift(...inner)
     }
-    if (flat.length + open.length > MOST_STEPS) refuse(`more than ${MOST_STEPS} ${field}`, [`up to ${MOST_STEPS}`])
   }
   return flat
 }
@@ -58,8 +63,8 @@ function normalizerOf(step: Step): Normalize {
   const { type, prepend, content } = step
   const form = FORMS.find((name) => name === type)
   if (form) return (text) => text.normalize(form)
-  if (type === 'Prepend' && typeof prepend === 'string') return (text) => (text === '' ? '' : prepend + text)
-  if (type === 'Replace' && typeof content === 'string') {
+  if (type === 'Prepend' && isShort(prepend)) return (text) => (text === '' ? '' : prepend + text)
+  if (type === 'Replace' && isShort(content)) {
     const { text: replaced, expression } = patternOf(step)
     if (replaced !== undefined) return (text) => text.split(replaced).join(content)
     if (expression === ' {2,}') return (text) => text.replace(/ {2,}/g, () => content)
@@ -71,7 +76,14 @@ function normalizerOf(step: Step): Normalize {
 export function readNormalizer(step: Step | null | undefined): { normalize: Normalize | undefined; spaces: string } {
   const steps = flatten(step, 'normalizers').map(normalizerOf)
   if (steps.length === 0) return { normalize: undefined, spaces: ' ' }
-  const normalize: Normalize = (text) => steps.reduce((result, next) => next(result), text)
+  const normalize: Normalize = (text) =>
+    steps.reduce((result, next) => {
+      const changed = next(result)
+      if (changed.length > LONGEST_CONTENT * (text.length + MOST_STEPS)) {
+        refuse('normalizers that multiply a text', [`up to ${LONGEST_CONTENT} characters for one`])
+      }
+      return changed
+    }, text)
   const around = normalize('a a')
   return { normalize, spaces: around.slice(around.indexOf('a') + 1, around.lastIndexOf('a')) }
 }
@@ -132,7 +144,7 @@ export function readPretokenizer(step: Step | null | undefined, spaces: string):
     } else if (type === 'Split') {
       const cut = splitCut(next, form.spaces)
       if (cut) form.cuts.push(cut)
-    } else if (type === 'Metaspace' && typeof next.replacement === 'string' && i === 0) metaspace(form, next)
+    } else if (type === 'Metaspace' && isShort(next.replacement) && i === 0) metaspace(form, next)
     else refuse(`pre_tokenizer ${type}`, PRETOKENIZERS)
   })
   return form

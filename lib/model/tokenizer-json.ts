@@ -241,17 +241,18 @@ function createEncoding({ model, ...json }: TokenizerJson, vocabulary: Vocabular
   if (json.added_tokens?.some((token) => token.single_word)) {
     refuseTokenizer('tokenizer.json with single_word tokens', ['tokens that are found inside of words too'])
   }
-  const { normalize = (text: string) => text, spaces } = readNormalizer(json.normalizer)
+  const { normalize, spaces } = readNormalizer(json.normalizer)
   const { cuts, byteLevel, prefix, firstOnly, spaces: space } = readPretokenizer(json.pre_tokenizer, spaces)
   const pretokenizer = { cuts, ignoreMerges: model.ignore_merges === true }
   const prefixed = (text: string, start: boolean): string => {
-    const changed = normalize(text)
+    const changed = normalize ? normalize(text) : text
     const escaped = space === ' ' ? changed : changed.replaceAll(' ', space)
     return prefix === '' || escaped === '' || escaped.startsWith(prefix) || (firstOnly && !start)
       ? escaped
       : prefix + escaped
   }
-  if (byteLevel) return byteLevelEncoding(vocabulary, pretokenizer, prefixed)
+  const changes = normalize !== undefined || prefix !== '' || space !== ' '
+  if (byteLevel) return byteLevelEncoding(vocabulary, pretokenizer, changes ? prefixed : undefined)
   return characterEncoding(vocabulary, {
     pretokenizer,
     normalize: prefixed,

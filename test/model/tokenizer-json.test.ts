@@ -137,6 +137,8 @@ t.test('the trained model: the ids of its GGUF twin', { skip: !existsSync(shared
     t.same(own.encode(text), twin.encode(text), JSON.stringify(text.slice(0, 40)))
     t.same(own.encode(text, { parseSpecial: true }), twin.encode(text, { parseSpecial: true }))
   }
+  const damaged = Uint8Array.from({ length: 400 }, () => Math.floor(next() * 256))
+  t.same(own.encode(damaged), twin.encode(damaged), 'bytes that are no UTF-8')
   t.same([...own.eosIds], [...twin.eosIds])
   t.equal(own.vocab, twin.vocab)
   const { prompt, ids, greedy, text } = JSON.parse(readFileSync(join(shared, 'models/reference.json'), 'utf8'))
@@ -274,6 +276,31 @@ t.test('what is not supported is named, when text is encoded', async (t) => {
   for (const [name, json, named] of [
     ['model', byteLevel({}, { type: 'WordPiece' }), 'WordPiece'],
     ['normalizer', byteLevel({ normalizer: { type: 'Precompiled' } }), 'Precompiled'],
+    ['a long text', byteLevel({ normalizer: { type: 'Prepend', prepend: 'a'.repeat(1000) } }), 'Prepend'],
+    [
+      'more and more',
+      byteLevel({
+        normalizer: {
+          type: 'Sequence',
+          normalizers: Array(40).fill({ type: 'Replace', pattern: { String: 'a' }, content: 'a'.repeat(60) })
+        }
+      }),
+      'multiply'
+    ],
+    [
+      'many steps',
+      byteLevel({ pre_tokenizer: { type: 'Sequence', pretokenizers: Array(200_000).fill(bytes) } }),
+      'more than 64'
+    ],
+    [
+      'steps in steps',
+      byteLevel(
+        Array(100)
+          .fill(0)
+          .reduce((inner) => sequence(inner.pre_tokenizer, bytes), sequence(bytes))
+      ),
+      'more than 64'
+    ],
     ['foreign pattern', byteLevel(sequence(pattern('(a+)+$'), bytes)), '(a+)+$'],
     ['broken pattern', byteLevel(sequence(pattern('('), bytes)), '('],
     ['behavior', byteLevel(sequence(pattern('\\p{N}', 'MergedWithNext'), bytes)), 'MergedWithNext'],
