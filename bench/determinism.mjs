@@ -52,7 +52,8 @@ function checkMutant() {
     console.error(`the mutant did not build:\n${built.stderr}`)
     return 1
   }
-  const result = run(['bench/determinism.mjs', '--types', options.types, '--no-deep', '--no-hser', '--no-swap', '--no-others'], {
+  const without = ['--no-deep', '--no-hser', '--no-swap', '--no-others']
+  const result = run(['bench/determinism.mjs', '--types', options.types, ...without], {
     TIERED_MOE_ADDON: addon
   })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))

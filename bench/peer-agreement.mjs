@@ -84,7 +84,8 @@ async function compare(name, path, kvType, ids, count, { mustAgree = false, most
     firstDifferent < 0
       ? 'equal'
       : `differs at ${firstDifferent}, where the peer's margin is ${show(margin(peer.rows[firstDifferent]))}`
-  const share = Math.max(...apart) / compared.reduce((most, row) => row.reduce((m, x) => Math.max(m, Math.abs(x)), most), 0)
+  const largest = compared.reduce((top, row) => row.reduce((m, x) => Math.max(m, Math.abs(x)), top), 0)
+  const share = Math.max(...apart) / largest
   if ((mustAgree && firstDifferent >= 0) || share > most) failures++
   const bounded = most && `${share > most ? 'BEYOND' : 'within'} the bound of ${show(100 * most)} %`
   rows.push([
@@ -110,7 +111,8 @@ for (const [needed, there] of [
 const { ids } = JSON.parse(readFileSync(reference, 'utf8'))
 for (const type of ['f32', 'f16', 'q8_0', 'q4_0']) {
   const { name, path } = await trainedModel(type)
-  for (const kvType of ['f16', 'f32']) await compare(`trained ${name}`, path, kvType, ids, 96, { mustAgree: type === 'f32' })
+  for (const kvType of ['f16', 'f32'])
+    await compare(`trained ${name}`, path, kvType, ids, 96, { mustAgree: type === 'f32' })
 }
 for (const [i, [arch, options]] of random.entries()) {
   const path = await syntheticModel(`agree-${arch}-${i}.gguf`, { arch, type: 'F32', seed: i + 1, ...options })
@@ -125,5 +127,7 @@ for (const type of [...dtypes, 'Q4_K_M', 'Q5_K_M']) {
   await compare(`random olmoe, ${type}`, await randomOfType(type), 'f32', [...randomTokens(37, 301, 9)], 24, { most })
 }
 printTable(['file', 'KV', 'tokens equal', 'logits apart, first', 'greatest', 'of the largest', 'verdict'], rows)
-console.log(failures ? `${failures} files disagree` : 'every file of type F32 agrees, and every other is within its bound')
+console.log(
+  failures ? `${failures} files disagree` : 'every file of type F32 agrees, and every other is within its bound'
+)
 process.exit(failures || !rows.length ? 1 : 0)
