@@ -3,9 +3,9 @@ import t from 'tap'
 import { createEngine, type Engine } from 'tiered-moe'
 
 const model = 'tiny-shakespeare'
-/** What a model keeps for its longest sequence is there after the first one. */
+/** What a model keeps for its longest sequence is there after the first one; prompts are computed from their first token on. */
 async function loadWarm(engine: Engine): Promise<void> {
-  await engine.loadModel()
+  await engine.loadModel({ prefixCache: false })
   await engine.generate({ model, prompt: long, maxTokens: 256, ignoreEos: true, repetitionPenalty: 1.1 })
 }
 
