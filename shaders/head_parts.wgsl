@@ -2,6 +2,7 @@
 //
 // Bindings   1 x [rows][columns + carried] f32   2 out [rows][to + carried] f32   3 parts out [rows][columns] f32. A row is a head of a token.
 // Dispatch   one invocation for each float of x, workgroups of 64, folded over y (launches/launch.ts, grid)
+// Numerics   copies: no arithmetic
 
 struct Params {
     count: u32,

@@ -37,7 +37,10 @@ t.test('attention of one row', async (test) => {
   test.equal(scratchBytes, 0)
   test.equal(parts.length, 1)
   test.equal(parts[0]!.merge, undefined, 'few positions need no second pass')
-  test.same(parts[0]!.attend.defines, { F16: true, QUADS: true, QUERIES: 1, DIM: 128, TOGETHER: false })
+  test.same(parts[0]!.attend.defines, {
+    ...{ F16: true, QUADS: true, QUERIES: 1, DIM: 128 },
+    ...{ TOGETHER: false, SINKS: false }
+  })
   test.same(parts[0]!.attend.workgroups, [16, 1, 1])
   test.same([...parts[0]!.attend.params.subarray(0, 10)], [0, 1, 16, 16, 128, 128, 1, 1, 1, bits(0.25)])
 })
@@ -111,10 +114,10 @@ t.test('rmsNorm, rope and sample', async (test) => {
     shader: 'rms_norm',
     defines: { IN_PLACE: false, QUANTISE: false },
     workgroups: [3, 1, 1],
-    params: Uint32Array.of(3, 256, 1, bits(0.5))
+    params: Uint32Array.of(3, 256, 1, bits(0.5), 256, 0, 0, 0)
   })
   const heads = rmsNormLaunch({ rows: 300, width: 256, n: 32, epsilon: 0.5, inPlace: true }, facts)
-  test.same([...heads.params], [2400, 32, 8, bits(0.5)])
+  test.same([...heads.params], [2400, 32, 8, bits(0.5), 256, 0, 0, 0])
   test.ok(covered(heads.workgroups) >= 2400 && heads.workgroups[0] <= 1000, 'folded')
 
   const place = { k: 64, v: 96, stride: 128 }
