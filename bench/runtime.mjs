@@ -22,8 +22,8 @@ function budgetFor(opened, percent, threads) {
 export const prefixCacheBytes = 2 ** 30
 
 /** ExpertOptions.placement that pins the last quarter of each layer's experts. */
-const lastQuarter = ({ layers, experts }) =>
-  Uint8Array.from({ length: layers * experts }, (_, i) => Number(i % experts >= experts - Math.floor(experts / 4)))
+const lastQuarter = ({ expertLayers, experts }) =>
+  Uint8Array.from({ length: expertLayers * experts }, (_, i) => Number(i % experts >= experts - Math.floor(experts / 4)))
 
 /**
  * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory. `gpuPercent`: of its
