@@ -54,7 +54,7 @@ async function openPlaced({ path, tiers, swapped }, { place = 'memory', swap = '
 }
 
 /** What the store did while a cell ran, and whether that is what its place asks for; `swapped` experts may be read anew. */
-function describeUse(place, before, { model, budget: { count, slots } = {} }, swapped) {
+function describeUse(place, before, { model, description: { sizes }, budget: { count, slots } = {} }, swapped) {
   const after = model.expertStats()
   if (!after) return { text: '-', problems: place === 'memory' ? [] : ['experts are in memory'] }
   const [uses, misses] = ['uses', 'misses'].map((key) => after[key] - before[key])
@@ -63,7 +63,7 @@ function describeUse(place, before, { model, budget: { count, slots } = {} }, sw
   if (slots === count && misses > swapped) problems.push(`all experts fit, and ${misses} were missing`)
   if (after.residentBytes > after.budgetBytes) problems.push('more experts in memory than the budget allows')
   const pinned = model.whereabouts().bits.filter((bits) => bits & pinnedBit)
-  const wanted = place.endsWith('hot') ? Math.floor(count / 4) : 0
+  const wanted = place.endsWith('hot') ? sizes.expertLayers * Math.floor(sizes.experts / 4) : 0
   if (pinned.length !== wanted) problems.push(`${pinned.length} experts are pinned, not ${wanted}`)
   const absent = pinned.filter((bits) => (bits & residencyBits) !== resident).length
   if (absent > 0) problems.push(`${absent} pinned experts are not in memory`)
