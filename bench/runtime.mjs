@@ -23,7 +23,9 @@ export const prefixCacheBytes = 2 ** 30
 
 /** ExpertOptions.placement that pins the last quarter of each layer's experts. */
 const lastQuarter = ({ expertLayers, experts }) =>
-  Uint8Array.from({ length: expertLayers * experts }, (_, i) => Number(i % experts >= experts - Math.floor(experts / 4)))
+  Uint8Array.from({ length: expertLayers * experts }, (_, i) =>
+    Number(i % experts >= experts - Math.floor(experts / 4))
+  )
 
 /**
  * Loads a file, or a checkpoint's folder. `percent`: of its experts, that a store keeps; without it all stay in memory. `gpuPercent`: of its
