@@ -21,10 +21,8 @@ const latent = { queryRank: 32, rank: 64, plain: 32, rotated: 16, value: 32 }
 const deepseek2 = { architecture: 'deepseek2', ...sizes, shared: 2, latent }
 
 const yarn = {
-  'deepseek2.rope.scaling.type': 'yarn',
-  'deepseek2.rope.scaling.factor': 40,
-  'deepseek2.rope.scaling.original_context_length': 64,
-  'deepseek2.rope.scaling.yarn_log_multiplier': 0.1
+  metadata: { 'deepseek2.rope.scaling.type': 'yarn', 'deepseek2.rope.scaling.original_context_length': 64 },
+  floats: { 'deepseek2.rope.scaling.factor': 40, 'deepseek2.rope.scaling.yarn_log_multiplier': 0.1 }
 }
 
 /** `{ name, path, vocab, type }` of each file, written anew. */
@@ -43,7 +41,7 @@ export async function tinyArchitectures() {
     'gpt-oss mxfp4': [gptOss, { ...sizes, type: 'MXFP4', window: 24 }],
     'deepseek2 f32': [moeModel, deepseek2],
     'deepseek2 f32, attn_kv_b': [moeModel, { ...deepseek2, latent: { ...latent, queryRank: 0, joined: true } }],
-    'deepseek2 f32, as V3': [moeModel, { ...deepseek2, sigmoidGroups: { count: 4, used: 2 }, metadata: yarn }],
+    'deepseek2 f32, as V3': [moeModel, { ...deepseek2, sigmoidGroups: { count: 4, used: 2 }, ...yarn }],
     'deepseek2 q8_0': [moeModel, { ...deepseek2, type: 'Q8_0' }]
   }
   mkdirSync(modelFolder, { recursive: true })
