@@ -2,6 +2,7 @@
 //   node scripts/docs-faults.mjs
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import '../bench/faults/typescript.mjs'
 import { loadGroups } from '../bench/faults/groups.mjs'
 import { edgeCases, patterns, s008 } from '../bench/faults/seeds.mjs'
 import { root } from '../bench/harness.mjs'
