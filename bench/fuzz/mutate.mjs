@@ -150,13 +150,24 @@ function copyOf(value) {
   }
 }
 
-/** Every place of a value that can be replaced: [holder, key]. */
-function placesIn(value, places = []) {
-  if (typeof value !== 'object' || value === null) return places
-  for (const key of Object.keys(value)) {
-    places.push([value, key])
-    placesIn(value[key], places)
+/** Most characters of a mutated value, about: items that are there over and over, four times in a row, would fill the memory. */
+const mostCharacters = 1 << 22
+
+/** Every place of a value that can be replaced: [holder, key]. Throws RangeError where the value is too large, or has too many levels. */
+function placesIn(root) {
+  const places = []
+  let left = mostCharacters
+  const look = (value) => {
+    left -= typeof value === 'string' ? value.length : 1
+    if (typeof value !== 'object' || value === null) return
+    for (const key of Object.keys(value)) {
+      left -= key.length
+      if (left < 0) throw new RangeError('the value is too large')
+      places.push([value, key])
+      look(value[key])
+    }
   }
+  look(root)
   return places
 }
 
@@ -190,16 +201,15 @@ const valueMutations = [
   }
 ]
 
-/** A copy of a value of JSON with up to four changes. */
+/** A copy of a value of JSON with up to four changes. Throws RangeError where it became too large. */
 export function mutatedValue(draw, value) {
   const root = { root: copyOf(value) }
-  for (let left = 1 + draw.size(3); left > 0; left--) {
-    const places = placesIn(root)
-    const [holder] = places
-    if (!holder) break
+  let places = placesIn(root)
+  for (let left = 1 + draw.size(3); left > 0 && places.length > 0; left--) {
     // The whole value is seldom the place.
-    const place = places.length > 1 && draw.chance(0.95) ? places[1 + draw.below(places.length - 1)] : holder
+    const place = places.length > 1 && draw.chance(0.95) ? places[1 + draw.below(places.length - 1)] : places[0]
     draw.pick(valueMutations)(draw, place, places)
+    places = placesIn(root)
   }
   return root.root ?? null
 }

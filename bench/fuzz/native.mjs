@@ -94,7 +94,10 @@ async function seeds(name) {
     const { encodeGguf } = await import('../../test/fixtures/gguf.ts')
     const array = (element, value) => ({ key: `a.${element}`, type: 'array', element, value })
     // A header alone, where nearly each change meets a length, a type or a name.
-    const header = { metadata: [array('u32', [1, 2, 3]), array('string', ['a', 'bc']), array('bool', [true])], tensors: [] }
+    const header = {
+      metadata: [array('u32', [1, 2, 3]), array('string', ['a', 'bc']), array('bool', [true])],
+      tensors: []
+    }
     return [...made.map(({ bytes }) => bytes), encodeGguf(header)]
   }
   if (name === 'blob')
