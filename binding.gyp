@@ -1,5 +1,5 @@
 {
-  "variables": { "defines%": "", "sanitize%": "" },
+  "variables": { "sanitize%": "" },
   "targets": [
     {
       "target_name": "tiered_moe",
@@ -23,7 +23,6 @@
         "OTHER_CPLUSPLUSFLAGS": ["-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fno-exceptions"]
       },
       "conditions": [
-        ["defines!=''", { "defines": ["<@(defines)"] }],
         ["sanitize!=''", {
           "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g1", "-O1"],
           "configurations": { "Release": { "cflags!": ["-O3"] } },

@@ -8,13 +8,14 @@
 //   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
 //   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others] [--no-folder]
 //     [--no-architectures]
-//   npm run determinism -- --mutant         builds the addon with one reordered sum and checks that the comparison turns red
+//   npm run determinism -- --mutant         builds the addon with a reordered sum in one instruction set and checks that the comparison turns red
 //   npm run determinism -- --record         writes the hashes into bench/determinism.json; every other run compares with it too
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { native } from '../dist/esm/native.js'
+import { addonObjects, compile, hostCompiler, link } from '../scripts/objects.mjs'
 import { axes, crossProduct, pairwise, places, placesInTurn, routes, swaps, tierSets } from './cells.mjs'
 import { checkFile, columns } from './determinism-file.mjs'
 import { swappedModel } from './determinism-swap.mjs'
@@ -42,24 +43,21 @@ const { values: options } = parseArgs({
 })
 const recordedPath = join(root, 'bench', 'determinism.json')
 
-/** Builds the addon with a reordered sum and expects a run with it to fail by a differing hash, and by nothing else. */
-function checkMutant() {
+/** Links the addon with a reordered sum in one instruction set, and expects a run with it to fail by a differing hash, and by nothing else. */
+async function checkMutant() {
   const folder = join(outputFolder, 'mutant')
-  const run = (args, env = {}) =>
-    spawnSync(process.execPath, args, {
-      cwd: root,
-      encoding: 'utf8',
-      env: { ...process.env, ...env },
-      maxBuffer: 1 << 26
-    })
-  const built = run(['scripts/build-addon.mjs', '--out', folder, '--', '--defines=TMOE_TEST_REORDERED_SUM'])
-  const addon = join(folder, 'tiered_moe.node')
-  if (built.status !== 0 || !existsSync(addon)) {
-    console.error(`the mutant did not build:\n${built.stderr}`)
-    return 1
-  }
+  const source = `csrc/cpu/isa_${process.arch === 'arm64' ? 'neon' : 'avx2'}.cpp`
+  const objects = await addonObjects()
+  const [changed] = await compile(hostCompiler, folder, [source], () => ['-DTMOE_TEST_REORDERED_SUM'])
+  objects.set(source, changed)
+  const addon = await link(hostCompiler, join(folder, 'tiered_moe.node'), [...objects.values()], '-shared')
   const only = ['--no-deep', '--no-hser', '--no-swap', '--no-others', '--no-folder', '--no-architectures']
-  const result = run(['bench/determinism.mjs', '--types', options.types, ...only], { TIERED_MOE_ADDON: addon })
+  const result = spawnSync(process.execPath, ['bench/determinism.mjs', '--types', options.types, ...only], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, TIERED_MOE_ADDON: addon },
+    maxBuffer: 1 << 26
+  })
   const differing = result.stdout.split('\n').filter((line) => line.includes('DIFFERS'))
   console.log(differing.slice(0, 4).join('\n'))
   const caught = result.status === 1 && differing.length > 0
@@ -101,7 +99,7 @@ function compareWithRecorded() {
   }
 }
 
-if (options.mutant) process.exit(checkMutant())
+if (options.mutant) process.exit(await checkMutant())
 
 const started = performance.now()
 const stamp = environment()
@@ -133,6 +131,19 @@ async function checkModel(name, file, firstTiers) {
     await check(brief, crossProduct({ ...few, place: places, tierSet: tierSets, routes }), { ...short, firstTiers })
 }
 
+/**
+ * The cells of a tiny file of an architecture: what its operations depend on is crossed, and where its experts are and whose routes it takes, which
+ * is the same for all, is met in pairs.
+ */
+async function checkArchitecture(name, file) {
+  const twoPlaces = ['memory', 'checkpoint 50%']
+  const pairs = options.full
+    ? { ...available, place: places, tierSet: tierSets, routes, prefix: ['computed', 'cached'] }
+    : { ...available, place: twoPlaces, prefix: ['computed', 'cached'] }
+  const cells = [...pairwise(pairs, seed), ...(options.full ? crossProduct(available) : [])]
+  await check({ ...file, name: `${name}, ${lengths(whole)}` }, cells, whole, { recorded: true })
+}
+
 for (const type of options.types.split(',')) {
   const { name, path } = await trainedModel(type)
   await checkModel(name, { path })
@@ -143,7 +154,7 @@ if (options.hser) {
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
 }
 if (options.architectures) {
-  for (const { name, path } of await tinyArchitectures()) await checkModel(name, { path })
+  for (const { name, path } of await tinyArchitectures()) await checkArchitecture(name, { path })
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

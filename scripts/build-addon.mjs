@@ -1,5 +1,5 @@
 // Builds the CPU addon with node-gyp into build/Release (what `npm ci` runs in a checkout).
-//   node scripts/build-addon.mjs [--out DIR] [-- gyp variables, such as --defines=NAME --sanitize=address,undefined]
+//   node scripts/build-addon.mjs [--out DIR] [-- gyp variables, such as --sanitize=address,undefined]
 // With --out the addon becomes DIR/tiered_moe.node, so that a test build never replaces the real one.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, rmSync, symlinkSync } from 'node:fs'

@@ -1,59 +1,28 @@
 // Links test/native/kernels_check.cpp with the addon's plain C++ (all but csrc/napi): for this machine with the addon's own objects, for AArch64
 // with objects of a cross-compiler. Runs the second under qemu-user and compares the hashes: NEON must give the same bits.
 // Debian: g++-aarch64-linux-gnu, qemu-user.
-import { execFile, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { spawnSync } from 'node:child_process'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { addonObjects, compile, hostCompiler, link, sources } from './objects.mjs'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const run = promisify(execFile)
-const sources = readFileSync(join(root, 'csrc', 'sources.txt'), 'utf8')
-  .split('\n')
-  .filter((line) => line && line !== 'csrc/addon.cpp' && !line.startsWith('csrc/napi/'))
-const flags =
-  '-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fvisibility=hidden -fno-exceptions -Wall -Wextra -pthread'.split(
-    ' '
-  )
-
+const folder = join(dirname(fileURLToPath(import.meta.url)), '..', 'build-check')
 const program = 'test/native/kernels_check.cpp'
-
-/** Compiles sources with one compiler, as many at a time as there are cores, and returns their objects. */
-async function compile([compiler, ...before], folder, names) {
-  mkdirSync(folder, { recursive: true })
-  const queue = names.map((source) => [source, join(folder, `${source.replaceAll('/', '_')}.o`)])
-  const objects = queue.map(([, object]) => object)
-  const worker = async () => {
-    for (let next = queue.shift(); next; next = queue.shift()) {
-      await run(compiler, [...before, ...flags, '-Icsrc', '-c', next[0], '-o', next[1]], { cwd: root })
-    }
-  }
-  await Promise.all(Array.from({ length: availableParallelism() }, worker))
-  return objects
-}
-
-/** Links the check of objects, and returns its path. */
-async function link([compiler, ...before], folder, objects) {
-  const linked = join(folder, 'kernels_check')
-  await run(compiler, [...before, '-static', '-pthread', ...objects, '-o', linked], { cwd: root })
-  return linked
-}
+const plain = sources.filter((source) => source !== 'csrc/addon.cpp' && !source.startsWith('csrc/napi/'))
+/** What computes is compiled as users have it; of the rest it matters that it compiles. */
+const optimisation = (source) => (/^csrc\/(cpu|quant)\//.test(source) ? [] : ['-O0'])
 
 /** The check of the addon that `npm run build:addon` makes. */
 async function buildHere() {
-  // The compiler may be a wrapper too: `ccache g++`.
-  const compiler = (process.env.CXX ?? 'g++').split(' ')
-  const folder = join(root, 'build-check', 'native')
-  await run(process.execPath, ['scripts/build-addon.mjs'], { cwd: root, maxBuffer: 1 << 26 })
-  const own = sources.map((source) => join('build/Release/obj.target/tiered_moe', source.replace(/cpp$/, 'o')))
-  return link(compiler, folder, [...(await compile(compiler, folder, [program])), ...own])
+  const objects = await addonObjects()
+  const [own] = await compile(hostCompiler, join(folder, 'native'), [program])
+  const linked = join(folder, 'native', 'kernels_check')
+  return link(hostCompiler, linked, [own, ...plain.map((source) => objects.get(source))], '-static')
 }
 
 async function buildThere(compiler) {
-  const folder = join(root, 'build-check', 'aarch64')
-  return link([compiler], folder, await compile([compiler], folder, [...sources, program]))
+  const own = await compile([compiler], join(folder, 'aarch64'), [program, ...plain], optimisation)
+  return link([compiler], join(folder, 'aarch64', 'kernels_check'), own, '-static')
 }
 
 /** Runs a check and returns its hashes; a failing one ends this script. */

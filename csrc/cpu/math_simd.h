@@ -143,15 +143,11 @@ inline bool rms_norm(const float* x, const float* weight, size_t n, float epsilo
         squares = Vec::fma(v, v, squares);
     }
 #ifdef TMOE_TEST_REORDERED_SUM
-    // A mutant for `npm run determinism -- --mutant`: with AVX2 and AVX-512 the sum is taken in another order.
+    // A mutant of one instruction set for `npm run determinism -- --mutant`: the sum is taken in another order.
     alignas(64) float lanes[16];
     Vec::store(lanes, squares);
     float sum = 0;
-    if (Vec::kTileTokens > 2) {
-        for (int i = 0; i < 16; i++) sum = sum + lanes[i];
-    } else {
-        sum = tree_sum(squares);
-    }
+    for (int i = 0; i < 16; i++) sum = sum + lanes[i];
 #else
     const float sum = tree_sum(squares);
 #endif
