@@ -77,6 +77,20 @@ t.test('numbers that cannot be', async (t) => {
     const says = refused('deepseek2', { 'rope.scaling.type': 'yarn', [key]: value })
     t.match(says, /^METADATA_INVALID deepseek2\./, `${key} ${value}: ${says}`)
   }
+  t.equal(
+    refused('deepseek2', { 'attention.head_count': 512, 'attention.value_length_mla': 4096 }),
+    'METADATA_INVALID deepseek2.attention.head_count',
+    'values of all heads beyond the widest row'
+  )
+  const biased = { sigmoidGroups: { count: 4, used: 2 } }
+  for (const none of [0, 1, undefined]) {
+    const says = refused('deepseek2', { expert_gating_func: none }, biased)
+    t.equal(says, 'METADATA_INVALID deepseek2.expert_gating_func', 'a softmax with biases of the selection')
+  }
+  const hser = { tiers: { hot: [4, 4] }, k: [1, 1, 2] }
+  for (const metadata of [{ expert_gating_func: 2 }, { expert_group_count: 2, expert_group_used_count: 1 }]) {
+    t.equal(refused('deepseek2', metadata, { hser }), 'METADATA_INVALID deepseek2.hser.tiers', 'two forms of routes')
+  }
   t.equal(refused('deepseek2', { expert_count: 0 }), 'ARCHITECTURE_UNSUPPORTED deepseek2')
   t.equal(refused('deepseek2', { expert_count: undefined }), 'ARCHITECTURE_UNSUPPORTED deepseek2')
   t.equal(refused('qwen2moe', { leading_dense_block_count: 1 }), 'METADATA_INVALID qwen2moe.leading_dense_block_count')

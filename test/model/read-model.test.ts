@@ -185,6 +185,7 @@ t.test('hostile metadata', async (t) => {
     ['rope.scaling.attn_factor', 0],
     ['attention.scale', Number.NaN],
     ['attention.clamp_kqv', 8],
+    ['attention.temperature_scale', 0.1],
     ['attention.sliding_window', 4096],
     ['expert_weights_scale', 2.5],
     ['expert_weights_norm', 1],
