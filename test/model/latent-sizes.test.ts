@@ -2,9 +2,9 @@
 import t from 'tap'
 import { isEngineError } from '../../lib/errors/index.js'
 import { readModel } from '../../lib/model/index.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile } from '../fixtures/moe-model.js'
 
-const read = (options: MoeModelOptions) => readModel(moeModel(options).file)
+const read = (options: MoeModelOptions) => readModel(moeFile(options))
 
 /** The code and key of the error of a file with other metadata. */
 function refused(

@@ -3,11 +3,11 @@ import { isEngineError } from '../../lib/errors/index.js'
 import { readModel } from '../../lib/model/index.js'
 import type { Plan, PlanOp } from '../../lib/model/plan.js'
 import { encodeGguf, type MetadataEntry, TENSOR_TYPES } from '../fixtures/gguf.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile, moeModel } from '../fixtures/moe-model.js'
 
 const ARCHITECTURES = ['olmoe', 'qwen3moe', 'llama'] as const
 
-const read = (options: MoeModelOptions = {}) => readModel(moeModel(options).file)
+const read = (options: MoeModelOptions = {}) => readModel(moeFile(options))
 
 /** The typed error of a file, or undefined where it reads. */
 function failure(options: MoeModelOptions) {
