@@ -6,7 +6,9 @@
  * The result has the bits that one rank with all experts gives: rows keep the order (expert, source rank, slot), no row's arithmetic
  * depends on the others, and combine sums in expert-id order. When segments arrive changes nothing.
  */
-import type { AsyncKernels, ExpertActivation, ExpertMatmulRequest, Matrix, OnDevice } from '../kernels.js'
+
+import { packedBytes } from '../kernels/layout.js'
+import type { AsyncKernels, DType, ExpertActivation, ExpertMatmulRequest, Matrix, OnDevice } from '../kernels.js'
 import { validationError } from '../validation.js'
 import { checkResults, checkSegment, type Segment, type SegmentHeader, seal } from './segment.js'
 import { type ExpertShare, expertShares } from './share.js'
@@ -49,7 +51,6 @@ export interface RankTokens {
   add?: boolean
 }
 
-const biased = ['gate', 'up', 'down'] as const
 const activations: readonly unknown[] = ['silu', 'clamped_swiglu'] satisfies ExpertActivation[]
 
 const tokenArrays = { x: Float32Array, ids: Int32Array, weights: Float32Array } as const
@@ -82,6 +83,22 @@ function joined<A extends Float32Array | Int32Array>(Type: { new (length: number
   return out
 }
 
+/** Throws VALIDATION_ERROR where a rank with `count` experts has the matrices of others, or no biases where the first rank has some. */
+function checkRank(own: ExpertRank | undefined, rank: number, count: number, first: ExpertRank | undefined): void {
+  const refused = (path: string, found: unknown, allowed: string) =>
+    validationError('ranks', `ranks[${rank}].${path}`, found, allowed)
+  const { matrices, biases } = own ?? {}
+  if (!matrices) throw refused('matrices', undefined, `the matrices of ${count} experts`)
+  for (const name of ['gate', 'up', 'down'] as const) {
+    const { type, rows, columns, data }: Partial<OnDevice<Matrix>> = matrices[name] ?? {}
+    const bytes = count * packedBytes(type as DType, rows as number, columns as number)
+    // of a larger array the kernels would take the first experts
+    if (data?.length !== bytes) throw refused(`matrices.${name}.data`, data, `${bytes} bytes, of ${count} experts`)
+    if ((biases?.[name] === undefined) !== (first?.biases?.[name] === undefined))
+      throw refused(`biases.${name}`, biases?.[name], `${biases?.[name] ? 'no ' : ''}biases, as of rank 0`)
+  }
+}
+
 export class RankGroup {
   readonly shares: readonly ExpertShare[]
   readonly #options: RankGroupOptions
@@ -98,23 +115,8 @@ export class RankGroup {
     this.#options = options
     this.#carry = options.carry ?? ((segment) => segment)
     this.shares = expertShares(options.experts, options.ranks?.length)
-    for (const [rank, { count }] of this.shares.entries()) {
-      if (count === 0) continue
-      const { matrices, biases } = options.ranks[rank] ?? {}
-      if (!matrices)
-        throw validationError('ranks', `ranks[${rank}].matrices`, undefined, `the matrices of ${count} experts`)
-      for (const name of biased) {
-        // where one rank has a bias and another none, one of them was forgotten
-        const of = options.ranks[0]?.biases?.[name]
-        if ((biases?.[name] === undefined) !== (of === undefined))
-          throw validationError(
-            'ranks',
-            `ranks[${rank}].biases.${name}`,
-            biases?.[name],
-            `${of ? '' : 'no '}biases, as of rank 0`
-          )
-      }
-    }
+    for (const [rank, { count }] of this.shares.entries())
+      if (count > 0) checkRank(options.ranks[rank], rank, count, options.ranks[0])
   }
 
   /**

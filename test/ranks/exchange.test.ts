@@ -181,6 +181,13 @@ t.test('what does not fit', async (test) => {
   making(() => new RankGroup({ ...shape, ranks: [] }), 'no ranks')
   making(() => new RankGroup({ ...shape, experts: 0, ranks }), 'no experts')
   making(() => new RankGroup({ ...shape, ranks: [{ backend: cpu }] }), 'a rank without its matrices')
+  const whole = ranks.map((rank) => ({ ...rank, matrices }))
+  making(() => new RankGroup({ ...shape, ranks: whole }), 'ranks with the matrices of all experts')
+  const lacking = ranks.map(({ backend, matrices: own }) => ({
+    backend,
+    matrices: { ...own!, up: undefined as never }
+  }))
+  making(() => new RankGroup({ ...shape, ranks: lacking }), 'ranks without a matrix')
   making(() => new RankGroup({ ...shape, ranks, activation: 'gelu' as never }), 'an activation that there is not')
   const biases = { up: new Float32Array(2 * shape.hidden) }
   for (const own of [0, 1]) {
