@@ -5,7 +5,7 @@ import type { Metadata } from './metadata.js'
 export interface FileScaling {
   /** None where frequencies are as they are. */
   scaling?: RopeScaling
-  /** Multiplies attention's scale: DeepSeek's models stretch scores instead of cosines and sines. */
+  /** Multiplies attention's scale: DeepSeek's models stretch scores instead of cosines and sines (`yarn_log_multiplier`, which others have not). */
   scoreFactor: number
 }
 

@@ -82,6 +82,7 @@ function refuseUnsupported(m: Metadata, rules: SizeRules): void {
     ['.nextn_predict_layers', 0],
     ...(rules.shared === 'count' ? [] : [['.expert_shared_count', 0] as const]),
     ...(rules.gated ? [] : [['.expert_group_count', 0] as const]),
+    ...(rules.latent ? [] : [['.rope.scaling.yarn_log_multiplier', 0] as const]),
     ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const]),
     ...(rules.windowPattern ? [] : [['.attention.sliding_window', 0] as const]),
     ...(rules.multipliers ? [] : multiplierKeys.map((key) => [key, 0] as const))

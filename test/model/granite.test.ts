@@ -75,7 +75,8 @@ t.test('keys', async (t) => {
     return undefined
   }
   for (const key of ['embedding_scale', 'residual_scale', 'logit_scale']) {
-    for (const value of [-1, Number.NaN, 'none']) t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
+    for (const value of [-1, 1e-300, Number.NaN, 'none'])
+      t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
   }
   t.equal(failure('expert_count', 0), 'ARCHITECTURE_UNSUPPORTED', 'a dense granite')
   const shared = 'expert_shared_feed_forward_length'

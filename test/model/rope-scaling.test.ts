@@ -63,11 +63,12 @@ t.test('keys of a file', async (t) => {
     'the context is the original one where no other is said'
   )
   // DeepSeek's: scores are multiplied instead, by the square of 1 + 0.1 · m ln 40 with m = 10 · 0.0707
-  const deepseek = scaled({ ...yarn, 'scaling.factor': 40, 'scaling.yarn_log_multiplier': 0.0707 })
-  const { sizes } = readModel(moeFile(deepseek))
+  const stretched = { ...yarn, 'scaling.factor': 40, 'scaling.yarn_log_multiplier': 0.0707 }
+  const own = Object.entries(stretched).map(([key, value]) => [`deepseek2.rope.${key}`, value])
+  const { sizes } = readModel(moeFile({ architecture: 'deepseek2', metadata: Object.fromEntries(own) }))
   t.equal(sizes.rope.scaling?.magnitude, 1)
   const factor = 1 + 0.0707 * Math.log(40)
-  t.ok(Math.abs(sizes.attentionScale * 4 - factor ** 2) < 1e-6)
+  t.ok(Math.abs(sizes.attentionScale * Math.sqrt(12 + 8) - factor ** 2) < 1e-6)
   const llama3 = { 'scaling.type': 'llama3', 'scaling.factor': 8, 'scaling.original_context_length': 8192 }
   t.same(
     ropeOf(scaled(llama3, { headDim: 128, ropeBase: 500_000 })).scaling,
@@ -80,7 +81,7 @@ t.test('keys of a file', async (t) => {
     { ...yarn, 'scaling.yarn_ext_factor': 2 },
     { ...yarn, 'scaling.yarn_attn_factor': 0.7 },
     { ...yarn, 'scaling.original_context_length': 0 },
-    { ...yarn, 'scaling.yarn_log_multiplier': -1 },
+    { ...yarn, 'scaling.yarn_log_multiplier': 0.1 },
     { ...yarn, freq_base: 1 },
     { ...llama3, 'scaling.low_freq_factor': 4 },
     { ...llama3, 'scaling.high_freq_factor': 'high' }
