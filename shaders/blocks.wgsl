@@ -5,7 +5,8 @@
 //   adds a block's part to `acc` from the exact dots of its two halves and the sums of their activations: one fma a block (types with minimums:
 //   two), blocks in order;
 //   float: load_column.
-// Defines: TYPE, SIGNED, MATRICES, F16 (the shader-f16 feature), COUNT_LOADS (counts the words that are read, for the bench of loads).
+// Defines: TYPE, SIGNED, FIVE_BITS (codes of five bits), MINIMUM (a minimum for each block of 32), MATRICES, F16 (the shader-f16 feature),
+// COUNT_LOADS (counts the words that are read, for the bench of loads).
 
 fn fetch(matrix: u32, quad: u32) -> vec4u {
 #if COUNT_LOADS
@@ -53,32 +54,24 @@ fn fetch_halves(matrix: u32, quad: u32, lane: u32) -> vec4f {
     return vec4f(halves(pair.x), halves(pair.y));
 }
 
-#if TYPE == Q4_0
-#include "blocks_q4_0.wgsl"
-#elif TYPE == Q8_0
+#if TYPE == Q8_0
 #include "blocks_q8_0.wgsl"
 #elif TYPE == Q6_K
 #include "blocks_q6_k.wgsl"
 #elif TYPE == Q4_K
-#include "blocks_q4_k.wgsl"
-#elif TYPE == Q4_1
-#include "blocks_q4_1.wgsl"
-#elif TYPE == Q5_0
-#include "blocks_q5_0.wgsl"
-#elif TYPE == Q5_1
-#include "blocks_q5_1.wgsl"
+#include "blocks_k.wgsl"
 #elif TYPE == Q5_K
-#include "blocks_q5_k.wgsl"
+#include "blocks_k.wgsl"
 #elif TYPE == MXFP4
 #include "blocks_mxfp4.wgsl"
-#elif TYPE == IQ4_NL
-#include "blocks_iq4_nl.wgsl"
 #elif TYPE == IQ4_XS
 #include "blocks_iq4_xs.wgsl"
 #elif TYPE == F32
 #include "blocks_f32.wgsl"
 #elif TYPE == F16
 #include "blocks_f16.wgsl"
-#else
+#elif TYPE == BF16
 #include "blocks_bf16.wgsl"
+#else
+#include "blocks_small.wgsl"
 #endif

@@ -1,4 +1,4 @@
-// iq4_values: block_words of IQ4_NL and IQ4_XS, whose codes stand for the numbers of kIQ4 (csrc/quant/blocks.h).
+// iq4_values: block_words of IQ4_NL and IQ4_XS, whose codes stand for the numbers of iq4 (csrc/quant/blocks.h).
 
 /** `one` in the bytes where the mask is 255, `zero` where it is 0. */
 fn pick(mask: vec4u, zero: vec4u, one: vec4u) -> vec4u {

@@ -7,7 +7,7 @@
 // memory, and with PARTS a weight too, which the parts load in turn for all of them. A part that has no token only loads. With STAGE 0 invocations read
 // both where they need them and meet no barrier: for CPUs, whose caches do as well.
 // The caller has row_of(work, place): the activations' row of a tile's place, of which work.z are used; set_rows comes before tile.
-// Defines: TYPE, QUANTISED, SIGNED (blocks.wgsl), TOKENS (1, 4 or 8), PARTS (1, or with workgroup memory and quantised weights 4), STAGE (blocks of 32 columns that are read
+// Defines: TYPE, QUANTISED, SIGNED, FIVE_BITS, MINIMUM (blocks.wgsl), TOKENS (1, 4 or 8), PARTS (1, or with workgroup memory and quantised weights 4), STAGE (blocks of 32 columns that are read
 // at a time), MATRICES, BROADCAST (with STAGE 0 and subgroups of 8: each invocation reads one of 8 words and the subgroup shares them, and activations
 // are bound as words; for devices whose reads cost the same whether uniform or not), DOT4 (dot4I8Packed), GROUP (a multiple of 8), COUNT_LOADS
 // (`loads`: words of weights, of activations).

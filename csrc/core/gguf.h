@@ -46,7 +46,7 @@ struct GgufType {
 
 /** The type of an id, or null where the format has no such type. */
 const GgufType* gguf_type(uint32_t id);
-/** Its name (`Q4_K`), or `type 37`. */
+/** Its name (`Q4_K`), or `type 99`. */
 std::string gguf_type_name(uint32_t id);
 /** Names of the types that the kernels have, for messages: `F32, F16, ...`. */
 std::string supported_type_names();
@@ -72,7 +72,7 @@ class GgufFile {
     /**
      * Opens and checks the whole header: magic, version (2 or 3), counts, lengths, types, alignment, dimensions, offsets, and that
      * the tensors fill the rest of the file, one beside the other. No size read from the file is trusted before it is compared with the bytes left.
-     * Types that the format has but the kernels lack (Q4_K, ...) are let in, so that such a file can be inspected; loading refuses them.
+     * Types that the format has but the kernels lack (Q2_K, ...) are let in, so that such a file can be inspected; loading refuses them.
      * MODEL_NOT_FOUND, FILE_READ_FAILED {errno}, RESOURCE_FILES_EXHAUSTED, MODEL_FILE_INVALID {offset}, MODEL_VERSION_MISMATCH {expected, actual, supported},
      * TENSOR_TYPE_UNSUPPORTED {tensor, type, supported} for an id that the format has not,
      * RESOURCE_MEMORY_EXHAUSTED {required, available} for metadata that would not fit.

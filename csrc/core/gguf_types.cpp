@@ -1,4 +1,4 @@
-// The types of GGUF files, as facts of the format: id, name, weights and bytes of a block (ggml.h, ggml-common.h).
+// The types of GGUF files, as facts of the format: id, name, weights and bytes of a block (ggml.h, ggml-common.h). 31 to 33 are in older files only.
 #include "core/gguf.h"
 #include "quant/blocks.h"
 
@@ -14,8 +14,9 @@ constexpr GgufType kTypes[] = {
     {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},   {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
     {22, "IQ2_S", 256, 82},   {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
     {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},
-    {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},
-    {40, "NVFP4", 64, 36},
+    {30, "BF16", 1, 2},       {31, "Q4_0_4_4", 32, 18}, {32, "Q4_0_4_8", 32, 18}, {33, "Q4_0_8_8", 32, 18},
+    {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},    {40, "NVFP4", 64, 36},
+    {41, "Q1_0", 128, 18},    {42, "Q2_0", 64, 18},
 };
 
 }  // namespace

@@ -29,69 +29,21 @@ bool quantise_block(const float* x, Block& out) {
     return true;
 }
 
-/** The dot product of one row with quantised activations: exact integers per block, one fma per block; types with minimums have a second for these. */
+/** The dot product of one row with quantised activations: exact integers per block of 32, one fma for each; types with minimums have a second for these. */
 float dot_blocks(const RawMatrix& w, const uint8_t* row, const std::vector<Block>& a) {
+    const DTypeInfo& info = dtype_info(w.type);
+    const size_t parts = info.block / 32;
     float acc = 0;
     for (size_t b = 0; b < a.size(); b++) {
+        const uint8_t* block = row + b / parts * info.bytes;
+        const PartScales scales = scales_of(w.type, block, b % parts);
         int sum = 0, total = 0;
-        float scale = 0;
-        const int* q = a[b].q;
-        for (int i = 0; i < 32; i++) total += q[i];
-        if (w.type == DType::Q8_0) {
-            const uint8_t* block = row + b * 34;
-            scale = f16_to_f32(load_u16(block));
-            for (int i = 0; i < 32; i++) sum += static_cast<int8_t>(block[2 + i]) * q[i];
-        } else if (w.type == DType::Q4_0) {
-            const uint8_t* block = row + b * 18;
-            scale = f16_to_f32(load_u16(block));
-            for (int i = 0; i < 16; i++) sum += ((block[2 + i] & 15) - 8) * q[i] + ((block[2 + i] >> 4) - 8) * q[16 + i];
-        } else if (w.type == DType::Q5_0) {
-            const uint8_t* block = row + b * 22;
-            scale = f16_to_f32(load_u16(block));
-            for (size_t i = 0; i < 32; i++) sum += (five_bits_at(block + 2, i) - 16) * q[i];
-        } else if (w.type == DType::Q4_1 || w.type == DType::Q5_1) {
-            const bool five = w.type == DType::Q5_1;
-            const uint8_t* block = row + b * (five ? 24 : 20);
-            scale = f16_to_f32(load_u16(block));
-            for (size_t i = 0; i < 32; i++) sum += (five ? five_bits_at(block + 4, i) : nibble_at(block + 4, i)) * q[i];
-            acc = std::fma(scale * a[b].scale, static_cast<float>(sum), acc);
-            scale = f16_to_f32(load_u16(block + 2));
-            sum = total;
-        } else if (w.type == DType::IQ4_NL) {
-            const uint8_t* block = row + b * 18;
-            scale = f16_to_f32(load_u16(block));
-            for (size_t i = 0; i < 32; i++) sum += kIQ4[nibble_at(block + 2, i)] * q[i];
-        } else if (w.type == DType::IQ4_XS) {
-            const uint8_t* block = row + b / 8 * 136;
-            scale = f16_to_f32(load_u16(block));
-            for (size_t i = 0; i < 32; i++) sum += iq4_xs_scale(block, b % 8) * kIQ4[nibble_at(block + 8 + b % 8 * 16, i)] * q[i];
-        } else if (w.type == DType::MXFP4) {
-            const uint8_t* block = row + b * 17;
-            scale = e8m0_half(block[0]);
-            for (int i = 0; i < 16; i++) sum += kE2M1[block[1 + i] & 15] * q[i] + kE2M1[block[1 + i] >> 4] * q[16 + i];
-        } else if (w.type == DType::Q4_K || w.type == DType::Q5_K) {
-            const bool five = w.type == DType::Q5_K;
-            const uint8_t* block = row + b / 8 * (five ? 176 : 144);
-            const SubScale sub = q4_k_scale(block + 4, b % 8);
-            scale = f16_to_f32(load_u16(block));
-            for (size_t i = 0; i < 32; i++) {
-                const int code = five ? q5_k_code(block, b % 8 * 32 + i) : (block[16 + 32 * (b % 8 / 2) + i] >> (b % 2 * 4)) & 15;
-                sum += sub.scale * code * q[i];
-            }
-            acc = std::fma(scale * a[b].scale, static_cast<float>(sum), acc);
-            scale = f16_to_f32(load_u16(block + 2));
-            sum = -sub.minimum * total;
-        } else {
-            const uint8_t* block = row + b / 8 * 210;
-            scale = f16_to_f32(load_u16(block + 208));
-            for (size_t i = 0; i < 32; i++) {
-                const size_t at = b % 8 * 32 + i, half = at / 128, p = at % 128 / 32, l = at % 32;
-                const uint8_t low = block[64 * half + l + 32 * (p & 1)], high = block[128 + 32 * half + l];
-                const int value = ((p < 2 ? low & 15 : low >> 4) | (((high >> (2 * p)) & 3) << 4)) - 32;
-                sum += static_cast<int8_t>(block[192 + at / 16]) * value * q[i];
-            }
+        for (size_t i = 0; i < 32; i++) {
+            sum += sub_scale_at(w.type, block, b % parts, i) * code_at(w.type, block, b % parts, i) * a[b].q[i];
+            total += a[b].q[i];
         }
-        acc = std::fma(scale * a[b].scale, static_cast<float>(sum), acc);
+        acc = std::fma(scales.scale * a[b].scale, static_cast<float>(sum), acc);
+        if (has_minimum(w.type)) acc = std::fma(scales.minimum * a[b].scale, static_cast<float>(-scales.below * total), acc);
     }
     return acc;
 }

@@ -6,13 +6,12 @@
 namespace tmoe {
 namespace {
 
-constexpr size_t kPanelColumns = 2048;  // a multiple of every block; 12 tokens × 2048 int8 fill half of an L1 cache
-
-/** Activations of a tile's tokens, side by side for each block. */
+/** Activations of a tile's tokens, side by side for each block of 32. */
 struct Panel {
-    alignas(64) int8_t q[Vec::kTileTokens * kPanelColumns];
-    alignas(64) float scale[Vec::kTileTokens * kPanelColumns / 32];
-    alignas(64) int32_t sum[Vec::kTileTokens * kPanelColumns / 16];
+    static constexpr size_t kColumns = 2048;  // a multiple of every block; 12 tokens × 2048 int8 fill half of an L1 cache
+    alignas(64) int8_t q[Vec::kTileTokens * kColumns];
+    alignas(64) float scale[Vec::kTileTokens * kColumns / 32];
+    alignas(64) int32_t sum[Vec::kTileTokens * kColumns / 32], sum16[Vec::kTileTokens * kColumns / 16];  // Q6_K has the second, other types the first
 };
 
 inline Vec::F halves_at(const uint8_t* w) { return Vec::load_f16(reinterpret_cast<const uint16_t*>(w)); }
@@ -36,7 +35,7 @@ struct Nibbles {
     static inline Vec::W value(Vec::W nibbles) { return nibbles; }
 };
 
-/** kE2M1 + 12. */
+/** e2m1 + 12. */
 struct E2M1 {
     static constexpr bool kSmall = true;
     static inline Vec::W value(Vec::W nibbles) {
@@ -45,7 +44,7 @@ struct E2M1 {
     }
 };
 
-/** kIQ4 + 128. */
+/** iq4 + 128. */
 struct IQ4 {
     static constexpr bool kSmall = false;
     static inline Vec::W value(Vec::W nibbles) {
@@ -74,10 +73,10 @@ template <size_t T> inline void dot_five_bits(const uint8_t* w, const int8_t* q,
 
 /** Blocks of 32 with one scale. B gives start (the dot's, from -8 Σq), dot and scales. */
 template <class B> struct ScaledBlocks {
-    static constexpr size_t kBlock = 32, kSums = 1;
-    template <size_t T> static inline void run(const uint8_t* w, size_t blocks, const Panel& p, Vec::F* acc) {
+    using Inputs = Panel;
+    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const Panel& p, Vec::F* acc) {
         using V = Vec;
-        for (size_t b = 0; b < blocks; b++, w += B::kBytes) {
+        for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
             V::I dot[T];
             for (size_t t = 0; t < T; t++) dot[t] = B::start(p.sum[b * T + t]);
             B::template dot<T>(w, p.q + b * 32 * T, dot);
@@ -91,10 +90,10 @@ template <class B> struct ScaledBlocks {
 
 /** Blocks of 32 with a scale and, right after it, a minimum that is added to every weight: two fma. */
 template <class B> struct MinimumBlocks {
-    static constexpr size_t kBlock = 32, kSums = 1;
-    template <size_t T> static inline void run(const uint8_t* w, size_t blocks, const Panel& p, Vec::F* acc) {
+    using Inputs = Panel;
+    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const Panel& p, Vec::F* acc) {
         using V = Vec;
-        for (size_t b = 0; b < blocks; b++, w += B::kBytes) {
+        for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
             V::I dot[T];
             for (size_t t = 0; t < T; t++) dot[t] = V::iset1(0);
             B::template dot<T>(w, p.q + b * 32 * T, dot);

@@ -3,7 +3,7 @@
 // Every output element is one chain in column order (one fma per column of float weights, one per block of quantised ones),
 // whatever the size of the tile, so that the number of tokens changes speed and never bits.
 // A tile's activations are first laid out as a panel (per block or column: the tile's tokens side by side), so that the inner
-// loop reads them at constant offsets. Panels cover kPanelColumns at a time; accumulators wait in memory between two panels.
+// loop reads them at constant offsets. A panel covers kColumns at a time; the chains wait in memory between two panels.
 // The blocks of each quantised type: matmul_blocks_simd.h, and matmul_superblocks_simd.h for those of 256 columns.
 #pragma once
 #include "cpu/matmul_superblocks_simd.h"
@@ -12,30 +12,59 @@ namespace tmoe {
 namespace {
 
 constexpr size_t kPanelGroups = 16;     // row groups that share one panel
-constexpr size_t kFloatPanelColumns = 512;
-struct FloatPanel {
-    alignas(64) float x[Vec::kTileTokens * kFloatPanelColumns];
-};
 
 /** Copies `count` elements of a row into a panel of T tokens, `chunk` elements at a time. */
 template <size_t T, size_t chunk, class E> inline void spread(const E* from, size_t count, size_t token, E* to) {
     for (size_t i = 0; i < count; i += chunk) memcpy(to + i * T + token * chunk, from + i, chunk * sizeof(E));
 }
 
-struct F32 {
+/** Columns from `column` on of row `row` to place `token`. */
+template <size_t T> inline void fill(Panel& panel, DType type, const ActivationView& a, size_t row, size_t column, size_t columns, size_t token) {
+    const size_t at = row * a.columns + column;
+    spread<T, 32>(a.q + at, columns, token, panel.q);
+    spread<T, 1>(a.scale + at / 32, columns / 32, token, panel.scale);
+    if (type == DType::Q6_K) {
+        spread<T, 2>(a.sum16 + at / 16, columns / 16, token, panel.sum16);
+    } else {
+        spread<T, 1>(a.sum + at / 32, columns / 32, token, panel.sum);
+    }
+}
+
+/** Values of a tile's tokens, side by side for each column. */
+struct FloatPanel {
+    static constexpr size_t kColumns = 512;
+    alignas(64) float x[Vec::kTileTokens * kColumns];
+};
+
+template <size_t T> inline void fill(FloatPanel& panel, DType, const ActivationView& a, size_t row, size_t column, size_t columns, size_t token) {
+    spread<T, 1>(a.values + row * a.value_stride + column, columns, token, panel.x);
+}
+
+/** Weights that are not quantised. B gives load. */
+template <class B> struct FloatColumns {
+    using Inputs = FloatPanel;
+    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const FloatPanel& p, Vec::F* acc) {
+        for (size_t c = 0; c < columns; c++) {
+            const Vec::F weights = B::load(w + c * B::kBytes);
+            for (size_t t = 0; t < T; t++) acc[t] = Vec::fma(weights, Vec::set1(p.x[c * T + t]), acc[t]);
+        }
+    }
+};
+
+struct F32 : FloatColumns<F32> {
     static constexpr size_t kBytes = 64;
     static inline Vec::F load(const uint8_t* w) { return Vec::load(reinterpret_cast<const float*>(w)); }
 };
-struct F16 {
+struct F16 : FloatColumns<F16> {
     static constexpr size_t kBytes = 32;
-    static inline Vec::F load(const uint8_t* w) { return Vec::load_f16(reinterpret_cast<const uint16_t*>(w)); }
+    static inline Vec::F load(const uint8_t* w) { return halves_at(w); }
 };
-struct BF16 {
+struct BF16 : FloatColumns<BF16> {
     static constexpr size_t kBytes = 32;
     static inline Vec::F load(const uint8_t* w) { return Vec::load_bf16(reinterpret_cast<const uint16_t*>(w)); }
 };
 
-/** Where a tile's results go, and where its accumulators wait between panels. */
+/** Where a tile's results go. */
 struct TileOutput {
     float* out;
     size_t stride, rows;
@@ -43,7 +72,7 @@ struct TileOutput {
     const float* bias;
 };
 
-inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
+__attribute__((noinline)) void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
     const size_t row = group * kLanes, left = o.rows - row;
     float* at = o.out + token * o.stride + row;
     if (o.bias) value = Vec::add(value, load_some(o.bias + row, left, 0.0f));
@@ -51,100 +80,67 @@ inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F v
     store_some(at, left, value);
 }
 
+/** Goes on with the chains of 16 rows × T tokens over some columns: all that is compiled for each type and T. */
+template <class B, size_t T> void run_tile(const uint8_t* w, size_t columns, const typename B::Inputs& panel, Vec::F* chains) {
+    Vec::F acc[T];
+#pragma GCC unroll 16  // or GCC copies the array through memory
+    for (size_t t = 0; t < T; t++) acc[t] = chains[t];
+    B::template run<T>(w, columns, panel, acc);
+#pragma GCC unroll 16
+    for (size_t t = 0; t < T; t++) chains[t] = acc[t];
+}
+template <class P> using RunTile = void (*)(const uint8_t*, size_t, const P&, Vec::F*);
+
 /** One tile of T tokens × groups [first, last), the weights' columns panel by panel. */
-template <class B, size_t T> void quantised_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens,
-                                                 const TileOutput& o, size_t first, size_t last) {
-    const size_t group_bytes = w.columns / B::kBlock * B::kBytes;
-    Panel panel;
+template <class P, size_t T> void walk_tile(RunTile<P> run, const MatrixView& w, const ActivationView& a, const uint32_t* tokens,
+                                            const TileOutput& o, size_t first, size_t last) {
+    const size_t group_bytes = kLanes * row_bytes(w.type, w.columns);
+    P panel;
     Vec::F waiting[kPanelGroups * T];
     for (size_t base = first; base < last; base += kPanelGroups) {
         const size_t end = base + kPanelGroups < last ? base + kPanelGroups : last;
-        for (size_t column = 0; column < w.columns; column += kPanelColumns) {
-            const size_t columns = w.columns - column < kPanelColumns ? w.columns - column : kPanelColumns;
-            for (size_t t = 0; t < T; t++) {
-                const size_t row = tokens[t] * a.columns + column;
-                spread<T, 32>(a.q + row, columns, t, panel.q);
-                spread<T, 1>(a.scale + row / 32, columns / 32, t, panel.scale);
-                if (B::kSums == 2) {
-                    spread<T, 2>(a.sum16 + row / 16, columns / 16, t, panel.sum);
-                } else {
-                    spread<T, 1>(a.sum + row / 32, columns / 32, t, panel.sum);
-                }
-            }
+        for (size_t column = 0; column == 0 || column < w.columns; column += P::kColumns) {
+            const size_t columns = w.columns - column < P::kColumns ? w.columns - column : P::kColumns;
+            const uint8_t* at = w.packed + kLanes * row_bytes(w.type, column);
+            for (size_t t = 0; t < T; t++) fill<T>(panel, w.type, a, tokens[t], column, columns, t);
             for (size_t group = base; group < end; group++) {
-                Vec::F acc[T];
-                Vec::F* saved = waiting + (group - base) * T;
-                for (size_t t = 0; t < T; t++) acc[t] = column == 0 ? Vec::set1(0.0f) : saved[t];
-                B::template run<T>(w.packed + group * group_bytes + column / B::kBlock * B::kBytes, columns / B::kBlock,
-                                   panel, acc);
-                if (column + columns < w.columns) {
-                    for (size_t t = 0; t < T; t++) saved[t] = acc[t];
-                } else {
-                    for (size_t t = 0; t < T; t++) write_rows(o, t, group, acc[t]);
-                }
+                Vec::F* chains = waiting + (group - base) * T;
+                for (size_t t = 0; t < T && column == 0; t++) chains[t] = Vec::set1(0.0f);
+                run(at + group * group_bytes, columns, panel, chains);
+                if (column + columns < w.columns) continue;
+                for (size_t t = 0; t < T; t++) write_rows(o, t, group, chains[t]);
             }
         }
     }
 }
 
-template <class B, size_t T> void float_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens,
-                                             const TileOutput& o, size_t first, size_t last) {
-    FloatPanel panel;
-    Vec::F waiting[kPanelGroups * T];
-    for (size_t base = first; base < last; base += kPanelGroups) {
-        const size_t end = base + kPanelGroups < last ? base + kPanelGroups : last;
-        for (size_t column = 0; column == 0 || column < w.columns; column += kFloatPanelColumns) {
-            const size_t columns = w.columns - column < kFloatPanelColumns ? w.columns - column : kFloatPanelColumns;
-            for (size_t t = 0; t < T; t++) spread<T, 1>(a.values + tokens[t] * a.value_stride + column, columns, t, panel.x);
-            for (size_t group = base; group < end; group++) {
-                const uint8_t* at = w.packed + (group * w.columns + column) * B::kBytes;
-                Vec::F acc[T];
-                Vec::F* saved = waiting + (group - base) * T;
-                for (size_t t = 0; t < T; t++) acc[t] = column == 0 ? Vec::set1(0.0f) : saved[t];
-                for (size_t c = 0; c < columns; c++) {
-                    const Vec::F weights = B::load(at + c * B::kBytes);
-                    for (size_t t = 0; t < T; t++) acc[t] = Vec::fma(weights, Vec::set1(panel.x[c * T + t]), acc[t]);
-                }
-                if (column + columns < w.columns) {
-                    for (size_t t = 0; t < T; t++) saved[t] = acc[t];
-                } else {
-                    for (size_t t = 0; t < T; t++) write_rows(o, t, group, acc[t]);
-                }
-            }
-        }
-    }
+template <class B, size_t... sizes>
+void typed_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens, size_t count, const TileOutput& o, size_t first, size_t last,
+                std::index_sequence<sizes...>) {
+    using P = typename B::Inputs;
+    static constexpr RunTile<P> runs[] = {run_tile<B, sizes + 1>...};
+    static constexpr decltype(&walk_tile<P, 1>) walks[] = {walk_tile<P, sizes + 1>...};
+    walks[count - 1](runs[count - 1], w, a, tokens, o, first, last);
 }
 
-using TileFn = void (*)(const MatrixView&, const ActivationView&, const uint32_t*, const TileOutput&, size_t, size_t);
-
-template <class B, size_t... sizes> TileFn quantised_tile_of(size_t tokens, std::index_sequence<sizes...>) {
-    static constexpr TileFn table[] = {quantised_tile<B, sizes + 1>...};
-    return table[tokens - 1];
-}
-template <class B, size_t... sizes> TileFn float_tile_of(size_t tokens, std::index_sequence<sizes...>) {
-    static constexpr TileFn table[] = {float_tile<B, sizes + 1>...};
-    return table[tokens - 1];
-}
-
-inline TileFn tile_of(DType type, size_t tokens) {
+inline void any_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens, size_t count, const TileOutput& o, size_t first, size_t last) {
     constexpr auto sizes = std::make_index_sequence<Vec::kTileTokens>{};
-    switch (type) {
-        case DType::Q4_0: return quantised_tile_of<Q4_0>(tokens, sizes);
-        case DType::Q8_0: return quantised_tile_of<Q8_0>(tokens, sizes);
-        case DType::Q4_1: return quantised_tile_of<Q4_1>(tokens, sizes);
-        case DType::Q5_0: return quantised_tile_of<Q5_0>(tokens, sizes);
-        case DType::Q5_1: return quantised_tile_of<Q5_1>(tokens, sizes);
-        case DType::MXFP4: return quantised_tile_of<MXFP4>(tokens, sizes);
-        case DType::IQ4_NL: return quantised_tile_of<IQ4_NL>(tokens, sizes);
-        case DType::Q4_K: return quantised_tile_of<Q4_K>(tokens, sizes);
-        case DType::Q5_K: return quantised_tile_of<Q5_K>(tokens, sizes);
-        case DType::Q6_K: return quantised_tile_of<Q6_K>(tokens, sizes);
-        case DType::IQ4_XS: return quantised_tile_of<IQ4_XS>(tokens, sizes);
-        case DType::F16: return float_tile_of<F16>(tokens, sizes);
-        case DType::BF16: return float_tile_of<BF16>(tokens, sizes);
-        case DType::F32: break;
+    switch (w.type) {
+        case DType::F32: return typed_tile<F32>(w, a, tokens, count, o, first, last, sizes);
+        case DType::F16: return typed_tile<F16>(w, a, tokens, count, o, first, last, sizes);
+        case DType::BF16: return typed_tile<BF16>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q8_0: return typed_tile<Q8_0>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q4_0: return typed_tile<Q4_0>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q4_1: return typed_tile<Q4_1>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q5_0: return typed_tile<Q5_0>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q5_1: return typed_tile<Q5_1>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q4_K: return typed_tile<Q4_K>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q5_K: return typed_tile<Q5_K>(w, a, tokens, count, o, first, last, sizes);
+        case DType::Q6_K: return typed_tile<Q6_K>(w, a, tokens, count, o, first, last, sizes);
+        case DType::MXFP4: return typed_tile<MXFP4>(w, a, tokens, count, o, first, last, sizes);
+        case DType::IQ4_NL: return typed_tile<IQ4_NL>(w, a, tokens, count, o, first, last, sizes);
+        case DType::IQ4_XS: return typed_tile<IQ4_XS>(w, a, tokens, count, o, first, last, sizes);
     }
-    return float_tile_of<F32>(tokens, sizes);
 }
 
 inline void matmul(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, float* out,
@@ -156,7 +152,7 @@ inline void matmul(const MatrixView& w, const ActivationView& a, const uint32_t*
         uint32_t tokens[Vec::kTileTokens];
         for (size_t t = begin; t < end; t++) tokens[t - begin] = gather ? gather[t] : static_cast<uint32_t>(t);
         const TileOutput o = {out + begin * out_stride, out_stride, w.rows, add, w.bias};
-        tile_of(w.type, end - begin)(w, a, tokens, o, first_group, last_group);
+        any_tile(w, a, tokens, end - begin, o, first_group, last_group);
     }
 }
 

@@ -1,7 +1,6 @@
 // embed and dequantise: a thread decodes one weight of a row in the file's layout (quant/blocks.h); encode: a thread has one block.
 #include "cuda/dense.h"
 #include "cuda/math.h"
-#include "cuda/packed_blocks.h"
 
 namespace tmoe {
 namespace cuda {
@@ -10,78 +9,33 @@ namespace {
 
 constexpr unsigned kThreads = 128;
 
-__device__ inline float iq4_value(int code) { return static_cast<float>(static_cast<int8_t>(iq4_values(static_cast<uint32_t>(code)))); }
-
-__device__ inline float decode(DType type, const uint8_t* row, size_t i) {
-    switch (type) {
-        case DType::F16: return f16_to_f32(load_u16(row + 2 * i));
-        case DType::BF16: return bf16_to_f32(load_u16(row + 2 * i));
-        case DType::Q8_0: {
-            const uint8_t* block = row + i / 32 * 34;
-            return f16_to_f32(load_u16(block)) * static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
-        }
-        case DType::Q4_0: {
-            const uint8_t* block = row + i / 32 * 18;
-            const int both = block[2 + i % 16], q = i % 32 < 16 ? both & 15 : both >> 4;
-            return f16_to_f32(load_u16(block)) * static_cast<float>(q - 8);
-        }
-        case DType::Q4_1:
-        case DType::Q5_1: {
-            const bool five = type == DType::Q5_1;
-            const uint8_t* block = row + i / 32 * (five ? 24 : 20);
-            const int code = five ? five_bits_at(block + 4, i % 32) : nibble_at(block + 4, i % 32);
-            return f16_to_f32(load_u16(block)) * static_cast<float>(code) + f16_to_f32(load_u16(block + 2));   // the product is exact
-        }
-        case DType::Q5_0: {
-            const uint8_t* block = row + i / 32 * 22;
-            return f16_to_f32(load_u16(block)) * static_cast<float>(five_bits_at(block + 2, i % 32) - 16);
-        }
-        case DType::IQ4_NL: {
-            const uint8_t* block = row + i / 32 * 18;
-            return f16_to_f32(load_u16(block)) * iq4_value(nibble_at(block + 2, i % 32));
-        }
-        case DType::IQ4_XS: {
-            const uint8_t* block = row + i / 256 * 136;
-            const size_t part = i % 256 / 32;
-            return f16_to_f32(load_u16(block)) * static_cast<float>(iq4_xs_scale(block, part)) * iq4_value(nibble_at(block + 8 + part * 16, i % 32));
-        }
-        case DType::Q6_K: {
-            const uint8_t* block = row + i / 256 * 210;
-            const size_t half = i % 256 / 128, part = i % 128 / 32, l = i % 32;
-            const int byte = block[64 * half + l + 32 * (part & 1)], high = block[128 + 32 * half + l];
-            const int q = (part < 2 ? byte & 15 : byte >> 4) | (((high >> (2 * part)) & 3) << 4);
-            const float scale = f16_to_f32(load_u16(block + 208)) * static_cast<float>(static_cast<int8_t>(block[192 + 8 * half + 2 * part + l / 16]));
-            return scale * static_cast<float>(q - 32);
-        }
-        case DType::Q4_K: {
-            const uint8_t* block = row + i / 256 * 144;
-            const size_t part = i % 256 / 32;
-            const SubScale sub = q4_k_scale(block + 4, part);
-            const int nibble = (block[16 + 32 * (part / 2) + i % 32] >> (part % 2 * 4)) & 15;
-            // Both products are exact.
-            return f16_to_f32(load_u16(block)) * sub.scale * static_cast<float>(nibble) - f16_to_f32(load_u16(block + 2)) * sub.minimum;
-        }
-        case DType::Q5_K: {
-            const uint8_t* block = row + i / 256 * 176;
-            const SubScale sub = q4_k_scale(block + 4, i % 256 / 32);
-            return f16_to_f32(load_u16(block)) * sub.scale * static_cast<float>(q5_k_code(block, i % 256)) - f16_to_f32(load_u16(block + 2)) * sub.minimum;
-        }
-        case DType::MXFP4: {
-            const uint8_t* block = row + i / 32 * 17;
-            const int both = block[1 + i % 16], code = i % 32 < 16 ? both & 15 : both >> 4, exponent = (code >> 1) & 3;
-            const int magnitude = exponent == 0 ? code & 1 : (2 | (code & 1)) << (exponent - 1);
-            return e8m0_half(block[0]) * static_cast<float>(code & 8 ? -magnitude : magnitude);
-        }
-        case DType::F32: break;
-    }
-    float value;
-    memcpy(&value, row + 4 * i, sizeof value);
-    return value;
+/** What is the same for all rows of a table: its type's block, and the bytes of a row. */
+struct Layout {
+    size_t block, bytes, row;
+};
+Layout layout_of(const RawMatrix& table) {
+    const DTypeInfo& info = dtype_info(table.type);
+    return {info.block, info.bytes, row_bytes(table.type, table.columns)};
 }
 
-__global__ void embed_kernel(RawMatrix table, size_t row_size, const int32_t* ids, float* out) {
+__device__ inline float decode(DType type, const Layout& layout, const uint8_t* row, size_t i) {
+    const uint8_t* block = row + i / layout.block * layout.bytes;
+    if (type == DType::F16) return f16_to_f32(load_u16(block));
+    if (type == DType::BF16) return bf16_to_f32(load_u16(block));
+    if (type == DType::F32) {
+        float value;
+        memcpy(&value, block, sizeof value);
+        return value;
+    }
+    const size_t part = i % layout.block / 32;
+    return weight_at(type, scales_of(type, block, part), block, part, i % 32);
+}
+
+__global__ void embed_kernel(RawMatrix table, Layout layout, const int32_t* ids, float* out) {
     const size_t row = ids ? static_cast<size_t>(ids[blockIdx.x]) : blockIdx.x;
-    for (size_t i = threadIdx.x; i < table.columns; i += kThreads) out[blockIdx.x * table.columns + i] = decode(table.type, table.raw + row * row_size, i);
+    for (size_t i = threadIdx.x; i < table.columns; i += kThreads) {
+        out[blockIdx.x * table.columns + i] = decode(table.type, layout, table.raw + row * layout.row, i);
+    }
 }
 
 /** A block of 32; `largest` is what the scale is made of. The same steps as encode_q8_0 and encode_q4_0. */
@@ -129,11 +83,11 @@ __global__ void encode_kernel(EncodeCall c, size_t block, size_t bytes) {
 }  // namespace
 
 Status embed(Stream& stream, const EmbedCall& c) {
-    return launch("embed", stream, {c.count}, kThreads, 0, embed_kernel, c.table, row_bytes(c.table.type, c.table.columns), c.ids, c.out);
+    return launch("embed", stream, {c.count}, kThreads, 0, embed_kernel, c.table, layout_of(c.table), c.ids, c.out);
 }
 
 Status dequantise(Stream& stream, const RawMatrix& table, float* out) {
-    return launch("dequantise", stream, {table.rows}, kThreads, 0, embed_kernel, table, row_bytes(table.type, table.columns), nullptr, out);
+    return launch("dequantise", stream, {table.rows}, kThreads, 0, embed_kernel, table, layout_of(table), nullptr, out);
 }
 
 Status encode(Stream& stream, const EncodeCall& c) {

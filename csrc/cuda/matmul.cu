@@ -4,6 +4,7 @@
 #include "cuda/math.h"
 #include "cuda/matmul_rows.h"
 #include "cuda/packed_blocks.h"
+#include "quant/repack.h"
 
 namespace tmoe {
 namespace cuda {
@@ -82,10 +83,10 @@ template <class B, unsigned T> struct FloatSteps {
     }
 };
 
-template <class Steps, unsigned T> __global__ void rows_kernel(MatmulCall c) {
+template <class Steps, unsigned T> __global__ void rows_kernel(MatmulCall c, size_t group_bytes) {
     const OwnRows own = own_rows(c);
     const MatrixView w = c.weight.at(own.expert);
-    const size_t place = blockIdx.x * group_bytes(w.type, w.columns), row = blockIdx.x * 16 + threadIdx.x % 16;
+    const size_t place = blockIdx.x * group_bytes, row = blockIdx.x * 16 + threadIdx.x % 16;
     const unsigned slice = threadIdx.x / 16;
     for (size_t begin = own.begin + size_t{blockIdx.z} * T; begin < own.end; begin += size_t{gridDim.z} * T) {
         const unsigned n = static_cast<unsigned>(own.end - begin < T ? own.end - begin : T);
@@ -109,7 +110,7 @@ __global__ void silu_mul_kernel(MatmulCall c, const float* up) {
 template <class Steps, unsigned T> Status launch_rows(Stream& stream, const MatmulCall& c) {
     size_t tokens = (c.count + T - 1) / T;
     if (tokens > kMostTokenBlocks) tokens = kMostTokenBlocks;
-    return launch("matmul", stream, {(c.weight.shape.rows + 15) / 16, c.expert_count, tokens}, kThreads, Steps::kSharedBytes, rows_kernel<Steps, T>, c);
+    return launch("matmul", stream, {(c.weight.shape.rows + 15) / 16, c.expert_count, tokens}, kThreads, Steps::kSharedBytes, rows_kernel<Steps, T>, c, packed_group_bytes(c.weight.shape.type, c.weight.shape.columns));
 }
 
 template <unsigned T> Status launch_type(Stream& stream, const MatmulCall& c) {

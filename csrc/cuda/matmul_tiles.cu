@@ -2,6 +2,7 @@
 #include "cuda/math.h"
 #include "cuda/matmul_rows.h"
 #include "cuda/packed_blocks.h"
+#include "quant/repack.h"
 
 namespace tmoe {
 namespace cuda {
@@ -91,11 +92,11 @@ template <class B> __device__ void tile(const MatmulCall& c, const uint8_t* grou
     }
 }
 
-template <class B> __global__ void __launch_bounds__(kThreads) tiles_kernel(MatmulCall c) {
+template <class B> __global__ void __launch_bounds__(kThreads) tiles_kernel(MatmulCall c, size_t group_bytes) {
     const OwnRows own = own_rows(c);
     const MatrixView w = c.weight.at(own.expert);
     const size_t groups = (w.rows + 15) / 16, group = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-    const size_t place = group * group_bytes(w.type, w.columns);
+    const size_t place = group * group_bytes;
     const bool has_rows = group < groups;
     const unsigned lane = threadIdx.x % kWarp;
     for (size_t begin = own.begin + size_t{blockIdx.z} * kTokens; begin < own.end; begin += size_t{gridDim.z} * kTokens) {
@@ -120,7 +121,7 @@ template <class B> Status launch_tiles(Stream& stream, const MatmulCall& c) {
     const size_t groups = (c.weight.shape.rows + 15) / 16;
     size_t tokens = (c.count + kTokens - 1) / kTokens;
     if (tokens > kMostTokenBlocks) tokens = kMostTokenBlocks;
-    return launch("matmul", stream, {(groups + kWarps - 1) / kWarps, c.expert_count, tokens}, kThreads, sizeof(Step), tiles_kernel<B>, c);
+    return launch("matmul", stream, {(groups + kWarps - 1) / kWarps, c.expert_count, tokens}, kThreads, sizeof(Step), tiles_kernel<B>, c, packed_group_bytes(c.weight.shape.type, c.weight.shape.columns));
 }
 
 }  // namespace

@@ -22,43 +22,50 @@ struct BlockSums {
     int32_t all, first, second;
 };
 
-struct PackedQ4_0 {
+/** The nibbles of a group of columns. */
+__device__ inline void nibble_pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+    const uint32_t word = word_at(at + 64 * g + 4 * row);
+    low = word & 0x0f0f0f0fu;
+    high = (word >> 4) & 0x0f0f0f0fu;
+}
+
+/** Codes of five bits: the high ones follow the nibbles, bit g of byte c being that of column 4g + c. */
+__device__ inline void five_bits_pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+    nibble_pair(at, row, g, low, high);
+    const uint32_t bits = word_at(at + 256 + 4 * row);
+    low |= ((bits >> g) & 0x01010101u) << 4;
+    high |= ((bits >> (4 + g)) & 0x01010101u) << 4;
+}
+
+/** Blocks of 32 with one scale at `kScales`. */
+template <size_t kBytes, size_t kScales> struct PackedScaled {
     static constexpr bool kHalves = false;
     static constexpr unsigned kTerms = 1;
     struct Row {
         float scale;
     };
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 288; }
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
-        const uint32_t word = word_at(at + 64 * g + 4 * row);
-        low = word & 0x0f0f0f0fu;
-        high = (word >> 4) & 0x0f0f0f0fu;
-    }
-    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 256 + 2 * row)}; }
-    static __device__ int first_start(const BlockSums& sums) { return sums.all; }
+    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * kBytes; }
+    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + kScales + 2 * row)}; }
+    static __device__ int first_start(const BlockSums&) { return 0; }
     static __device__ int second_start(const BlockSums&) { return 0; }
     static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
 };
 
-/** Codes of five bits: the high ones follow the nibbles, bit g of byte c being that of column 4g + c. */
-struct PackedFiveBits {
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
-        PackedQ4_0::pair(at, row, g, low, high);
-        const uint32_t bits = word_at(at + 256 + 4 * row);
-        low |= ((bits >> g) & 0x01010101u) << 4;
-        high |= ((bits >> (4 + g)) & 0x01010101u) << 4;
-    }
+struct PackedQ4_0 : PackedScaled<288, 256> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { nibble_pair(at, row, g, low, high); }
+    static __device__ int first_start(const BlockSums& sums) { return sums.all; }  // -8 Σq
 };
 
-struct PackedQ5_0 : PackedFiveBits {
-    static constexpr bool kHalves = false;
-    static constexpr unsigned kTerms = 1;
-    using Row = PackedQ4_0::Row;
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 352; }
-    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 320 + 2 * row)}; }
+struct PackedQ5_0 : PackedScaled<352, 320> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { five_bits_pair(at, row, g, low, high); }
     static __device__ int first_start(const BlockSums& sums) { return 2 * sums.all; }  // -16 Σq
-    static __device__ int second_start(const BlockSums&) { return 0; }
-    static __device__ void terms(const Row& row, int first, int second, float scale, const BlockSums& sums, Term* out) { PackedQ4_0::terms(row, first, second, scale, sums, out); }
+};
+
+struct PackedQ8_0 : PackedScaled<544, 512> {
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
+        low = word_at(at + 64 * g + 4 * row) ^ 0x80808080u;  // stored as q + 128
+        high = word_at(at + 256 + 64 * g + 4 * row) ^ 0x80808080u;
+    }
 };
 
 /** A scale at `kScales` of each block and right after it a minimum that is added to every weight. */
@@ -79,28 +86,11 @@ template <size_t kBytes, size_t kScales> struct PackedMinimum {
 };
 
 struct PackedQ4_1 : PackedMinimum<320, 256> {
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { nibble_pair(at, row, g, low, high); }
 };
 
 struct PackedQ5_1 : PackedMinimum<384, 320> {
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedFiveBits::pair(at, row, g, low, high); }
-};
-
-struct PackedQ8_0 {
-    static constexpr bool kHalves = false;
-    static constexpr unsigned kTerms = 1;
-    struct Row {
-        float scale;
-    };
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 544; }
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
-        low = word_at(at + 64 * g + 4 * row) ^ 0x80808080u;  // stored as q + 128
-        high = word_at(at + 256 + 64 * g + 4 * row) ^ 0x80808080u;
-    }
-    static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {half_at(at + 512 + 2 * row)}; }
-    static __device__ int first_start(const BlockSums&) { return 0; }
-    static __device__ int second_start(const BlockSums&) { return 0; }
-    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { five_bits_pair(at, row, g, low, high); }
 };
 
 struct PackedQ6_K {
@@ -126,13 +116,7 @@ struct PackedQ6_K {
     }
 };
 
-struct PackedMXFP4 {
-    static constexpr bool kHalves = false;
-    static constexpr unsigned kTerms = 1;
-    struct Row {
-        float scale;
-    };
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 272; }
+struct PackedMXFP4 : PackedScaled<272, 256> {
     /** Four codes to 12 + their doubled values: magnitudes 0, 1, 2, 3, 4, 6, 8, 12, then the sign. No byte carries into the next. */
     static __device__ uint32_t values(uint32_t codes) {
         const uint32_t c = codes & 0x07070707u, high = (c >> 2) & 0x01010101u, both = (c >> 1) & high;
@@ -146,11 +130,9 @@ struct PackedMXFP4 {
     }
     static __device__ Row row(const uint8_t*, size_t, const uint8_t* at, unsigned row) { return {e8m0_half(at[256 + row])}; }
     static __device__ int first_start(const BlockSums& sums) { return sums.all / 2 * 3; }  // -8 Σq to -12 Σq
-    static __device__ int second_start(const BlockSums&) { return 0; }
-    static __device__ void terms(const Row& row, int first, int, float scale, const BlockSums&, Term* out) { out[0] = {row.scale * scale, static_cast<float>(first)}; }
 };
 
-/** Four codes, one a byte, to the values of kIQ4 as signed bytes: a choice by each bit of the codes. */
+/** Four codes, one a byte, to the values of iq4 as signed bytes: a choice by each bit of the codes. */
 __device__ inline uint32_t iq4_values(uint32_t codes) {
     const auto mask = [&](unsigned bit) { return ((codes >> bit) & 0x01010101u) * 255; };
     const auto pick = [](uint32_t by, uint32_t zero, uint32_t one) { return zero ^ ((zero ^ one) & by); };
@@ -163,20 +145,12 @@ __device__ inline uint32_t iq4_values(uint32_t codes) {
     return pick(mask(3), negative, pick(m2, four(1, 13, 25, 38), four(53, 69, 89, 113)));
 }
 
-struct PackedIQ4_NL {
-    static constexpr bool kHalves = false;
-    static constexpr unsigned kTerms = 1;
-    using Row = PackedQ4_0::Row;
-    static __device__ const uint8_t* block(const uint8_t* group, size_t b) { return group + b * 288; }
+struct PackedIQ4_NL : PackedScaled<288, 256> {
     static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) {
         const uint32_t word = word_at(at + 64 * g + 4 * row);
         low = iq4_values(word);
         high = iq4_values(word >> 4);
     }
-    static __device__ Row row(const uint8_t* group, size_t b, const uint8_t* at, unsigned row) { return PackedQ4_0::row(group, b, at, row); }
-    static __device__ int first_start(const BlockSums&) { return 0; }
-    static __device__ int second_start(const BlockSums&) { return 0; }
-    static __device__ void terms(const Row& row, int first, int second, float scale, const BlockSums& sums, Term* out) { PackedQ4_0::terms(row, first, second, scale, sums, out); }
 };
 
 struct PackedIQ4_XS {
@@ -227,11 +201,11 @@ template <size_t kPart> struct PackedK {
 };
 
 struct PackedQ4_K : PackedK<256> {
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedQ4_0::pair(at, row, g, low, high); }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { nibble_pair(at, row, g, low, high); }
 };
 
 struct PackedQ5_K : PackedK<320> {
-    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { PackedFiveBits::pair(at, row, g, low, high); }
+    static __device__ void pair(const uint8_t* at, unsigned row, unsigned g, uint32_t& low, uint32_t& high) { five_bits_pair(at, row, g, low, high); }
 };
 
 /** Weights that are not quantised: one fma per column. */
@@ -244,25 +218,6 @@ struct PackedF16 {
 struct PackedBF16 {
     static __device__ float value(const uint8_t* group, size_t column, unsigned row) { return bf16_to_f32(reinterpret_cast<const uint16_t*>(group)[column * 16 + row]); }
 };
-
-/** Bytes of one packed group of 16 rows. */
-__device__ inline size_t group_bytes(DType type, size_t columns) {
-    switch (type) {
-        case DType::Q4_0:
-        case DType::IQ4_NL: return columns / 32 * 288;
-        case DType::Q4_1: return columns / 32 * 320;
-        case DType::Q5_0: return columns / 32 * 352;
-        case DType::Q5_1: return columns / 32 * 384;
-        case DType::Q8_0: return columns / 32 * 544;
-        case DType::Q6_K: return columns / 256 * 3360;
-        case DType::Q4_K: return columns / 256 * 2304;
-        case DType::Q5_K: return columns / 256 * 2816;
-        case DType::IQ4_XS: return columns / 256 * 2176;
-        case DType::MXFP4: return columns / 32 * 272;
-        case DType::F32: return columns * 64;
-        default: return columns * 32;
-    }
-}
 
 }  // namespace cuda
 }  // namespace tmoe

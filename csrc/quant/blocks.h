@@ -8,19 +8,19 @@
 //   nibble | bit i + 16 of high << 4; weight = d · (code − 16)
 // Q5_1, 32 weights in 24 bytes: f16 d; f16 m; uint32 high; uint8 q[16].  weight = d · code + m, codes as Q5_0
 // Q4_K, 256 weights in 144 bytes: f16 d; f16 dmin; uint8 scales[12]; uint8 q[128].
-//   Eight blocks of 32 weights with a scale and a minimum of 6 bits each (q4_k_scale). Block b, i = 0..31: the low nibble of
-//   q[32 · (b / 2) + i], for odd b the high one.                         weight = d · scale · nibble − dmin · minimum
+//   Eight parts of 32 weights with a scale and a minimum of 6 bits each (q4_k_scale). Part p, i = 0..31: the low nibble of
+//   q[32 · (p / 2) + i], for odd p the high one.                         weight = d · scale · nibble − dmin · minimum
 // Q5_K, 256 weights in 176 bytes: f16 d; f16 dmin; uint8 scales[12]; uint8 high[32]; uint8 q[128].
-//   As Q4_K, where the code of block b's weight i is its nibble | bit b of high[i] << 4.
-// MXFP4, 32 weights in 17 bytes: uint8 e; uint8 q[16].                   weight i = 2^(e − 128) · kE2M1[low nibble of q[i]], weight i + 16 = the high one
+//   As Q4_K, where the code of part p's weight i is its nibble | bit p of high[i] << 4.
+// MXFP4, 32 weights in 17 bytes: uint8 e; uint8 q[16].                   weight i = 2^(e − 128) · e2m1(low nibble of q[i]), weight i + 16 = the high one
 //   As ggml has it, e = 255 is a scale like any other (in the OCP format it is NaN).
 // Q6_K, 256 weights in 210 bytes: uint8 low[128]; uint8 high[64]; int8 scale[16]; f16 d.
 //   Per half of 128 weights (64 bytes of low, 32 of high, 8 scales), l = 0..31 and quarter p = 0..3:
 //   q = 4 bits of low[l + 32·(p & 1)] (the high nibble where p >= 2) | 2 bits (2p, 2p + 1) of high[l] << 4
 //   weight 32·p + l = d · scale[2·p + l / 16] · (q − 32)
-// IQ4_NL, 32 weights in 18 bytes: f16 d; uint8 q[16].                    weight i = d · kIQ4[low nibble of q[i]], weight i + 16 = the high one
+// IQ4_NL, 32 weights in 18 bytes: f16 d; uint8 q[16].                    weight i = d · iq4(low nibble of q[i]), weight i + 16 = the high one
 // IQ4_XS, 256 weights in 136 bytes: f16 d; uint16 scales_high; uint8 scales_low[4]; uint8 q[128].
-//   Eight blocks of 32 weights with a scale of 6 bits each (iq4_xs_scale) and 16 bytes of q.  weight = d · scale · kIQ4[nibble], as IQ4_NL
+//   Eight parts of 32 weights with a scale of 6 bits each (iq4_xs_scale) and 16 bytes of q.   weight = d · scale · iq4(nibble), as IQ4_NL
 // Source: the block structs of ggml (ggml-common.h) as the GGUF specification refers to them; OCP Microscaling Formats 1.0 for E2M1 and E8M0.
 #pragma once
 #include <cstddef>
@@ -88,42 +88,101 @@ TMOE_HOST_DEVICE inline void store_u16(uint8_t* to, uint16_t value) {
     to[1] = static_cast<uint8_t>(value >> 8);
 }
 
-/** Twice the value of each E2M1 code (sign, two bits of exponent, one of mantissa), so that it is an integer. */
-inline constexpr int8_t kE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-/** What the codes of IQ4_NL and IQ4_XS stand for. */
-inline constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-/** 2^(e − 128), exact: half of an E8M0 scale, because kE2M1 is doubled. */
+/** 2^(e − 128), exact: half of an E8M0 scale, because e2m1 is doubled. */
 TMOE_HOST_DEVICE inline float e8m0_half(uint8_t e) { return bits_float(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
+
+/** Twice the value of an E2M1 code (sign, two bits of exponent, one of mantissa), so that it is an integer. */
+TMOE_HOST_DEVICE inline int e2m1(int code) {
+    constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    return values[code];
+}
+
+/** What a code of IQ4_NL and IQ4_XS stands for. */
+TMOE_HOST_DEVICE inline int iq4(int code) {
+    constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    return values[code];
+}
 
 struct SubScale {
     uint8_t scale, minimum;
 };
 
-/** Of block 0 to 7 of a Q4_K or Q5_K block's 12 bytes `scales`: six bits of a byte for blocks 0 to 3, four and two of different bytes for the others. */
-TMOE_HOST_DEVICE inline SubScale q4_k_scale(const uint8_t* scales, size_t block) {
-    if (block < 4) return {static_cast<uint8_t>(scales[block] & 63), static_cast<uint8_t>(scales[4 + block] & 63)};
-    const uint8_t low = scales[4 + block], high_scale = scales[block - 4] >> 6, high_minimum = scales[block] >> 6;
+/** Of part 0 to 7 of a Q4_K or Q5_K block's 12 bytes `scales`: six bits of a byte for parts 0 to 3, four and two of different bytes for the others. */
+TMOE_HOST_DEVICE inline SubScale q4_k_scale(const uint8_t* scales, size_t part) {
+    if (part < 4) return {static_cast<uint8_t>(scales[part] & 63), static_cast<uint8_t>(scales[4 + part] & 63)};
+    const uint8_t low = scales[4 + part], high_scale = scales[part - 4] >> 6, high_minimum = scales[part] >> 6;
     return {static_cast<uint8_t>((low & 15) | (high_scale << 4)), static_cast<uint8_t>((low >> 4) | (high_minimum << 4))};
 }
 
-/** Of block 0 to 7 of an IQ4_XS block, −32 to 31: four bits of its `scales_low` and two of its `scales_high`, which follow d. */
-TMOE_HOST_DEVICE inline int iq4_xs_scale(const uint8_t* from, size_t block) {
-    const int low = (from[4 + block / 2] >> (block % 2 * 4)) & 15, high = (load_u16(from + 2) >> (2 * block)) & 3;
+/** Of part 0 to 7 of an IQ4_XS block, −32 to 31: four bits of its `scales_low` and two of its `scales_high`, which follow d. */
+TMOE_HOST_DEVICE inline int iq4_xs_scale(const uint8_t* block, size_t part) {
+    const int low = (block[4 + part / 2] >> (part % 2 * 4)) & 15, high = (load_u16(block + 2) >> (2 * part)) & 3;
     return (low | (high << 4)) - 32;
 }
 
-/** Weight 0 to 31 of 16 bytes of nibbles: the low ones first. */
+/** Code i (0 to 31) of 16 bytes of nibbles: the low ones first. */
 TMOE_HOST_DEVICE inline int nibble_at(const uint8_t* q, size_t i) { return (q[i % 16] >> (i / 16 * 4)) & 15; }
 
-/** Code 0 to 31 of a block of five bits each: the four bytes at `high`, then the nibbles. */
+/** Code i of 32 of five bits each: the four bytes at `high`, then the nibbles. */
 TMOE_HOST_DEVICE inline int five_bits_at(const uint8_t* high, size_t i) { return nibble_at(high + 4, i) | (((high[i / 8] >> (i % 8)) & 1) << 4); }
 
-/** Weight 0 to 255 of a Q5_K block, 0 to 31. */
-TMOE_HOST_DEVICE inline int q5_k_code(const uint8_t* block, size_t i) {
-    const int nibble = (block[48 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4)) & 15;
-    return nibble | (((block[16 + i % 32] >> (i / 32)) & 1) << 4);
+/** Code i of part 0 to 7 of 128 bytes of nibbles, of which two parts share 32 bytes. */
+TMOE_HOST_DEVICE inline int k_nibble_at(const uint8_t* q, size_t part, size_t i) { return (q[part / 2 * 32 + i] >> (part % 2 * 4)) & 15; }
+
+/** Code i of part 0 to 7 of a Q6_K block, 0 to 63. */
+TMOE_HOST_DEVICE inline int q6_k_code(const uint8_t* block, size_t part, size_t i) {
+    const size_t half = part / 4, quarter = part % 4;
+    const int low = (block[64 * half + 32 * (quarter % 2) + i] >> (quarter / 2 * 4)) & 15, high = (block[128 + 32 * half + i] >> (2 * quarter)) & 3;
+    return low | (high << 4);
+}
+
+// A quantised row in parts of 32 columns, `part` counted inside a block: 0, in blocks of 256 weights 0 to 7. Weight i of a part is
+// scale · sub_scale_at · code_at, less minimum · below in types with a minimum. These products are exact in a float, or (MXFP4) infinite.
+
+/** True where a part's codes begin at a minimum. */
+TMOE_HOST_DEVICE constexpr bool has_minimum(DType type) {
+    return type == DType::Q4_1 || type == DType::Q5_1 || type == DType::Q4_K || type == DType::Q5_K;
+}
+
+struct PartScales {
+    float scale, minimum;
+    int below;   ///< −1 where the file's minimum is added
+};
+
+TMOE_HOST_DEVICE inline PartScales scales_of(DType type, const uint8_t* block, size_t part) {
+    if (type == DType::MXFP4) return {e8m0_half(block[0]), 0, 0};
+    const float d = f16_to_f32(load_u16(block + (type == DType::Q6_K ? 208 : 0)));
+    if (!has_minimum(type)) return {d, 0, 0};
+    const bool small = type == DType::Q4_1 || type == DType::Q5_1;
+    return {d, f16_to_f32(load_u16(block + 2)), small ? -1 : q4_k_scale(block + 4, part).minimum};
+}
+
+TMOE_HOST_DEVICE inline int sub_scale_at(DType type, const uint8_t* block, size_t part, size_t i) {
+    if (type == DType::Q4_K || type == DType::Q5_K) return q4_k_scale(block + 4, part).scale;
+    if (type == DType::Q6_K) return static_cast<int8_t>(block[192 + 2 * part + i / 16]);
+    return type == DType::IQ4_XS ? iq4_xs_scale(block, part) : 1;
+}
+
+TMOE_HOST_DEVICE inline int code_at(DType type, const uint8_t* block, size_t part, size_t i) {
+    switch (type) {
+        case DType::Q8_0: return static_cast<int8_t>(block[2 + i]);
+        case DType::Q4_0: return nibble_at(block + 2, i) - 8;
+        case DType::Q4_1: return nibble_at(block + 4, i);
+        case DType::Q5_0: return five_bits_at(block + 2, i) - 16;
+        case DType::Q5_1: return five_bits_at(block + 4, i);
+        case DType::Q4_K: return k_nibble_at(block + 16, part, i);
+        case DType::Q5_K: return k_nibble_at(block + 48, part, i) | (((block[16 + i] >> part) & 1) << 4);
+        case DType::Q6_K: return q6_k_code(block, part, i) - 32;
+        case DType::MXFP4: return e2m1(nibble_at(block + 1, i));
+        case DType::IQ4_NL: return iq4(nibble_at(block + 2, i));
+        case DType::IQ4_XS: return iq4(nibble_at(block + 8 + 16 * part, i));
+        default: return 0;
+    }
+}
+
+TMOE_HOST_DEVICE inline float weight_at(DType type, const PartScales& scales, const uint8_t* block, size_t part, size_t i) {
+    const float product = scales.scale * static_cast<float>(sub_scale_at(type, block, part, i)) * static_cast<float>(code_at(type, block, part, i));
+    return has_minimum(type) ? product - scales.minimum * static_cast<float>(scales.below) : product;
 }
 
 /** Decodes `columns` weights (a multiple of the type's block) at `from` to floats. The pointers need no alignment and do not overlap. */

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "quant/blocks.h"
+
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #elif defined(__aarch64__)
@@ -84,52 +86,6 @@ void pack_plain(const uint8_t* from, size_t rows, size_t columns, size_t bytes, 
     }
 }
 
-void pack_q8_0(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
-    for (size_t block = 0; block < blocks; block++, to += 544) {
-        if (rows == kRows) {
-            const uint8_t* first = from + block * 34;
-            pack_words(first + 2, blocks * 34, 0x80808080u, to);
-            pack_words(first + 18, blocks * 34, 0x80808080u, to + 256);
-            for (size_t row = 0; row < kRows; row++) memcpy(to + 512 + 2 * row, first + row * blocks * 34, 2);
-            continue;
-        }
-        for (size_t row = 0; row < kRows; row++) {
-            const uint8_t* source = from + (row * blocks + block) * 34;
-            for (size_t g = 0; g < 8; g++) {
-                uint32_t four = 0;
-                if (row < rows) memcpy(&four, source + 2 + 4 * g, 4);
-                four ^= 0x80808080u;
-                memcpy(to + 64 * g + 4 * row, &four, 4);
-            }
-            uint16_t scale = 0;
-            if (row < rows) memcpy(&scale, source, 2);
-            memcpy(to + 512 + 2 * row, &scale, 2);
-        }
-    }
-}
-
-void pack_q4_0(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
-    for (size_t block = 0; block < blocks; block++, to += 288) {
-        if (rows == kRows) {
-            const uint8_t* first = from + block * 18;
-            pack_words(first + 2, blocks * 18, 0, to);
-            for (size_t row = 0; row < kRows; row++) memcpy(to + 256 + 2 * row, first + row * blocks * 18, 2);
-            continue;
-        }
-        for (size_t row = 0; row < kRows; row++) {
-            const uint8_t* source = from + (row * blocks + block) * 18;
-            for (size_t g = 0; g < 4; g++) {
-                uint32_t four = 0;
-                if (row < rows) memcpy(&four, source + 2 + 4 * g, 4);
-                memcpy(to + 64 * g + 4 * row, &four, 4);
-            }
-            uint16_t scale = 0;
-            if (row < rows) memcpy(&scale, source, 2);
-            memcpy(to + 256 + 2 * row, &scale, 2);
-        }
-    }
-}
-
 /** A block of 16 rows, the last of them zero where there are fewer: `first` and `stride` as pack_words takes them. */
 template <size_t bytes> class BlockRows {
   public:
@@ -149,6 +105,22 @@ template <size_t bytes> class BlockRows {
     uint8_t filled_[kRows * bytes];
 };
 
+/** Two bytes of each row. */
+inline void pack_half(const uint8_t* from, size_t stride, uint8_t* to) {
+    for (size_t row = 0; row < kRows; row++) memcpy(to + 2 * row, from + row * stride, 2);
+}
+
+void pack_q8_0(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
+    BlockRows<34> source(from, rows, blocks);
+    const size_t stride = source.stride();
+    for (size_t block = 0; block < blocks; block++, to += 544) {
+        const uint8_t* first = source.first(block);
+        pack_words(first + 2, stride, 0x80808080u, to);
+        pack_words(first + 18, stride, 0x80808080u, to + 256);
+        pack_half(first, stride, to + 512);
+    }
+}
+
 void pack_mxfp4(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
     BlockRows<17> source(from, rows, blocks);
     const size_t stride = source.stride();
@@ -157,11 +129,6 @@ void pack_mxfp4(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
         pack_words(first + 1, stride, 0, to);
         for (size_t row = 0; row < kRows; row++) to[256 + row] = first[row * stride];
     }
-}
-
-/** Two bytes of each row. */
-inline void pack_half(const uint8_t* from, size_t stride, uint8_t* to) {
-    for (size_t row = 0; row < kRows; row++) memcpy(to + 2 * row, from + row * stride, 2);
 }
 
 /** Blocks of 32 codes of four or five bits in `bytes` of the file: f16 d, with `minimum` f16 m, with `five` a word of high bits, nibbles. */
@@ -247,22 +214,12 @@ void pack_iq4_xs(const uint8_t* from, size_t rows, size_t blocks, uint8_t* to) {
 }
 
 void pack_q6_k_block(const uint8_t* source, size_t row, uint8_t* to) {
-    uint8_t q[256];
-    for (size_t half = 0; half < 2; half++) {
-        const uint8_t* low = source + 64 * half;
-        const uint8_t* high = source + 128 + 32 * half;
-        for (size_t p = 0; p < 4; p++) {
-            for (size_t l = 0; l < 32; l++) {
-                const uint8_t nibbles = low[l + 32 * (p & 1)];
-                const uint8_t four = p < 2 ? nibbles & 15 : nibbles >> 4;
-                q[128 * half + 32 * p + l] = static_cast<uint8_t>(four | (((high[l] >> (2 * p)) & 3) << 4));
-            }
-        }
-    }
     for (size_t block = 0; block < 8; block++) {
         uint8_t* at = to + 416 * block;
+        uint8_t q[32];
+        for (size_t i = 0; i < 32; i++) q[i] = static_cast<uint8_t>(q6_k_code(source, block, i));
         uint32_t words[8];  // of four values of 6 bits
-        memcpy(words, q + 32 * block, sizeof words);
+        memcpy(words, q, sizeof words);
         for (size_t g = 0; g < 4; g++) {
             const uint32_t low = (words[g] & 0x0f0f0f0fu) | ((words[4 + g] & 0x0f0f0f0fu) << 4);
             memcpy(at + 64 * g + 4 * row, &low, 4);
@@ -298,7 +255,7 @@ void pack_group(DType type, const uint8_t* from, size_t rows, size_t columns, ui
     switch (type) {
         case DType::Q8_0: return pack_q8_0(from, rows, columns / info.block, to);
         case DType::Q4_0:
-        case DType::IQ4_NL: return pack_q4_0(from, rows, columns / info.block, to);
+        case DType::IQ4_NL: return pack_small<18, false, false>(from, rows, columns / info.block, to);
         case DType::Q4_1: return pack_small<20, true, false>(from, rows, columns / info.block, to);
         case DType::Q5_0: return pack_small<22, false, true>(from, rows, columns / info.block, to);
         case DType::Q5_1: return pack_small<24, true, true>(from, rows, columns / info.block, to);

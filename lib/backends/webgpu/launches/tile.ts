@@ -11,8 +11,11 @@ export const isQuantised = (type: DType): boolean => !floatTypes.includes(type)
 
 /** Types without f16 numbers in them. */
 const withoutHalves: readonly DType[] = ['F32', 'BF16', 'MXFP4']
-/** Types whose weights shaders/blocks_<type>.wgsl gives as signed bytes. */
+/** Types whose weights shaders/blocks.wgsl gives as signed bytes. */
 const signedTypes: readonly DType[] = ['Q8_0', 'IQ4_NL', 'IQ4_XS']
+/** Types whose codes have five bits, and types with a minimum for each block of 32. */
+const fiveBitTypes: readonly DType[] = ['Q5_0', 'Q5_1', 'Q5_K']
+const minimumTypes: readonly DType[] = ['Q4_1', 'Q5_1', 'Q4_K', 'Q5_K']
 
 /** Bytes of `rows` of quantised activations (shaders/quantise.wgsl). */
 export const activationBytes = (rows: number, columns: number): number => rows * (columns / 32) * 48
@@ -54,7 +57,7 @@ export function tileOfExperts(mean: number, quantised: boolean, facts: DeviceFac
   return { tokens: mean <= 8 ? 4 : 8, parts: 4 }
 }
 
-/** Bytes that a block of four rows takes in workgroup memory (`struct Block` of shaders/blocks_<type>.wgsl; most), and one of a token's activations. */
+/** Bytes that a block of four rows takes in workgroup memory (`struct Block` of shaders/blocks_*.wgsl; most), and one of a token's activations. */
 const smallBlocks: readonly DType[] = ['Q4_0', 'MXFP4', 'IQ4_NL']
 const blockBytes = (type: DType): number => (smallBlocks.includes(type) ? 80 : 144)
 const tokenBytes = 48
@@ -90,6 +93,8 @@ export function tileDefines(type: DType, tile: Tile, matrices: 1 | 2, facts: Dev
     TYPE: type,
     QUANTISED: quantised,
     SIGNED: signedTypes.includes(type),
+    FIVE_BITS: fiveBitTypes.includes(type),
+    MINIMUM: minimumTypes.includes(type),
     BROADCAST: quantised && isNarrow(facts),
     DOT4: quantised && facts.dot4,
     F16: facts.f16 && !withoutHalves.includes(type),
