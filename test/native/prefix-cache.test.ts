@@ -143,7 +143,10 @@ t.test('whatever sequences do, their logits are those of sequences that share no
   const texts: Int32Array[] = [Int32Array.from({ length }, () => below(vocab))]
   for (const at of [1, 63, 64, 65, 128, 150, 192, 256]) {
     const own = texts[below(texts.length)]!.slice()
-    own.set(Int32Array.from({ length: length - at }, () => below(vocab)), at)
+    own.set(
+      Int32Array.from({ length: length - at }, () => below(vocab)),
+      at
+    )
     texts.push(own)
   }
   const logits = new Map<Int32Array, Buffer>()
