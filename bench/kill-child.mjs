@@ -43,7 +43,7 @@ try {
     const rest = []
     for await (const item of await engine.resumeGenerator({ requestId, from })) rest.push(item)
     const same = fingerprint(rest) === fingerprint(items.slice(from))
-    say('done', { requestId, print: fingerprint(items), same })
+    say('done', { requestId, print: fingerprint(items), same, cached: items.at(-1).usage.cachedTokens })
     await engine.acknowledgeRequest({ requestId })
     unfinished.delete(requestId)
     say('gone', requestId)

@@ -1,4 +1,5 @@
-// What a run that nothing disturbs gives: the GGUF file, whole in memory and without a journal, its experts as they were after so many swaps.
+// What a run that nothing disturbs gives: the GGUF file, whole in memory, without a journal and without a prefix cache, its experts as they were
+// after so many swaps.
 import { createEngine } from '../dist/esm/index.js'
 import { changesBetween, fingerprint, requestOf, tiers } from './kill-plan.mjs'
 
@@ -18,7 +19,7 @@ export class Undisturbed {
 
   static async open(seed, source) {
     const engine = await createEngine({ threads: 2 })
-    await engine.loadModel({ model: source, id: 'tiny-shakespeare', tiers })
+    await engine.loadModel({ model: source, id: 'tiny-shakespeare', tiers, prefixCache: false })
     return new Undisturbed(engine, seed, source)
   }
 

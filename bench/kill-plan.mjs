@@ -1,6 +1,9 @@
 // The requests and swaps of the kill test: the i-th is the same in every process that has the seed.
 import { seededRandom } from './harness.mjs'
 
+/** More than a page of the KV cache: requests that begin with it share that, where their TierSet and the versions of their experts are the same. */
+const scene =
+  'First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are all resolved rather to die than to famish?\n\n'
 const prompts = [
   'ROMEO:',
   'JULIET:\nO ',
@@ -24,10 +27,11 @@ const stops = ['the', '\n\n', 'I ', 'thou', ', and', 'lord']
 export function requestOf(seed, i) {
   const random = seededRandom(seed * 100_003 + i)
   const pick = (list) => list[Math.floor(random() * list.length)]
+  const shares = random() < 0.6
   const request = {
     model: 'tiny-shakespeare',
     requestId: `request-${i}`,
-    prompt: pick(prompts),
+    prompt: (shares ? scene : '') + pick(prompts),
     seed: Math.floor(random() * 2 ** 50),
     temperature: pick([0, 0.5, 0.8, 1, 1.4]),
     topK: pick([0, 5, 40]),
@@ -39,7 +43,7 @@ export function requestOf(seed, i) {
   if (random() < 0.3) request.topLogprobs = 2
   if (random() < 0.5) request.ignoreEos = true
   const tierSet = pick(tierSets)
-  if (tierSet) request.tierSet = tierSet
+  if (tierSet && !(shares && random() < 0.8)) request.tierSet = tierSet
   return request
 }
 
@@ -88,7 +92,7 @@ export function changesBetween(seed, before, after, model) {
   return changesOf(places, model)
 }
 
-/** What a text is compared by: everything that a client sees. */
+/** What a text is compared by: everything that a client sees, but what others had computed of it. */
 export const fingerprint = (items) =>
   JSON.stringify(
     items.map(({ text, token, logprob, topLogprobs, finishReason, usage, tierSet }) => [
@@ -97,7 +101,7 @@ export const fingerprint = (items) =>
       logprob,
       topLogprobs,
       finishReason,
-      usage,
+      usage && { ...usage, cachedTokens: 0 },
       tierSet
     ])
   )

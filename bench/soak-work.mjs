@@ -5,7 +5,18 @@ import { setTimeout as sleep } from 'node:timers/promises'
 const expected = new Set(['CANCELLED', 'RESOURCE_MEMORY_EXHAUSTED', 'RESOURCE_BUDGET_TOO_SMALL', 'ENGINE_FROZEN'])
 
 export class Work {
-  counts = { finished: 0, left: 0, tokens: 0, forwards: 0, activations: 0, pins: 0, freezes: 0, loads: 0, ballasts: 0 }
+  counts = {
+    finished: 0,
+    left: 0,
+    tokens: 0,
+    cached: 0,
+    forwards: 0,
+    activations: 0,
+    pins: 0,
+    freezes: 0,
+    loads: 0,
+    ballasts: 0
+  }
   /** By code. */
   failed = {}
   /** What no load explains. */
@@ -52,7 +63,9 @@ export class Work {
   #prompt({ vocab }) {
     // Most are short, some fill many steps.
     const length = 1 + this.#below(this.random() < 0.8 ? this.size.prompt / 8 : this.size.prompt)
-    return Int32Array.from({ length }, () => this.#below(vocab))
+    // Half begin as others do, for which the prefix cache has pages.
+    const common = this.random() < 1 / 2 ? this.size.common : 0
+    return Int32Array.from({ length: common + length }, (_, i) => (i < common ? (i * 7) % vocab : this.#below(vocab)))
   }
 
   async #request() {
@@ -87,6 +100,7 @@ export class Work {
       let seen = 0
       for await (const item of this.engine.createGenerator(request, { signal })) {
         if (item.finishReason === undefined) this.counts.tokens++
+        else this.counts.cached += item.usage.cachedTokens
         if (seen++ >= leaves) break
       }
       seen > leaves ? this.counts.left++ : this.counts.finished++

@@ -56,10 +56,32 @@ async function checkpoint(name, from, tiers) {
   return to
 }
 
-/** Bytes of the two models and of the guest, the sizes of requests. */
+/** Bytes of the two models, of the guest and of the second's prefix cache, the beginning that prompts share, the sizes of requests. */
 const scale = options.full
-  ? { each: 1280 * MiB, guest: 8 * MiB, prompt: 256, text: 64, abortMs: 3000, seconds: 600, experts: 64, workers: 6 }
-  : { each: 8 * MiB, guest: 5.5 * MiB, prompt: 180, text: 60, abortMs: 150, seconds: 20, experts: 16, workers: 6 }
+  ? {
+      each: 1280 * MiB,
+      guest: 8 * MiB,
+      prefixes: 64 * MiB,
+      common: 192,
+      prompt: 256,
+      text: 64,
+      abortMs: 3000,
+      seconds: 600,
+      experts: 64,
+      workers: 6
+    }
+  : {
+      each: 8 * MiB,
+      guest: 5.5 * MiB,
+      prefixes: 0.5 * MiB,
+      common: 70,
+      prompt: 180,
+      text: 60,
+      abortMs: 150,
+      seconds: 20,
+      experts: 16,
+      workers: 6
+    }
 const file = options.full ? await bigModel() : embeddedModel
 if (!file) process.exit(0)
 const tiers = tiersOf(scale.experts)
@@ -77,6 +99,7 @@ const settings = {
       id: 'folder',
       model: await checkpoint(options.full ? 'olmoe-three-tiers' : 'tiny-three-tiers', file, tiers),
       memory: scale.each,
+      prefixCache: scale.prefixes,
       cachePolicy: 'lru',
       prefetch: 'on'
     }
@@ -130,7 +153,7 @@ function judge({ status, signal, complaint, kills, result }) {
   if (grown > mostGrowth) problems.push(`what is not the models' grew by ${mebibytes(grown)} MiB`)
   if (kills > 0) problems.push(`${kills} out-of-memory kills`)
   if (allowed[1] > memory) problems.push(`models may take ${allowed[1]} bytes of the engine's ${memory}`)
-  for (const what of ['finished', 'left', 'forwards', 'activations', 'pins', 'loads']) {
+  for (const what of ['finished', 'left', 'cached', 'forwards', 'activations', 'pins', 'loads']) {
     if (counts[what] === 0) problems.push(`nothing was tried of: ${what}`)
   }
   return problems

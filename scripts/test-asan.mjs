@@ -15,7 +15,7 @@ const tests =
         // As many at a time as there are cores: the longest first.
         'test/experts/swap.test.ts',
         'test/experts/merge.test.ts',
-        ...['bad-files', 'arguments', 'kernel-arguments', 'teardown', 'store'].map(
+        ...['bad-files', 'arguments', 'kernel-arguments', 'prefix-cache', 'teardown', 'store'].map(
           (name) => `test/native/${name}.test.ts`
         ),
         'test/store/expert-cache.test.ts',

@@ -22,7 +22,9 @@ Status Backend::create(const char* isa, size_t threads, int device, std::shared_
     return {};
 }
 
-Model::~Model() = default;
+Model::~Model() {
+    if (prefix_) prefix_->clear();  // sequences may outlive the model
+}
 
 void Model::find_routed_layers() {
     const PlanOp* norm = nullptr;
@@ -49,7 +51,7 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     model->plan_ = std::move(plan);
     model->max_batch_ = options.max_batch;
     model->held_ = std::make_shared<std::atomic<int64_t>>(0);
-    if (options.prefix_bytes > 0 && !backend.device) model->prefix_ = std::make_unique<PrefixCache>(options.prefix_bytes);
+    if (options.prefix_bytes > 0 && !backend.device) model->prefix_ = std::make_shared<PrefixCache>(options.prefix_bytes);
     model->find_routed_layers();
     TMOE_RETURN_IF_ERROR(model->use_.allocate(model->routing_.mask_size()));
     model->versions_.start(model->routing_.layers);
@@ -75,7 +77,9 @@ Status Model::load(Backend& backend, std::shared_ptr<GgufFile> shared, Plan plan
     TMOE_RETURN_IF_ERROR(step_bytes(p, options.max_batch, backend.pool.threads(), model->arena_bytes_));
     // Weights only pass through host memory where a device takes them.
     const uint64_t required = (backend.device ? model->expert_budget_.load() : model->weight_bytes_) + model->arena_bytes_;
-    const int64_t available = available_memory();
+    int64_t available = std::max<int64_t>(available_memory(), 0);
+    // What other models keep for requests that may come goes first.
+    if (required > static_cast<uint64_t>(available) && PrefixCache::evict_anywhere(required - static_cast<uint64_t>(available), nullptr) > 0) available = available_memory();
     if (required > static_cast<uint64_t>(std::max<int64_t>(available, 0))) {
         return Status(StatusCode::RESOURCE_MEMORY_EXHAUSTED, format("the model needs %llu bytes of memory, %lld are available", static_cast<unsigned long long>(required), static_cast<long long>(available)))
             .with("required", static_cast<double>(required))

@@ -242,7 +242,7 @@ class Model {
     Status copy_routers();
     /** The experts get what `held` bytes beside them leave. RESOURCE_MEMORY_EXHAUSTED. */
     Status balance_memory(uint64_t held);
-    /** Room for a sequence's positions; where there is no memory, prefixes that nobody uses and then experts make some. */
+    /** Room for a sequence's positions; where there is no memory, prefixes that nobody uses, of any model, and then experts make some. */
     Status reserve(Sequence& sequence, size_t tokens);
     /** After an allocation of `bytes` that failed: prefixes in nobody's use give as much back, or the least valuable experts. False where they cannot. */
     bool make_room(uint64_t bytes);
@@ -266,7 +266,7 @@ class Model {
     uint64_t kv_reserve_ = 0;
     std::atomic<uint64_t> pressure_events_{0};
     HeldBlock::Sum held_;                  ///< pages of all sequences, what steps give back, and versions of experts
-    std::unique_ptr<PrefixCache> prefix_;
+    std::shared_ptr<PrefixCache> prefix_;
     std::vector<std::atomic<uint8_t>> placement_;
     std::vector<Weight> weights_;
     std::unique_ptr<Arena> arena_;
@@ -304,7 +304,7 @@ class Sequence {
     void truncate(size_t tokens) {
         if (tokens >= length) return;
         length = tokens;
-        prefix.reset();
+        if (prefix) prefix->ended = true;
     }
     /** A position's routes, [layers][k], best first. */
     int32_t* route_ids(size_t position) const {

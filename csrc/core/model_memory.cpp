@@ -204,10 +204,10 @@ Status Model::balance_memory(uint64_t held) {
 }
 
 bool Model::make_room(uint64_t bytes) {
-    const uint64_t evicted = prefix_ ? prefix_->evict(bytes) : 0;
+    const uint64_t evicted = PrefixCache::evict_anywhere(bytes, prefix_.get());
     if (evicted >= bytes || !store_) return evicted > 0;
-    const uint64_t given = (bytes / slot_bytes_ + 1) * slot_bytes_, now = store_->counts().budget_bytes;
-    if (given > now || given > expert_budget_ || !store_->set_budget(now - given).ok()) return false;
+    const uint64_t given = ((bytes - evicted) / slot_bytes_ + 1) * slot_bytes_, now = store_->counts().budget_bytes;
+    if (given > now || given > expert_budget_ || !store_->set_budget(now - given).ok()) return evicted > 0;
     pressure_events_++;
     expert_budget_ -= given;
     weight_bytes_ -= given;
@@ -216,10 +216,10 @@ bool Model::make_room(uint64_t bytes) {
 
 Status Model::reserve(Sequence& sequence, size_t tokens) {
     const auto missing = static_cast<int64_t>(sequence.missing_bytes(tokens));
-    if (missing > 0 && prefix_ && !prefix_->empty()) {
+    if (missing > 0 && PrefixCache::idle_anywhere() > 0) {
         // A system that grants more than it has would kill instead of refusing.
         const int64_t left = available_memory() - missing;
-        if (left < kLeftBytes) prefix_->evict(static_cast<uint64_t>(kLeftBytes - left));
+        if (left < kLeftBytes) PrefixCache::evict_anywhere(static_cast<uint64_t>(kLeftBytes - left), prefix_.get());
     }
     Status status = sequence.reserve(tokens);
     if (status.ok() || status.code() != StatusCode::RESOURCE_MEMORY_EXHAUSTED || !make_room(sequence.missing_bytes(tokens))) return status;

@@ -26,28 +26,71 @@ bool same_scope(const PrefixShare& share, const StepItem& item) {
     return !item.enabled || memcmp(item.enabled, share.enabled.data(), share.enabled.size()) == 0;
 }
 
+/** Every model's cache. Never destroyed: threads of models may outlive the process's end. */
+struct Caches {
+    std::mutex mutex;   ///< taken before a cache's own
+    std::vector<PrefixCache*> all;
+};
+Caches& caches() {
+    static Caches& instance = *new Caches();
+    return instance;
+}
+
 }  // namespace
+
+PrefixCache::PrefixCache(uint64_t limit_bytes) : limit_(limit_bytes) {
+    std::lock_guard<std::mutex> guard(caches().mutex);
+    caches().all.push_back(this);
+}
+
+PrefixCache::~PrefixCache() {
+    {
+        std::lock_guard<std::mutex> guard(caches().mutex);
+        std::vector<PrefixCache*>& all = caches().all;
+        all.erase(std::find(all.begin(), all.end(), this));
+    }
+    clear();
+}
 
 void PrefixCache::join(Sequence& sequence, PrefixScope scope) {
     auto share = std::make_unique<PrefixShare>();
     share->scope = scope_bytes(sequence.type, sequence.page_bytes, scope);
     share->epoch = scope.epoch;
     share->enabled = std::move(scope.enabled);
+    share->cache = shared_from_this();
     std::lock_guard<std::mutex> guard(mutex_);
     share->generation = generation_;
     sequence.prefix = std::move(share);
 }
 
-bool PrefixCache::is_current(const Sequence& sequence) const { return sequence.prefix && sequence.prefix->generation == generation_; }
+bool PrefixCache::is_current(const Sequence& sequence) const {
+    return sequence.prefix && !sequence.prefix->ended && sequence.prefix->generation == generation_;
+}
 
-void PrefixCache::touch(Node* node) {
-    for (; node; node = node->parent) turns_.splice(turns_.begin(), turns_, node->turn);
+void PrefixCache::use(Node* node) {
+    for (; node && node->users++ == 0; node = node->parent) {
+        counts_.idle -= node->page->size();
+        idle_.erase(node->turn);
+    }
+}
+
+void PrefixCache::leave(Node* node) {
+    for (; node && --node->users == 0; node = node->parent) {
+        counts_.idle += node->page->size();
+        node->turn = idle_.insert(idle_.begin(), node);
+    }
+}
+
+void PrefixCache::release(const PrefixShare& share) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (share.generation == generation_) leave(share.last);
 }
 
 void PrefixCache::remove(Node* node, std::vector<Page>& freed) {
     counts_.held -= node->page->size();
+    counts_.idle -= node->page->size();
     freed.push_back(std::move(node->page));
-    turns_.erase(node->turn);
+    idle_.erase(node->turn);
     const auto scope = node->scope;
     node->siblings->erase(node->place);
     if (scope->second.empty()) scopes_.erase(scope);
@@ -55,11 +98,8 @@ void PrefixCache::remove(Node* node, std::vector<Page>& freed) {
 
 uint64_t PrefixCache::evict(uint64_t bytes, std::vector<Page>& freed) {
     uint64_t given = 0;
-    for (auto turn = turns_.end(); turn != turns_.begin() && given < bytes;) {
-        Node* node = *--turn;
-        // Whoever uses a page uses those before it: of pages in nobody's use the first from the end has no children.
-        if (node->page.use_count() > 1) continue;
-        turn++;
+    while (!idle_.empty() && given < bytes) {
+        Node* node = idle_.back();
         given += node->page->size();
         counts_.evictions++;
         remove(node, freed);
@@ -71,6 +111,26 @@ uint64_t PrefixCache::evict(uint64_t bytes) {
     std::vector<Page> freed;
     std::lock_guard<std::mutex> guard(mutex_);
     return evict(bytes, freed);
+}
+
+uint64_t PrefixCache::evict_anywhere(uint64_t bytes, PrefixCache* first) {
+    std::vector<Page> freed;
+    std::lock_guard<std::mutex> guard(caches().mutex);
+    uint64_t given = 0;
+    const auto take = [&](PrefixCache& cache) {
+        std::lock_guard<std::mutex> guard(cache.mutex_);
+        if (given < bytes) given += cache.evict(bytes - given, freed);
+    };
+    if (first) take(*first);
+    for (PrefixCache* cache : caches().all) take(*cache);
+    return given;
+}
+
+uint64_t PrefixCache::idle_anywhere() {
+    uint64_t idle = 0;
+    std::lock_guard<std::mutex> guard(caches().mutex);
+    for (const PrefixCache* cache : caches().all) idle += cache->counts().idle;
+    return idle;
 }
 
 void PrefixCache::reuse(Sequence& sequence, const int32_t* tokens, size_t count) {
@@ -100,9 +160,10 @@ void PrefixCache::reuse(Sequence& sequence, const int32_t* tokens, size_t count)
     sequence.replace_pages(share.pages, chain);
     freed = std::move(chain);  // what the sequence had computed of them itself
     share.tokens.assign(tokens, tokens + pages * kKvPage);
+    use(node);
+    leave(share.last);
     share.last = node;
     share.pages = share.taken = pages;
-    touch(node);
     if (!share.hit) {
         share.hit = true;
         counts_.hits++;
@@ -113,21 +174,17 @@ void PrefixCache::reuse(Sequence& sequence, const int32_t* tokens, size_t count)
 }
 
 void PrefixCache::extend(Sequence& sequence, const StepItem& item) {
-    if (!sequence.prefix) return;
+    if (!sequence.prefix || sequence.prefix->ended) return;
     PrefixShare& share = *sequence.prefix;
-    if (!same_scope(share, item)) {
-        sequence.prefix.reset();
-        return;
-    }
+    share.ended = !same_scope(share, item);
+    if (share.ended) return;
     const size_t before = share.tokens.size() / kKvPage, full = (share.tokens.size() + item.count) / kKvPage;
     share.tokens.insert(share.tokens.end(), item.tokens, item.tokens + item.count);
     if (full == before) return;
     std::vector<Page> freed;
     std::lock_guard<std::mutex> guard(mutex_);
-    if (!is_current(sequence)) {
-        sequence.prefix.reset();
-        return;
-    }
+    share.ended = !is_current(sequence);
+    if (share.ended) return;
     for (; share.pages < full; share.pages++) {
         Page& own = sequence.pages[share.pages];
         const std::string tokens = page_tokens(share.tokens.data() + share.pages * kKvPage);
@@ -136,10 +193,13 @@ void PrefixCache::extend(Sequence& sequence, const StepItem& item) {
         if (siblings) {
             const auto known = siblings->find(tokens);
             if (known != siblings->end()) {  // another one has computed the same meanwhile: one of the two is enough
-                share.last = known->second.get();
-                std::vector<Page> same = {share.last->page};
+                Node* const node = known->second.get();
+                std::vector<Page> same = {node->page};
                 sequence.replace_pages(share.pages, same);
                 freed.push_back(std::move(same[0]));
+                use(node);
+                leave(share.last);
+                share.last = node;
                 if (share.taken == share.pages) share.taken++;
                 continue;
             }
@@ -157,41 +217,53 @@ void PrefixCache::extend(Sequence& sequence, const StepItem& item) {
         node->siblings = siblings;
         node->scope = scope;
         node->place = siblings->emplace(tokens, std::move(made)).first;
-        node->turn = turns_.insert(turns_.begin(), node);
+        node->users = 1;  // the sequence, which its parent has as a user no more, but the node
         counts_.held += bytes;
         share.last = node;
     }
-    touch(share.last);
 }
 
 void PrefixCache::forget(Sequence& sequence) {
     std::vector<Page> freed;
     std::lock_guard<std::mutex> guard(mutex_);
-    if (is_current(sequence)) {
-        PrefixShare& share = *sequence.prefix;
-        Node* node = share.last;
-        // The cache's and this sequence's: nobody else has it.
-        for (size_t pages = share.pages; node && pages > share.taken && node->children.empty() && node->page.use_count() == 2; pages--) {
-            Node* const before = node->parent;
-            remove(node, freed);
-            node = before;
-        }
+    if (!is_current(sequence)) return;
+    PrefixShare& share = *sequence.prefix;
+    share.ended = true;
+    for (; share.pages > share.taken && share.last->users == 1 && share.last->children.empty(); share.pages--) {
+        Node* const node = share.last;
+        share.last = node->parent;
+        use(share.last);
+        leave(node);
+        remove(node, freed);
     }
-    sequence.prefix.reset();
 }
 
 void PrefixCache::clear() {
-    std::vector<Page> freed;
-    std::lock_guard<std::mutex> guard(mutex_);
-    generation_++;
-    while (!turns_.empty()) remove(turns_.back(), freed);  // one by one: no destructor goes as deep as a prefix is long
+    std::map<std::string, Children> scopes;
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        generation_++;
+        scopes.swap(scopes_);
+        idle_.clear();
+        counts_.held = counts_.idle = 0;
+    }
+    std::vector<std::unique_ptr<Node>> nodes;  // one by one: no destructor goes as deep as a prefix is long
+    const auto take = [&nodes](Children& children) {
+        for (auto& [tokens, node] : children) nodes.push_back(std::move(node));
+        children.clear();
+    };
+    for (auto& [scope, children] : scopes) take(children);
+    while (!nodes.empty()) {
+        const std::unique_ptr<Node> node = std::move(nodes.back());
+        nodes.pop_back();
+        take(node->children);
+    }
 }
 
 PrefixCounts PrefixCache::counts() const {
     std::lock_guard<std::mutex> guard(mutex_);
     PrefixCounts counts = counts_;
     counts.limit = limit_;
-    for (const Node* node : turns_) counts.idle += node->page.use_count() == 1 ? node->page->size() : 0;
     return counts;
 }
 

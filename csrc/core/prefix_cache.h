@@ -17,6 +17,7 @@ namespace tmoe {
 
 class Sequence;
 struct StepItem;
+struct PrefixShare;
 
 /** What sequences have to have in common to share pages, beside their tokens and their KV type. */
 struct PrefixScope {
@@ -35,11 +36,11 @@ struct PrefixCounts {
     uint64_t evictions = 0;                ///< pages
 };
 
-/** Any thread, but for what changes a sequence: never while a step with it is under way. */
-class PrefixCache {
+/** Any thread, but for what changes a sequence: never while a step with it is under way. Sequences that have joined keep it. */
+class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   public:
-    explicit PrefixCache(uint64_t limit_bytes) : limit_(limit_bytes) {}
-    ~PrefixCache() { clear(); }
+    explicit PrefixCache(uint64_t limit_bytes);
+    ~PrefixCache();
     PrefixCache(const PrefixCache&) = delete;
     PrefixCache& operator=(const PrefixCache&) = delete;
 
@@ -56,13 +57,13 @@ class PrefixCache {
     void forget(Sequence& sequence);
     /** Gives at least so many bytes back, as far as pages are in nobody's use: least recently used first, the last pages of a prefix before its first. */
     uint64_t evict(uint64_t bytes);
+    /** The same of all models' caches in this process: of `first` before the others, unless it is null. */
+    static uint64_t evict_anywhere(uint64_t bytes, PrefixCache* first);
+    /** Bytes that it would give at most. */
+    static uint64_t idle_anywhere();
     /** Nothing that is there now is given to anybody again, nor what its sequences bring later: weights have changed, or may have been damaged. */
     void clear();
     PrefixCounts counts() const;
-    bool empty() const {
-        std::lock_guard<std::mutex> guard(mutex_);
-        return turns_.empty();
-    }
 
   private:
     struct Node;
@@ -76,12 +77,15 @@ class PrefixCache {
         Children::iterator place;
         std::map<std::string, Children>::iterator scope;
         Children children;
-        std::list<Node*>::iterator turn;       ///< in `turns_`
+        size_t users = 0;                      ///< sequences whose last shared page it is, and children that have users
+        std::list<Node*>::iterator turn;       ///< in `idle_`, while it has no users
     };
 
-    /** Node and those before it are the most recently used, the first page last of all: the list's end is always a node without children. */
-    void touch(Node* node);
-    /** Takes a node without children out; its page goes into `freed`, to be released without the lock. */
+    void use(Node* node);
+    void leave(Node* node);
+    /** A sequence ends. */
+    void release(const PrefixShare& share);
+    /** Takes an idle node without children out; its page goes into `freed`, to be released without the lock. */
     void remove(Node* node, std::vector<Page>& freed);
     uint64_t evict(uint64_t bytes, std::vector<Page>& freed);
     bool is_current(const Sequence& sequence) const;
@@ -89,7 +93,7 @@ class PrefixCache {
     const uint64_t limit_;
     mutable std::mutex mutex_;
     std::map<std::string, Children> scopes_;   ///< first pages, by everything but the tokens
-    std::list<Node*> turns_;                   ///< most recently used first
+    std::list<Node*> idle_;                    ///< nodes without users, least recently used last; children are behind their parent
     uint64_t generation_ = 0;                  ///< counts what `clear` ended
     PrefixCounts counts_;
 };
@@ -99,12 +103,16 @@ struct PrefixShare {
     std::string scope;                     ///< everything but the tokens, as bytes
     uint64_t epoch = 0;
     std::vector<uint8_t> enabled;
+    std::shared_ptr<PrefixCache> cache;
     uint64_t generation = 0;               ///< of the cache when the sequence joined
+    bool ended = false;                    ///< the sequence takes no part any more
     std::vector<int32_t> tokens;           ///< of all positions that the sequence holds
     size_t pages = 0;                      ///< leading pages of the sequence that are the cache's
     size_t taken = 0;                      ///< of these: that others brought
-    PrefixCache::Node* last = nullptr;     ///< of page `pages - 1`; the sequence holds its page, so it stays while the generation does
+    PrefixCache::Node* last = nullptr;     ///< of page `pages - 1`; this is a user of it, so it stays while the generation does
     bool looked = false, hit = false;
+
+    ~PrefixShare() { cache->release(*this); }
 };
 
 }  // namespace tmoe

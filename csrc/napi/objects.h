@@ -84,7 +84,7 @@ struct SequenceHandle : Handle {
     /** Tells V8 what the cache holds now that nobody else has. Not while a step runs. */
     void report_pages() {
         if (!sequence) return;
-        const size_t shared = sequence->prefix ? sequence->prefix->pages : 0;
+        const size_t shared = sequence->prefix && !sequence->prefix->ended ? sequence->prefix->pages : 0;
         report(static_cast<int64_t>(((sequence->length.load() + kKvPage - 1) / kKvPage - shared) * sequence->page_bytes));
     }
     std::weak_ptr<Backend> backend;

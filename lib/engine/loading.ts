@@ -257,7 +257,7 @@ export class ModelLoad {
     }
   }
 
-  /** Watches the machine's memory for a model whose experts are kept under a budget of it. */
+  /** Watches the machine's memory for a model that can give some back: experts under a budget, and cached prefixes. */
   #guard(model: string, native: NativeModel, { experts }: ExpertMemory, warmBytes: number): (() => void) | undefined {
     const { backend, telemetry } = this.#parts
     if (this.#request.memoryPressure === 'ignore') return undefined

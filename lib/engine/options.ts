@@ -183,7 +183,10 @@ export interface LoadModelRequest {
   cachePolicy?: CachePolicy
   /** Read experts ahead that the next layer will probably want: where it pays (auto, the default), always, never. */
   prefetch?: Prefetch
-  /** When memory runs short: give that of experts back before the kernel kills (default), or leave it to the caller. Only with `memory`. */
+  /**
+   * When memory runs short: give that of cached prefixes and, with `memory`, of experts back before the kernel kills (default), or leave it to the
+   * caller.
+   */
   memoryPressure?: 'demote' | 'ignore'
   /** Compare every byte of a tiered checkpoint with its manifest first. Default false: blobs are checked when they are read. */
   verifyOnLoad?: boolean

@@ -65,8 +65,8 @@ export interface GenerationRequest {
   /** Milliseconds that one token may take: without a tierSet, the largest one that is predicted to hold it is used. Default: the model's. */
   latencyBudgetMs?: number
   /**
-   * Only requests with the same text share the KV cache of a common prefix. How soon a first token comes tells whether its prompt's beginning was
-   * there: give each client its own to keep that between its own requests. Default: shared by all that say nothing.
+   * Only requests with the same text share the KV cache of a common prefix. `cachedTokens`, and how soon a first token comes, tell whether the
+   * prompt's beginning was there: give each client its own to keep that between its own requests. Default: shared by all that say nothing.
    */
   cacheSalt?: string
   /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
@@ -164,7 +164,8 @@ const requestSchema = z.strictObject({
     .string()
     .min(1)
     .max(256)
-    .refine((salt) => !salt.includes('\0'))
+    // As UTF-8 all lone surrogates are the same.
+    .refine((salt) => !/[\0\p{Surrogate}]/u.test(salt))
     .optional()
     .describe('a string of 1 to 256 characters'),
   parseSpecial: z.boolean().default(false).describe('true or false'),

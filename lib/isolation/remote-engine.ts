@@ -201,7 +201,9 @@ export class RemoteEngine implements Engine {
     const mirrors = this.#mirrors()
     return this.#parts.state.models.map(({ info }) => {
       const same = mirrors.flatMap(({ models }) => models.filter((model) => model.info.id === info.id))
-      return { ...info, activeSequences: same.reduce((sum, model) => sum + model.info.activeSequences, 0) }
+      const sumOf = (field: 'activeSequences' | 'idlePrefixBytes'): number =>
+        same.reduce((sum, model) => sum + model.info[field], 0)
+      return { ...info, activeSequences: sumOf('activeSequences'), idlePrefixBytes: sumOf('idlePrefixBytes') }
     })
   }
 

@@ -1,4 +1,4 @@
-/** Keeps one model's experts within what the machine has while it serves: the budget shrinks before the kernel has to kill. */
+/** Keeps one model's experts and prefixes within what the machine has while it serves: they shrink before the kernel has to kill. */
 import { isEngineError } from '../errors/index.js'
 import type { ExpertMemory } from '../expert-budget.js'
 import type { NativeModel } from '../native.js'
@@ -14,6 +14,8 @@ const reserveBytes = 64 * 2 ** 20
 export interface GuardedExperts {
   expertStats(): { residentBytes: number; limitBytes: number } | undefined
   setExpertBudget(bytes: number): Promise<void>
+  /** Undefined where no prefixes are kept. */
+  prefixStats?(): object | undefined
   /** Bytes of cached prefixes that were given up, of so many that were asked for. */
   evictPrefixes?(bytes: number): number
 }
@@ -52,7 +54,12 @@ export function hostExperts({ hostTier }: NativeModel): GuardedExperts {
   }
 }
 
-/** Watches until the function that it returns is called. Undefined where every expert stays in memory anyway. */
+/** What is kept for requests that may come goes before what those under way use. Gives the bytes that are free again. */
+function evictFor(native: GuardedExperts, available: number): number {
+  return available < reserveBytes ? (native.evictPrefixes?.(reserveBytes - available) ?? 0) : 0
+}
+
+/** Watches until the function that it returns is called. Undefined where all that the model has stays in memory anyway. */
 export function guardMemory({
   native,
   experts,
@@ -60,7 +67,9 @@ export function guardMemory({
   onChange,
   watch = watchMemory
 }: GuardedModel): (() => void) | undefined {
-  if (!native.expertStats()) return undefined
+  if (!native.expertStats()) {
+    return native.prefixStats?.() && watch(lookMs, ({ available }) => void evictFor(native, available))
+  }
   const { slot, budget, certain } = experts
   const controller = new PressureController({
     asked: budget,
@@ -78,9 +87,12 @@ export function guardMemory({
     controller.settle(stats.limitBytes)
     const previous = controller.budget
     if (previous < known) onChange({ budget: previous, previous: known, reason: 'allocation' })
-    // What is kept for requests that may come goes before what those under way use.
-    const freed = available < reserveBytes ? (native.evictPrefixes?.(reserveBytes - available) ?? 0) : 0
-    const decision = controller.observe({ at, available: available + freed, stall, resident: stats.residentBytes })
+    const decision = controller.observe({
+      at,
+      available: available + evictFor(native, available),
+      stall,
+      resident: stats.residentBytes
+    })
     if (!decision) return
     changing = true
     reach(native, decision.budget, previous)

@@ -69,6 +69,17 @@ t.test('two workers', async (t) => {
     { index: 1, state: 'ready' }
   ])
 
+  // Each has a prefix cache of its own, and what they keep is one sum.
+  const idle = () => engine.listModels()[0]!.idlePrefixBytes
+  const before = idle()
+  const long = { ...request, prompt: 'First Citizen:\n'.repeat(30), maxTokens: 2 }
+  const [{ usage }] = await Promise.all([engine.generate(long), engine.generate(long)])
+  const shared = Math.floor((usage.promptTokens - 1) / 64) * 64
+  t.ok(shared >= 64, `${usage.promptTokens} tokens`)
+  await until(() => idle() - before === 2 * shared * engine.listModels()[0]!.kvBytesPerToken)
+  t.equal((await engine.generate(long)).usage.cachedTokens, shared)
+  t.match(engine.modelStats(model).prefixCache, { limitBytes: 2 ** 28, misses: 1 })
+
   const generators = Array.from({ length: 6 }, () => engine.createGenerator(request))
   for (const generator of generators) await generator.next()
   t.same(

@@ -9,9 +9,7 @@ import type {
   NativeBackend,
   NativeGguf,
   NativeModel,
-  NativeSequence,
-  PrefixScope,
-  StepItem
+  NativeSequence
 } from '../../lib/native.js'
 import type * as Safetensors from '../../lib/safetensors/open.js'
 import { writeMoeModel } from '../fixtures/moe-model.js'
@@ -348,85 +346,6 @@ t.test('models and sequences', async (t) => {
   t.equal(await outcome(() => step), 'VALIDATION_ERROR', 'logitsOut was transferred meanwhile')
   for (const end of [sequence, model, backend]) await end.dispose()
   file.close()
-  t.same(addon.counters(), before)
-})
-
-t.test('prefixes', async (t) => {
-  const before = addon.counters()
-  const { file, backend, model: without, sequence: outside } = await open()
-  outside.dispose()
-  await without.dispose()
-  const cancel = addon.createCancel()
-  const { plan } = readModel(file)
-  const load = (prefixCacheBytes: number) =>
-    backend.loadModel(file, plan, { maxBatchTokens: 64, prefixCacheBytes }, cancel)
-  report(t, 'loadModel', await besiege([1], async ([bytes]) => (await load(bytes as number)).dispose()))
-  const model = await load(2 ** 20)
-  const scope = { salt: 's', epoch: 0, enabled: new Uint8Array(4).fill(1) }
-  const made: NativeSequence[] = []
-  const create = (prefix: PrefixScope) => {
-    const sequence = model.createSequence({ kvType: 'f16', maxTokens: 200, prefix })
-    made.push(sequence)
-    return sequence
-  }
-  report(t, 'createSequence', await besiege([scope], ([prefix]) => create(prefix as PrefixScope).dispose()))
-  report(t, 'evictPrefixes', await besiege([1], ([bytes]) => model.evictPrefixes!(bytes as number)))
-
-  const tokens = Int32Array.from({ length: 200 }, (_, i) => (i * 7) % 250)
-  const feed = async (sequence: NativeSequence, count: number, fields: Partial<StepItem> = {}) => {
-    const { length } = sequence
-    const logitsOut = new Float32Array(260)
-    const own = { enabled: scope.enabled, ...fields }
-    const part = tokens.subarray(length, length + count)
-    await model.step([{ sequence, tokens: part, logits: 'last', logitsOut, ...own }], cancel)
-    return Buffer.from(logitsOut.buffer)
-  }
-  const first = create(scope)
-  for (const count of [64, 64, 2]) await feed(first, count)
-  const expected = await feed(first, 1)
-  const other = create(scope)
-  report(t, 'reuse', await besiege([new Int32Array(63)], ([list]) => other.reuse!(list as Int32Array)))
-  await feed(other, 3)
-  t.equal(other.reuse!(tokens.slice(1)), 3, 'not what it holds')
-  t.equal(other.reuse!(tokens.slice(0, 2)), 3, 'less than it holds')
-  const running = feed(other, 1)
-  t.equal(await outcome(() => other.reuse!(tokens)), 'VALIDATION_ERROR', 'a step is under way')
-  await running
-  t.equal(other.reuse!(tokens), 128, "the first one's pages in the place of its own")
-  await feed(other, 2)
-  t.ok((await feed(other, 1)).equals(expected))
-
-  // One that is truncated writes to pages of its own.
-  other.truncate(100)
-  const foreign = tokens.map((token) => token ^ 1)
-  await model.step(
-    [{ sequence: other, tokens: foreign.slice(100, 140), logits: 'none', enabled: scope.enabled }],
-    cancel
-  )
-  t.equal(other.reuse!(foreign), 140, 'it takes no part any more')
-  const third = create(scope)
-  t.equal(third.reuse!(tokens), 128)
-  await feed(third, 2)
-  t.ok((await feed(third, 1)).equals(expected), 'what is shared is as it was')
-
-  // A step that computes something else than the sequence was made for leaves nothing, nor what was there before weights changed.
-  for (const fields of [{ epoch: 1 }, { enabled: Uint8Array.of(1, 1, 0, 1) }]) {
-    const wrong = create({ ...scope, salt: 'wrong' })
-    await feed(wrong, 64, fields)
-    t.equal(create({ ...scope, salt: 'wrong' }).reuse!(tokens), 0)
-  }
-  const loaded = [{ layer: 0, expert: 0, versions: [{ epoch: 0 }] }]
-  await model.placeVersions(loaded)
-  t.match(model.prefixStats!(), { bytes: 0, idleBytes: 0 })
-  t.equal(create(scope).reuse!(tokens), 0)
-  first.truncate(64)
-  await feed(third, 64)
-  t.match(model.prefixStats!(), { bytes: 0 }, 'of one that began before')
-  await model.dispose()
-  backend.dispose()
-  file.close()
-  t.equal(third.reuse!(tokens), 195, 'the model has gone')
-  for (const sequence of made) sequence.dispose()
   t.same(addon.counters(), before)
 })
 

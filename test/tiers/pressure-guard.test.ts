@@ -14,7 +14,7 @@ const slots = 40
 const addon = native()
 const cancel = addon.createCancel()
 
-async function open(t: Test, prefixCacheBytes = 0): Promise<NativeModel> {
+async function open(t: Test, prefixCacheBytes = 0, whole = false): Promise<NativeModel> {
   const file = await addon.openGguf(embedded)
   const backend = addon.createBackend({ threads: 2, isa: 'auto' })
   const experts = {
@@ -25,7 +25,7 @@ async function open(t: Test, prefixCacheBytes = 0): Promise<NativeModel> {
     ioThreads: 2,
     seed: 1
   }
-  const options = { maxBatchTokens: 128, prefixCacheBytes, experts }
+  const options = { maxBatchTokens: 128, prefixCacheBytes, ...(!whole && { experts }) }
   const model = await backend.loadModel(file, readModel(file).plan, options, cancel)
   file.close()
   t.teardown(async () => {
@@ -35,10 +35,47 @@ async function open(t: Test, prefixCacheBytes = 0): Promise<NativeModel> {
   return model
 }
 
-t.test('cached prefixes go before experts', async (t) => {
-  const model = await open(t, MiB)
+/** Leaves two pages of a prefix that nobody uses. */
+async function leavePrefix(model: NativeModel): Promise<void> {
   const sequence = model.createSequence({ kvType: 'f16', maxTokens: 128, prefix: { salt: '', epoch: 0 } })
   await model.step([{ sequence, tokens: new Int32Array(128).fill(2), logits: 'none' }], cancel)
+  sequence.dispose()
+}
+
+t.test('of a model whose experts all stay in memory cached prefixes go', async (t) => {
+  const model = await open(t, MiB, true)
+  await leavePrefix(model)
+  const page = 64 * model.kvBytesPerToken.f16
+  const experts = { budget: 0, certain: 0, all: 64 * slot, slot, count: 64 }
+  let look: (available: number) => void = () => {}
+  let stopped = false
+  const guarded = {
+    native: model,
+    experts,
+    workers: 2,
+    onChange: () => t.fail('there is no budget'),
+    watch: (_: number, listener: (reading: { at: number; available: number; stall: number }) => void) => {
+      look = (available) => listener({ at: 0, available, stall: 0 })
+      return () => {
+        stopped = true
+      }
+    }
+  }
+  const stop = guardMemory(guarded)!
+  look(64 * MiB)
+  t.match(model.prefixStats!(), { bytes: 2 * page }, 'there is enough')
+  look(64 * MiB - 1)
+  t.match(model.prefixStats!(), { bytes: page, evictions: 1 })
+  look(0)
+  t.match(model.prefixStats!(), { bytes: 0, evictions: 2 })
+  stop()
+  t.ok(stopped)
+  t.equal(guardMemory({ ...guarded, native: await open(t, 0, true) }), undefined, 'there is nothing to give')
+})
+
+t.test('cached prefixes go before experts', async (t) => {
+  const model = await open(t, MiB)
+  await leavePrefix(model)
   const page = 64 * model.kvBytesPerToken.f16
   const changes: unknown[] = []
   let look: (available: number) => void = () => {}
@@ -56,7 +93,6 @@ t.test('cached prefixes go before experts', async (t) => {
       return () => {}
     }
   })!
-  sequence.dispose()
   t.match(model.prefixStats!(), { bytes: 2 * page, idleBytes: 2 * page })
   look(65 * MiB)
   t.match(model.prefixStats!(), { bytes: 2 * page }, 'there is enough')
