@@ -196,6 +196,51 @@ export async function texts() {
   }
 }
 
+const statements = [
+  '{% for m in messages %}',
+  '{% endfor %}',
+  '{% macro f(x) %}',
+  '{% endmacro %}',
+  '{% if a is defined %}',
+  '{% else %}',
+  '{% endif %}',
+  '{% set a = [1, messages] %}',
+  '{% set a = [a, a] %}',
+  '{% set a = a + a %}',
+  '{% set s = "ab" %}',
+  '{% set s = s ~ s %}',
+  '{% set n = namespace(a=1) %}',
+  '{% set n.a = [n.a, n.a] %}',
+  '{{ f(f) }}{{ f(a) }}',
+  '{{ m.role }}{{ m.content }}',
+  '{{ a | tojson }}',
+  '{{ n.a | tojson(indent=100) }}',
+  '{{ messages[::-1] | length }}',
+  '{{ s.split("a") | join("bbb") }}',
+  '{{ s | replace("", s) | indent(1000) }}',
+  '{{ range(1000) | length }}',
+  '{{ strftime_now("%Y") }}',
+  '{{ raise_exception(1) }}',
+  '<|endoftext|>',
+  'text\n'
+]
+
+/** Chat templates of a few statements, some of them many times, on messages of any text. */
+export async function templates() {
+  const { file } = await tinyModel({ vocab: 300 })
+  return {
+    make: (draw) => ({
+      template: Array.from({ length: 1 + draw.below(12) }, () =>
+        draw.pick(statements).repeat(draw.chance(0.2) ? 1 + draw.below(40) : 1)
+      ).join(''),
+      messages: Array.from({ length: draw.below(5) }, () => ({ role: draw.pick(pieces), content: draw.pick(pieces) }))
+    }),
+    parse({ template, messages }) {
+      createTokenizer(file.metadata, template).encodeChat(messages)
+    }
+  }
+}
+
 function asText(given) {
   try {
     return { text: new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(given), isValid: true }
