@@ -9,6 +9,7 @@ interface Value {
 interface Statement {
   readonly type: string
   readonly property?: Statement
+  readonly filter?: { readonly value?: unknown }
 }
 /** What is used of the package's class: its declarations cannot be read from ES modules. */
 const Base = Interpreter as unknown as new (
@@ -18,9 +19,10 @@ const Base = Interpreter as unknown as new (
   evaluate(statement: Statement | undefined, scope: unknown): Value
 }
 
-/** What one rendering may spend: 1 for a character or an element that a step looks at, STEP for the step itself. */
-const BUDGET = 4e9
-const STEP = 2000
+/** What one rendering may spend: 1 for a character that a step looks at, and so much for an element of a list and for the step itself. */
+const BUDGET = 1e8
+const ELEMENT = 25
+const STEP = 50
 /** Elements of a value and of all that it holds, as often as it holds them; eight characters of a text are one. */
 const LARGEST = 1e6
 
@@ -39,7 +41,7 @@ export class BoundedInterpreter extends Base {
     try {
       const value = super.evaluate(statement, scope)
       if (this.sizeOf(value) > LARGEST) throw new RangeError('a value is larger than a template may make')
-      this.left -= STEP + this.characters + (looksUp(statement) ? 0 : this.elements)
+      this.left -= STEP + this.characters + (looksUp(statement) ? 0 : ELEMENT * this.elements)
       if (this.left < 0) throw new RangeError('it does more than a template may do')
       this.characters = typeof value.value === 'string' ? value.value.length : 0
       this.elements = innerOf(value)?.length ?? 0
@@ -72,6 +74,7 @@ function innerOf({ value }: Value): readonly Value[] | undefined {
   return Array.isArray(value) ? value : value instanceof Map ? [...value.values()] : undefined
 }
 
-/** Whether it takes one element of a value, without looking at the others. */
+/** Whether it takes one element of a value, or its length, without looking at the others. */
 const looksUp = (statement: Statement | undefined): boolean =>
-  statement?.type === 'MemberExpression' && statement.property?.type !== 'SliceExpression'
+  (statement?.type === 'MemberExpression' && statement.property?.type !== 'SliceExpression') ||
+  (statement?.type === 'FilterExpression' && statement.filter?.value === 'length')

@@ -9,11 +9,9 @@ import { PairMemory } from './pair-table.js'
 /** Two texts, or one with a space between them as GGUF files have it: the second space where the first character is one. */
 export type Merge = string | readonly [string, string]
 
-/** Differs from pair to pair. Mostly what the file has; pairs with spaces of their own are told apart by how long the left part is. */
-const keyOf = (left: string, right: string): string =>
-  left.includes(' ') || right.includes(' ') ? `${left.length} ${left} ${right}` : `${left} ${right}`
-
-const isCharacter = (text: string): boolean => text.length === 1 || (text.length === 2 && text.codePointAt(0)! > 0xffff)
+/** Differs from pair to pair: mostly what the file has. Pairs with spaces of their own are told apart by how long the left part is. */
+const keyOf = (left: string, right: string, spaces: boolean): string =>
+  spaces && (left.includes(' ') || right.includes(' ')) ? `${left.length} ${left} ${right}` : `${left} ${right}`
 
 export class RankedMerges implements Merges {
   private readonly pieces = new Map<string, number>()
@@ -21,6 +19,8 @@ export class RankedMerges implements Merges {
   private readonly between: string[] = []
   /** A pair's rank is its place in the list. */
   private readonly ranks = new Map<string, number>()
+  /** Whether there are pairs with spaces of their own. */
+  private spaces = false
   private readonly known = new PairMemory()
   /** The piece that the merge of each rank makes, once it came up. */
   private readonly made: Int32Array
@@ -41,13 +41,26 @@ export class RankedMerges implements Merges {
   private rank(merge: Merge, rank: number): void {
     const space = typeof merge === 'string' ? merge.indexOf(' ', 1) : 0
     if (space < 0) return
-    const isPlain = typeof merge === 'string' && merge[0] !== ' ' && !merge.includes(' ', space + 1)
+    // most are their own keys, and are not taken apart
+    if (typeof merge === 'string' && merge[0] !== ' ' && merge.indexOf(' ', space + 1) < 0) {
+      const after = merge.length - space - 1
+      if (after === 0) return
+      this.ranks.set(merge, rank)
+      if (space <= 2) this.internCharacter(merge.slice(0, space))
+      if (after <= 2) this.internCharacter(merge.slice(space + 1))
+      return
+    }
     const [left, right] = typeof merge === 'string' ? [merge.slice(0, space), merge.slice(space + 1)] : merge
     if (left === '' || right === '') return
-    this.ranks.set(isPlain ? merge : keyOf(left, right), rank)
-    // what text begins with
-    if (isCharacter(left)) this.intern(left)
-    if (isCharacter(right)) this.intern(right)
+    this.spaces ||= left.includes(' ') || right.includes(' ')
+    this.ranks.set(keyOf(left, right, true), rank)
+    this.internCharacter(left)
+    this.internCharacter(right)
+  }
+
+  /** Characters are what text begins with: those that are no token have a number too. */
+  private internCharacter(text: string): void {
+    if (text.length === 1 || (text.length === 2 && text.codePointAt(0)! > 0xffff)) this.intern(text)
   }
 
   private intern(text: string): number {
@@ -64,7 +77,7 @@ export class RankedMerges implements Merges {
   }
 
   private look(left: string, right: string): number {
-    const rank = this.ranks.get(keyOf(left, right))
+    const rank = this.ranks.get(keyOf(left, right, this.spaces))
     if (rank === undefined) return -1
     this.made[rank] = this.intern(left + right)
     return rank
