@@ -21,10 +21,10 @@ const Base = Interpreter as unknown as new (
 
 /** What one rendering may spend: 1 for a character that a step looks at, and so much for an element of a list and for the step itself. */
 const BUDGET = 1e8
-const ELEMENT = 25
-const STEP = 50
-/** Elements of a value and of all that it holds, as often as it holds them; eight characters of a text are one. */
-const LARGEST = 1e6
+const ELEMENT = 50
+const STEP = 200
+/** Elements of a value and of all that it holds, as often as it holds them; 80 characters of a text are one. */
+const LARGEST = 1e5
 
 /** Throws RangeError where a template does more than any conversation needs. */
 export class BoundedInterpreter extends Base {
@@ -53,7 +53,7 @@ export class BoundedInterpreter extends Base {
   }
 
   private sizeOf(value: Value): number {
-    if (typeof value.value === 'string') return 1 + value.value.length / 8
+    if (typeof value.value === 'string') return 1 + value.value.length / 80
     const known = this.sizes.get(value)
     if (known !== undefined) return known
     const inner = innerOf(value)

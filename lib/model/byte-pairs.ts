@@ -43,11 +43,15 @@ export class BytePairs {
     return this.remembered.recall(word, () => this.encodeBytes(encoder.encode(word), room))
   }
 
+  /** Throws what `room` throws where bytes of a text, whole words or not, surely come to more tokens. */
+  checkRoom(bytes: Uint8Array, room: Room): void {
+    if (bytes.length <= room.tokens) return
+    if (this.reach.fewest(symbolsOfBytes(bytes), room.tokens) > room.tokens) room.exceeded()
+  }
+
   /** The same of a word that may not be UTF-8. */
   encodeBytes(bytes: Uint8Array, room?: Room): number[] {
-    if (room && bytes.length > room.tokens && this.reach.fewest(symbolsOfBytes(bytes), room.tokens) > room.tokens) {
-      room.exceeded()
-    }
+    if (room) this.checkRoom(bytes, room)
     const whole = this.ignoreMerges ? this.merges.idOf(symbolsOfBytes(bytes)) : undefined
     if (whole !== undefined) return [whole]
     const ids: number[] = []

@@ -25,6 +25,9 @@ export function refuseTokenizer(tokenizer: string, supported: readonly string[])
   )
 }
 
+/** Characters of a text, for each token that there is room for, that are looked at before it is cut: enough for most tokens of a vocabulary. */
+const LONGEST_TOKENS = 32
+
 /** Byte-pair encoding over bytes. `change`: what becomes of text before it is cut. */
 export function byteLevelEncoding(
   vocabulary: Vocabulary,
@@ -42,8 +45,12 @@ export function byteLevelEncoding(
     })
     return ids
   }
-  const encode = (text: string, start: boolean, room: Room | undefined): number[] =>
-    encodeWords(change ? change(text, start) : text, room, (word) => pairs.encode(word, room))
+  const encode = (text: string, start: boolean, room: Room | undefined): number[] => {
+    const changed = change ? change(text, start) : text
+    // without the last bytes: the slice may have ended within a character
+    if (room) pairs.checkRoom(Buffer.from(changed.slice(0, LONGEST_TOKENS * (room.tokens + 1))).subarray(0, -3), room)
+    return encodeWords(changed, room, (word) => pairs.encode(word, room))
+  }
   return {
     encode,
     encodeBytes(bytes, start, room) {

@@ -57,7 +57,8 @@ export interface Tokenizer {
   prepare(): void
   /**
    * Bytes need not be UTF-8: what is none becomes U+FFFD in a byte-level encoding, and bytes in one over characters, as with llama.cpp.
-   * TOKENIZER_UNSUPPORTED {tokenizer, supported} where the file's tokenizer is not one that this version has.
+   * TOKENIZER_UNSUPPORTED {tokenizer, supported} where the file's tokenizer is not one that this version has; VALIDATION_ERROR for a word of
+   * millions of letters.
    */
   encode(text: string | Uint8Array, options?: EncodeOptions): number[]
   /** VALIDATION_ERROR {id, vocab} for an id that is not in the vocabulary. */
@@ -135,8 +136,15 @@ class FileTokenizer implements Tokenizer {
   }
 
   private encodePiece(encoding: Encoding, piece: string, start: boolean, valid: boolean, room?: Room): number[] {
-    const isText = valid || !hasEscapes(piece)
-    return isText ? encoding.encode(piece, start, room) : encoding.encodeBytes(bytesOfLossless(piece), start, room)
+    try {
+      const isText = valid || !hasEscapes(piece)
+      return isText ? encoding.encode(piece, start, room) : encoding.encodeBytes(bytesOfLossless(piece), start, room)
+    } catch (cause) {
+      // V8 matches with a stack of 64 MiB
+      if (!(cause instanceof RangeError) || !cause.message.includes('call stack')) throw cause
+      const text = `a text of ${piece.length} characters has a word that is too long to be found`
+      throw createError('VALIDATION_ERROR', text, { path: 'text', allowed: 'shorter words' }, { cause })
+    }
   }
 
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {

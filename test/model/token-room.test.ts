@@ -3,6 +3,7 @@ import { BYTE_SYMBOLS } from '../../lib/model/byte-level.js'
 import { BytePairs } from '../../lib/model/byte-pairs.js'
 import { Reach } from '../../lib/model/token-room.js'
 import { createTokenizer, type Tokenizer } from '../../lib/model/tokenizer.js'
+import { moeModel } from '../fixtures/moe-model.js'
 import { random } from '../fixtures/weights.js'
 
 const exceeded = (): never => {
@@ -87,6 +88,21 @@ const kinds: [string, () => Tokenizer][] = [
       })
   ]
 ]
+t.test('one word that no expression can match', async (t) => {
+  const { metadata } = moeModel().file
+  const tokenizer = createTokenizer({ ...metadata, 'tokenizer.ggml.pre': 'exaone-moe' })
+  const word = 'b\u0301'.repeat(2 ** 21)
+  t.match(
+    outcome(() => tokenizer.encode(word)),
+    /too long to be found/
+  )
+  t.equal(
+    outcome(() => tokenizer.encode(word, { room: { tokens: 1000, exceeded } })),
+    'no room'
+  )
+  t.same(tokenizer.encode('a'), [97], 'the next text is encoded')
+})
+
 t.test('a text that is too long is not encoded to its end', async (t) => {
   for (const [name, make] of kinds) {
     const tokenizer = make()
