@@ -2,7 +2,6 @@
 import { randomUUID } from 'node:crypto'
 import type { ExpertArchive } from './archive/expert-archive.js'
 import type { EngineError } from './errors/index.js'
-import { createError } from './errors/index.js'
 import type { ExpertMemory } from './expert-budget.js'
 import type { ExpertSwaps } from './experts/swaps.js'
 import type { Deadlines } from './generation/deadlines.js'
@@ -278,11 +277,7 @@ export class LoadedModel {
   /** `earlier`: goes on with a request of the journal. Throws REQUEST_ALREADY_EXISTS, CONTEXT_LENGTH_EXCEEDED, TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, GUIDANCE_SCHEMA_UNSUPPORTED, VALIDATION_ERROR. */
   createGenerator(method: string, request: CheckedRequest, call: CallOptions, earlier?: EarlierTokens): LocalGenerator {
     const { openLog, native, contextLength, kvType, vocab, id, observe, selection } = this.#options
-    const prompt = promptTokens(method, request, this.tokenizer, { model: id, vocab })
-    if (prompt.length > contextLength) {
-      const text = `the prompt has ${prompt.length} tokens, the context of ${id} holds ${contextLength}`
-      throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model: id, required: prompt.length, limit: contextLength })
-    }
+    const prompt = promptTokens(method, request, this.tokenizer, { model: id, vocab, contextLength })
     const { replayRouting } = request
     if (replayRouting) request = { ...request, replayRouting: checkReplay(method, replayRouting, native.routing) }
     const choice = selection.select(request)

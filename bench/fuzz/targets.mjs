@@ -45,5 +45,6 @@ export const quotas = {
   schemas: { full: 40_000, short: 250 },
   tokenizers: { full: 40_000, short: 400 },
   texts: { full: 40_000, short: 400 },
+  templates: { full: 20_000, short: 200 },
   http: { full: 30_000, short: 200 }
 }

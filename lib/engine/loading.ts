@@ -120,9 +120,11 @@ export class ModelLoad {
         const given = this.#request.tiers
         if (given !== undefined) open.tiers = await configureTiers(given, open)
         const tiers = describeTiers(open.description, open.tiers, open.checkpoint?.leftOut)
+        const tokenizer = createTokenizer(open.file.metadata, this.#request.chatTemplate)
+        tokenizer.prepare()
         return {
           open,
-          tokenizer: createTokenizer(open.file.metadata, this.#request.chatTemplate),
+          tokenizer,
           tiers,
           ...this.#fit(open)
         }

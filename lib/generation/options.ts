@@ -69,7 +69,7 @@ export interface GenerationRequest {
    * prompt's beginning was there: give each client its own to keep that between its own requests. Default: shared by all that say nothing.
    */
   cacheSalt?: string
-  /** Recognise special tokens (such as `<|im_start|>`) written in `prompt`. Default false. */
+  /** Recognise special tokens (such as `<|im_start|>`) written in `prompt` or in the text of messages. Default false: there they are text. */
   parseSpecial?: boolean
   /** A name for the request in errors; random by default. */
   requestId?: string

@@ -5,13 +5,22 @@ import { validationError } from '../validation.js'
 import type { CheckedRequest } from './options.js'
 import { copyTokens } from './options.js'
 
-/** Throws TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, and VALIDATION_ERROR where there is no token or one that `model` does not have. */
+/** Tokens beyond the context that are still counted, so that who asked knows how many are too many. */
+const COUNTED_BEYOND = 10_000
+
+/** Throws TOKENIZER_UNSUPPORTED, CHAT_TEMPLATE_INVALID, CONTEXT_LENGTH_EXCEEDED, and VALIDATION_ERROR where there is no token or one that `model` does not have. */
 export function promptTokens(
   method: string,
   request: CheckedRequest,
   tokenizer: Tokenizer,
-  { model, vocab }: { model: string; vocab: number }
+  { model, vocab, contextLength }: { model: string; vocab: number; contextLength: number }
 ): Int32Array {
+  const refuse = (found: string, required: number): never => {
+    const text = `the prompt has ${found} tokens, the context of ${model} holds ${contextLength}`
+    throw createError('CONTEXT_LENGTH_EXCEEDED', text, { model, required, limit: contextLength })
+  }
+  const counted = contextLength + COUNTED_BEYOND
+  const room = { tokens: counted, exceeded: () => refuse(`more than ${counted}`, counted + 1) }
   if (request.stop.length > 0 && tokenizer.vocab === 0) {
     throw createError('TOKENIZER_UNSUPPORTED', 'stop strings need a tokenizer, and the file of the model has none', {
       model,
@@ -22,16 +31,15 @@ export function promptTokens(
   let path = 'promptTokens'
   if (request.prompt !== undefined) {
     path = 'prompt'
-    tokens = tokenizer.encode(request.prompt, { parseSpecial: request.parseSpecial })
+    tokens = tokenizer.encode(request.prompt, { parseSpecial: request.parseSpecial, room })
   } else if (request.messages !== undefined) {
     path = 'messages'
-    const text = tokenizer.applyChatTemplate(request.messages, { addGenerationPrompt: true })
-    // The template writes the special tokens itself.
-    tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true })
+    tokens = tokenizer.encodeChat(request.messages, { parseSpecial: request.parseSpecial, room })
   }
   // Checked is the copy, which nobody can change any more.
   const copy = copyTokens(tokens)
   checkTokens(method, path, copy, vocab)
+  if (copy.length > contextLength) refuse(`${copy.length}`, copy.length)
   return copy
 }
 

@@ -11,6 +11,8 @@ export interface TokenBytes {
 }
 
 const none = -1
+/** Bytes of a token that guided text may have: what counts them has 16 bits. */
+const longestText = 2 ** 16 - 1
 
 export class TokenTrie {
   /** Of each node: the byte that leads to it, how many bytes its tokens have, and the first node that does not begin with them. */
@@ -32,7 +34,8 @@ export class TokenTrie {
     let longest = 0
     for (let id = 0; id < vocab; id++) {
       const silent = tokenizer.isControl(id) || tokenizer.eosIds.has(id)
-      const text = silent ? new Uint8Array() : tokenizer.tokenBytes(id)
+      const own = silent ? new Uint8Array() : tokenizer.tokenBytes(id)
+      const text = own.length > longestText ? new Uint8Array() : own
       texts.push(text)
       total += text.length
       longest = Math.max(longest, text.length)

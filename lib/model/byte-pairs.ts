@@ -7,6 +7,7 @@ import { createError } from '../errors/index.js'
 import { BYTE_SYMBOLS, symbolsOfBytes } from './byte-level.js'
 import { mergePieces } from './merge-pairs.js'
 import { type Merge, RankedMerges } from './ranked-merges.js'
+import { Reach, type Room } from './token-room.js'
 import { WordMemory } from './word-memory.js'
 
 const encoder = new TextEncoder()
@@ -20,6 +21,7 @@ export class BytePairs {
   private readonly pieceOfByte: Int32Array
   private readonly remembered = new WordMemory()
   private readonly isWhole: boolean
+  private readonly reach: Reach
 
   /** @param ignoreMerges a word that is a token is taken whole */
   constructor(
@@ -29,19 +31,27 @@ export class BytePairs {
   ) {
     this.merges = new RankedMerges(tokens, merges)
     this.pieceOfByte = Int32Array.from(BYTE_SYMBOLS, (symbol) => this.merges.pieceNamed(symbol) ?? -1)
+    this.reach = new Reach(tokens)
     this.isWhole = TEXT_BYTES.every((byte) => this.merges.idOf(BYTE_SYMBOLS[byte]!) !== undefined)
   }
 
   /**
    * Ids of one word of text. A byte that no text was trained with may have no token, as in Falcon's vocabulary, and gives none;
-   * TOKENIZER_UNSUPPORTED {byte} where the vocabulary is not one of bytes.
+   * TOKENIZER_UNSUPPORTED {byte} where the vocabulary is not one of bytes; what `room` throws where the word cannot fit.
    */
-  encode(word: string): readonly number[] {
-    return this.remembered.recall(word, () => this.encodeBytes(encoder.encode(word)))
+  encode(word: string, room?: Room): readonly number[] {
+    return this.remembered.recall(word, () => this.encodeBytes(encoder.encode(word), room))
+  }
+
+  /** Throws what `room` throws where bytes of a text, whole words or not, surely come to more tokens. */
+  checkRoom(bytes: Uint8Array, room: Room): void {
+    if (bytes.length <= room.tokens) return
+    if (this.reach.fewest(symbolsOfBytes(bytes), room.tokens) > room.tokens) room.exceeded()
   }
 
   /** The same of a word that may not be UTF-8. */
-  encodeBytes(bytes: Uint8Array): number[] {
+  encodeBytes(bytes: Uint8Array, room?: Room): number[] {
+    if (room) this.checkRoom(bytes, room)
     const whole = this.ignoreMerges ? this.merges.idOf(symbolsOfBytes(bytes)) : undefined
     if (whole !== undefined) return [whole]
     const ids: number[] = []
@@ -50,7 +60,7 @@ export class BytePairs {
     for (const piece of mergePieces(pieces, this.merges)) {
       if (this.merges.isToken(piece)) ids.push(piece)
       else if (piece < 0) this.miss(-1 - piece)
-      else this.pushBytes(this.merges.textBetween(piece), ids)
+      else this.pushBytes(this.merges.textOf(piece), ids)
     }
     return ids
   }

@@ -5,6 +5,7 @@
 import { type Fallback, pushUnknown } from './fallback.js'
 import { mergePieces } from './merge-pairs.js'
 import { type Merge, RankedMerges } from './ranked-merges.js'
+import { Reach, type Room } from './token-room.js'
 import { WordMemory } from './word-memory.js'
 
 export interface CharacterPairOptions extends Fallback {
@@ -15,6 +16,7 @@ export interface CharacterPairOptions extends Fallback {
 export class CharacterPairs {
   private readonly merges: RankedMerges
   private readonly remembered = new WordMemory()
+  private readonly reach: Reach
 
   constructor(
     tokens: readonly string[],
@@ -22,14 +24,19 @@ export class CharacterPairs {
     private readonly options: CharacterPairOptions
   ) {
     this.merges = new RankedMerges(tokens, merges)
+    this.reach = new Reach(tokens)
   }
 
-  /** Ids of one word. TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token, and none is for what is unknown. */
-  encode(word: string): readonly number[] {
-    return this.remembered.recall(word, () => this.encodeWord(word))
+  /**
+   * Ids of one word. TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token, and none is for what is unknown; what
+   * `room` throws where the word cannot fit.
+   */
+  encode(word: string, room?: Room): readonly number[] {
+    return this.remembered.recall(word, () => this.encodeWord(word, room))
   }
 
-  private encodeWord(word: string): number[] {
+  private encodeWord(word: string, room: Room | undefined): number[] {
+    if (room && word.length > room.tokens && this.reach.fewest(word, room.tokens) > room.tokens) room.exceeded()
     const whole = this.options.isWhole(word) ? this.merges.idOf(word) : undefined
     if (whole !== undefined) return [whole]
     const numbers: number[] = []
@@ -38,7 +45,7 @@ export class CharacterPairs {
     const ids: number[] = []
     for (const piece of mergePieces(Int32Array.from(numbers), this.merges)) {
       if (this.merges.isToken(piece)) ids.push(piece)
-      else this.pushCharacters(piece < 0 ? String.fromCodePoint(-1 - piece) : this.merges.textBetween(piece), ids)
+      else this.pushCharacters(piece < 0 ? String.fromCodePoint(-1 - piece) : this.merges.textOf(piece), ids)
     }
     return ids
   }

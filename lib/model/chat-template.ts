@@ -1,6 +1,7 @@
-/** Renders a file's chat template (Jinja). A template is foreign text: of the host it gets the date, and `range` is bounded. */
-import { Environment, Interpreter, Template } from '@huggingface/jinja'
+/** Renders a file's chat template (Jinja). A template is foreign text: of the host it gets the date, and what it may do is bounded. */
+import { Environment, Template } from '@huggingface/jinja'
 import { createError } from '../errors/index.js'
+import { BoundedInterpreter } from './bounded-interpreter.js'
 
 /** One turn. Further fields (name, tool calls) reach the template as they are, but this type asks for none. */
 export interface ChatMessage {
@@ -23,6 +24,24 @@ const plainTemplate =
 export const namedTemplate = (template: string | undefined): string | undefined =>
   template === 'plain' ? plainTemplate : template
 
+/** A text that none of the others has: noncharacters of Unicode around a number. */
+export function unusedMark(messages: readonly ChatMessage[], template = ''): string {
+  const text = JSON.stringify(messages) + template
+  for (let i = 0; ; i++) {
+    const mark = `\ufdd0${i}\ufdd1`
+    if (!text.includes(mark)) return mark
+  }
+}
+
+/** The same value with other texts. */
+export function withTexts<Value>(value: Value, change: (text: string) => string): Value
+export function withTexts(value: unknown, change: (text: string) => string): unknown {
+  if (typeof value === 'string') return change(value)
+  if (Array.isArray(value)) return value.map((inner) => withTexts(inner, change))
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, withTexts(inner, change)]))
+}
+
 /** Elements that all `range` calls of one rendering may make together: a template loops over messages, not to a million. */
 const RANGE_BUDGET = 100_000
 
@@ -39,6 +58,9 @@ function boundedRange(): (...args: unknown[]) => number[] {
     return Array.from({ length: count }, (_, i) => start + i * step)
   }
 }
+
+/** Characters of a template's own message. */
+const LONGEST_REASON = 1000
 
 const MONTHS = 'January February March April May June July August September October November December'.split(' ')
 const DAYS = 'Sunday Monday Tuesday Wednesday Thursday Friday Saturday'.split(' ')
@@ -103,10 +125,11 @@ export function renderChat(
       eos_token: tokens.eos
     }
     for (const [name, value] of Object.entries(globals)) environment.set(name, value)
-    const rendered: unknown = new Interpreter(environment).run(new Template(template).parsed)
+    const rendered: unknown = new BoundedInterpreter(environment).run(new Template(template).parsed)
     return String((rendered as { value: unknown }).value)
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
+    // a template may raise whatever it made
+    const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, LONGEST_REASON)
     throw createError('CHAT_TEMPLATE_INVALID', `the chat template failed: ${reason}`, { reason }, { cause })
   }
 }

@@ -6,18 +6,23 @@ const encoder = new TextEncoder()
 export interface Fallback {
   /** Id of each byte's token (`<0x0A>`), where there is one. */
   readonly byteIds: readonly (number | undefined)[]
-  /** The unknown token; neighbours are one. */
   readonly unknownId: number | undefined
+  /** Whether unknown neighbours are one. */
+  readonly fuseUnknown: boolean
 }
 
 /** TOKENIZER_UNSUPPORTED {byte} where there is neither a token for each byte nor one for what is unknown. */
-export function pushUnknown(character: string | Uint8Array, { byteIds, unknownId }: Fallback, ids: number[]): void {
+export function pushUnknown(
+  character: string | Uint8Array,
+  { byteIds, unknownId, fuseUnknown }: Fallback,
+  ids: number[]
+): void {
   const bytes = typeof character === 'string' ? encoder.encode(character) : character
   const missing = bytes.find((byte) => byteIds[byte] === undefined)
   if (missing === undefined) {
     for (const byte of bytes) ids.push(byteIds[byte]!)
   } else if (unknownId !== undefined) {
-    if (ids.at(-1) !== unknownId) ids.push(unknownId)
+    if (!fuseUnknown || ids.at(-1) !== unknownId) ids.push(unknownId)
   } else {
     throw createError('TOKENIZER_UNSUPPORTED', `the vocabulary has no token for byte ${missing} of the text`, {
       tokenizer: 'llama',

@@ -1,8 +1,15 @@
 /** A table from pairs of numbers to a number: open addressing in one typed array, several times as fast as a Map of texts. */
 
 const EMPTY = -1
+/** Pairs that a memory holds. */
+const REMEMBERED = 400_000
 
+/** Any number of 32 bits. */
+const draw = (): number => Math.floor(Math.random() * 2 ** 32) | 0
+
+/** Where a pair lies differs from table to table: who could foresee it could choose pairs that all lie in one place. */
 export class PairTable {
+  private readonly seed = draw()
   /** Per place: left, right, value. */
   private slots: Int32Array
   private mask: number
@@ -15,6 +22,7 @@ export class PairTable {
     this.mask = places - 1
   }
 
+  /** Pairs. */
   get size(): number {
     return this.count
   }
@@ -37,8 +45,12 @@ export class PairTable {
   /** Where the pair is, or would be. */
   private place(left: number, right: number): number {
     const { slots, mask } = this
-    let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
-    hash ^= hash >>> 15
+    // mixed as MurmurHash3 mixes at its end
+    let hash = Math.imul(left ^ this.seed, 0x85ebca6b)
+    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+    hash = Math.imul(hash ^ (hash >>> 16) ^ right, 0x85ebca6b)
+    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+    hash ^= hash >>> 16
     for (let at = hash & mask; ; at = (at + 1) & mask) {
       const slot = 3 * at
       if (slots[slot] === EMPTY || (slots[slot] === left && slots[slot + 1] === right)) return slot
@@ -51,5 +63,21 @@ export class PairTable {
     this.mask = 2 * this.mask + 1
     this.count = 0
     for (let at = 0; at < old.length; at += 3) if (old[at] !== EMPTY) this.set(old[at]!, old[at + 1]!, old[at + 2]!)
+  }
+}
+
+/** What was found for pairs before. It is emptied when it is full: all of it stays below 25 MB. */
+export class PairMemory {
+  private table = new PairTable(1024)
+
+  get(left: number, right: number): number | undefined {
+    return this.table.get(left, right)
+  }
+
+  /** Gives `value` back. */
+  keep(left: number, right: number, value: number): number {
+    if (this.table.size >= REMEMBERED) this.table = new PairTable(1024)
+    this.table.set(left, right, value)
+    return value
   }
 }

@@ -7,9 +7,10 @@ import {
   THREES_EMPTY,
   THREES_TO_BOUNDARY
 } from './pretokenizer-patterns.js'
+import { WordMemory } from './word-memory.js'
 
-/** Cuts a piece; joined, what comes back is the piece. */
-export type Cut = (piece: string) => string[]
+/** Gives the parts of a piece, in order; joined, they are the piece. One after the other: whoever has seen enough of a long text may throw. */
+export type Cut = (piece: string, give: (part: string) => void) => void
 
 export interface Pretokenizer {
   /** Applied one after the other: each cuts the pieces of the one before. */
@@ -47,25 +48,21 @@ export function regularExpression(published: string): RegExp {
 /** Where the pattern matches, which is never an empty text; both matches and what lies between them stay, in order. */
 function byPattern(published: string): Cut {
   const expression = regularExpression(published)
-  return (piece) => {
-    const pieces: string[] = []
+  return (piece, give) => {
     let start = 0
     expression.lastIndex = 0
     for (let match = expression.exec(piece); match; match = expression.exec(piece)) {
-      if (match.index > start) pieces.push(piece.slice(start, match.index))
-      pieces.push(match[0])
+      if (match.index > start) give(piece.slice(start, match.index))
+      give(match[0])
       start = match.index + match[0].length
     }
-    if (start === 0) return [piece]
-    if (start < piece.length) pieces.push(piece.slice(start))
-    return pieces
+    if (start < piece.length) give(start === 0 ? piece : piece.slice(start))
   }
 }
 
 /** Runs of digits in groups of three from the right; the look-ahead of the published patterns would read the rest of a run at each group. */
 function inThrees(digits: RegExp, { alone, boundary }: { alone: boolean; boundary?: RegExp }): Cut {
-  return (piece) => {
-    const pieces: string[] = []
+  return (piece, give) => {
     let start = 0
     for (const match of piece.matchAll(digits)) {
       const end = match.index + match[0].length
@@ -74,13 +71,12 @@ function inThrees(digits: RegExp, { alone, boundary }: { alone: boolean; boundar
       const head = run.length % 3 || 3
       // an empty match cuts between the groups only, and before a run that is all groups of three
       const joined = !alone && head < 3 ? piece.slice(start, match.index) : ''
-      if (joined === '' && match.index > start) pieces.push(piece.slice(start, match.index))
-      pieces.push(joined + run.slice(0, head).join(''))
-      for (let at = head; at < run.length; at += 3) pieces.push(run.slice(at, at + 3).join(''))
+      if (joined === '' && match.index > start) give(piece.slice(start, match.index))
+      give(joined + run.slice(0, head).join(''))
+      for (let at = head; at < run.length; at += 3) give(run.slice(at, at + 3).join(''))
       start = end
     }
-    if (start < piece.length) pieces.push(piece.slice(start))
-    return pieces
+    if (start < piece.length) give(piece.slice(start))
   }
 }
 
@@ -125,7 +121,15 @@ export function knownCut(published: string): Cut | undefined {
 
 /** At each place where a text is. */
 export function cutAt(text: string): Cut {
-  return (piece) => piece.split(text).flatMap((part, i) => [...(i > 0 ? [text] : []), ...(part === '' ? [] : [part])])
+  return (piece, give) => {
+    let start = 0
+    for (let at = piece.indexOf(text); at >= 0; at = piece.indexOf(text, start)) {
+      if (at > start) give(piece.slice(start, at))
+      give(text)
+      start = at + text.length
+    }
+    if (start < piece.length) give(piece.slice(start))
+  }
 }
 
 /** A cut has the state of its expression, and is made once. */
@@ -148,9 +152,45 @@ export function findPretokenizer(name: string | undefined): Pretokenizer | undef
   return form && pretokenizerOf(form)
 }
 
+/** Characters of a piece whose words are remembered. A part of a text that is longer keeps the whole text in memory. */
+const SHORT = 12
+
+/** Cuts texts into words, one cut after the other. */
+export class WordSplitter {
+  /** Of each cut, what becomes of a short piece from there on: the same ones come up again and again. */
+  private readonly remembered: readonly WordMemory<readonly string[]>[]
+
+  constructor(private readonly cuts: readonly Cut[]) {
+    this.remembered = cuts.map(() => new WordMemory())
+  }
+
+  /** Gives the words in order; joined, they are the text again. */
+  split(text: string, give: (word: string) => void): void {
+    if (text !== '') this.cutFrom(0, text, give)
+  }
+
+  private cutFrom(at: number, piece: string, give: (word: string) => void): void {
+    const cut = this.cuts[at]
+    if (!cut) give(piece)
+    // one cut more is as fast as a look into the memory
+    else if (piece.length > SHORT || at >= this.cuts.length - 1) cut(piece, (part) => this.cutFrom(at + 1, part, give))
+    else for (const word of this.remembered[at]!.recall(piece, () => this.wordsFrom(at, piece))) give(word)
+  }
+
+  private wordsFrom(at: number, piece: string): string[] {
+    let words = [piece]
+    for (const cut of this.cuts.slice(at)) {
+      const parts: string[] = []
+      for (const word of words) cut(word, (part) => parts.push(part))
+      words = parts
+    }
+    return words
+  }
+}
+
 /** The words of a text; joined, they are the text again. */
 export function splitWords(text: string, { cuts }: Pick<Pretokenizer, 'cuts'>): string[] {
-  let pieces = text === '' ? [] : [text]
-  for (const cut of cuts) pieces = pieces.flatMap(cut)
-  return pieces
+  const words: string[] = []
+  new WordSplitter(cuts).split(text, (word) => words.push(word))
+  return words
 }

@@ -1,22 +1,28 @@
-/** The merges of a byte-pair vocabulary, over numbers instead of texts: a token is its id, and what only merges pass through is numbered behind. */
+/**
+ * The merges of a byte-pair vocabulary, over numbers instead of texts: a token is its id, and what only merges pass through is numbered behind.
+ * A pair is looked up by its texts when it first comes up, and by its numbers from then on: a table of all pairs takes several times as long
+ * to make, on the thread that serves requests.
+ */
 import type { Merges } from './merge-pairs.js'
-import { PairTable } from './pair-table.js'
+import { PairMemory } from './pair-table.js'
 
-/** Two texts, or one with a space between them as GGUF files have it. */
+/** Two texts, or one with a space between them as GGUF files have it: the second space where the first character is one. */
 export type Merge = string | readonly [string, string]
 
-/** The second space where the first character is one; undefined for a text that is no merge. */
-function partsOf(merge: Merge): readonly [string, string] | undefined {
-  if (typeof merge !== 'string') return merge
-  const space = merge.indexOf(' ', 1)
-  return space < 0 ? undefined : [merge.slice(0, space), merge.slice(space + 1)]
-}
+/** Differs from pair to pair: mostly what the file has. Pairs with spaces of their own are told apart by how long the left part is. */
+const keyOf = (left: string, right: string, spaces: boolean): string =>
+  spaces && (left.includes(' ') || right.includes(' ')) ? `${left.length} ${left} ${right}` : `${left} ${right}`
 
 export class RankedMerges implements Merges {
   private readonly pieces = new Map<string, number>()
   /** Texts of the pieces that are no token. */
   private readonly between: string[] = []
-  private readonly table: PairTable
+  /** A pair's rank is its place in the list. */
+  private readonly ranks = new Map<string, number>()
+  /** Whether there are pairs with spaces of their own. */
+  private spaces = false
+  private readonly known = new PairMemory()
+  /** The piece that the merge of each rank makes, once it came up. */
   private readonly made: Int32Array
 
   constructor(
@@ -26,17 +32,35 @@ export class RankedMerges implements Merges {
     tokens.forEach((token, id) => {
       this.pieces.set(token, id)
     })
-    this.table = new PairTable(merges.length)
-    this.made = new Int32Array(merges.length)
-    // a pair's rank is its place in the list; of equal pairs the first counts
-    merges.forEach((merge, rank) => {
-      const parts = partsOf(merge)
-      if (!parts || parts[0] === '' || parts[1] === '') return
-      const [left, right] = [this.intern(parts[0]), this.intern(parts[1])]
-      if (this.table.get(left, right) !== undefined) return
-      this.made[rank] = this.intern(parts[0] + parts[1])
-      this.table.set(left, right, rank)
-    })
+    this.made = new Int32Array(merges.length).fill(-1)
+    // of equal pairs the first counts
+    for (let rank = merges.length - 1; rank >= 0; rank--) this.rank(merges[rank]!, rank)
+  }
+
+  /** A text that is no merge counts for nothing. */
+  private rank(merge: Merge, rank: number): void {
+    const space = typeof merge === 'string' ? merge.indexOf(' ', 1) : 0
+    if (space < 0) return
+    // most are their own keys, and are not taken apart
+    if (typeof merge === 'string' && merge[0] !== ' ' && merge.indexOf(' ', space + 1) < 0) {
+      const after = merge.length - space - 1
+      if (after === 0) return
+      this.ranks.set(merge, rank)
+      if (space <= 2) this.internCharacter(merge.slice(0, space))
+      if (after <= 2) this.internCharacter(merge.slice(space + 1))
+      return
+    }
+    const [left, right] = typeof merge === 'string' ? [merge.slice(0, space), merge.slice(space + 1)] : merge
+    if (left === '' || right === '') return
+    this.spaces ||= left.includes(' ') || right.includes(' ')
+    this.ranks.set(keyOf(left, right, true), rank)
+    this.internCharacter(left)
+    this.internCharacter(right)
+  }
+
+  /** Characters are what text begins with: those that are no token have a number too. */
+  private internCharacter(text: string): void {
+    if (text.length === 1 || (text.length === 2 && text.codePointAt(0)! > 0xffff)) this.intern(text)
   }
 
   private intern(text: string): number {
@@ -49,8 +73,16 @@ export class RankedMerges implements Merges {
   }
 
   find(left: number, right: number): number {
-    return this.table.get(left, right) ?? -1
+    return this.known.get(left, right) ?? this.known.keep(left, right, this.look(this.textOf(left), this.textOf(right)))
   }
+
+  private look(left: string, right: string): number {
+    const rank = this.ranks.get(keyOf(left, right, this.spaces))
+    if (rank === undefined) return -1
+    this.made[rank] = this.intern(left + right)
+    return rank
+  }
+
   rankOf(merge: number): number {
     return merge
   }
@@ -58,7 +90,7 @@ export class RankedMerges implements Merges {
     return this.made[merge]!
   }
 
-  /** The number of a text; undefined where neither a token nor a merge has it. */
+  /** The number of a text; undefined where no token has it, and no merge made it or begins with it. */
   pieceNamed(text: string): number | undefined {
     return this.pieces.get(text)
   }
@@ -73,8 +105,8 @@ export class RankedMerges implements Merges {
     return piece >= 0 && piece < this.tokens.length
   }
 
-  /** The text of a piece that is no token. */
-  textBetween(piece: number): string {
-    return this.between[piece - this.tokens.length]!
+  /** The text of a piece. */
+  textOf(piece: number): string {
+    return this.tokens[piece] ?? this.between[piece - this.tokens.length]!
   }
 }

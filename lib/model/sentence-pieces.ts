@@ -4,13 +4,11 @@
  */
 import { type Fallback, pushUnknown } from './fallback.js'
 import { type Merges, mergePieces } from './merge-pairs.js'
-import { PairTable } from './pair-table.js'
+import { PairMemory } from './pair-table.js'
+import { Reach, type Room } from './token-room.js'
 import { WordMemory } from './word-memory.js'
 
 export const SPACE = '▁'
-
-/** Pairs whose merge is remembered, also that there is none; the memory is emptied when it is full. */
-const REMEMBERED_PAIRS = 400_000
 
 export interface PieceToken {
   text: string
@@ -26,15 +24,17 @@ export class SentencePieces implements Merges {
   /** Order of a token's score: 0 is the highest; equal scores share a rank. */
   private readonly ranks: number[] = []
   /** What two pieces make, and -1 where that is nothing. */
-  private pairs = new PairTable(1024)
+  private readonly known = new PairMemory()
   private readonly words: RegExp | undefined
   private readonly remembered = new WordMemory()
+  private readonly reach: Reach
 
   /** @param tokens those that text can become: no control, unknown or byte tokens */
   constructor(
     tokens: readonly PieceToken[],
     private readonly fallback: Fallback
   ) {
+    this.reach = new Reach(tokens.map(({ text }) => text))
     const byScore = [...tokens].sort((a, b) => b.score - a.score)
     let rank = -1
     byScore.forEach(({ text, id, score }, i) => {
@@ -56,13 +56,14 @@ export class SentencePieces implements Merges {
   }
 
   find(left: number, right: number): number {
-    const known = this.pairs.get(left, right)
-    if (known !== undefined) return known
-    const piece = this.pieces.get(this.texts[left]! + this.texts[right]!)
-    const merge = piece !== undefined && piece < this.ids.length ? piece : -1
-    if (this.pairs.size >= REMEMBERED_PAIRS) this.pairs = new PairTable(1024)
-    this.pairs.set(left, right, merge)
-    return merge
+    return (
+      this.known.get(left, right) ?? this.known.keep(left, right, this.look(this.texts[left]! + this.texts[right]!))
+    )
+  }
+
+  private look(text: string): number {
+    const piece = this.pieces.get(text)
+    return piece !== undefined && piece < this.ids.length ? piece : -1
   }
   rankOf(merge: number): number {
     return this.ranks[merge]!
@@ -71,18 +72,23 @@ export class SentencePieces implements Merges {
     return merge
   }
 
-  /** TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token, and none stands for what is unknown. */
-  encode(text: string): number[] {
+  /**
+   * TOKENIZER_UNSUPPORTED {byte} where neither a character nor its bytes have a token, and none stands for what is unknown; what `room` throws
+   * where the text cannot fit.
+   */
+  encode(text: string, room?: Room): number[] {
     const escaped = text.replaceAll(' ', SPACE)
     const ids: number[] = []
-    for (const word of this.words ? (escaped.match(this.words) ?? []) : [escaped]) {
-      const found = this.remembered.recall(word, () => this.encodeWord(word))
+    for (const [word] of this.words ? escaped.matchAll(this.words) : [[escaped] as const]) {
+      const found = this.remembered.recall(word, () => this.encodeWord(word, room))
       for (const id of found) if (id !== this.fallback.unknownId || ids.at(-1) !== id) ids.push(id)
+      if (room && ids.length > room.tokens) room.exceeded()
     }
     return ids
   }
 
-  private encodeWord(word: string): number[] {
+  private encodeWord(word: string, room: Room | undefined): number[] {
+    if (room && word.length > room.tokens && this.reach.fewest(word, room.tokens) > room.tokens) room.exceeded()
     const numbers: number[] = []
     // a character of no token is below 0, and never merges
     for (const character of word) numbers.push(this.pieces.get(character) ?? -1 - character.codePointAt(0)!)

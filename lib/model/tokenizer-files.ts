@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { createError } from '../errors/index.js'
 import type { GgufMetadataValue } from '../native.js'
-import { TOKENIZER_JSON } from './tokenizer-json.js'
+import { END_IDS, TOKENIZER_JSON } from './tokenizer-json.js'
 
 /** Texts of the files; only the first must be there. */
 export interface TokenizerFiles {
@@ -86,7 +86,7 @@ export function tokenizerMetadata(files: TokenizerFiles): Record<string, GgufMet
   const bos = idOf(config.bos_token) ?? list(generation.bos_token_id)[0] ?? list(model.bos_token_id)[0]
   // the end token of the tokenizer ends texts; a list of the generation's ends answers
   const ends = [idOf(config.eos_token), ...list(generation.eos_token_id), ...list(model.eos_token_id)]
-  const [eos, eot, eom] = new Set(ends.filter((id) => id !== undefined))
+  const [eos, ...others] = new Set(ends.filter((id) => id !== undefined))
   const templates = config.chat_template
   const template = Array.isArray(templates)
     ? (templates.find(({ name }) => name === 'default') ?? templates[0])?.template
@@ -96,8 +96,7 @@ export function tokenizerMetadata(files: TokenizerFiles): Record<string, GgufMet
     ['tokenizer.chat_template', files.chatTemplate ?? template],
     ['tokenizer.ggml.bos_token_id', bos],
     ['tokenizer.ggml.eos_token_id', eos],
-    ['tokenizer.ggml.eot_token_id', eot],
-    ['tokenizer.ggml.eom_token_id', eom],
+    [END_IDS, others.length > 0 ? JSON.stringify(others) : undefined],
     ['tokenizer.ggml.add_bos_token', config.add_bos_token],
     ['tokenizer.ggml.add_eos_token', config.add_eos_token]
   ]

@@ -14,6 +14,7 @@ const MOST_STEPS = 64
 const LONGEST_CONTENT = 64
 
 const isShort = (value: unknown): value is string => typeof value === 'string' && value.length <= LONGEST_CONTENT
+const isCharacter = (value: unknown): value is string => isShort(value) && Array.from(value).length === 1
 
 function refuse(what: string, supported: readonly string[]): never {
   const shown = what.length > 200 ? `${what.slice(0, 197)}...` : what
@@ -144,7 +145,7 @@ export function readPretokenizer(step: Step | null | undefined, spaces: string):
     } else if (type === 'Split') {
       const cut = splitCut(next, form.spaces)
       if (cut) form.cuts.push(cut)
-    } else if (type === 'Metaspace' && isShort(next.replacement) && i === 0) metaspace(form, next)
+    } else if (type === 'Metaspace' && isCharacter(next.replacement) && i === 0) metaspace(form, next)
     else refuse(`pre_tokenizer ${type}`, PRETOKENIZERS)
   })
   return form
@@ -157,5 +158,12 @@ function metaspace(form: CutForm, { replacement, prepend_scheme, add_prefix_spac
   form.firstOnly = scheme === 'first'
   // a word begins with its space
   if (split !== false)
-    form.cuts.push((piece) => piece.split(form.spaces).flatMap((word, i) => (i > 0 ? form.spaces + word : word || [])))
+    form.cuts.push((piece, give) => {
+      let start = 0
+      for (let at = piece.indexOf(form.spaces, 1); at >= 0; at = piece.indexOf(form.spaces, at + 1)) {
+        give(piece.slice(start, at))
+        start = at
+      }
+      give(piece.slice(start))
+    })
 }

@@ -12,6 +12,8 @@ import { isByteLevel, readNormalizer, readPretokenizer, type Step } from './toke
 import { KIND, Vocabulary } from './vocabulary.js'
 
 export const TOKENIZER_JSON = 'tokenizer.huggingface.json'
+/** Ids that end an answer beside the end token: a list in JSON, because a header has no lists of them. */
+export const END_IDS = 'tokenizer.huggingface.end_token_ids'
 
 /** Characters of the whole text, tokens, merges and characters of a token: several times what the largest published models have. */
 const LONGEST_TEXT = 128 * 1024 * 1024
@@ -70,6 +72,7 @@ const schema = z.object({
     vocab: z.unknown(),
     merges: z.unknown(),
     unk_token: affix.describe('a token'),
+    fuse_unk: flag.describe('true or false'),
     byte_fallback: flag.describe('true or false'),
     ignore_merges: flag.describe('true or false'),
     continuing_subword_prefix: affix.describe('a text'),
@@ -112,6 +115,19 @@ function parse(text: string): TokenizerJson {
   refuse(path.join('.'), show(at(json, path)), message)
 }
 
+/** Ids of the vocabulary, from a list in JSON. */
+function readEndIds(m: Metadata, vocab: number): number[] {
+  let ids: unknown
+  try {
+    ids = JSON.parse(m.optionalString(END_IDS) ?? '[]')
+  } catch {
+    // refused below
+  }
+  const isId = (id: unknown): id is number => isTokenId(id) && id < vocab
+  if (!Array.isArray(ids) || !ids.every(isId)) m.refuse(END_IDS, `a list of ids from 0 to ${vocab - 1}`)
+  return ids
+}
+
 /** Texts with their ids, and merges, of a model of whatever type. */
 function listsOf({ vocab, merges: given }: Model): { vocab: Record<string, number>; merges: Merge[] } {
   const merges = given ?? []
@@ -142,12 +158,19 @@ function listTokens(vocab: Record<string, number>, added: TokenizerJson['added_t
 interface TemplateTokens {
   start: string[]
   end: string[]
+  /** What else the file does to ids: ByteLevel changes offsets only. */
+  others: string[]
 }
 
 function templateTokens(post: Step | null | undefined): TemplateTokens {
-  const found: TemplateTokens = { start: [], end: [] }
+  const found: TemplateTokens = { start: [], end: [], others: [] }
   const steps = post?.type === 'Sequence' && Array.isArray(post.processors) ? (post.processors as unknown[]) : [post]
-  const template = steps.find((one): one is Step => (one as Step | undefined)?.type === 'TemplateProcessing')
+  const isTemplate = (one: unknown): one is Step => (one as Step | null | undefined)?.type === 'TemplateProcessing'
+  const template = steps.find(isTemplate)
+  for (const one of steps) {
+    const type = (one as Step | null | undefined)?.type
+    if (one !== template && one != null && type !== 'ByteLevel') found.others.push(String(type))
+  }
   let side = found.start
   for (const item of Array.isArray(template?.single) ? (template.single as unknown[]) : []) {
     const { SpecialToken: special, Sequence: text } = (item ?? {}) as Record<string, { id?: unknown } | undefined>
@@ -217,7 +240,8 @@ export function readTokenizerJson(raw: RawMetadata): { vocabulary: Vocabulary; c
     byteLevel: isByteLevel(json.pre_tokenizer),
     bosId,
     eosId,
-    endIds: [id('eot'), id('eom')].filter((end) => end !== undefined),
+    // checkpoints of earlier versions have up to two more under the names of GGUF
+    endIds: [...readEndIds(m, tokens.length), id('eot'), id('eom')].filter((end) => end !== undefined),
     unknownId,
     addBos: says('tokenizer.ggml.add_bos_token') ?? template.start.length > 0,
     addEos: says('tokenizer.ggml.add_eos_token') ?? template.end.length > 0,
@@ -235,8 +259,13 @@ function createEncoding({ model, ...json }: TokenizerJson, vocabulary: Vocabular
   for (const field of ['continuing_subword_prefix', 'end_of_word_suffix', 'dropout'] as const) {
     if (model[field]) refuseTokenizer(`tokenizer.json with ${field} ${show(model[field])}`, ['BPE without it'])
   }
+  if (template.others.length > 0) {
+    refuseTokenizer(`tokenizer.json with post_processor ${show(template.others)}`, ['TemplateProcessing', 'ByteLevel'])
+  }
   if (template.start.length > 1 || template.end.length > 1) {
-    refuseTokenizer(`tokenizer.json with a template of ${show(template)}`, ['one token at each end'])
+    refuseTokenizer(`tokenizer.json with a template of ${show([template.start, template.end])}`, [
+      'one token at each end'
+    ])
   }
   if (json.added_tokens?.some((token) => token.single_word)) {
     refuseTokenizer('tokenizer.json with single_word tokens', ['tokens that are found inside of words too'])
@@ -256,6 +285,7 @@ function createEncoding({ model, ...json }: TokenizerJson, vocabulary: Vocabular
   return characterEncoding(vocabulary, {
     pretokenizer,
     normalize: prefixed,
-    byteFallback: model.byte_fallback === true
+    byteFallback: model.byte_fallback === true,
+    fuseUnknown: model.fuse_unk === true
   })
 }

@@ -108,8 +108,7 @@ export function textForPatterns(loosened: Uint8Array): string {
 }
 
 /** Valid text and what is none, in order, as an encoding over characters takes them: a lead byte takes what follows with it, whatever it is. */
-export function stretches(bytes: Uint8Array): (string | Uint8Array)[] {
-  const found: (string | Uint8Array)[] = []
+export function* stretches(bytes: Uint8Array): Generator<string | Uint8Array> {
   let start = 0
   for (let at = 0; at < bytes.length; ) {
     const valid = validLength(bytes, at)
@@ -117,12 +116,11 @@ export function stretches(bytes: Uint8Array): (string | Uint8Array)[] {
       at += valid
       continue
     }
-    if (at > start) found.push(strict.decode(bytes.subarray(start, at)))
+    if (at > start) yield strict.decode(bytes.subarray(start, at))
     const lead = bytes[at]!
     const end = Math.min(bytes.length, at + (lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4))
-    found.push(bytes.subarray(at, end))
+    yield bytes.subarray(at, end)
     at = start = end
   }
-  if (start < bytes.length) found.push(strict.decode(bytes.subarray(start)))
-  return found
+  if (start < bytes.length) yield strict.decode(bytes.subarray(start))
 }

@@ -225,7 +225,7 @@ export function readVocabulary(raw: RawMetadata): Vocabulary {
     byteLevel: model === 'gpt2' && !overCharacters,
     bosId: id('bos'),
     eosId: id('eos'),
-    endIds: [id('eot'), id('eom')].filter((end) => end !== undefined),
+    endIds: ['eot', 'eom', 'fim_pad', 'fim_rep', 'fim_sep'].map(id).filter((end) => end !== undefined),
     unknownId: id('unknown') ?? (unknown < 0 ? undefined : unknown),
     // SentencePiece adds it unless the file says no; over characters a file says no where the model wants it
     addBos:

@@ -1,19 +1,22 @@
-/** Ids of words that came up before. It is emptied when it is full, and long words are not kept. */
+/** What became of words that came up before: their ids. It is emptied when it is full, and long words are not kept: it stays below 20 MB. */
 
 const WORDS = 20_000
-const LONGEST = 128
+const LONGEST = 32
 
-export class WordMemory {
-  private readonly words = new Map<string, readonly number[]>()
+/** A copy: a piece cut out of a text keeps the whole text in memory. */
+const copied = (word: string): string => Buffer.from(word, 'utf16le').toString('utf16le')
 
-  recall(word: string, encode: () => readonly number[]): readonly number[] {
-    const known = this.words.get(word)
-    if (known) return known
-    const ids = encode()
-    if (word.length <= LONGEST) {
+export class WordMemory<Result = readonly number[]> {
+  private readonly words = new Map<string, Result>()
+
+  recall(word: string, make: () => Result): Result {
+    if (word.length > LONGEST) return make()
+    let known = this.words.get(word)
+    if (known === undefined) {
+      known = make()
       if (this.words.size >= WORDS) this.words.clear()
-      this.words.set(word, ids)
+      this.words.set(copied(word), known)
     }
-    return ids
+    return known
   }
 }

@@ -142,6 +142,14 @@ t.test('the context ends the text', async (t) => {
       details: { required: 21, limit: 20 }
     }
   )
+  await refused(
+    t,
+    { model: 'short', prompt: 'to be '.repeat(20_000) },
+    {
+      code: 'CONTEXT_LENGTH_EXCEEDED',
+      details: { required: 10_021, limit: 20 }
+    }
+  )
   await engine.unloadModel('short')
 })
 

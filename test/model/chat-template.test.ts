@@ -74,6 +74,11 @@ t.test('turns that must alternate, as in Mixtral', async (t) => {
     '<s> [INST] be brief\n\nhi [/INST] <think>so</think>\n\nhello</s> [INST] again [/INST]'
   )
   t.match(reason(template, messages.slice(2)), /roles must alternate/)
+  t.equal(
+    (reason('{{ raise_exception(messages[0].content) }}', [{ role: 'user', content: 'x'.repeat(5000) }]) as string)
+      .length,
+    1000
+  )
 })
 
 t.test('content in parts, tools as JSON, and loops with exits', async (t) => {
@@ -122,4 +127,41 @@ t.test('what a template cannot do', async (t) => {
   t.match(reason('{{ strftime_now.constructor("return process")() }}'), /./)
   t.match(reason('{{ messages[0].content.constructor.constructor("return process")() }}'), /./)
   t.equal(renderChat('{{ messages.__proto__ is defined }}', messages, tokens), 'false')
+})
+
+t.test('a template that would take for ever, or all memory', async (t) => {
+  const twice = (name: string, value: string) => `{% set ${name} = ${value} %}`.repeat(40)
+  for (const [what, template] of [
+    [
+      'a macro that calls itself twice',
+      '{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}'
+    ],
+    ['a list of twice the length', `{% set a = [1] %}${twice('a', 'a + a')}`],
+    ['a list of two of itself', `{% set a = [1] %}${twice('a', '[a, a]')}{{ a | tojson }}`],
+    ['a text of twice the length', `{% set a = 'x' %}${twice('a', 'a ~ a')}`],
+    [
+      'a namespace that holds itself',
+      '{% set n = namespace(a=1) %}{% set n.a = [n, n] %}{% set n.a = [n.a, n.a] %}{{ n.a | tojson }}'
+    ]
+  ] as const) {
+    t.match(reason(template), /template may (do|make)|inside of another/, what)
+  }
+})
+
+t.test('long conversations are no such template', async (t) => {
+  const turns = Array.from({ length: 3000 }, (_, i) => ({
+    role: i % 2 === 0 ? 'user' : 'assistant',
+    content: `${i} `.repeat(50)
+  }))
+  const template = `{%- set ns = namespace(last=0) -%}
+{%- for m in messages[::-1] -%}{%- set index = (messages | length - 1) - loop.index0 -%}
+{%- if m.role == 'user' and ns.last == 0 -%}{%- set ns.last = index -%}{%- endif -%}{%- endfor -%}
+{%- for m in messages -%}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }}{{ '!' if loop.index0 == ns.last }}{%- endfor -%}`
+  const text = renderChat(template, turns, tokens)
+  t.equal(
+    text.length,
+    turns.reduce((sum, { role, content }) => sum + role.length + 2 + content.trim().length, 1)
+  )
+  const large = [{ role: 'user', content: 'a b '.repeat(2 ** 20) }]
+  t.equal(renderChat('{{ messages[0].content | trim | upper }}', large, tokens).length, 2 ** 22 - 1)
 })

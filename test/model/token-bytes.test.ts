@@ -42,7 +42,7 @@ t.test('bytes that are no UTF-8', async (t) => {
     const { text, valid } = losslessText(bytes)
     t.equal(toHex(bytesOfLossless(text)), toHex(bytes))
     t.equal(hasEscapes(text), !valid)
-    const parts = stretches(bytes).map((part) => (typeof part === 'string' ? Buffer.from(part) : part))
+    const parts = Array.from(stretches(bytes), (part) => (typeof part === 'string' ? Buffer.from(part) : part))
     t.equal(toHex(Buffer.concat(parts)), toHex(bytes))
   }
   t.same(losslessText(Buffer.from('\ufeffé🚀')), { text: '\ufeffé🚀', valid: true })

@@ -196,6 +196,62 @@ export async function texts() {
   }
 }
 
+const statements = [
+  '{% set a = [1, messages] %}',
+  '{% set a = [a, a] %}',
+  '{% set a = a + a %}',
+  '{% set s = "ab" %}',
+  '{% set s = s ~ s %}',
+  '{% set n = namespace(a=1) %}',
+  '{% set n.a = [n.a, n.a] %}',
+  '{% set f = messages %}',
+  '{% if m is not defined %}{% set m = messages[0] %}{% endif %}',
+  '{{ f(f) }}{{ f(a) }}',
+  '{{ m.role }}{{ m.content }}',
+  '{{ a | tojson }}',
+  '{{ n.a | tojson(indent=100) }}',
+  '{{ messages[::-1] | length }}',
+  '{{ s.split("a") | join("bbb") }}',
+  '{{ s | replace("", s) | indent(1000) }}',
+  '{{ range(1000) | length }}',
+  '{{ strftime_now("%Y") }}',
+  '{{ raise_exception(1) }}',
+  '<|endoftext|>',
+  '{% endfor %}',
+  'text\n'
+]
+const blocks = [
+  ['{% for m in messages %}', '{% endfor %}'],
+  ['{% for x in range(20) %}', '{% endfor %}'],
+  ['{% for x in a %}', '{% endfor %}'],
+  ['{% macro f(x) %}', '{% endmacro %}{{ f(1) }}'],
+  ['{% if a is defined %}', '{% else %}-{% endif %}']
+]
+
+function templateOf(draw, depth) {
+  const parts = Array.from({ length: 1 + draw.below(5) }, () => {
+    if (depth === 0 || draw.chance(0.6)) return draw.pick(statements).repeat(draw.chance(0.1) ? 1 + draw.below(24) : 1)
+    const [before, after] = draw.pick(blocks)
+    return before + templateOf(draw, depth - 1) + after
+  })
+  return parts.join('')
+}
+
+/** Chat templates of a few statements, some of them many times and in loops, on messages of any text. */
+export async function templates() {
+  const { file } = await tinyModel({ vocab: 300 })
+  const setUp = '{% set a = [1] %}{% set s = "ab" %}{% set n = namespace(a=1) %}'
+  return {
+    make: (draw) => ({
+      template: (draw.chance(0.7) ? setUp : '') + templateOf(draw, 2),
+      messages: Array.from({ length: draw.below(5) }, () => ({ role: draw.pick(pieces), content: draw.pick(pieces) }))
+    }),
+    parse({ template, messages }) {
+      createTokenizer(file.metadata, template).encodeChat(messages)
+    }
+  }
+}
+
 function asText(given) {
   try {
     return { text: new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(given), isValid: true }
