@@ -36,6 +36,7 @@ export async function tinyArchitectures() {
     'qwen2moe q8_0': [moeModel, { architecture: 'qwen2moe', type: 'Q8_0', ...sizes, shared: 64 }],
     'granitemoe f32': [granite, sizes],
     'granitemoe f32, odd sizes, tied': [granite, { ...odd, tied: true, seed: 3 }],
+    'granitemoe f32, shared expert': [granite, { ...sizes, shared: 56 }],
     'gpt-oss f32': [gptOss, { ...sizes, window: 24 }],
     'gpt-oss f32, odd sizes': [gptOss, { ...odd, window: 40, seed: 3 }],
     'gpt-oss mxfp4': [gptOss, { ...sizes, type: 'MXFP4', window: 24 }],

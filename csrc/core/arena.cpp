@@ -73,7 +73,7 @@ Status Model::Arena::divide_frequencies(uint32_t tensor, const Weight& weight) {
         if (rope_divisors[table] != tensor) continue;
         const float* divisors = weight.data.as<float>();
         for (size_t i = 0; i < weight.columns; i++) {
-            if (!(divisors[i] > 0)) return Status(StatusCode::VALIDATION_ERROR, format("the divisor %zu of rotary frequencies is %g, not above 0", i, static_cast<double>(divisors[i])));
+            if (!(divisors[i] >= kLeastRopeDivisor)) return Status(StatusCode::VALIDATION_ERROR, format("the divisor %zu of rotary frequencies is %g, not at least 2^-30", i, static_cast<double>(divisors[i])));
         }
         rope_tables[table].divide(divisors);
     }

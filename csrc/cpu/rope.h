@@ -20,11 +20,14 @@ struct RopeScaling {
     }
 };
 
+/** The least divisor of a frequency: no angle of a 32-bit position is then beyond what sin_cos can bring back to a quarter turn. */
+inline constexpr float kLeastRopeDivisor = 0x1p-30f;
+
 /** Frequencies of one (base, rotary_dim, scaling). */
 class RopeTable {
   public:
     RopeTable(double base, size_t rotary_dim, const RopeScaling& scaling = {});
-    /** Divides each frequency, [rotary_dim / 2]. */
+    /** Divides each frequency, [rotary_dim / 2]; none is less than kLeastRopeDivisor. */
     void divide(const float* divisors);
     size_t rotary_dim() const { return frequency_.size() * 2; }
     /** cos and sin of position · frequency, [rotary_dim / 2] each. */

@@ -103,7 +103,7 @@ KernelWork read_rope(KernelArgs& in, bool naive) {
     in.require("x", length, product(tokens, heads, head_dim));
     const std::vector<float> divisors = in.optional_floats("divisors", rotary / 2);
     for (const float d : divisors) {
-        if (!(d > 0)) in.refuse("divisors: every one must be above 0");
+        if (!(d >= kLeastRopeDivisor)) in.refuse("divisors: every one must be at least 2^-30");
     }
     const RopeScaling scaling = read_scaling(in);
     return {[=](const Context& context, KernelScratch& scratch) {

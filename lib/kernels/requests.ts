@@ -215,7 +215,7 @@ export interface RopeRequest {
   pairs?: 'neox' | 'interleaved'
   /** `yarnScaling` and `llama3Scaling` make one; { factor, magnitude: 1 } interpolates linearly. */
   scaling?: RopeScaling
-  /** [rotaryDim / 2]: frequencies are divided by these. */
+  /** [rotaryDim / 2]: frequencies are divided by these; each at least 2^-30. */
   divisors?: Float32Array
 }
 

@@ -35,8 +35,9 @@ export function scaledFrequency(frequency: number, pair: number, { factor, keep 
   return frequency * (share + (1 - share) / factor)
 }
 
-/** Natural logarithm of a finite x > 0 with the same bits everywhere: x = m · 2^e, 2 artanh((m - 1)/(m + 1)) as a series to z^23. */
+/** Natural logarithm with the same bits everywhere: x = m · 2^e, 2 artanh((m - 1)/(m + 1)) as a series to z^23. */
 export function logOf(x: number): number {
+  if (!(x > 0 && x < Infinity)) return Math.log(x) // no m and e; one answer everywhere
   let [m, e] = [x, 0]
   while (m >= Math.SQRT2) [m, e] = [m / 2, e + 1]
   while (m < Math.SQRT1_2) [m, e] = [m * 2, e - 1]

@@ -4,8 +4,8 @@ import type { Metadata } from './metadata.js'
 export interface FeedForwardRules {
   /** Files may say that their first layers are dense. */
   leadingDense?: boolean
-  /** A shared expert: so many times a routed one's width, or of a width of its own. */
-  shared?: 'count' | 'width'
+  /** A shared expert: so many times a routed one's width, of a width of its own, or `optional`, where files name its width. */
+  shared?: 'count' | 'width' | 'optional'
 }
 
 export interface FeedForwardSizes {
@@ -36,10 +36,15 @@ export function readFeedForward(
   }
 }
 
-function readShared(m: Metadata, shared: 'count' | 'width', feedForward: number, wide: { max: number }): number {
-  if (shared === 'width') {
-    const own = '.expert_shared_feed_forward_length'
-    return m.integer(m.has(own) && m.get(own) !== 0 ? own : '.feed_forward_length', wide)
+function readShared(
+  m: Metadata,
+  shared: NonNullable<FeedForwardRules['shared']>,
+  feedForward: number,
+  wide: { max: number }
+): number {
+  if (shared !== 'count') {
+    const own = m.integer('.expert_shared_feed_forward_length', { ...wide, min: 0, default: 0 })
+    return own === 0 && shared === 'width' ? m.integer('.feed_forward_length', wide) : own
   }
   return (
     feedForward * m.integer('.expert_shared_count', { min: 0, max: Math.floor(wide.max / feedForward), default: 0 })

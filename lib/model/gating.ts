@@ -13,8 +13,9 @@ export interface GatingSizes {
 const [softmax, sigmoid] = [1, 2]
 
 /**
- * `.expert_gating_func`, `.expert_group_count` and what belongs to them, for `experts` of which a token uses `used`. A group's score is that
- * of its best expert with softmax (DeepSeek-V2), the sum of its two best with sigmoid (V3). METADATA_INVALID {key, found, allowed}.
+ * `.expert_gating_func`, `.expert_group_count` and what belongs to them, for `experts` of which a token uses `used`. No key says what a group's
+ * score is: that of its best expert with softmax (`group_limited_greedy` of DeepSeek-V2's configuration), the sum of its two best with sigmoid
+ * (`noaux_tc` of V3's). METADATA_INVALID {key, found, allowed}.
  */
 export function readGating(m: Metadata, experts: number, used: number): GatingSizes {
   // 0 and none: files of before the key had it, which are V2's

@@ -132,10 +132,14 @@ function describe(file: NativeGguf, architecture: string, s: Sizes): ModelDescri
  * TENSOR_SHAPE_MISMATCH {tensor, expected, actual}, TENSOR_TYPE_UNSUPPORTED {tensor, type, supported}, CONFIG_GROUP_COUNT_MISMATCH.
  */
 export function readModel(file: NativeGguf): ModelDescription {
-  const { architecture, sizes } = findArchitecture(file.metadata)
+  const { architecture, sizes, metadata } = findArchitecture(file.metadata)
   if (file.tensors.some(({ name }) => name === 'rope_freqs.weight')) sizes.rope.divided = true
   const tied = !file.tensors.some(({ name }) => name === 'output.weight')
-  if (sizes.gating) sizes.gating.selectionBias = file.tensors.some(({ name }) => /\.exp_probs_b\.bias$/.test(name))
+  if (sizes.gating) {
+    sizes.gating.selectionBias = file.tensors.some(({ name }) => /\.exp_probs_b\.bias$/.test(name))
+    if (sizes.gating.selectionBias && sizes.gating.form !== 'sigmoid')
+      metadata.refuse('.expert_gating_func', '2 (sigmoid): the file has biases of the selection, exp_probs_b')
+  }
   if (sizes.hser) checkGroupRouters(sizes.hser, file.tensors)
   const plan = architecture.plan(sizes, tied)
   checkTensors(plan, file.tensors, architecture.ggufName)

@@ -28,8 +28,8 @@ export function readLatent(m: Metadata, heads: number, most: { headDim: number; 
   const rotated = m.integer('.rope.dimension_count', { max: key - 1 })
   if (rotated % 2 !== 0) m.refuse('.rope.dimension_count', 'an even number')
   const rank = m.integer(`${a}.kv_lora_rank`, { max: most.headDim - rotated })
-  if (heads * (rank + rotated) > most.width)
-    m.refuse(`${a}.head_count`, `heads × ${rank + rotated} of at most ${most.width}`)
+  const widest = Math.max(rank + rotated, key, value)
+  if (heads * widest > most.width) m.refuse(`${a}.head_count`, `heads × ${widest} of at most ${most.width}`)
   if (!joined) {
     for (const [name, wanted] of [
       ['head_count_kv', 1],

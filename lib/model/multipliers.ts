@@ -14,8 +14,7 @@ export const multiplierKeys = ['.embedding_scale', '.residual_scale', '.logit_sc
 
 /** As llama.cpp's converter writes them; 0, or none, is 1. METADATA_INVALID. */
 export function readMultipliers(m: Metadata): Multipliers {
-  const [embedding, residual, logits] = multiplierKeys.map(
-    (key) => m.number(key, { min: 0, max: 1e6, default: 0 }) || 1
-  ) as [number, number, number]
+  const read = (key: string) => (m.has(key) && m.get(key) !== 0 ? m.number(key, { min: 1e-6, max: 1e6 }) : 1)
+  const [embedding, residual, logits] = multiplierKeys.map(read) as [number, number, number]
   return { embedding, residual, logits }
 }

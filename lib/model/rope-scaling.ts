@@ -5,7 +5,7 @@ import type { Metadata } from './metadata.js'
 export interface FileScaling {
   /** None where frequencies are as they are. */
   scaling?: RopeScaling
-  /** Multiplies attention's scale: DeepSeek's models stretch scores instead of cosines and sines. */
+  /** Multiplies attention's scale: DeepSeek's models stretch scores instead of cosines and sines (`yarn_log_multiplier`, which others have not). */
   scoreFactor: number
 }
 
@@ -17,7 +17,7 @@ const types = ['none', 'linear', 'yarn', 'llama3']
  */
 export function readRopeScaling(m: Metadata, base: number, rotaryDim: number): FileScaling {
   const s = '.rope.scaling'
-  const positive = { min: 0, above: true, max: 1e6 }
+  const positive = { min: 1e-6, max: 1e6 }
   const type = m.optionalString(`${s}.type`) ?? 'linear'
   if (!types.includes(type)) m.refuse(`${s}.type`, types.join(', '))
   const factorKey = m.has(`${s}.factor`) ? `${s}.factor` : '.rope.scale_linear'

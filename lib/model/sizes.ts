@@ -78,9 +78,11 @@ export interface SizeRules extends FeedForwardRules {
 function refuseUnsupported(m: Metadata, rules: SizeRules): void {
   for (const [key, neutral] of [
     ['.attention.clamp_kqv', 0],
+    ['.attention.temperature_scale', 0],
     ['.nextn_predict_layers', 0],
     ...(rules.shared === 'count' ? [] : [['.expert_shared_count', 0] as const]),
     ...(rules.gated ? [] : [['.expert_group_count', 0] as const]),
+    ...(rules.latent ? [] : [['.rope.scaling.yarn_log_multiplier', 0] as const]),
     ...(rules.leadingDense ? [] : [['.leading_dense_block_count', 0] as const]),
     ...(rules.windowPattern ? [] : [['.attention.sliding_window', 0] as const]),
     ...(rules.multipliers ? [] : multiplierKeys.map((key) => [key, 0] as const))
@@ -128,6 +130,9 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
       ? Math.floor(m.integer('.feed_forward_length', wide) / expertsUsed)
       : m.integer(rules.feedForwardKey, wide)
   if (feedForward < 1) m.refuse('.feed_forward_length', `at least the ${expertsUsed} experts used`)
+  const gating = rules.gated ? readGating(m, experts, expertsUsed) : undefined
+  if (hser && (gating?.form === 'sigmoid' || gating?.groups))
+    m.refuse('.hser.tiers', 'none: routes of tiers have no sigmoids and no other groups')
 
   const base = m.number('.rope.freq_base', { min: 1, max: 1e12, default: 10000 })
   const { scaling, scoreFactor } = readRopeScaling(m, base, rotaryDim)
@@ -150,7 +155,7 @@ export function readSizes(m: Metadata, rules: SizeRules): Sizes {
     ...readFeedForward(m, rules, { layers, feedForward, mostWidth: LIMITS.width }),
     ...(rules.windowPattern && { windows: readWindows(m, layers, rules.windowPattern) }),
     ...(rules.multipliers && { multipliers: readMultipliers(m) }),
-    ...(rules.gated && { gating: readGating(m, experts, expertsUsed) }),
+    ...(gating && { gating }),
     ...(hser && { hser }),
     ...(latent && { latent })
   }

@@ -6,7 +6,9 @@
  * The result has the bits that one rank with all experts gives: rows keep the order (expert, source rank, slot), no row's arithmetic
  * depends on the others, and combine sums in expert-id order. When segments arrive changes nothing.
  */
-import type { AsyncKernels, ExpertMatmulRequest, Matrix, OnDevice } from '../kernels.js'
+
+import { packedBytes } from '../kernels/layout.js'
+import type { AsyncKernels, DType, ExpertActivation, ExpertMatmulRequest, Matrix, OnDevice } from '../kernels.js'
 import { validationError } from '../validation.js'
 import { checkResults, checkSegment, type Segment, type SegmentHeader, seal } from './segment.js'
 import { type ExpertShare, expertShares } from './share.js'
@@ -19,6 +21,8 @@ export interface ExpertRank {
    * for every exchange. A rank whose share is empty has none.
    */
   matrices?: { gate: OnDevice<Matrix>; up: OnDevice<Matrix>; down: OnDevice<Matrix> }
+  /** Those of its experts, as `expertMatmul` takes them. All ranks with experts have them of the same matrices. */
+  biases?: OnDevice<NonNullable<ExpertMatmulRequest['biases']>>
 }
 
 /** How a segment gets to its destination. In one process it is handed over. */
@@ -28,6 +32,8 @@ export interface RankGroupOptions {
   experts: number
   /** Experts of each token. */
   k: number
+  /** Of every expert, as `expertMatmul` takes it. */
+  activation?: ExpertActivation
   ranks: readonly ExpertRank[]
   carry?: Carry
 }
@@ -44,6 +50,8 @@ export interface RankTokens {
   /** Add to `out` instead of replacing it. */
   add?: boolean
 }
+
+const activations: readonly unknown[] = ['silu', 'clamped_swiglu'] satisfies ExpertActivation[]
 
 const tokenArrays = { x: Float32Array, ids: Int32Array, weights: Float32Array } as const
 
@@ -75,6 +83,22 @@ function joined<A extends Float32Array | Int32Array>(Type: { new (length: number
   return out
 }
 
+/** Throws VALIDATION_ERROR where a rank with `count` experts has the matrices of others, or no biases where the first rank has some. */
+function checkRank(own: ExpertRank | undefined, rank: number, count: number, first: ExpertRank | undefined): void {
+  const refused = (path: string, found: unknown, allowed: string) =>
+    validationError('ranks', `ranks[${rank}].${path}`, found, allowed)
+  const { matrices, biases } = own ?? {}
+  if (!matrices) throw refused('matrices', undefined, `the matrices of ${count} experts`)
+  for (const name of ['gate', 'up', 'down'] as const) {
+    const { type, rows, columns, data }: Partial<OnDevice<Matrix>> = matrices[name] ?? {}
+    const bytes = count * packedBytes(type as DType, rows as number, columns as number)
+    // of a larger array the kernels would take the first experts
+    if (data?.length !== bytes) throw refused(`matrices.${name}.data`, data, `${bytes} bytes, of ${count} experts`)
+    if ((biases?.[name] === undefined) !== (first?.biases?.[name] === undefined))
+      throw refused(`biases.${name}`, biases?.[name], `${biases?.[name] ? 'no ' : ''}biases, as of rank 0`)
+  }
+}
+
 export class RankGroup {
   readonly shares: readonly ExpertShare[]
   readonly #options: RankGroupOptions
@@ -86,13 +110,13 @@ export class RankGroup {
     if (typeof options !== 'object' || options === null) throw validationError('ranks', 'options', options, 'an object')
     if (!Number.isInteger(options.k) || options.k < 1)
       throw validationError('ranks', 'k', options.k, 'a whole number from 1')
+    if (!activations.includes(options.activation ?? 'silu'))
+      throw validationError('ranks', 'activation', options.activation, activations.join(' or '))
     this.#options = options
     this.#carry = options.carry ?? ((segment) => segment)
     this.shares = expertShares(options.experts, options.ranks?.length)
-    for (const [rank, { count }] of this.shares.entries()) {
-      if (count > 0 && !options.ranks[rank]?.matrices)
-        throw validationError('ranks', `ranks[${rank}].matrices`, undefined, `the matrices of ${count} experts`)
-    }
+    for (const [rank, { count }] of this.shares.entries())
+      if (count > 0) checkRank(options.ranks[rank], rank, count, options.ranks[0])
   }
 
   /**
@@ -178,8 +202,8 @@ export class RankGroup {
 
   /** Each row through its expert, in the order in which the rows arrived. */
   async #compute(rank: number, arrived: readonly Segment[]): Promise<Float32Array> {
-    const { ranks, experts } = this.#options
-    const { backend, matrices } = ranks[rank]!
+    const { ranks, experts, activation = 'silu' } = this.#options
+    const { backend, matrices, biases } = ranks[rank]!
     const x = joined(
       Float32Array,
       arrived.map(({ rows }) => rows)
@@ -194,8 +218,8 @@ export class RankGroup {
     const { first, count } = this.shares[rank]!
     const own = offsets.subarray(first, first + count + 1)
     // a backend that does not have the matrices' memory refuses them
-    const request = { x, k: 1, offsets: own, slots, ...matrices } as ExpertMatmulRequest
-    const packed = await backend.expertMatmul(request)
+    const request = { x, k: 1, offsets: own, slots, ...matrices, activation, ...(biases && { biases }) }
+    const packed = await backend.expertMatmul(request as ExpertMatmulRequest)
     return backend.allToAllUnpack({ packed, width: matrices.gate.columns, k: 1, offsets: own, slots })
   }
 

@@ -14,7 +14,7 @@ if (engines) {
   const files = {
     'gpt-oss': gptOss({ vocab: 260 }),
     mxfp4: gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, vocab: 260 }),
-    granitemoe: granite({ vocab: 260 })
+    granitemoe: granite({ shared: 40, vocab: 260 })
   }
   for (const [id, { bytes }] of Object.entries(files)) {
     t.test(id, async (t) => {

@@ -13,7 +13,7 @@ if (cuda) {
   const cpu = openBackend('cpu')
   t.teardown(() => cpu.dispose())
   const layers: LayerShape[] = [
-    { type: 'Q8_0', experts: 7, k: 3, width: 64, hidden: 32, tokens: [5, 0, 4] },
+    { type: 'Q8_0', experts: 7, k: 3, width: 64, hidden: 32, activation: 'clamped_swiglu', tokens: [5, 0, 4] },
     // One token alone, whose experts get many rows of another rank beside its own.
     { type: 'Q4_0', experts: 7, k: 3, width: 64, hidden: 32, skew: 'one', tokens: [1, 40, 0] }
   ]

@@ -87,6 +87,7 @@ t.test('numbers that do not fit', async () => {
     { base: Number.NaN },
     { divisors: new Float32Array(3) },
     { divisors: new Float32Array(4) },
+    { divisors: Float32Array.of(1, 1e-30, 1, 1) },
     { divisors: new Float32Array(5).fill(1) },
     { scaling: null as never },
     { scaling: { factor: 0.5, magnitude: 1 } },

@@ -136,6 +136,8 @@ t.test('keys', async (t) => {
   t.same(windows({}), [11, 0, 11, 0, 11])
   const pattern = 'gpt-oss.attention.sliding_window_pattern'
   t.same(windows({ metadata: { [pattern]: 3 } }), [11, 11, 0, 11, 11])
+  t.same(windows({ metadata: { [pattern]: 9 } }), [11, 11, 11, 11, 11], 'fewer layers than the pattern has')
+  t.same(windows({ layers: 1 }), [11])
   t.same(windows({ metadata: { [pattern]: [false, true, true, false, true] } }), [0, 11, 11, 0, 11])
   const { plan, descriptor } = readModel(gptOss().file)
   const experts = plan.ops.find((op): op is OpOf<'experts'> => op.op === 'experts')!
@@ -146,7 +148,7 @@ t.test('keys', async (t) => {
     ['attention.sliding_window', undefined],
     ['attention.sliding_window_pattern', [true]],
     ['attention.sliding_window_pattern', ['yes', 'no']],
-    ['attention.sliding_window_pattern', 9],
+    ['attention.sliding_window_pattern', -1],
     ['rope.freq_base_swa', 10_000],
     ['expert_gating_func', 1]
   ] as const) {

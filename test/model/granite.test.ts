@@ -1,4 +1,4 @@
-/** granitemoe: its multipliers, against plain loops over the plan and over the model as its paper writes it. */
+/** granitemoe: its multipliers and its shared expert, against plain loops over the plan and over the model as its paper writes it. */
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -30,6 +30,7 @@ t.test('whole models', { skip }, async (t) => {
   const models: Record<string, MoeModelOptions> = {
     plain: {},
     odd: { ...ODD, tied: true, expertsUsed: 3, seed: 3, layers: 3 },
+    'a shared expert': { ...ODD, shared: 29, seed: 5 },
     'no multipliers': {
       metadata: without('embedding_scale', 'residual_scale', 'attention.scale', 'logit_scale')
     }
@@ -74,7 +75,14 @@ t.test('keys', async (t) => {
     return undefined
   }
   for (const key of ['embedding_scale', 'residual_scale', 'logit_scale']) {
-    for (const value of [-1, Number.NaN, 'none']) t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
+    for (const value of [-1, 1e-300, Number.NaN, 'none'])
+      t.equal(failure(key, value), 'METADATA_INVALID', `${key} = ${value}`)
   }
   t.equal(failure('expert_count', 0), 'ARCHITECTURE_UNSUPPORTED', 'a dense granite')
+  const shared = 'expert_shared_feed_forward_length'
+  t.equal(failure(shared, 0), undefined, '0 is no shared expert')
+  t.equal(failure(shared, 32), 'TENSOR_MISSING', 'a shared expert without tensors')
+  t.equal(failure(shared, 2 ** 20 + 1), 'METADATA_INVALID', 'a shared expert that is too wide')
+  const kept = granite({ shared: 24, metadata: { [`granitemoe.${shared}`]: undefined } })
+  t.throws(() => readModel(kept.file), { code: 'ARCHITECTURE_UNSUPPORTED' }, 'its tensors without its width')
 })

@@ -6,7 +6,7 @@ import t from 'tap'
 import { createEngine, isEngineError } from 'tiered-moe'
 import { openBackend } from 'tiered-moe/kernels'
 import { readModel } from '../../lib/model/index.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile, moeModel } from '../fixtures/moe-model.js'
 
 const skip = existsSync('build/Release/tiered_moe.node') || process.env.TIERED_MOE_ADDON ? false : 'no addon'
 const hser = { tiers: { hot: [3, 2], warm: [4, 2, 2], cold: [5] }, k: [2, 1, 2] as [number, number, number] }
@@ -14,7 +14,7 @@ const TOKENS = Array.from({ length: 40 }, (_, i) => (i * 53 + 3) % 270)
 
 const failure = (options: MoeModelOptions) => {
   try {
-    readModel(moeModel(options).file)
+    readModel(moeFile(options))
   } catch (error) {
     if (isEngineError(error)) return error
     throw error

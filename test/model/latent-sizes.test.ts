@@ -2,9 +2,9 @@
 import t from 'tap'
 import { isEngineError } from '../../lib/errors/index.js'
 import { readModel } from '../../lib/model/index.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile } from '../fixtures/moe-model.js'
 
-const read = (options: MoeModelOptions) => readModel(moeModel(options).file)
+const read = (options: MoeModelOptions) => readModel(moeFile(options))
 
 /** The code and key of the error of a file with other metadata. */
 function refused(
@@ -76,6 +76,20 @@ t.test('numbers that cannot be', async (t) => {
   for (const [key, value] of wrong) {
     const says = refused('deepseek2', { 'rope.scaling.type': 'yarn', [key]: value })
     t.match(says, /^METADATA_INVALID deepseek2\./, `${key} ${value}: ${says}`)
+  }
+  t.equal(
+    refused('deepseek2', { 'attention.head_count': 512, 'attention.value_length_mla': 4096 }),
+    'METADATA_INVALID deepseek2.attention.head_count',
+    'values of all heads beyond the widest row'
+  )
+  const biased = { sigmoidGroups: { count: 4, used: 2 } }
+  for (const none of [0, 1, undefined]) {
+    const says = refused('deepseek2', { expert_gating_func: none }, biased)
+    t.equal(says, 'METADATA_INVALID deepseek2.expert_gating_func', 'a softmax with biases of the selection')
+  }
+  const hser = { tiers: { hot: [4, 4] }, k: [1, 1, 2] }
+  for (const metadata of [{ expert_gating_func: 2 }, { expert_group_count: 2, expert_group_used_count: 1 }]) {
+    t.equal(refused('deepseek2', metadata, { hser }), 'METADATA_INVALID deepseek2.hser.tiers', 'two forms of routes')
   }
   t.equal(refused('deepseek2', { expert_count: 0 }), 'ARCHITECTURE_UNSUPPORTED deepseek2')
   t.equal(refused('deepseek2', { expert_count: undefined }), 'ARCHITECTURE_UNSUPPORTED deepseek2')

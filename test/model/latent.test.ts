@@ -6,6 +6,7 @@ import { createEngine, type EngineOptions, type KvType } from 'tiered-moe'
 import { readModel } from '../../lib/model/index.js'
 import type { TensorEntry } from '../fixtures/gguf.js'
 import { type MoeModel, type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type DeepseekConfig, deepseekForward } from './naive-deepseek.js'
 import { naiveForward } from './naive-forward.js'
 
 const skip = existsSync('build/Release/tiered_moe.node') || process.env.TIERED_MOE_ADDON ? false : 'no addon'
@@ -107,6 +108,52 @@ t.test('whole models against plain loops in float64', { skip }, async (t) => {
       const bound = kvType === 'f32' ? 1e-4 : 0.05
       t.ok(worst < bound, `${JSON.stringify(options)}, ${kvType}: largest difference ${worst.toExponential(1)}`)
     }
+  }
+})
+
+t.test('DeepSeek-V2 and V3 as they are written, nothing absorbed', { skip }, async (t) => {
+  const dir = t.testdir()
+  const sizes = {
+    layers: 3,
+    dense: 1,
+    heads: 4,
+    rank: 19,
+    plain: 7,
+    rotated: 8,
+    value: 11,
+    epsilon: 1e-5,
+    base: 10_000
+  }
+  const stretched = { factor: 40, original: 16, mscale: 0.0707 / 0.1 }
+  const common = { ...sizes, yarn: stretched, used: 3, groups: 4, groupsUsed: 2 }
+  const v2: DeepseekConfig = { ...common, scale: 16, normalise: false, scores: 'softmax', groupBest: 1 }
+  const v3: DeepseekConfig = { ...common, scale: 2.5, normalise: true, scores: 'sigmoid', groupBest: 2 }
+  const { rank, plain, rotated, value } = sizes
+  const options: MoeModelOptions = {
+    architecture: 'deepseek2',
+    layers: 3,
+    experts: 12,
+    expertsUsed: 3,
+    latent: { rank, plain, rotated, value, joined: true },
+    vocab: 271
+  }
+  const files: Record<string, [DeepseekConfig, MoeModelOptions]> = {
+    V2: [v2, { ...options, metadata: { ...yarn, ...groups }, seed: 11 }],
+    V3: [v3, { ...options, metadata: yarn, sigmoidGroups: { count: 4, used: 2 }, seed: 12 }]
+  }
+  for (const [name, [config, more]] of Object.entries(files)) {
+    const model = moeModel(more)
+    const path = join(dir, `${name}.gguf`)
+    writeFileSync(path, model.bytes)
+    const [expected, actual] = [deepseekForward(config, readerOf(model), TOKENS).flat(), await logitsOf(path)]
+    const worst = expected.reduce((most, value, at) => Math.max(most, Math.abs(value - actual[at]!)), 0)
+    t.ok(worst < 1e-4, `${name}: largest difference ${worst.toExponential(1)}`)
+    const groupBest = config.groupBest === 1 ? 2 : 1
+    const other = deepseekForward({ ...config, groupBest }, readerOf(model), TOKENS).flat()
+    t.ok(
+      other.some((value, at) => Math.abs(value - actual[at]!) > 0.01),
+      `${name}: groups scored in the other way would be seen`
+    )
   }
 })
 

@@ -74,7 +74,13 @@ export function graniteForward(s: Sizes, read: ReadTensor, tokens: readonly numb
         const down = multiply(w('ffn_down_exps'), inner, at, s.embedding)
         for (let j = 0; j < out.length; j++) out[j]! += p[i]! * down[j]!
       }
-      return out
+      if (s.sharedFeedForward === 0) return out
+      const [gate, up] = [multiply(w('ffn_gate_shexp'), row), multiply(w('ffn_up_shexp'), row)]
+      const shared = multiply(
+        w('ffn_down_shexp'),
+        gate.map((g, j) => (g / (1 + Math.exp(-g))) * up[j]!)
+      )
+      return out.map((value, j) => value + shared[j]!)
     })
     x = add(x, experts)
   }

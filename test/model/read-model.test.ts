@@ -3,11 +3,11 @@ import { isEngineError } from '../../lib/errors/index.js'
 import { readModel } from '../../lib/model/index.js'
 import type { Plan, PlanOp } from '../../lib/model/plan.js'
 import { encodeGguf, type MetadataEntry, TENSOR_TYPES } from '../fixtures/gguf.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile, moeModel } from '../fixtures/moe-model.js'
 
 const ARCHITECTURES = ['olmoe', 'qwen3moe', 'llama'] as const
 
-const read = (options: MoeModelOptions = {}) => readModel(moeModel(options).file)
+const read = (options: MoeModelOptions = {}) => readModel(moeFile(options))
 
 /** The typed error of a file, or undefined where it reads. */
 function failure(options: MoeModelOptions) {
@@ -185,6 +185,7 @@ t.test('hostile metadata', async (t) => {
     ['rope.scaling.attn_factor', 0],
     ['attention.scale', Number.NaN],
     ['attention.clamp_kqv', 8],
+    ['attention.temperature_scale', 0.1],
     ['attention.sliding_window', 4096],
     ['expert_weights_scale', 2.5],
     ['expert_weights_norm', 1],

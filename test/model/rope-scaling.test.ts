@@ -6,7 +6,7 @@ import { createEngine, isEngineError } from 'tiered-moe'
 import { logOf } from '../../lib/kernels/rope-scaling.js'
 import { readModel } from '../../lib/model/index.js'
 import type { OpOf, Plan } from '../../lib/model/plan.js'
-import { type MoeModelOptions, moeModel } from '../fixtures/moe-model.js'
+import { type MoeModelOptions, moeFile, moeModel } from '../fixtures/moe-model.js'
 import { scaledRopes } from '../kernels/rope-scalings.js'
 import { floatsOf, largestDifference } from './float-files.js'
 import { naiveForward } from './naive-forward.js'
@@ -20,12 +20,13 @@ const scaled = (keys: Record<string, number | string | boolean>, more: MoeModelO
   metadata: Object.fromEntries(Object.entries(keys).map(([key, value]) => [`olmoe.rope.${key}`, value]))
 })
 const ropeOf = (options: MoeModelOptions): OpOf<'rope'> =>
-  readModel(moeModel(options).file).plan.ops.find((op): op is OpOf<'rope'> => op.op === 'rope')!
+  readModel(moeFile(options)).plan.ops.find((op): op is OpOf<'rope'> => op.op === 'rope')!
 
 t.test('logarithms', async (t) => {
   for (const x of [1e-300, 0.1, Math.SQRT1_2, 1, 1.5, 2, 32, 150_000, 1e12, 1e300]) {
     t.ok(Math.abs(logOf(x) - Math.log(x)) <= 4e-16 * Math.max(1, Math.abs(Math.log(x))), `ln ${x}`)
   }
+  t.same([0, Infinity, -1, Number.NaN].map(logOf), [-Infinity, Infinity, Number.NaN, Number.NaN])
 })
 
 t.test('keys of a file', async (t) => {
@@ -65,11 +66,12 @@ t.test('keys of a file', async (t) => {
     'the context is the original one where no other is said'
   )
   // DeepSeek's: scores are multiplied instead, by the square of 1 + 0.1 · m ln 40 with m = 10 · 0.0707
-  const deepseek = scaled({ ...yarn, 'scaling.factor': 40, 'scaling.yarn_log_multiplier': 0.0707 })
-  const { sizes } = readModel(moeModel(deepseek).file)
+  const stretched = { ...yarn, 'scaling.factor': 40, 'scaling.yarn_log_multiplier': 0.0707 }
+  const own = Object.entries(stretched).map(([key, value]) => [`deepseek2.rope.${key}`, value])
+  const { sizes } = readModel(moeFile({ architecture: 'deepseek2', metadata: Object.fromEntries(own) }))
   t.equal(sizes.rope.scaling?.magnitude, 1)
   const factor = 1 + 0.0707 * Math.log(40)
-  t.ok(Math.abs(sizes.attentionScale * 4 - factor ** 2) < 1e-6)
+  t.ok(Math.abs(sizes.attentionScale * Math.sqrt(12 + 8) - factor ** 2) < 1e-6)
   const llama3 = { 'scaling.type': 'llama3', 'scaling.factor': 8, 'scaling.original_context_length': 8192 }
   t.same(
     ropeOf(scaled(llama3, { headDim: 128, ropeBase: 500_000 })).scaling,
@@ -78,15 +80,16 @@ t.test('keys of a file', async (t) => {
   for (const wrong of [
     { ...yarn, 'scaling.yarn_beta_fast': 0 },
     { ...yarn, 'scaling.yarn_beta_slow': Number.NaN },
+    { ...yarn, 'scaling.yarn_beta_slow': 1e-300, 'scaling.original_context_length': 2 ** 31 - 1 },
     { ...yarn, 'scaling.yarn_ext_factor': 2 },
     { ...yarn, 'scaling.yarn_attn_factor': 0.7 },
     { ...yarn, 'scaling.original_context_length': 0 },
-    { ...yarn, 'scaling.yarn_log_multiplier': -1 },
+    { ...yarn, 'scaling.yarn_log_multiplier': 0.1 },
     { ...yarn, freq_base: 1 },
     { ...llama3, 'scaling.low_freq_factor': 4 },
     { ...llama3, 'scaling.high_freq_factor': 'high' }
   ]) {
-    const error = failure(() => readModel(moeModel(scaled(wrong)).file))
+    const error = failure(() => readModel(moeFile(scaled(wrong))))
     t.equal(isEngineError(error) && error.code, 'METADATA_INVALID', JSON.stringify(wrong))
   }
 })

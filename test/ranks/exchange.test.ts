@@ -15,7 +15,8 @@ t.teardown(() => {
 const shapes: Omit<LayerShape, 'tokens' | 'skew'>[] = [
   { type: 'F32', experts: 3, k: 2, width: 5, hidden: 7 },
   { type: 'Q8_0', experts: 8, k: 2, width: 32, hidden: 64 },
-  { type: 'Q4_0', experts: 13, k: 5, width: 64, hidden: 32 }
+  { type: 'Q4_0', experts: 13, k: 5, width: 64, hidden: 32 },
+  { type: 'F32', experts: 5, k: 2, width: 6, hidden: 9, activation: 'clamped_swiglu' }
 ]
 
 t.test('the bits of one rank with all experts', async (test) => {
@@ -180,4 +181,23 @@ t.test('what does not fit', async (test) => {
   making(() => new RankGroup({ ...shape, ranks: [] }), 'no ranks')
   making(() => new RankGroup({ ...shape, experts: 0, ranks }), 'no experts')
   making(() => new RankGroup({ ...shape, ranks: [{ backend: cpu }] }), 'a rank without its matrices')
+  const whole = ranks.map((rank) => ({ ...rank, matrices }))
+  making(() => new RankGroup({ ...shape, ranks: whole }), 'ranks with the matrices of all experts')
+  const lacking = ranks.map(({ backend, matrices: own }) => ({
+    backend,
+    matrices: { ...own!, up: undefined as never }
+  }))
+  making(() => new RankGroup({ ...shape, ranks: lacking }), 'ranks without a matrix')
+  making(() => new RankGroup({ ...shape, ranks, activation: 'gelu' as never }), 'an activation that there is not')
+  const biases = { up: new Float32Array(2 * shape.hidden) }
+  for (const own of [0, 1]) {
+    const some = ranks.map((rank, i) => (i === own ? { ...rank, biases } : rank))
+    making(() => new RankGroup({ ...shape, ranks: some }), `biases of rank ${own} alone`)
+  }
+  const short = ranks.map((rank) => ({ ...rank, biases: { up: new Float32Array(shape.hidden) } }))
+  await test.rejects(
+    new RankGroup({ ...shape, ranks: short }).exchange(tokens),
+    { code: 'VALIDATION_ERROR' },
+    'too few biases'
+  )
 })

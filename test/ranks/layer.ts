@@ -1,5 +1,14 @@
 /** A seeded Mixture-of-Experts layer, whole and cut for ranks. */
-import type { AsyncKernels, DType, ExpertRank, KernelBackend, Matrix, RankTokens } from 'tiered-moe/kernels'
+import type {
+  AsyncKernels,
+  DType,
+  ExpertActivation,
+  ExpertMatmulRequest,
+  ExpertRank,
+  KernelBackend,
+  Matrix,
+  RankTokens
+} from 'tiered-moe/kernels'
 import { expertShares } from 'tiered-moe/kernels'
 import { choices, floats, type Skew, stream, weights } from '../kernels/values.js'
 
@@ -9,12 +18,15 @@ export interface LayerShape {
   k: number
   width: number
   hidden: number
+  /** `clamped_swiglu`: every matrix of every expert has biases too, as in gpt-oss. */
+  activation?: ExpertActivation
   skew?: Skew
   /** Tokens of each rank. */
   tokens: number[]
 }
 
-export type Matrices = Record<'gate' | 'up' | 'down', Matrix>
+type Biases = Record<'gate' | 'up' | 'down', Float32Array>
+export type Matrices = Record<'gate' | 'up' | 'down', Matrix> & { biases?: Biases }
 
 /** A layer's packed matrices, and tokens of every rank. */
 export function makeLayer(cpu: KernelBackend, label: string, shape: LayerShape) {
@@ -29,6 +41,10 @@ export function makeLayer(cpu: KernelBackend, label: string, shape: LayerShape) 
       weights: floats(count * k, next)
     })
   )
+  if (shape.activation === 'clamped_swiglu') {
+    const bias = (rows: number) => floats(experts * rows, next)
+    matrices.biases = { gate: bias(hidden), up: bias(hidden), down: bias(width) }
+  }
   return { matrices, tokens }
 }
 
@@ -40,7 +56,7 @@ function part(matrix: Matrix, experts: number, first: number, count: number): Ma
 
 /** Ranks that hold a share each; `backends` are taken in turn. */
 export function makeRanks(
-  { gate, up, down }: Matrices,
+  { gate, up, down, biases }: Matrices,
   experts: number,
   ranks: number,
   backends: readonly ExpertRank['backend'][]
@@ -48,7 +64,14 @@ export function makeRanks(
   return expertShares(experts, ranks).map(({ first, count }, rank) => {
     const of = (matrix: Matrix) => part(matrix, experts, first, count)
     const backend = backends[rank % backends.length]!
-    return count > 0 ? { backend, matrices: { gate: of(gate), up: of(up), down: of(down) } } : { backend }
+    if (count === 0) return { backend }
+    const matrices = { gate: of(gate), up: of(up), down: of(down) }
+    if (!biases) return { backend, matrices }
+    const own = Object.entries(biases).map(([name, all]) => {
+      const each = all.length / experts
+      return [name, all.subarray(first * each, (first + count) * each)]
+    })
+    return { backend, matrices, biases: Object.fromEntries(own) as Biases }
   })
 }
 
@@ -56,10 +79,11 @@ export function makeRanks(
 export async function plainLayer(
   backend: Pick<AsyncKernels, 'dispatch' | 'expertMatmul' | 'combine'>,
   matrices: Matrices,
-  { experts, k, width }: LayerShape,
+  { experts, k, width, activation = 'silu' }: LayerShape,
   { x, ...own }: RankTokens
 ): Promise<Float32Array> {
   const { offsets, slots, rows } = await backend.dispatch({ ids: own.ids, k, experts })
-  const values = await backend.expertMatmul({ x, k, offsets, slots, ...matrices })
+  const request: ExpertMatmulRequest = { x, k, offsets, slots, ...matrices, activation }
+  const values = await backend.expertMatmul(request)
   return backend.combine({ ...own, values, rows, k, experts, width })
 }

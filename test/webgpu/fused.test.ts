@@ -52,6 +52,8 @@ t.test('operations of a step', async (t) => {
     t.equal(stepOps(read).length, read.ops.length)
     const turned = plan.ops.map((op) => (op.op === 'rope' && op.buffer === 'k' ? { ...op, base: op.base + 1 } : op))
     t.equal(headsWidth({ ...plan, ops: turned }), 0, `${name}: not where queries and keys are turned otherwise`)
+    const behind = plan.ops.map((op) => (op.op === 'rope' ? { ...op, rotaryDim: op.rotaryDim / 2, offset: 4 } : op))
+    t.equal(headsWidth({ ...plan, ops: behind }), 0, `${name}: not where a part of a head stays before the rotation`)
   }
 })
 

@@ -21,7 +21,7 @@ t.test('biases, windows, sinks and multipliers', async (t) => {
       bytes: gptOss({ type: 'MXFP4', embedding: 96, feedForward: 64, vocab: 260 }).bytes,
       near: modelQuantised
     },
-    granitemoe: { bytes: granite({ vocab: 260 }).bytes, near: modelFloat }
+    granitemoe: { bytes: granite({ shared: 40, vocab: 260 }).bytes, near: modelFloat }
   }
   for (const [id, { bytes, near }] of Object.entries(files)) {
     const model = join(dir, `${id}.gguf`)

@@ -17,7 +17,7 @@ if (gpu && other) {
     // one token alone, whose experts get many rows of another rank beside its own
     const crowded: LayerShape = { ...shape, type: 'Q4_0', skew: 'one', tokens: [1, 40, 0] }
     const places: Record<string, ExpertRank['backend'][]> = { 'two devices': [gpu, other], 'shares of one': [gpu] }
-    for (const layer of [shape, crowded]) {
+    for (const layer of [{ ...shape, activation: 'clamped_swiglu' } as const, crowded]) {
       const { matrices, tokens } = makeLayer(cpu, `gpu ranks ${layer.type}`, layer)
       const plain = await Promise.all(tokens.map((own) => plainLayer(gpu, matrices, layer, own)))
       for (const [name, backends] of Object.entries(places)) {

@@ -41,7 +41,7 @@ export function ropeOps(plan: Plan): OpOf<'rope'>[] {
   return [...found.values()]
 }
 
-/** The tables that a plan's operations use, each once. `vector`: a vector of the plan. Throws as the kernel where divisors are not above 0. */
+/** The tables that a plan's operations use, each once. `vector`: a vector of the plan. Throws as the kernel where divisors are less than 2^-30. */
 export function rotationsOf(
   plan: Plan,
   host: Pick<NativeBackend, 'call'>,

@@ -63,7 +63,8 @@ function headsAt(plan: Plan, at: number): { op: HeadsOp; count: number } | undef
   if (!rope || !other || attention?.op !== 'attention') return undefined
   const { heads, kvHeads, headDim } = attention
   const same = rotationKey(rope) === rotationKey(other) && rope.pairs === other.pairs
-  const fits = rope.heads === heads && other.heads === kvHeads && rope.headDim === headDim && other.headDim === headDim
+  const sizes = rope.heads === heads && other.heads === kvHeads && rope.headDim === headDim && other.headDim === headDim
+  const fits = sizes && !rope.offset && !other.offset && norms.every(({ runs }) => runs === undefined)
   const taken = attention.q === q && attention.k === k && attention.v === v
   if (!same || !fits || !taken || isReadBy(plan, k, ['rmsNorm']) || isReadBy(plan, v, [])) return undefined
   const of = norms.length > 0 ? runsOf(plan, norms, attention) : undefined
