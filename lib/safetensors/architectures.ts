@@ -158,12 +158,31 @@ const granitemoe: FolderArchitecture = {
   ]
 }
 
+/** Granite MoE with an expert that every token goes to, gate and up in one tensor too. */
+const granitemoeshared: FolderArchitecture = {
+  ...granitemoe,
+  modelType: 'granitemoeshared',
+  className: 'GraniteMoeSharedForCausalLM',
+  metadata(config, put) {
+    granitemoe.metadata(config, put)
+    const width = config.integer('.shared_intermediate_size', { min: 0, default: 1024 })
+    put('expert_shared_feed_forward_length', 'u32', width)
+  },
+  tensors: [
+    ...granitemoe.tensors,
+    inLayer('shared_mlp.input_linear', 'ffn_gate_shexp', { half: 0 }),
+    inLayer('shared_mlp.input_linear', 'ffn_up_shexp', { half: 1 }),
+    inLayer('shared_mlp.output_linear', 'ffn_down_shexp')
+  ]
+}
+
 const ARCHITECTURES: readonly FolderArchitecture[] = [
   olmoe,
   qwen3moe,
   mixtral,
   qwen2moe,
   granitemoe,
+  granitemoeshared,
   deepseekV2,
   deepseekV3,
   gptOss

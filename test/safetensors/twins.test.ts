@@ -22,6 +22,7 @@ const others: [name: string, options: FolderOptions, shards: number][] = [
   ['gpt-oss-f32', { ...small, architecture: 'gpt-oss', type: 'F32', feedForward: 40 }, 1],
   ['qwen2moe-bf16', { ...small, architecture: 'qwen2moe', type: 'BF16', halfNorms: true }, 2],
   ['granitemoe-f16', { ...small, architecture: 'granitemoe', type: 'F16', halfNorms: true }, 1],
+  ['granitemoeshared-bf16', { ...small, architecture: 'granitemoeshared', type: 'BF16', halfNorms: true }, 2],
   ['deepseek-v2-bf16', { ...small, architecture: 'deepseek2', type: 'BF16', stacked: true }, 2],
   ['deepseek-v2-lite-f32', { ...small, architecture: 'deepseek2', type: 'F32', latent: { queryRank: 0 } }, 1],
   ['deepseek-v3-f16', { ...small, architecture: 'deepseek3', type: 'F16', halfNorms: true }, 3]
