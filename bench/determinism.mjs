@@ -180,15 +180,16 @@ if (options.others) {
   await check({ name, path: await everyOtherType() }, cells, short, { recorded: true })
 }
 if (options.folder) {
-  const { folder, gguf } = await folderTwins()
-  const axes = { ...few, place: placesNow() }
-  const cells = options.full ? crossProduct(axes) : pairwise(axes, seed)
-  for (const [name, path] of Object.entries({ 'mixtral bf16, a folder': folder, 'mixtral bf16, its GGUF twin': gguf }))
-    await check({ name: `${name}, ${lengths(short)}`, path }, cells, short, { recorded: true })
-  const [one, other] = files.slice(-2)
-  if (one.hash !== other.hash) {
-    failures++
-    console.log(`DIFFERS: ${one.name} has ${one.hash}, ${other.name} ${other.hash}`)
+  for (const { name, folder, gguf } of await folderTwins()) {
+    const axes = { ...few, place: placesNow() }
+    const cells = options.full ? crossProduct(axes) : pairwise(axes, seed)
+    for (const [what, path] of Object.entries({ 'a folder': folder, 'its GGUF twin': gguf }))
+      await check({ name: `${name}, ${what}, ${lengths(short)}`, path }, cells, short, { recorded: true })
+    const [one, other] = files.slice(-2)
+    if (one.hash !== other.hash) {
+      failures++
+      console.log(`DIFFERS: ${one.name} has ${one.hash}, ${other.name} ${other.hash}`)
+    }
   }
 }
 if (options.deep) {

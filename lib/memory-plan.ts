@@ -51,12 +51,17 @@ export function packedBytes({ shape: [, rows = 1], bytes }: Pick<GgufTensorInfo,
   return roundUp((bytes / rows) * lanes * Math.ceil(rows / lanes), memoryBlock)
 }
 
-/** Bytes of a weight in files whose weights are converted as they are read. */
-const storedBytes: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 }
+/** Bytes of a weight as folders of safetensors files have it. */
+const storedBytes: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2, MXFP4: 17 / 32 }
 
-/** What a thread holds that converts rows as it reads them (csrc/core/gathered_files.cpp): rows as they are stored, and two as floats. */
-function convertingBytes({ shape: [columns = 1], stored }: GgufTensorInfo): number {
-  return stored === undefined ? 0 : Math.max(columns * storedBytes[stored]!, readBytes) + 2 * columns * 4
+/**
+ * What a thread holds that puts rows together or converts them as it reads them (csrc/core/gathered_files.cpp): rows as they are stored, where they
+ * are apart what of the file has them and their parts too, and two as floats.
+ */
+function gatheringBytes({ shape: [columns = 1], type, stored, apart }: GgufTensorInfo): number {
+  if (stored === undefined && !apart) return 0
+  const rows = Math.max(columns * storedBytes[stored ?? type]!, readBytes)
+  return (apart ? 3 : 1) * rows + 2 * columns * 4
 }
 
 const elements = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1)
@@ -72,28 +77,32 @@ function tensorBytes(wanted: PlanTensor, tensor: GgufTensorInfo): { kept: number
   const { role, cut } = wanted
   const { shape, bytes } = keptPart(wanted, tensor)
   const [columns = 1, rows = 1, experts = 1] = shape
-  const converting = convertingBytes(tensor)
-  if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: converting }
+  const gathering = gatheringBytes(tensor)
+  if (role === 'embedding') return { kept: roundUp(bytes, memoryBlock), reading: gathering }
   if (isReadWhole(role)) {
     const floats = roundUp(columns * rows * 4, memoryBlock)
-    return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats + converting }
+    return { kept: role === 'selectionBias' ? 2 * floats : floats, reading: bytes + floats + gathering }
   }
   const group = (bytes / (rows * experts)) * lanes
   const turning = cut?.transposed ? 2 * roundUp((tensor.shape[0] ?? 1) * 4, memoryBlock) : 0
   return {
     kept: packedBytes({ shape, bytes }),
-    reading: Math.min(bytes / experts, Math.max(group, readBytes)) + turning + converting
+    reading: Math.min(bytes / experts, Math.max(group, readBytes)) + turning + gathering
   }
 }
 
 /** What one thread holds that reads experts of a GGUF file: a piece of a matrix, as csrc/core/store/gguf_source.cpp cuts it. */
-function pieceBytes({ shape: [columns = 1, rows = 1, experts = 1], bytes, stored }: GgufTensorInfo): number {
+function pieceBytes(tensor: GgufTensorInfo): number {
+  const { shape, bytes, stored, apart } = tensor
+  const [columns = 1, rows = 1, experts = 1] = shape
   const row = bytes / (rows * experts)
   const storedRow = stored === undefined ? row : columns * storedBytes[stored]!
   const groups = Math.ceil(rows / lanes)
   const pieces = Math.min(groups, Math.max(1, Math.floor((rows * storedRow + readBytes / 2) / readBytes)))
+  const piece = Math.ceil(groups / pieces) * lanes
+  if (apart) return piece * row + gatheringBytes(tensor)
   const converted = stored === undefined ? 0 : row + (4 * columns) / lanes
-  return Math.ceil(groups / pieces) * lanes * (storedRow + converted) + 3 * fileBlock
+  return piece * (storedRow + converted) + 3 * fileBlock
 }
 
 /** Upper bounds, from the file's header: the addon's live bytes stay within them. */

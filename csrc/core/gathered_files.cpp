@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/grid_read.h"
 #include "core/model_file.h"
 #include "quant/blocks.h"
 
@@ -10,7 +11,8 @@ namespace tmoe {
 
 namespace {
 
-constexpr size_t kReadBytes = size_t{1} << 20;  // of stored rows at a time
+constexpr size_t kReadBytes = size_t{1} << 20;        // of stored rows at a time
+constexpr uint64_t kMostStep = uint64_t{1} << 53;    // weights; times their bytes it is no overflow
 
 Status wrong(const GgufTensor& tensor, const std::string& why) {
     return Status(StatusCode::VALIDATION_ERROR, "tensor " + tensor.name + ": " + why).with("argument", "tensors").with("tensor", tensor.name);
@@ -20,6 +22,33 @@ Status wrong(const GgufTensor& tensor, const std::string& why) {
 uint64_t row_before(uint64_t row, uint64_t half) {
     const uint64_t inside = row % (2 * half);
     return row - inside + inside % 2 * half + inside / 2;
+}
+
+constexpr size_t kMxfp4Codes = 16;  // bytes of a block without its scale
+const DTypeInfo& kMxfp4 = dtype_info(DType::MXFP4);
+
+/** Rows of a part, from its first one on. Of MXFP4: their codes. */
+Grid grid_of(const GatheredTensor& own, const StoredRows& part, uint64_t rows, uint64_t columns) {
+    const uint64_t step = own.row_step ? own.row_step : columns;
+    if (!own.scales.empty()) return {part.offset, rows, 1, static_cast<size_t>(columns / kMxfp4.block * kMxfp4Codes), step / kMxfp4.block * kMxfp4Codes, 0};
+    const size_t each = row_bytes(own.stored, 1);
+    if (own.column_step == 1) return {part.offset, rows, 1, static_cast<size_t>(columns) * each, step * each, 0};
+    return {part.offset, rows, columns, each, step * each, own.column_step * each};
+}
+
+Grid scales_of(const GatheredTensor& own, const StoredRows& scales, uint64_t rows, uint64_t columns) {
+    return {scales.offset, rows, 1, static_cast<size_t>(columns / kMxfp4.block), (own.row_step ? own.row_step : columns) / kMxfp4.block, 0};
+}
+
+/** Blocks of ggml: the scale, then codes i and i + 16 in byte i, where the files have 2i and 2i + 1. Sources: quant/blocks.h; transformers, integrations/mxfp4.py. */
+void join_mxfp4(const uint8_t* codes, const uint8_t* scales, size_t blocks, uint8_t* to) {
+    for (size_t b = 0; b < blocks; b++, codes += kMxfp4Codes, to += kMxfp4.bytes) {
+        to[0] = scales[b];
+        for (size_t i = 0; i < kMxfp4Codes; i++) {
+            const size_t shift = i % 2 * 4;
+            to[1 + i] = static_cast<uint8_t>(((codes[i / 2] >> shift) & 15) | (((codes[8 + i / 2] >> shift) & 15) << 4));
+        }
+    }
 }
 
 }  // namespace
@@ -72,17 +101,26 @@ Status GatheredFiles::check(const std::vector<GgufTensor>& tensors) const {
         const GgufTensor& tensor = tensors[i];
         const GatheredTensor& own = request_.tensors[i];
         const uint64_t rows = rows_of(tensor), parts = own.parts.size(), columns = tensor.shape[0];
-        if (is_quantised(own.stored)) return wrong(tensor, "only floats can be gathered");
+        const bool floats = !is_quantised(own.stored);
+        if (!floats && (own.stored != DType::MXFP4 || own.scales.size() != parts || columns % kMxfp4.block != 0)) return wrong(tensor, "only floats, and MXFP4 with scales, can be gathered");
+        if (floats && !own.scales.empty()) return wrong(tensor, "floats have no scales");
         const auto type = static_cast<DType>(tensor.type_id);
         if (!dtype_info(tensor.type_id) || (type != own.stored && !can_encode(type))) return wrong(tensor, "its type cannot be written");
         if (parts == 0 || rows % parts != 0) return wrong(tensor, format("%llu parts have no equal shares of its rows", static_cast<unsigned long long>(parts)));
-        if (own.half_head != 0 && (parts != 1 || rows % (2 * uint64_t{own.half_head}) != 0)) return wrong(tensor, "its rows are not whole heads of one part");
-        // The header's reader made sure that the rows and their bytes are no overflow; a stored row has at most eight times the bytes.
-        uint64_t bytes = 0;
-        if (__builtin_mul_overflow(rows / parts, uint64_t{row_bytes(own.stored, columns)}, &bytes)) return wrong(tensor, "it is larger than 2^64 bytes");
-        for (const StoredRows& part : own.parts) {
-            const bool inside = part.file < request_.files.size() && bytes <= request_.file_bytes[part.file] && part.offset <= request_.file_bytes[part.file] - bytes;
-            if (!inside) return wrong(tensor, "a part of it does not lie in its file");
+        if (own.half_head != 0 && (parts != 1 || own.row_step != 0 || rows % (2 * uint64_t{own.half_head}) != 0)) return wrong(tensor, "its rows are not whole heads of one part");
+        if (own.column_step == 0 || (own.column_step != 1 && (!floats || own.row_step == 0)) || (!floats && own.row_step % kMxfp4.block != 0)) {
+            return wrong(tensor, "its rows have no such steps");
+        }
+        if (own.row_step > kMostStep || own.column_step > kMostStep) return wrong(tensor, "its steps are larger than any file");
+        const auto inside = [&](const StoredRows& place, const Grid& grid) {
+            uint64_t bytes = 0;
+            if (place.file >= request_.files.size() || !grid_bytes(grid, bytes)) return false;
+            return bytes <= request_.file_bytes[place.file] && place.offset <= request_.file_bytes[place.file] - bytes;
+        };
+        for (size_t part = 0; part < parts; part++) {
+            bool sound = inside(own.parts[part], grid_of(own, own.parts[part], rows / parts, columns));
+            if (!floats) sound = sound && inside(own.scales[part], scales_of(own, own.scales[part], rows / parts, columns));
+            if (!sound) return wrong(tensor, "a part of it does not lie in its file");
         }
     }
     return {};
@@ -101,9 +139,31 @@ StoredRows GatheredFiles::rows(size_t index, const GgufTensor& tensor, uint64_t 
     return {part.file, part.offset + row % each * row_bytes(own.stored, tensor.shape[0])};
 }
 
+/** Rows of a part that is not plain. */
+Status GatheredFiles::read_apart(const GatheredTensor& own, size_t columns, size_t part, uint64_t row, size_t rows, uint8_t* to) const {
+    Buffer scratch;
+    const auto read = [&](const StoredRows& place, Grid grid, uint8_t* out) {
+        grid.offset += row * grid.row_step;
+        return read_grid(descriptors_[place.file], request_.files[place.file], grid, out, scratch);
+    };
+    const Grid grid = grid_of(own, own.parts[part], rows, columns);
+    if (own.scales.empty()) return read(own.parts[part], grid, to);
+    const Grid scales = scales_of(own, own.scales[part], rows, columns);
+    Buffer apart;
+    TMOE_RETURN_IF_ERROR(apart.allocate(rows * (grid.element + scales.element)));
+    TMOE_RETURN_IF_ERROR(read(own.parts[part], grid, apart.data()));
+    TMOE_RETURN_IF_ERROR(read(own.scales[part], scales, apart.data() + rows * grid.element));
+    join_mxfp4(apart.data(), apart.data() + rows * grid.element, rows * scales.element, to);
+    return {};
+}
+
 /** Rows that follow one another in their part, as they are stored. */
 Status GatheredFiles::read_stored(size_t index, const GgufTensor& tensor, uint64_t row, size_t rows, uint8_t* to) const {
     const GatheredTensor& own = request_.tensors[index];
+    if (!own.plain()) {
+        const uint64_t each = rows_of(tensor) / own.parts.size();
+        return read_apart(own, static_cast<size_t>(tensor.shape[0]), static_cast<size_t>(row / each), row % each, rows, to);
+    }
     const size_t bytes = row_bytes(own.stored, tensor.shape[0]);
     const size_t at_once = own.half_head == 0 ? rows : 1;  // heads are put together row by row
     for (size_t done = 0; done < rows; done += at_once) {
@@ -131,26 +191,35 @@ Status GatheredFiles::read(size_t index, const GgufTensor& tensor, uint64_t offs
     const GatheredTensor& own = request_.tensors[index];
     const RowConverter converter(own.stored, static_cast<DType>(tensor.type_id), tensor.shape[0]);
     const uint64_t part_rows = rows_of(tensor) / own.parts.size();
-    if (converter.same() && own.half_head == 0) return read_same(own, part_rows * converter.to_bytes(), offset, to, bytes);
+    if (converter.same() && own.plain() && own.half_head == 0) return read_same(own, part_rows * converter.to_bytes(), offset, to, bytes);
     if (bytes == 0) return {};
 
     // Whole rows, of which the first and the last may be wanted in part.
     const size_t each = converter.to_bytes(), from_each = converter.from_bytes();
     const uint64_t first = offset / each, last = (offset + bytes - 1) / each + 1;
-    const auto at_once = static_cast<size_t>(converter.same() ? 1 : std::min<uint64_t>(last - first, std::max<size_t>(1, kReadBytes / from_each)));
+    const auto at_once = static_cast<size_t>(std::min<uint64_t>(last - first, std::max<size_t>(1, kReadBytes / from_each)));
     Buffer stored, row, floats;
-    if (!converter.same()) TMOE_RETURN_IF_ERROR(stored.allocate(at_once * from_each));
     for (uint64_t at = first; at < last;) {
         const auto count = static_cast<size_t>(std::min({uint64_t{at_once}, last - at, part_rows - at % part_rows}));
-        if (!converter.same()) TMOE_RETURN_IF_ERROR(read_stored(index, tensor, at, count, stored.data()));
+        const bool wanted = converter.same() && at * each >= offset && (at + count) * each <= offset + bytes;
+        if (!wanted) TMOE_RETURN_IF_ERROR(stored.reserve(at_once * from_each));
+        TMOE_RETURN_IF_ERROR(read_stored(index, tensor, at, count, wanted ? to + (at * each - offset) : stored.data()));
+        if (wanted) {
+            at += count;
+            continue;
+        }
         for (size_t i = 0; i < count; i++, at++) {
             const uint64_t begin = std::max(offset, at * each), end = std::min(offset + bytes, (at + 1) * each);
-            const bool whole = end - begin == each;
-            if (!whole) TMOE_RETURN_IF_ERROR(row.reserve(each));
-            uint8_t* made = whole ? to + (begin - offset) : row.data();
-            if (converter.same()) TMOE_RETURN_IF_ERROR(read_stored(index, tensor, at, 1, made));
-            else TMOE_RETURN_IF_ERROR(converter.convert(stored.data() + i * from_each, 1, made, floats, request_.path, tensor.name, at));
-            if (!whole) memcpy(to + (begin - offset), row.data() + (begin - at * each), static_cast<size_t>(end - begin));
+            const uint8_t* made = stored.data() + i * from_each;
+            if (!converter.same()) {
+                const bool whole = end - begin == each;
+                if (!whole) TMOE_RETURN_IF_ERROR(row.reserve(each));
+                uint8_t* out = whole ? to + (begin - offset) : row.data();
+                TMOE_RETURN_IF_ERROR(converter.convert(made, 1, out, floats, request_.path, tensor.name, at));
+                if (whole) continue;
+                made = out;
+            }
+            memcpy(to + (begin - offset), made + (begin - at * each), static_cast<size_t>(end - begin));
         }
     }
     return {};

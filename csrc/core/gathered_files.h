@@ -11,15 +11,27 @@
 
 namespace tmoe {
 
-/** Where a tensor's bytes are. Parts have equal shares of its rows, in order, each contiguous in its file. */
+/** Where a tensor's bytes are. Parts have equal shares of its rows, in order. */
 struct GatheredTensor {
-    DType stored = DType::F32;          ///< F32, F16 or BF16
+    DType stored = DType::F32;          ///< F32, F16, BF16, or MXFP4 with scales
     /**
      * Where not 0: half the rows of an attention head. Rows i and i + half of a head become rows 2i and 2i + 1, so that rotary pairs are
      * neighbours: what converters to GGUF do to Q and K of the architecture `llama`.
      */
     uint32_t half_head = 0;
+    /** Weights from the begin of a row to that of the next one; 0: a part's rows follow one another. Only then may half_head not be 0. */
+    uint64_t row_step = 0;
+    /** Weights from one of a row to the next one: 1 but for floats of matrices that lie turned, or beside those of another. */
+    uint64_t column_step = 1;
     std::vector<StoredRows> parts;
+    /**
+     * Of MXFP4, one for each part: where the scales of its blocks are, a byte each; parts are then blocks of 16 bytes, with the codes of weights 2i
+     * and 2i + 1 in byte i. Steps count weights in both.
+     */
+    std::vector<StoredRows> scales;
+
+    /** Whether rows of a part are where they would be in a GGUF file. */
+    bool plain() const { return row_step == 0 && scales.empty(); }
 };
 
 /** What GgufFile::gather is told; who tells it has read the files' own headers. */
@@ -72,6 +84,7 @@ class GatheredFiles {
 
   private:
     Status read_stored(size_t index, const GgufTensor& tensor, uint64_t row, size_t rows, uint8_t* to) const;
+    Status read_apart(const GatheredTensor& own, size_t columns, size_t part, uint64_t row, size_t rows, uint8_t* to) const;
     Status read_same(const GatheredTensor& own, uint64_t part_bytes, uint64_t offset, uint8_t* to, size_t bytes) const;
 
     GatherRequest request_;

@@ -57,10 +57,12 @@ uint32_t GgufFile::stored_type(const GgufTensor& t) const {
     return gathered_ ? static_cast<uint32_t>(gathered_->request().tensors[index(t)].stored) : t.type_id;
 }
 
+bool GgufFile::apart(const GgufTensor& t) const { return gathered_ && !gathered_->request().tensors[index(t)].plain(); }
+
 bool GgufFile::stored_together(const GgufTensor& t, uint64_t rows) const {
     if (!gathered_) return true;
     const GatheredTensor& own = gathered_->request().tensors[index(t)];
-    return own.half_head == 0 && rows_of(t) / own.parts.size() % rows == 0;
+    return !apart(t) && own.half_head == 0 && rows_of(t) / own.parts.size() % rows == 0;
 }
 
 StoredRows GgufFile::stored_rows(const GgufTensor& t, uint64_t row) const {

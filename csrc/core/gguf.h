@@ -104,7 +104,9 @@ class GgufFile {
     int descriptor(size_t file) const;
     /** The type of a tensor in its file: another than its own where it is converted as it is read. */
     uint32_t stored_type(const GgufTensor& t) const;
-    /** Whether each run of `rows` rows, counted from the first one, lies in one file in its order. */
+    /** Whether rows are put together from several places of their files. */
+    bool apart(const GgufTensor& t) const;
+    /** Whether each run of `rows` rows, counted from the first one, lies in one file in its order, row behind row. */
     bool stored_together(const GgufTensor& t, uint64_t rows) const;
     /** Where a row begins; those that are stored together follow it. */
     StoredRows stored_rows(const GgufTensor& t, uint64_t row) const;

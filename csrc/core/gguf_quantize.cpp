@@ -130,7 +130,9 @@ class Converter {
 }  // namespace
 
 DType quantised_type(const GgufTensor& tensor, DType target, bool tied) {
-    if (tensor.shape.size() == 1 || tensor.name.find("ffn_gate_inp") != std::string::npos || tensor.name.find("_router.") != std::string::npos) return DType::F32;
+    const size_t end = tensor.name.rfind(".bias");
+    const bool bias = end != std::string::npos && end + 5 == tensor.name.size();
+    if (bias || tensor.shape.size() == 1 || tensor.name.find("ffn_gate_inp") != std::string::npos || tensor.name.find("_router.") != std::string::npos) return DType::F32;
     if (tensor.shape[0] % dtype_info(target).block != 0) return static_cast<DType>(tensor.type_id);
     if (tensor.name == (tied ? "token_embd.weight" : "output.weight")) return DType::Q8_0;
     return target;

@@ -11,7 +11,7 @@
 namespace tmoe {
 
 /**
- * The type that a tensor gets in a file written as `target` (Q8_0 or Q4_0). One-dimensional tensors and routers are F32; the output matrix
+ * The type that a tensor gets in a file written as `target` (Q8_0 or Q4_0). Vectors, biases (of experts too) and routers are F32; the output matrix
  * (output.weight, or token_embd.weight where `tied`) is Q8_0; a row that is not a multiple of 32 keeps its type; everything else is `target`.
  */
 DType quantised_type(const GgufTensor& tensor, DType target, bool tied);

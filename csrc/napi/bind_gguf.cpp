@@ -59,6 +59,8 @@ napi_value tensor_info(napi_env env, const GgufFile& file, const GgufTensor& ten
     define(env, info, "bytes", js_number(env, static_cast<double>(tensor.bytes)));
     const uint32_t stored = file.stored_type(tensor);
     if (stored != tensor.type_id) define(env, info, "stored", js_text(env, gguf_type_name(stored)));
+    napi_value apart = nullptr;
+    if (file.apart(tensor) && napi_get_boolean(env, true, &apart) == napi_ok) define(env, info, "apart", apart);
     return info;
 }
 
@@ -119,24 +121,41 @@ Status read_quantised(napi_env env, napi_value value, const std::string& argumen
     return {};
 }
 
-// {stored, halfHead, parts: one of each per tensor; partFile, partOffset: of every part of every tensor}.
+// {stored, halfHead, rowStep, columnStep, parts: one of each per tensor; partFile, partOffset: of every part of every tensor; scaleFile, scaleOffset: of
+// every part of those stored as MXFP4}.
 Status read_gathered(napi_env env, napi_value options, std::vector<GatheredTensor>& out) {
-    std::vector<uint32_t> stored, half_head, parts, part_file;
-    std::vector<uint64_t> part_offset;
+    std::vector<uint32_t> stored, half_head, parts, part_file, scale_file;
+    std::vector<uint64_t> row_step, column_step, part_offset, scale_offset;
     TMOE_RETURN_IF_ERROR(read_u32(env, options, "stored", stored));
     TMOE_RETURN_IF_ERROR(read_u32(env, options, "halfHead", half_head));
+    TMOE_RETURN_IF_ERROR(read_offsets(env, options, "rowStep", row_step));
+    TMOE_RETURN_IF_ERROR(read_offsets(env, options, "columnStep", column_step));
     TMOE_RETURN_IF_ERROR(read_u32(env, options, "parts", parts));
     TMOE_RETURN_IF_ERROR(read_u32(env, options, "partFile", part_file));
     TMOE_RETURN_IF_ERROR(read_offsets(env, options, "partOffset", part_offset));
-    uint64_t total = 0;
-    for (const uint32_t count : parts) total += count;
-    bool sound = stored.size() == half_head.size() && stored.size() == parts.size() && part_file.size() == total && part_offset.size() == total;
-    for (const uint32_t type : stored) sound = sound && dtype_info(type);
-    if (!sound) return Status(StatusCode::VALIDATION_ERROR, "options: stored, halfHead, parts, partFile and partOffset do not belong together").with("argument", "options");
-    size_t next = 0;
-    for (size_t i = 0; i < stored.size(); i++) {
-        GatheredTensor tensor{static_cast<DType>(stored[i]), half_head[i], {}};
-        for (uint32_t part = 0; part < parts[i]; part++, next++) tensor.parts.push_back({part_file[next], part_offset[next]});
+    TMOE_RETURN_IF_ERROR(read_u32(env, options, "scaleFile", scale_file));
+    TMOE_RETURN_IF_ERROR(read_offsets(env, options, "scaleOffset", scale_offset));
+    const size_t count = stored.size();
+    bool sound = half_head.size() == count && row_step.size() == count && column_step.size() == count && parts.size() == count;
+    uint64_t total = 0, scaled = 0;
+    for (size_t i = 0; sound && i < count; i++) {
+        sound = dtype_info(stored[i]) != nullptr;
+        total += parts[i];
+        if (stored[i] == static_cast<uint32_t>(DType::MXFP4)) scaled += parts[i];
+    }
+    sound = sound && part_file.size() == total && part_offset.size() == total && scale_file.size() == scaled && scale_offset.size() == scaled;
+    if (!sound) {
+        return Status(StatusCode::VALIDATION_ERROR, "options: stored, halfHead, steps, parts, and places of parts and scales do not belong together").with("argument", "options");
+    }
+    size_t next = 0, next_scale = 0;
+    for (size_t i = 0; i < count; i++) {
+        GatheredTensor tensor{static_cast<DType>(stored[i]), half_head[i], row_step[i], column_step[i], {}, {}};
+        for (uint32_t part = 0; part < parts[i]; part++, next++) {
+            tensor.parts.push_back({part_file[next], part_offset[next]});
+            if (tensor.stored != DType::MXFP4) continue;
+            tensor.scales.push_back({scale_file[next_scale], scale_offset[next_scale]});
+            next_scale++;
+        }
         out.push_back(std::move(tensor));
     }
     return {};

@@ -71,35 +71,41 @@ export function sourceLayers(
   })
 }
 
-const headerHash = ({ version, metadata, tensors }: NativeGguf): string =>
+/** `files`: what else tells the source from another one. */
+const headerHash = ({ version, metadata, tensors }: NativeGguf, files: readonly string[]): string =>
   createHash('sha256')
-    .update(JSON.stringify([version, metadata, tensors]))
+    .update(JSON.stringify([version, metadata, tensors, ...files]))
     .digest('hex')
 
 interface FileState {
   bytes: number
   /** Nanoseconds, as a text; empty where there is no file. */
   modified: string
+  /** Of a folder of safetensors files: name, size and last change of each. A file of an older date can take the place of another. */
+  files: string[]
 }
 
-/** Of a folder of safetensors files: their size together, and the time of the last change to any of them. */
+/** Of a folder: all sizes together, and the newest change. */
 async function stateOf(path: string): Promise<FileState> {
   try {
     if (isModelFolder(path)) {
-      const files = await Promise.all(modelFiles(path).map((file) => stat(file, { bigint: true })))
-      const modified = files.reduce((newest, { mtimeNs }) => (mtimeNs > newest ? mtimeNs : newest), 0n)
-      return { bytes: files.reduce((sum, { size }) => sum + Number(size), 0), modified: modified.toString() }
+      const infos = await Promise.all(
+        modelFiles(path).map(async (file) => ({ name: basename(file), ...(await stat(file, { bigint: true })) }))
+      )
+      const modified = infos.reduce((newest, { mtimeNs }) => (mtimeNs > newest ? mtimeNs : newest), 0n)
+      const files = infos.map(({ name, size, mtimeNs }) => `${name} ${size} ${mtimeNs}`)
+      return { bytes: infos.reduce((sum, { size }) => sum + Number(size), 0), modified: modified.toString(), files }
     }
     const { size, mtimeNs } = await stat(path, { bigint: true })
-    return { bytes: Number(size), modified: mtimeNs.toString() }
+    return { bytes: Number(size), modified: mtimeNs.toString(), files: [] }
   } catch (error) {
-    if (isAbsent(error)) return { bytes: 0, modified: '' }
+    if (isAbsent(error)) return { bytes: 0, modified: '', files: [] }
     throw readFailed(path, error)
   }
 }
 
 async function openGgufSource(addon: NativeAddon, path: string, quantize?: QuantizeType): Promise<ConvertSource> {
-  const before = await stateOf(path)
+  const { files, ...before } = await stateOf(path)
   const file = await openWeights(addon, path, 'convert', quantize)
   try {
     const description = readModel(file)
@@ -108,7 +114,7 @@ async function openGgufSource(addon: NativeAddon, path: string, quantize?: Quant
     const bytesOf = new Map(file.tensors.map(({ name, bytes }) => [name, bytes]))
     return {
       description,
-      identity: { name: basename(path), ...before, header: headerHash(file) },
+      identity: { name: basename(path), ...before, header: headerHash(file, files) },
       layers,
       baseBytes: file.fileBytes - leaveOut.reduce((sum, name) => sum + bytesOf.get(name)!, 0),
       optimizer: undefined,
@@ -121,8 +127,9 @@ async function openGgufSource(addon: NativeAddon, path: string, quantize?: Quant
           cancel
         ),
       async checkUnchanged() {
-        const { bytes, modified } = await stateOf(path)
-        if (bytes === before.bytes && modified === before.modified) return
+        const now = await stateOf(path)
+        const same = now.bytes === before.bytes && now.modified === before.modified
+        if (same && now.files.join() === files.join()) return
         throw createError('FILE_READ_FAILED', `${path} was changed while it was being converted`, { path })
       },
       close: () => file.close()

@@ -26,9 +26,11 @@ function statIfThere(path: string) {
 
 /** The output takes the place of its name at the end, so writing over the input would lose it. */
 function refuseSameFile(from: string, to: string): void {
-  const [a, b] = [from, to].map(statIfThere)
-  if (!a || !b || a.ino !== b.ino || a.dev !== b.dev) return
-  throw createError('VALIDATION_ERROR', `quantize: ${to} is the input file`, {
+  const taken = statIfThere(to)
+  const inputs = isModelFolder(from) ? modelFiles(from) : [from]
+  const same = inputs.map(statIfThere).some((own) => own && taken && own.ino === taken.ino && own.dev === taken.dev)
+  if (!same) return
+  throw createError('VALIDATION_ERROR', `quantize: ${to} is an input file`, {
     path: 'out',
     found: to,
     allowed: 'another file'

@@ -62,6 +62,8 @@ export interface YarnParameters {
   betaSlow: number
   /** The share of its frequency that a fast pair keeps: 1. */
   extrapolation?: number
+  /** Whether the pairs between which the share falls are whole numbers, the fast one rounded down and the slow one up. Default true. */
+  truncate?: boolean
   /** Multiplies cosines and sines. Default: `yarnMagnitude(factor)`. */
   magnitude?: number
 }
@@ -70,8 +72,10 @@ export function yarnScaling(y: YarnParameters): RopeScaling {
   // the pair that makes so many turns over the original context: originalContext · base^(-2i / rotaryDim) = turns · 2π
   const pairOf = (turns: number) =>
     (y.rotaryDim * logOf(y.originalContext / (turns * 2 * Math.PI))) / (2 * logOf(y.base))
-  const all = Math.max(0, Math.floor(pairOf(y.betaFast)))
-  const last = Math.min(y.rotaryDim - 1, Math.ceil(pairOf(y.betaSlow)))
+  const [fast, slow] = [pairOf(y.betaFast), pairOf(y.betaSlow)]
+  const truncate = y.truncate ?? true
+  const all = Math.max(0, truncate ? Math.floor(fast) : fast)
+  const last = Math.min(y.rotaryDim - 1, truncate ? Math.ceil(slow) : slow)
   return {
     factor: y.factor,
     magnitude: y.magnitude ?? yarnMagnitude(y.factor),

@@ -13,7 +13,7 @@ const types = ['none', 'linear', 'yarn', 'llama3']
 
 /**
  * `rope.scaling.*` of a file, with the meaning and the defaults that llama.cpp gives them; `llama3` with `low_freq_factor` and
- * `high_freq_factor` is this project's own, for models that come as configuration and not as a tensor. METADATA_INVALID {key, found, allowed}.
+ * `high_freq_factor`, and `yarn_truncate`, are this project's own, for models that come as configuration. METADATA_INVALID {key, found, allowed}.
  */
 export function readRopeScaling(m: Metadata, base: number, rotaryDim: number): FileScaling {
   const s = '.rope.scaling'
@@ -42,9 +42,20 @@ export function readRopeScaling(m: Metadata, base: number, rotaryDim: number): F
   // a negative one says that none was set
   const extrapolation = m.number(`${s}.yarn_ext_factor`, { min: -1, max: 1, default: 1 })
   const share = extrapolation < 0 ? 1 : extrapolation
+  const truncate = m.boolean(`${s}.yarn_truncate`, true)
   const multiplier = m.number(`${s}.yarn_log_multiplier`, { min: 0, max: 10, default: 0 }) / 0.1
   const magnitude = attention * (share === 0 || multiplier > 0 ? 1 : yarnMagnitude(factor))
-  const yarn = { factor, base, rotaryDim, originalContext, betaFast, betaSlow, extrapolation: share, magnitude }
+  const yarn = {
+    factor,
+    base,
+    rotaryDim,
+    originalContext,
+    betaFast,
+    betaSlow,
+    extrapolation: share,
+    truncate,
+    magnitude
+  }
   return { scaling: yarnScaling(yarn), scoreFactor: multiplier > 0 ? yarnMagnitude(factor, multiplier) ** 2 : 1 }
 }
 

@@ -10,6 +10,8 @@ export interface GgufTensorInfo {
   bytes: number
   /** Type in its file, where it is converted as it is read. */
   stored?: string
+  /** Rows are put together from several places of its files as they are read. */
+  apart?: true
 }
 
 /** Tensors that lie in several files, as one GGUF file would have them: its header, and where each tensor's bytes are. */
@@ -20,13 +22,19 @@ export interface GatheredFiles {
   files: string[]
   /** Their sizes when the places were read: FILE_READ_FAILED for another. */
   fileBytes: Float64Array
-  /** Of each tensor: the id of the type in its files (F32, F16 or BF16), half the rows of a head whose rows are to be paired (0: none), its parts. */
+  /** Of each tensor: the id of the type in its files (F32, F16, BF16, or MXFP4 with scales), half the rows of a head whose rows are to be paired (0: none). */
   stored: Uint32Array
   halfHead: Uint32Array
+  /** Of each tensor: weights from one row of a part to the next (0: they follow one another), from one weight of a row to the next; its parts. */
+  rowStep: Float64Array
+  columnStep: Float64Array
   parts: Uint32Array
   /** Of each part of all tensors, in order: its file and place. Parts have equal shares of a tensor's rows. */
   partFile: Uint32Array
   partOffset: Float64Array
+  /** Of each part of all tensors stored as MXFP4: the scales of its blocks, a byte each. The part has 16 bytes of codes for each. */
+  scaleFile: Uint32Array
+  scaleOffset: Float64Array
 }
 
 export type GgufMetadataValue = string | number | boolean | string[] | number[] | boolean[]

@@ -4,18 +4,20 @@
  */
 import type { Metadata } from '../model/metadata.js'
 import { onlyNeutral, unsupported } from './config.js'
+import { deepseekV2, deepseekV3 } from './deepseek.js'
 import type { MetadataValue } from './gguf-header.js'
-import { type Put, putCommon } from './metadata.js'
+import { gptOss } from './gpt-oss.js'
+import { type ConfigRules, type Put, putCommon } from './metadata.js'
 import {
   attention,
-  block,
+  attentionBiases,
   ends,
   experts,
   headNorms,
   inLayer,
-  layer,
   norms,
   pairedAttention,
+  sharedExpert,
   type TensorRule
 } from './tensor-rules.js'
 
@@ -30,6 +32,7 @@ export interface FolderArchitecture {
   readonly tied: boolean
   /** Layers behind the model's own, for guesses at further tokens, are left out: `num_nextn_predict_layers`. */
   readonly guesses?: boolean
+  readonly config: ConfigRules
   /** What every model has is there already. */
   metadata(config: Metadata, put: Put): void
   readonly tensors: readonly TensorRule[]
@@ -40,6 +43,7 @@ const olmoe: FolderArchitecture = {
   className: 'OlmoeForCausalLM',
   ggufName: 'olmoe',
   tied: false,
+  config: { epsilon: 1e-5 },
   metadata(config, put) {
     onlyNeutral(config, '.clip_qkv', [])
     put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 2048 }))
@@ -55,13 +59,16 @@ const qwen3moe: FolderArchitecture = {
   className: 'Qwen3MoeForCausalLM',
   ggufName: 'qwen3moe',
   tied: false,
+  config: { epsilon: 1e-6 },
   metadata(config, put) {
     onlyNeutral(config, '.decoder_sparse_step', [1])
     onlyNeutral(config, '.mlp_only_layers', [])
     onlyNeutral(config, '.use_sliding_window', [false])
     put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 6144 }))
     put('expert_feed_forward_length', 'u32', config.integer('.moe_intermediate_size', { default: 768 }))
-    put('expert_count', 'u32', config.integer('.num_experts', { default: 128 }))
+    // As transformers 5 writes it.
+    const experts = config.has('.num_experts') ? '.num_experts' : '.num_local_experts'
+    put('expert_count', 'u32', config.integer(experts, { default: 128 }))
     put('expert_used_count', 'u32', config.integer('.num_experts_per_tok', { default: 8 }))
     put('expert_weights_norm', 'bool', config.boolean('.norm_topk_prob', false))
   },
@@ -74,6 +81,7 @@ const mixtral: FolderArchitecture = {
   className: 'MixtralForCausalLM',
   ggufName: 'llama',
   tied: false,
+  config: { epsilon: 1e-5, theta: 1e6 },
   metadata(config, put) {
     onlyNeutral(config, '.sliding_window', [])
     put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 14336 }))
@@ -91,16 +99,12 @@ const mixtral: FolderArchitecture = {
   ]
 }
 
-const sharedExpert = [
-  inLayer('mlp.shared_expert.gate_proj', 'ffn_gate_shexp'),
-  inLayer('mlp.shared_expert.up_proj', 'ffn_up_shexp'),
-  inLayer('mlp.shared_expert.down_proj', 'ffn_down_shexp')
-]
 const qwen2moe: FolderArchitecture = {
   modelType: 'qwen2_moe',
   className: 'Qwen2MoeForCausalLM',
   ggufName: 'qwen2moe',
   tied: false,
+  config: { epsilon: 1e-6 },
   metadata(config, put) {
     onlyNeutral(config, '.decoder_sparse_step', [1])
     onlyNeutral(config, '.mlp_only_layers', [])
@@ -117,12 +121,9 @@ const qwen2moe: FolderArchitecture = {
     ...ends,
     ...norms,
     ...attention,
-    ...(['q', 'k', 'v'] as const).map((one) => ({
-      from: `${layer}self_attn.${one}_proj.bias`,
-      to: `${block}attn_${one}.bias`
-    })),
+    ...attentionBiases(['q', 'k', 'v']),
     ...experts,
-    ...sharedExpert,
+    ...sharedExpert('shared_expert'),
     inLayer('mlp.shared_expert_gate', 'ffn_gate_inp_shexp')
   ]
 }
@@ -132,6 +133,7 @@ const granitemoe: FolderArchitecture = {
   className: 'GraniteMoeForCausalLM',
   ggufName: 'granitemoe',
   tied: false,
+  config: { epsilon: 1e-6 },
   metadata(config, put) {
     put('feed_forward_length', 'u32', config.integer('.intermediate_size', { default: 11008 }))
     put('expert_count', 'u32', config.integer('.num_local_experts', { default: 8 }))
@@ -156,65 +158,22 @@ const granitemoe: FolderArchitecture = {
   ]
 }
 
-/** DeepSeek-V2 and V3: latent attention, whose keys and values stay one matrix (`attn_kv_b`). */
-const deepseek = (modelType: string, className: string): FolderArchitecture => ({
-  modelType,
-  className,
-  ggufName: 'deepseek2',
-  tied: false,
-  guesses: true,
+/** Granite MoE with an expert that every token goes to, gate and up in one tensor too. */
+const granitemoeshared: FolderArchitecture = {
+  ...granitemoe,
+  modelType: 'granitemoeshared',
+  className: 'GraniteMoeSharedForCausalLM',
   metadata(config, put) {
-    onlyNeutral(config, '.moe_layer_freq', [1])
-    const rotated = config.integer('.qk_rope_head_dim')
-    put('attention.key_length', 'u32', config.integer('.qk_nope_head_dim') + rotated)
-    put('attention.value_length', 'u32', config.integer('.v_head_dim'))
-    put('attention.kv_lora_rank', 'u32', config.integer('.kv_lora_rank'))
-    if (config.has('.q_lora_rank')) put('attention.q_lora_rank', 'u32', config.integer('.q_lora_rank'))
-    put('rope.dimension_count', 'u32', rotated)
-    put('feed_forward_length', 'u32', config.integer('.intermediate_size'))
-    put('leading_dense_block_count', 'u32', config.integer('.first_k_dense_replace', { min: 0 }))
-    put('expert_feed_forward_length', 'u32', config.integer('.moe_intermediate_size'))
-    put('expert_count', 'u32', config.integer('.n_routed_experts'))
-    put('expert_used_count', 'u32', config.integer('.num_experts_per_tok'))
-    put('expert_shared_count', 'u32', config.integer('.n_shared_experts', { min: 0, default: 0 }))
-    put('expert_weights_scale', 'f32', config.number('.routed_scaling_factor', { min: 0, default: 1 }))
-    put('expert_weights_norm', 'bool', config.boolean('.norm_topk_prob', false))
-    putRouting(config, put)
+    granitemoe.metadata(config, put)
+    const width = config.integer('.shared_intermediate_size', { min: 0, default: 1024 })
+    put('expert_shared_feed_forward_length', 'u32', width)
   },
   tensors: [
-    ...ends,
-    ...norms,
-    inLayer('self_attn.q_proj', 'attn_q'),
-    inLayer('self_attn.q_a_proj', 'attn_q_a'),
-    inLayer('self_attn.q_a_layernorm', 'attn_q_a_norm'),
-    inLayer('self_attn.q_b_proj', 'attn_q_b'),
-    inLayer('self_attn.kv_a_proj_with_mqa', 'attn_kv_a_mqa'),
-    inLayer('self_attn.kv_a_layernorm', 'attn_kv_a_norm'),
-    inLayer('self_attn.kv_b_proj', 'attn_kv_b'),
-    inLayer('self_attn.o_proj', 'attn_output'),
-    inLayer('mlp.gate_proj', 'ffn_gate'),
-    inLayer('mlp.up_proj', 'ffn_up'),
-    inLayer('mlp.down_proj', 'ffn_down'),
-    ...experts,
-    { from: `${layer}mlp.gate.e_score_correction_bias`, to: `${block}exp_probs_b.bias` },
-    ...sharedExpert.map(({ from, to }) => ({ from: from.replace('shared_expert', 'shared_experts'), to }))
+    ...granitemoe.tensors,
+    inLayer('shared_mlp.input_linear', 'ffn_gate_shexp', { half: 0 }),
+    inLayer('shared_mlp.input_linear', 'ffn_up_shexp', { half: 1 }),
+    inLayer('shared_mlp.output_linear', 'ffn_down_shexp')
   ]
-})
-
-/** How DeepSeek's models choose experts; ids of `expert_gating_func`: 1 softmax, 2 sigmoid. */
-function putRouting(config: Metadata, put: Put): void {
-  const v3 = config.optionalString('.model_type') === 'deepseek_v3'
-  const scoring = config.optionalString('.scoring_func') ?? (v3 ? 'sigmoid' : 'softmax')
-  if (scoring !== 'softmax' && scoring !== 'sigmoid') config.refuse('.scoring_func', 'softmax or sigmoid')
-  put('expert_gating_func', 'u32', scoring === 'sigmoid' ? 2 : 1)
-  const groups = config.integer('.n_group', { min: 1, default: 1 })
-  const method = config.optionalString('.topk_method') ?? (v3 ? 'noaux_tc' : 'greedy')
-  if (!['greedy', 'group_limited_greedy', 'noaux_tc'].includes(method)) {
-    config.refuse('.topk_method', 'greedy, group_limited_greedy or noaux_tc')
-  }
-  if (groups === 1 || method === 'greedy') return
-  put('expert_group_count', 'u32', groups)
-  put('expert_group_used_count', 'u32', config.integer('.topk_group', { max: groups }))
 }
 
 const ARCHITECTURES: readonly FolderArchitecture[] = [
@@ -223,8 +182,10 @@ const ARCHITECTURES: readonly FolderArchitecture[] = [
   mixtral,
   qwen2moe,
   granitemoe,
-  deepseek('deepseek_v2', 'DeepseekV2ForCausalLM'),
-  deepseek('deepseek_v3', 'DeepseekV3ForCausalLM')
+  granitemoeshared,
+  deepseekV2,
+  deepseekV3,
+  gptOss
 ]
 
 export const FOLDER_ARCHITECTURES: readonly string[] = ARCHITECTURES.map(({ modelType }) => modelType)
@@ -254,7 +215,7 @@ export function folderMetadata(architecture: FolderArchitecture, config: Metadat
   const put: Put = (key, type, value) => {
     entries.set(`${ggufName}.${key}`, { type, value } as MetadataValue)
   }
-  putCommon(config, put)
+  putCommon(config, architecture.config, put)
   architecture.metadata(config, put)
   return entries
 }

@@ -9,6 +9,9 @@ const largestConfig = 2 ** 20
 /** Of nested objects: nothing that is read lies deeper. */
 const mostLevels = 3
 
+/** What the key of an object itself has; its values have keys of their own. */
+export const OBJECT = 'an object'
+
 type Value = RawMetadata[string]
 
 const isScalar = (value: unknown): value is Value => ['number', 'string', 'boolean'].includes(typeof value)
@@ -25,7 +28,7 @@ function flatten(value: Record<string, unknown>, prefix: string, level: number, 
     const name = `${prefix}.${key}`
     if (Array.isArray(item)) out.set(name, listOf(item))
     else if (isObject(item)) {
-      out.set(name, 'an object')
+      out.set(name, OBJECT)
       if (level < mostLevels) flatten(item, name, level + 1, out)
     } else if (isScalar(item)) out.set(name, item)
   }

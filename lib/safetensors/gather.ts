@@ -2,25 +2,14 @@
 import { createError } from '../errors/index.js'
 import type { Metadata } from '../model/metadata.js'
 import type { FolderArchitecture } from './architectures.js'
+import { checkType, type Layout, layoutOf, mismatch } from './layout.js'
 import { invalid, shown } from './read-json.js'
 import type { PlacedTensor } from './shards.js'
 import type { TensorRule } from './tensor-rules.js'
 
-/** Types that can be read, and bytes of a weight. */
-const weightBytes = { F32: 4, F16: 2, BF16: 2 } as const
-export type StoredType = keyof typeof weightBytes
-const storedTypes = Object.keys(weightBytes)
-
 /** A tensor of the model. */
-export interface GatheredTensor {
+export interface GatheredTensor extends Layout {
   name: string
-  stored: StoredType
-  /** Innermost first. */
-  shape: number[]
-  /** 0, or half the rows of a head whose rows are to be paired. */
-  halfHead: number
-  /** Equal shares of the rows, in order. */
-  parts: { file: number; offset: number }[]
 }
 
 /** Tensors that transformers keeps and nobody computes with. */
@@ -37,6 +26,8 @@ interface Target {
   rule: TensorRule
   order: number
   sources: Source[]
+  /** Of MXFP4. */
+  scales?: PlacedTensor
 }
 
 /** Numbers taken out of a name: `model.layers.{layer}.mlp.experts.{expert}.up_proj.weight`. */
@@ -51,34 +42,20 @@ function templateOf(name: string): { template: string; layer: number; expert: nu
   return { template, layer, expert }
 }
 
-const mismatch = (tensor: string, expected: string, actual: readonly number[]) =>
-  createError('TENSOR_SHAPE_MISMATCH', `tensor ${tensor} has shape [${actual.join(', ')}], needed is ${expected}`, {
-    tensor,
-    expected,
-    actual: [...actual]
-  })
-
-function storedType({ name, dtype }: PlacedTensor): StoredType {
-  if (storedTypes.includes(dtype)) return dtype as StoredType
-  throw createError(
-    'TENSOR_TYPE_UNSUPPORTED',
-    `tensor ${shown(name)} has the type ${dtype}; supported in safetensors files: ${storedTypes.join(', ')}`,
-    { tensor: shown(name), type: dtype, supported: storedTypes }
-  )
-}
+const missing = (tensor: string) =>
+  createError('TENSOR_MISSING', `tensor ${shown(tensor)} is not in the folder`, { tensor: shown(tensor) })
 
 /** Tensors that are stacked: all experts from 0 on, alike. */
 function checkExperts(target: Target, path: string): void {
   const { sources, name } = target
   const first = sources[0]!.tensor
   for (const [index, { tensor, expert }] of sources.entries()) {
-    if (expert === undefined) throw invalid(path, `${name} is there stacked and expert by expert`, { tensor: name })
+    if (expert === undefined) throw invalid(path, `${name} is there in two forms`, { tensor: name })
     if (expert !== index) {
-      const missing = tensor.name.replace(`.experts.${expert}.`, `.experts.${index}.`)
-      throw createError('TENSOR_MISSING', `tensor ${shown(missing)} is not in the folder`, { tensor: shown(missing) })
+      throw missing(tensor.name.replace(`.experts.${expert}.`, `.experts.${index}.`))
     }
     if (tensor.shape.length !== first.shape.length || tensor.shape.some((size, i) => size !== first.shape[i])) {
-      throw mismatch(shown(tensor.name), `[${first.shape.join(', ')}], as the other experts have it`, tensor.shape)
+      throw mismatch(tensor.name, `[${first.shape.join(', ')}], as the other experts have it`, tensor.shape)
     }
     if (tensor.dtype !== first.dtype) {
       throw invalid(path, `${shown(tensor.name)} is ${tensor.dtype}, and the experts before it are ${first.dtype}`, {
@@ -88,42 +65,24 @@ function checkExperts(target: Target, path: string): void {
   }
 }
 
-/** One half of the rows of each matrix: shape [..., rows, columns]. */
-function halve({ name, shape, file, offset }: PlacedTensor, half: 0 | 1, each: number) {
-  const [columns, rows, ...outer] = [...shape].reverse()
-  if (columns === undefined || rows === undefined || rows % 2 !== 0) {
-    throw mismatch(shown(name), 'matrices with an even number of rows', shape)
-  }
-  const matrices = outer.reduce((product, size) => product * size, 1)
-  const bytes = (rows / 2) * columns * each
-  const parts = Array.from({ length: matrices }, (_, i) => ({ file, offset: offset + (2 * i + half) * bytes }))
-  return { shape: [columns, rows / 2, ...outer], parts }
-}
-
-function halfHead(rule: TensorRule, { name, shape }: PlacedTensor, config: Metadata): number {
-  if (!rule.heads) return 0
-  const heads = config.integer(`.${rule.heads}`, { default: config.integer('.num_attention_heads') })
-  const half = (shape[0] ?? 0) / heads / 2
-  if (!Number.isInteger(half) || half < 1) throw mismatch(shown(name), `rows of ${heads} even heads`, shape)
-  return half
-}
-
 /** A matrix of one row is a vector, as converters write it. */
 const squeezed = (shape: number[]): number[] => (shape.length === 2 && shape[1] === 1 ? shape.slice(0, 1) : shape)
 
 function gatherOne(target: Target, config: Metadata, path: string): GatheredTensor {
-  const { name, rule, sources } = target
+  const { name, rule, sources, scales } = target
   sources.sort((a, b) => (a.expert ?? -1) - (b.expert ?? -1))
-  const [{ tensor, expert }] = sources as [Source]
+  const [first] = sources
+  if (!first) throw missing(scales!.name.replace(/_scales$/, '_blocks'))
+  const { tensor, expert } = first
+  if (rule.mxfp4 && !scales) throw missing(tensor.name.replace(/_blocks$/, '_scales'))
   if (sources.length > 1 || expert !== undefined) checkExperts(target, path)
-  const stored = storedType(tensor)
-  const whole =
-    rule.half === undefined
-      ? { shape: [...tensor.shape].reverse(), parts: sources.map(({ tensor: { file, offset } }) => ({ file, offset })) }
-      : halve(tensor, rule.half, weightBytes[stored])
-  const shape = expert === undefined ? squeezed(whole.shape) : [...whole.shape, sources.length]
-  if (shape.length < 1 || shape.length > 4) throw mismatch(shown(tensor.name), '1 to 4 dimensions', tensor.shape)
-  return { name, stored, shape, halfHead: halfHead(rule, tensor, config), parts: whole.parts }
+  if (tensor.bytes === 0) throw invalid(path, `tensor ${shown(tensor.name)} is empty`, { tensor: shown(tensor.name) })
+  const layout = layoutOf(rule, tensor, scales, config)
+  const { length } = layout.shape
+  if (length < 1 || length > 4) throw mismatch(tensor.name, '1 to 4 dimensions', tensor.shape)
+  if (expert === undefined) return { name, ...layout, shape: squeezed(layout.shape) }
+  const parts = sources.map(({ tensor: { file, offset } }) => ({ file, offset }))
+  return { name, ...layout, shape: [...layout.shape, sources.length], parts }
 }
 
 /**
@@ -152,15 +111,17 @@ export function gatherTensors(
     const found = rules.get(template)
     if (!found && !ignored.test(tensor.name)) extra.push(shown(tensor.name))
     for (const { rule, order } of found ?? []) {
+      checkType(rule, tensor)
       if (tied && rule.to === 'output.weight') continue
       const name = rule.to.replace('{layer}', String(layer))
-      const target = targets.get(name) ?? {
+      const target: Target = targets.get(name) ?? {
         name,
         rule,
         order: layer * architecture.tensors.length + order,
         sources: []
       }
-      target.sources.push({ tensor, expert })
+      if (rule.mxfp4 === 'scales') target.scales = tensor
+      else target.sources.push({ tensor, expert })
       targets.set(name, target)
     }
   }

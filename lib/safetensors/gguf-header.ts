@@ -2,7 +2,7 @@
 
 /** Ids of the format. */
 const valueTypes = { u32: 4, f32: 6, bool: 7, string: 8 } as const
-export const tensorTypes = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30 } as const
+export const tensorTypes = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30, MXFP4: 39 } as const
 export type HeaderTensorType = keyof typeof tensorTypes
 
 export type MetadataValue =

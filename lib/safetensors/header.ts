@@ -2,7 +2,7 @@
  * The header of a safetensors file: 8 bytes of its length (little-endian), then JSON with the type, shape and place of every tensor, then their bytes.
  * Format: the safetensors README (huggingface/safetensors).
  */
-import { invalid, isObject, parseObject, readRange, shown, withFile } from './read-json.js'
+import { invalid, isObject, parseObject, readRange, shown, shownValue, withFile } from './read-json.js'
 
 /** Of the JSON: the largest known headers, of models with 50,000 tensors in one file, are a third of it. */
 export const LARGEST_HEADER = 16 * 2 ** 20
@@ -56,8 +56,7 @@ function tensorOf(name: string, entry: unknown, data: { at: number; bytes: numbe
   if (!isObject(entry)) return refuse('is no object')
   const { dtype, shape, data_offsets: offsets } = entry
   const bits = typeof dtype === 'string' && Object.hasOwn(bitsOf, dtype) ? bitsOf[dtype] : undefined
-  if (bits === undefined)
-    return refuse(`has the dtype ${shown(String(JSON.stringify(dtype)))}, which the format has not`)
+  if (bits === undefined) return refuse(`has the dtype ${shownValue(dtype)}, which the format has not`)
   if (!Array.isArray(shape) || shape.length > mostDimensions || !shape.every(isSize)) {
     return refuse(`has no shape of at most ${mostDimensions} dimensions`)
   }

@@ -18,7 +18,7 @@ import { tokenizerEntries } from './tokenizer.js'
 export type QuantizeType = 'Q8_0' | 'Q4_0'
 
 /** `general.file_type` of the specification, by the type that most weights have. */
-const fileTypes: Record<HeaderTensorType, number> = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 7, BF16: 32 }
+const fileTypes: Record<HeaderTensorType, number> = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 7, BF16: 32, MXFP4: 38 }
 const quantizationVersion = 2
 
 /** The type that a tensor has in memory: what converters and `tiered-moe quantize` give it. */
@@ -38,7 +38,8 @@ const blocks: Record<HeaderTensorType, readonly [weights: number, bytes: number]
   F16: [1, 2],
   BF16: [1, 2],
   Q8_0: [32, 34],
-  Q4_0: [32, 18]
+  Q4_0: [32, 18],
+  MXFP4: [32, 17]
 }
 
 function described(tensor: GatheredTensor, type: HeaderTensorType): HeaderTensor {
@@ -79,6 +80,7 @@ export async function openModelFolder(
     ...(await tokenizerEntries(folder, config, `${architecture.ggufName}.vocab_size`))
   ])
   const { header, dataBytes } = ggufHeader(metadata, typed)
+  const [parts, scales] = [gathered.flatMap((tensor) => tensor.parts), gathered.flatMap((tensor) => tensor.scales)]
   return addon.openGathered(folder, {
     header,
     dataBytes,
@@ -86,9 +88,13 @@ export async function openModelFolder(
     fileBytes: Float64Array.from(files, ({ bytes }) => bytes),
     stored: Uint32Array.from(gathered, ({ stored }) => tensorTypes[stored]),
     halfHead: Uint32Array.from(gathered, (tensor) => tensor.halfHead),
-    parts: Uint32Array.from(gathered, ({ parts }) => parts.length),
-    partFile: Uint32Array.from(gathered.flatMap(({ parts }) => parts.map(({ file }) => file))),
-    partOffset: Float64Array.from(gathered.flatMap(({ parts }) => parts.map(({ offset }) => offset)))
+    rowStep: Float64Array.from(gathered, ({ rowStep }) => rowStep),
+    columnStep: Float64Array.from(gathered, ({ columnStep }) => columnStep),
+    parts: Uint32Array.from(gathered, (tensor) => tensor.parts.length),
+    partFile: Uint32Array.from(parts, ({ file }) => file),
+    partOffset: Float64Array.from(parts, ({ offset }) => offset),
+    scaleFile: Uint32Array.from(scales, ({ file }) => file),
+    scaleOffset: Float64Array.from(scales, ({ offset }) => offset)
   })
 }
 

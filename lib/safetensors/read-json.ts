@@ -56,21 +56,38 @@ export const readSmallFile = (path: string, most: number): Promise<Buffer> =>
     return readRange(file, path, 0, bytes)
   })
 
-/** Members of the object that a sound JSON text is: each has its colon outside of texts, one level down. */
-function countMembers(text: string): number {
-  let [members, level] = [0, 0]
+/** A value of a file for a message. What is nested is not written out: it may be so deep that nothing could write it. */
+export function shownValue(value: unknown): string {
+  if (typeof value === 'string') return `"${shown(value)}"`
+  if (typeof value !== 'object' || value === null) return String(value)
+  return Array.isArray(value) ? 'a list' : 'an object'
+}
+
+/** Members that the objects of a sound JSON text are given: each has its colon outside of texts. */
+function countColons(text: string): number {
+  let colons = 0
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i)
     if (c === 0x22) {
       while (text.charCodeAt(++i) !== 0x22) if (text.charCodeAt(i) === 0x5c) i++
-    } else if (c === 0x7b || c === 0x5b) level++
-    else if (c === 0x7d || c === 0x5d) level--
-    else if (c === 0x3a && level === 1) members++
+    } else if (c === 0x3a) colons++
+  }
+  return colons
+}
+
+/** Members that the objects of a value have. */
+function countMembers(value: object): number {
+  let members = 0
+  const left = [value]
+  for (let next = left.pop(); next !== undefined; next = left.pop()) {
+    const items: unknown[] = Array.isArray(next) ? next : Object.values(next)
+    if (!Array.isArray(next)) members += items.length
+    for (const item of items) if (typeof item === 'object' && item !== null) left.push(item)
   }
   return members
 }
 
-/** The object of a JSON text in UTF-8. MODEL_FILE_INVALID {path, reason} for anything else, and for an object that has a key twice. */
+/** The object of a JSON text in UTF-8. MODEL_FILE_INVALID {path, reason} for anything else, and where one of its objects has a key twice. */
 export function parseObject(bytes: Uint8Array, path: string, what: string): Record<string, unknown> {
   let text: string
   let value: unknown
@@ -81,7 +98,7 @@ export function parseObject(bytes: Uint8Array, path: string, what: string): Reco
     throw invalid(path, `${what} is not JSON in UTF-8`, {}, cause)
   }
   if (!isObject(value)) throw invalid(path, `${what} is not an object`)
-  if (countMembers(text) !== Object.keys(value).length) throw invalid(path, `${what} has a key twice`)
+  if (countColons(text) !== countMembers(value)) throw invalid(path, `${what} has a key twice`)
   return value
 }
 

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { createError } from '../errors/index.js'
 import { readHeader, type StoredTensor } from './header.js'
-import { invalid, isObject, parseObject, readSmallFile, shown } from './read-json.js'
+import { invalid, isObject, parseObject, readSmallFile, shown, shownValue } from './read-json.js'
 
 export const SINGLE_FILE = 'model.safetensors'
 export const INDEX_FILE = 'model.safetensors.index.json'
@@ -25,13 +25,9 @@ export function parseIndex(json: Uint8Array, path: string): Map<string, string> 
   const files = new Map<string, string>()
   for (const [name, file] of entries) {
     if (typeof file !== 'string' || !plainName.test(file)) {
-      throw invalid(
-        path,
-        `tensor ${shown(name)} is in ${shown(String(JSON.stringify(file)))}, which is no file of the folder`,
-        {
-          tensor: shown(name)
-        }
-      )
+      throw invalid(path, `tensor ${shown(name)} is in ${shownValue(file)}, which is no file of the folder`, {
+        tensor: shown(name)
+      })
     }
     files.set(name, file)
   }

@@ -6,6 +6,12 @@ export interface TensorRule {
   to: string
   /** Which half of the rows of each matrix; both halves have rules of their own. */
   half?: 0 | 1
+  /** Of two matrices whose rows take turns, or of two vectors whose values do: which one. */
+  turn?: 0 | 1
+  /** Matrices are stored turned: [columns, rows]. */
+  turned?: true
+  /** Matrices in MXFP4 are two tensors of bytes, with a rule each. */
+  mxfp4?: 'codes' | 'scales'
   /** Rows of whose heads are paired with neighbours instead of half a head apart, as converters to GGUF do for the architecture `llama`. */
   heads?: 'num_attention_heads' | 'num_key_value_heads'
 }
@@ -30,6 +36,11 @@ export const attention = [
   inLayer('self_attn.v_proj', 'attn_v'),
   inLayer('self_attn.o_proj', 'attn_output')
 ]
+export const attentionBiases = (products: readonly ('q' | 'k' | 'v' | 'o')[]): TensorRule[] =>
+  products.map((one) => ({
+    from: `${layer}self_attn.${one}_proj.bias`,
+    to: `${block}attn_${one === 'o' ? 'output' : one}.bias`
+  }))
 /** Of models whose GGUF files have rotary pairs beside each other. */
 export const pairedAttention = [
   inLayer('self_attn.q_proj', 'attn_q', { heads: 'num_attention_heads' }),
@@ -49,3 +60,10 @@ export const experts = [
   { from: `${layer}mlp.experts.gate_up_proj`, to: `${block}ffn_up_exps.weight`, half: 1 },
   { from: `${layer}mlp.experts.down_proj`, to: `${block}ffn_down_exps.weight` }
 ] as const
+
+/** The expert that all tokens share, under the name that the architecture has for it. */
+export const sharedExpert = (name: string): TensorRule[] => [
+  inLayer(`mlp.${name}.gate_proj`, 'ffn_gate_shexp'),
+  inLayer(`mlp.${name}.up_proj`, 'ffn_up_shexp'),
+  inLayer(`mlp.${name}.down_proj`, 'ffn_down_shexp')
+]

@@ -67,11 +67,12 @@ async function checkPeaks(t: Test, model: Model): Promise<void> {
   }
 }
 
-t.test('safetensors files, converted as they are read', async (t) => {
+t.test('safetensors files, put together and converted as they are read', async (t) => {
   const { wide, q4 } = shapes
   for (const [name, shape, quantize] of [
     ['wide', { ...wide, architecture: 'llama' }, 'Q4_0'],
-    ['small', { ...q4, architecture: 'olmoe', type: 'BF16', headDim: 16, halfNorms: true }, 'Q8_0']
+    ['small', { ...q4, architecture: 'olmoe', type: 'BF16', headDim: 16, halfNorms: true }, 'Q8_0'],
+    ['codes and scales', { ...wide, architecture: 'gpt-oss', type: 'BF16', mxfp4: true }, 'Q8_0']
   ] as const) {
     const { folder } = writeTwins(join(t.testdir(), name), shape, 2)
     await checkPeaks(t, { model: folder, quantize })

@@ -14,19 +14,21 @@ export interface ScaledRope {
 const plain = (base: number, rotaryDim: number) =>
   Array.from({ length: rotaryDim / 2 }, (_, i) => base ** ((-2 * i) / rotaryDim))
 
-/** YaRN, equations 17 to 23 of the paper, with the bounds of a pair floored and ceiled as its code does. */
+/** YaRN, equations 17 to 23 of the paper, with the bounds of a pair floored and ceiled as its code does, or (`truncate` false) as they are. */
 function yarn(
   base: number,
   rotaryDim: number,
   factor: number,
   originalContext: number,
   betaFast: number,
-  betaSlow: number
+  betaSlow: number,
+  truncate: boolean
 ) {
   const pairOf = (turns: number) =>
     (rotaryDim * Math.log(originalContext / (turns * 2 * Math.PI))) / (2 * Math.log(base))
-  const low = Math.max(Math.floor(pairOf(betaFast)), 0)
-  const high = Math.min(Math.ceil(pairOf(betaSlow)), rotaryDim - 1)
+  const [floor, ceil] = truncate ? [Math.floor, Math.ceil] : [Number, Number]
+  const low = Math.max(floor(pairOf(betaFast)), 0)
+  const high = Math.min(ceil(pairOf(betaSlow)), rotaryDim - 1)
   return plain(base, rotaryDim).map((f, i) => {
     const ramp = Math.min(Math.max((i - low) / Math.max(high - low, 0.001), 0), 1)
     return (f / factor) * ramp + f * (1 - ramp)
@@ -44,14 +46,21 @@ function llama3(base: number, rotaryDim: number, factor: number, originalContext
   })
 }
 
-function yarnCase(name: string, base: number, rotaryDim: number, factor: number, originalContext: number): ScaledRope {
+function yarnCase(
+  name: string,
+  base: number,
+  rotaryDim: number,
+  factor: number,
+  originalContext: number,
+  truncate = true
+): ScaledRope {
   const [betaFast, betaSlow] = [32, 1]
   return {
     name,
     base,
     rotaryDim,
-    scaling: yarnScaling({ factor, base, rotaryDim, originalContext, betaFast, betaSlow }),
-    frequencies: yarn(base, rotaryDim, factor, originalContext, betaFast, betaSlow),
+    scaling: yarnScaling({ factor, base, rotaryDim, originalContext, betaFast, betaSlow, truncate }),
+    frequencies: yarn(base, rotaryDim, factor, originalContext, betaFast, betaSlow, truncate),
     magnitude: 1 + 0.1 * Math.log(factor)
   }
 }
@@ -68,6 +77,7 @@ export const scaledRopes: ScaledRope[] = [
     magnitude: 1
   },
   yarnCase('yarn of gpt-oss', 150_000, 64, 32, 4096),
+  yarnCase('yarn of gpt-oss, not truncated', 150_000, 64, 32, 4096, false),
   yarnCase('yarn with no pair between its bounds', 10_000, 8, 2.5, 6),
   yarnCase('yarn where most pairs are kept', 1e6, 128, 4, 131_072),
   {

@@ -15,7 +15,7 @@ import { planLogits, sameBits } from './plan-logits.js'
 const skip = existsSync('build/Release/tiered_moe.node') || process.env.TIERED_MOE_ADDON ? false : 'no addon'
 const TOKENS = Array.from({ length: 40 }, (_, i) => (i * 37 + 5) % 270)
 
-const scaled = (keys: Record<string, number | string>, more: MoeModelOptions = {}): MoeModelOptions => ({
+const scaled = (keys: Record<string, number | string | boolean>, more: MoeModelOptions = {}): MoeModelOptions => ({
   ...more,
   metadata: Object.fromEntries(Object.entries(keys).map(([key, value]) => [`olmoe.rope.${key}`, value]))
 })
@@ -40,6 +40,9 @@ t.test('keys of a file', async (t) => {
   t.same(read.scaling, gptOss.scaling)
   t.ok(Math.abs(read.scaling!.magnitude - 1.3465735902799727) < 1e-15, '1 + 0.1 ln 32')
   t.same(read.scaling!.keep, { by: 'pair', all: 8, none: 18, most: 1 }, 'the bounds that its paper gives')
+  const exact = scaledRopes.find(({ name }) => name === 'yarn of gpt-oss, not truncated')!
+  const folder = scaled({ ...yarn, 'scaling.yarn_truncate': false }, { headDim: 64, ropeBase: 150_000 })
+  t.same(ropeOf(folder).scaling, exact.scaling, 'what a folder says of gpt-oss')
   const of = (more: Record<string, number>) =>
     ropeOf(scaled({ ...yarn, ...more }, { headDim: 64, ropeBase: 150_000 })).scaling!
   t.equal(of({ 'scaling.attn_factor': 0.5 }).magnitude, 0.5 * read.scaling!.magnitude)

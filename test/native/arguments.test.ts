@@ -68,7 +68,7 @@ t.test('places of tensors that no file has', async (t) => {
     copy[index] = value
     return copy
   }
-  const { partOffset, partFile, fileBytes, parts, stored, halfHead, header } = places
+  const { partOffset, partFile, fileBytes, parts, stored, halfHead, rowStep, columnStep, header } = places
   const last = partOffset.length - 1
   for (const [what, change, code] of [
     ['behind its file', { partOffset: changed(partOffset, last, fileBytes[partFile[last]!]!) }, 'VALIDATION_ERROR'],
@@ -77,6 +77,12 @@ t.test('places of tensors that no file has', async (t) => {
     ['of wider weights', { stored: stored.map(() => 0) }, 'VALIDATION_ERROR'],
     ['of quantised weights', { stored: changed(stored, 0, 8) }, 'VALIDATION_ERROR'],
     ['of heads that are none', { halfHead: changed(halfHead, 0, 7) }, 'VALIDATION_ERROR'],
+    ['of rows beyond the file', { rowStep: changed(rowStep, 0, 2 ** 40) }, 'VALIDATION_ERROR'],
+    ['of rows beyond all files', { rowStep: changed(rowStep, 0, 2 ** 53) }, 'VALIDATION_ERROR'],
+    ['of turned rows that follow one another', { columnStep: changed(columnStep, 0, 2) }, 'VALIDATION_ERROR'],
+    ['of columns in one place', { columnStep: changed(columnStep, 0, 0) }, 'VALIDATION_ERROR'],
+    ['of MXFP4 without scales', { stored: changed(stored, 0, 39) }, 'VALIDATION_ERROR'],
+    ['of floats with scales', { scaleFile: Uint32Array.of(0), scaleOffset: Float64Array.of(0) }, 'VALIDATION_ERROR'],
     [
       'in no part',
       { parts: changed(parts, 0, 0), partFile: partFile.slice(1), partOffset: partOffset.slice(1) },

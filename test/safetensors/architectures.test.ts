@@ -110,6 +110,44 @@ const deepseek = {
   v_head_dim: 128
 }
 
+const v3 = {
+  model_type: 'deepseek_v3',
+  architectures: ['DeepseekV3ForCausalLM'],
+  scoring_func: 'sigmoid',
+  topk_method: 'noaux_tc'
+}
+const gptOss = {
+  model_type: 'gpt_oss',
+  architectures: ['GptOssForCausalLM'],
+  attention_bias: true,
+  experts_per_token: 4,
+  head_dim: 64,
+  hidden_act: 'silu',
+  hidden_size: 2880,
+  initial_context_length: 4096,
+  intermediate_size: 2880,
+  layer_types: ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention'],
+  max_position_embeddings: 131072,
+  num_attention_heads: 64,
+  num_experts_per_tok: 4,
+  num_hidden_layers: 4,
+  num_key_value_heads: 8,
+  num_local_experts: 32,
+  quantization_config: { modules_to_not_convert: ['lm_head'], quant_method: 'mxfp4' },
+  rms_norm_eps: 1e-5,
+  rope_scaling: {
+    beta_fast: 32,
+    beta_slow: 1,
+    factor: 32,
+    original_max_position_embeddings: 4096,
+    rope_type: 'yarn',
+    truncate: false
+  },
+  rope_theta: 150000,
+  sliding_window: 128,
+  swiglu_limit: 7
+}
+
 t.test('metadata', async (t) => {
   t.match(metadataOf(qwen), {
     'general.architecture': 'qwen2moe',
@@ -147,7 +185,6 @@ t.test('metadata', async (t) => {
   })
   t.equal(Math.fround(lite['deepseek2.rope.scaling.yarn_log_multiplier'] as number), Math.fround(0.07))
   t.notOk('deepseek2.attention.q_lora_rank' in lite || 'deepseek2.expert_group_count' in lite)
-  const v3 = { model_type: 'deepseek_v3', architectures: ['DeepseekV3ForCausalLM'], scoring_func: 'sigmoid' }
   const grouped = { n_group: 8, topk_group: 4, topk_method: 'noaux_tc', q_lora_rank: 1536, routed_scaling_factor: 2.5 }
   t.match(metadataOf({ ...deepseek, ...v3, ...grouped }), {
     'deepseek2.expert_gating_func': 2,
@@ -155,6 +192,56 @@ t.test('metadata', async (t) => {
     'deepseek2.expert_group_used_count': 4,
     'deepseek2.attention.q_lora_rank': 1536,
     'deepseek2.expert_weights_scale': 2.5
+  })
+})
+
+t.test('metadata of gpt-oss', async (t) => {
+  t.match(metadataOf(gptOss), {
+    'general.architecture': 'gpt-oss',
+    'gpt-oss.attention.key_length': 64,
+    'gpt-oss.attention.sliding_window': 128,
+    'gpt-oss.attention.sliding_window_pattern': 2,
+    'gpt-oss.expert_feed_forward_length': 2880,
+    'gpt-oss.expert_count': 32,
+    'gpt-oss.expert_used_count': 4,
+    'gpt-oss.rope.freq_base': 150000,
+    'gpt-oss.rope.scaling.factor': 32,
+    'gpt-oss.rope.scaling.original_context_length': 4096,
+    'gpt-oss.rope.scaling.yarn_truncate': false
+  })
+  for (const [types, pattern] of [
+    ['ffff', 1],
+    ['ssss', 0],
+    ['sssf', 4]
+  ] as const) {
+    const layer_types = [...types].map((type) => (type === 's' ? 'sliding_attention' : 'full_attention'))
+    t.equal(metadataOf({ ...gptOss, layer_types })['gpt-oss.attention.sliding_window_pattern'], pattern, types)
+  }
+})
+
+t.test('what config.json leaves out is what the configuration class has', async (t) => {
+  const {
+    rms_norm_eps: _,
+    rope_theta: __,
+    ...olmoe
+  } = {
+    ...qwen,
+    model_type: 'olmoe',
+    architectures: ['OlmoeForCausalLM']
+  }
+  // OLMoE-1B-7B-0924 has no rms_norm_eps.
+  t.equal(metadataOf(olmoe)['olmoe.attention.layer_norm_rms_epsilon'], 1e-5)
+  t.equal(metadataOf(olmoe)['olmoe.rope.freq_base'], 10000)
+  const mixtral = { ...olmoe, model_type: 'mixtral', architectures: ['MixtralForCausalLM'], sliding_window: null }
+  t.equal(metadataOf(mixtral)['llama.rope.freq_base'], 1e6)
+  const { num_experts: ___, ...qwen3 } = { ...qwen, model_type: 'qwen3_moe', architectures: ['Qwen3MoeForCausalLM'] }
+  t.equal(metadataOf({ ...qwen3, num_local_experts: 16 })['qwen3moe.expert_count'], 16)
+  const { norm_topk_prob: a, n_group: b, topk_group: c, routed_scaling_factor: d, ...bare } = { ...deepseek, ...v3 }
+  t.match(metadataOf(bare), {
+    'deepseek2.expert_weights_norm': true,
+    'deepseek2.expert_weights_scale': 2.5,
+    'deepseek2.expert_group_count': 8,
+    'deepseek2.expert_group_used_count': 4
   })
 })
 
@@ -167,7 +254,24 @@ t.test('values that change what is computed are refused', async (t) => {
     { ...qwen, mlp_only_layers: [3] },
     { ...qwen, use_sliding_window: true },
     { ...granite, attention_bias: true },
-    { ...granite, logits_scaling: 0 }
+    { ...granite, logits_scaling: 0 },
+    { ...granite, layer_types: ['full_attention', 'sliding_attention'] },
+    { ...granite, rope_scaling: 'yarn' },
+    { ...granite, rope_parameters: { full_attention: { rope_type: 'default', rope_theta: 1e4 } } },
+    { ...granite, rope_scaling: { type: 'yarn', factor: 4, mscale: 1, mscale_all_dim: 1 } },
+    { ...granite, quantization_config: { quant_method: 'fp8', weight_block_size: [128, 128] } },
+    { ...granite, quantization_config: { quant_method: 'mxfp4' } },
+    { ...deepseek, scoring_func: 'sigmoid' },
+    { ...deepseek, norm_topk_prob: true, routed_scaling_factor: 16 },
+    { ...deepseek, ...v3, topk_method: 'group_limited_greedy' },
+    { ...deepseek, ...v3, rope_interleave: false },
+    { ...gptOss, swiglu_limit: 8 },
+    { ...gptOss, swiglu_alpha: 1 },
+    { ...gptOss, rope_scaling: null },
+    { ...gptOss, sliding_window: null },
+    { ...gptOss, layer_types: ['full_attention', 'sliding_attention', 'sliding_attention', 'full_attention'] },
+    { ...gptOss, layer_types: ['sliding_attention', 'full_attention'] },
+    { ...gptOss, quantization_config: { quant_method: 'bitsandbytes' } }
   ]) {
     t.throws(() => metadataOf(change), { code: 'METADATA_INVALID' }, JSON.stringify(change).slice(0, 200))
   }
@@ -219,6 +323,22 @@ t.test('tensors', async (t) => {
       ['blk.0.exp_probs_b.bias', [4], 0, [64]]
     ],
     'without the layer that guesses'
+  )
+  const experts = `${layer}mlp.experts.`
+  t.same(
+    gathered(gptOss, {
+      [`${experts}gate_up_proj`]: [2, 3, 8],
+      [`${experts}gate_up_proj_bias`]: [2, 8],
+      [`${experts}down_proj`]: [2, 4, 3]
+    }),
+    [
+      ['blk.0.ffn_gate_exps.weight', [3, 4, 2], 0, [0, 48]],
+      ['blk.0.ffn_gate_exps.bias', [4, 2], 0, [96]],
+      ['blk.0.ffn_up_exps.weight', [3, 4, 2], 0, [2, 50]],
+      ['blk.0.ffn_up_exps.bias', [4, 2], 0, [98]],
+      ['blk.0.ffn_down_exps.weight', [4, 3, 2], 0, [128, 152]]
+    ],
+    'gate and up in turn, turned'
   )
   t.throws(() => gathered(deepseek, { 'model.layers.27.eh_proj.weight': [4, 8] }), { code: 'ARCHITECTURE_UNSUPPORTED' })
 })

@@ -124,6 +124,16 @@ const cases: [what: string, make: () => unknown, code: string][] = [
   ['levels without end', () => putHeader(() => '['.repeat(100_000)), 'MODEL_FILE_INVALID'],
   ['a name twice', () => putHeader(() => pair(`"${query}":${JSON.stringify(header()[query])}`)), 'MODEL_FILE_INVALID'],
   ['__proto__ as a name', () => putHeader(() => pair('"__proto__":{"polluted":true}')), 'MODEL_FILE_INVALID'],
+  [
+    'a key twice in a tensor',
+    () => putHeader(() => JSON.stringify(header()).replace('"dtype"', '"dtype":"F32","dtype"')),
+    'MODEL_FILE_INVALID'
+  ],
+  [
+    'a dtype of 100,000 levels',
+    () => putHeader(() => pair(`"deep":{"dtype":${'['.repeat(1e5)}${']'.repeat(1e5)}}`)),
+    'MODEL_FILE_INVALID'
+  ],
   ['metadata that are a text', () => putHeader((h) => set(h, '__metadata__', 'x')), 'MODEL_FILE_INVALID'],
   ['an unknown dtype', () => putHeader((h) => set(h[query], 'dtype', 'F12')), 'MODEL_FILE_INVALID'],
   [
@@ -180,6 +190,35 @@ const cases: [what: string, make: () => unknown, code: string][] = [
         all.map((own) => (own.name === query ? { ...own, shape: [0, 32], data: new Uint8Array(0) } : own))
       ),
     'MODEL_FILE_INVALID'
+  ],
+  [
+    'matrices without bytes, more than any memory has',
+    () =>
+      putTensors((all) => [
+        ...all.filter(({ name }) => !/experts\.\d\.(gate|up)/.test(name)),
+        {
+          name: 'model.layers.0.mlp.experts.gate_up_proj',
+          dtype: 'F16',
+          shape: [2 ** 33, 2, 0],
+          data: new Uint8Array(0)
+        }
+      ]),
+    'MODEL_FILE_INVALID'
+  ],
+  [
+    'weights of eight bits with scales',
+    () =>
+      putTensors((all) =>
+        all.flatMap((own) =>
+          own.name === query
+            ? [
+                { ...own, dtype: 'F8_E4M3', data: own.data.subarray(0, own.data.length / 2) },
+                { name: `${query}_scale_inv`, dtype: 'F32', shape: [1, 1], data: new Uint8Array(4) }
+              ]
+            : [own]
+        )
+      ),
+    'TENSOR_TYPE_UNSUPPORTED'
   ],
   [
     'weights of eight bits',

@@ -1,6 +1,6 @@
 /** A folder is known again by all of its files; commands take one as they take a file. */
 import { execFileSync } from 'node:child_process'
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { convertModel, createEngine } from 'tiered-moe'
@@ -80,10 +80,12 @@ t.test('quantize is of safetensors files only', async (t) => {
 })
 
 t.test('a source that changes while it is converted', async (t) => {
-  const to = join(root, 'changed')
+  // Not the newest of all files: an older file took the place of one.
+  const newest = new Date(Date.now() + 60_000)
+  utimesSync(join(folder, 'config.json'), newest, newest)
   let changed = false
   const converting = convertModel(
-    { from: folder, to },
+    { from: folder, to: join(root, 'changed') },
     {
       onProgress() {
         if (!changed) flip(shard, last)
@@ -100,8 +102,10 @@ t.test('commands', { skip: notBuilt }, async (t) => {
   const runs = await Promise.all([
     command(['inspect', folder, '--json']),
     command(['quantize', folder, made, '--type', 'q4_0', '--json']),
-    command(['quantize', gguf, quantised, '--type', 'q4_0', '--json'])
+    command(['quantize', gguf, quantised, '--type', 'q4_0', '--json']),
+    command(['quantize', folder, shard])
   ])
+  t.match(runs.pop(), { code: 2, stderr: /is an input file.*VALIDATION_ERROR/s }, 'not over a file of the folder')
   t.same(
     runs.map(({ code }) => code),
     [0, 0, 0],

@@ -13,7 +13,19 @@ const tokens = Array.from({ length: 24 }, (_, i) => (i * 37) % 256)
 const kinds: [name: string, options: FolderOptions, shards: number][] = [
   ['olmoe-f16', { ...small, type: 'F16', halfNorms: true }, 1],
   ['qwen3moe-bf16', { ...small, architecture: 'qwen3moe', type: 'BF16', stacked: true }, 3],
-  ['mixtral-f32', { ...small, architecture: 'llama', type: 'F32', tied: true, feedForward: 64 }, 4]
+  ['mixtral-f32', { ...small, architecture: 'llama', type: 'F32', tied: true, feedForward: 64 }, 4],
+  ['gpt-oss-mxfp4', { ...small, architecture: 'gpt-oss', type: 'BF16', mxfp4: true, feedForward: 64 }, 3]
+]
+/** The other architectures and forms: in memory and under a budget. */
+const others: [name: string, options: FolderOptions, shards: number][] = [
+  ['gpt-oss-bf16', { ...small, architecture: 'gpt-oss', type: 'BF16', halfNorms: true }, 2],
+  ['gpt-oss-f32', { ...small, architecture: 'gpt-oss', type: 'F32', feedForward: 40 }, 1],
+  ['qwen2moe-bf16', { ...small, architecture: 'qwen2moe', type: 'BF16', halfNorms: true }, 2],
+  ['granitemoe-f16', { ...small, architecture: 'granitemoe', type: 'F16', halfNorms: true }, 1],
+  ['granitemoeshared-bf16', { ...small, architecture: 'granitemoeshared', type: 'BF16', halfNorms: true }, 2],
+  ['deepseek-v2-bf16', { ...small, architecture: 'deepseek2', type: 'BF16', stacked: true }, 2],
+  ['deepseek-v2-lite-f32', { ...small, architecture: 'deepseek2', type: 'F32', latent: { queryRank: 0 } }, 1],
+  ['deepseek-v3-f16', { ...small, architecture: 'deepseek3', type: 'F16', halfNorms: true }, 3]
 ]
 
 const engine = await createEngine({ threads: 2, maxBatchTokens: 16 })
@@ -75,6 +87,20 @@ for (const [name, options, shards] of kinds) {
       t.ok((await logitsOf({ model: one })).equals(await logitsOf({ model: from })), 'the checkpoint')
     }
     t.same(addon.counters(), before, 'everything is given back')
+  })
+}
+
+for (const [name, options, shards] of others) {
+  t.test(`${name}: in memory, under a budget, quantised`, async (t) => {
+    const root = t.testdir({})
+    const { folder, gguf } = writeTwins(join(root, name), options, shards)
+    const expected = await logitsOf({ model: gguf })
+    t.ok((await logitsOf({ model: folder })).equals(expected), 'the logits of the GGUF file')
+    const made = join(root, 'q8.gguf')
+    await addon.quantizeGguf(gguf, made, { type: 'Q8_0' }, addon.createCancel())
+    const request = { model: folder, quantize: 'Q8_0' } as const
+    const memory = await tightMemory(request)
+    t.ok((await logitsOf({ ...request, memory })).equals(await logitsOf({ model: made })), 'Q8_0, under a budget')
   })
 }
 

@@ -23,11 +23,16 @@ const tiny = {
   contextLength: 64
 }
 
-/** Models of every architecture, as folders. */
+/** Models of every architecture, as folders; gpt-oss in both of its forms. */
 async function samples() {
   const { encodeSafetensors, modelFolder } = await import('../../../test/fixtures/safetensors.ts')
-  return ['olmoe', 'qwen3moe', 'llama'].map((architecture) => {
-    const made = modelFolder({ ...tiny, architecture })
+  const { forms } = await import('../../../test/fixtures/folder-forms.ts')
+  const shapes = [
+    ...Object.keys(forms).map((architecture) => ({ architecture })),
+    { architecture: 'gpt-oss', mxfp4: true }
+  ]
+  return shapes.map((own) => {
+    const made = modelFolder({ ...tiny, ...own })
     const bytes = encodeSafetensors(made.tensors)
     return { ...made, bytes, json: bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE())) }
   })
