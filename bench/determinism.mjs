@@ -118,30 +118,28 @@ let turn = 0
 const placesNow = () => (options.full ? places : placesInTurn(turn++))
 const seed = Number(options.seed)
 
+/** Cells in which a prompt's beginning is in the prefix cache. */
+const reusing = (places) => pairwise({ ...few, place: places, tierSet: tierSets, prefix: ['cached'] }, seed)
+const twoPlaces = ['memory', 'checkpoint 50%']
+
 /** The cells of a model of `name`; where its experts are and whose routes it takes needs no long text. */
 async function checkModel(name, file, firstTiers) {
   const [long, brief] = [whole, short].map((shape) => ({ ...file, name: `${name}, ${lengths(shape)}` }))
   const cells = options.full
     ? crossProduct(available)
     : pairwise({ ...available, place: placesNow(), tierSet: tierSets, routes }, seed)
-  const cachedPlaces = options.full ? places : ['memory', 'checkpoint 50%']
-  const reusing = pairwise({ ...few, place: cachedPlaces, tierSet: tierSets, prefix: ['cached'] }, seed)
-  await check(long, [...cells, ...reusing], { ...whole, firstTiers }, { recorded: true })
+  const cached = reusing(options.full ? places : twoPlaces)
+  await check(long, [...cells, ...cached], { ...whole, firstTiers }, { recorded: true })
   if (options.full)
     await check(brief, crossProduct({ ...few, place: places, tierSet: tierSets, routes }), { ...short, firstTiers })
 }
 
-/**
- * The cells of a tiny file of an architecture: what its operations depend on is crossed, and where its experts are and whose routes it takes, which
- * is the same for all, is met in pairs.
- */
-async function checkArchitecture(name, file) {
-  const twoPlaces = ['memory', 'checkpoint 50%']
-  const pairs = options.full
-    ? { ...available, place: places, tierSet: tierSets, routes, prefix: ['computed', 'cached'] }
-    : { ...available, place: twoPlaces, prefix: ['computed', 'cached'] }
-  const cells = [...pairwise(pairs, seed), ...(options.full ? crossProduct(available) : [])]
-  await check({ ...file, name: `${name}, ${lengths(whole)}` }, cells, whole, { recorded: true })
+/** Of a tiny file of an architecture: where experts are and whose routes are taken, which is the same code for all, is met in pairs only. */
+async function checkArchitecture(name, path) {
+  const placed = options.full ? { place: places, tierSet: tierSets, routes } : { place: twoPlaces }
+  const cells = [...(options.full ? crossProduct(available) : []), ...pairwise({ ...available, ...placed }, seed)]
+  const file = { path, name: `${name}, ${lengths(whole)}` }
+  await check(file, [...cells, ...reusing(twoPlaces)], whole, { recorded: true })
 }
 
 for (const type of options.types.split(',')) {
@@ -154,7 +152,7 @@ if (options.hser) {
     await checkModel(`hierarchical q8_0, ${set}`, { path, tiers: null }, firstTiers)
 }
 if (options.architectures) {
-  for (const { name, path } of await tinyArchitectures()) await checkArchitecture(name, { path })
+  for (const { name, path } of await tinyArchitectures()) await checkArchitecture(name, path)
 }
 if (options.swap) {
   const { before, after, blobs } = await swappedModel()

@@ -13,7 +13,7 @@ export const nativeQuotas = {
 }
 
 const parts =
-  /^csrc\/(core\/(file_errors|memory|model_file|status|gathered_files|gguf|gguf_header|gguf_keys|gguf_types|sha256)|core\/store\/(blob_source|cache_ranking|crc32c|direct_file|expert_cache|expert_layout|simulator|simulator_peers|trace|use_predictor|wave_schedule)|core\/checkpoint\/measure_shard|quant\/(blocks|repack))\.cpp$/
+  /^csrc\/(core\/(file_errors|memory|model_file|status|gathered_files|grid_read|gguf|gguf_header|gguf_keys|gguf_types|sha256)|core\/store\/(blob_source|cache_ranking|crc32c|direct_file|expert_cache|expert_layout|simulator|simulator_peers|trace|use_predictor|wave_schedule)|core\/checkpoint\/measure_shard|quant\/(blocks|repack))\.cpp$/
 const flags = [
   '-std=c++17',
   '-O1',

@@ -30,7 +30,7 @@ const flags = [
 const { LD_PRELOAD: _, ...env } = process.env
 /** What the store and the prefetcher are made of; they need neither Node nor kernels. */
 const parts =
-  /^csrc\/(core\/(store\/.*|prefetcher|file_errors|memory|model_file|status|threads|tie_hash|gathered_files|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
+  /^csrc\/(core\/(store\/.*|prefetcher|file_errors|memory|model_file|status|threads|tie_hash|gathered_files|grid_read|gguf|gguf_header|gguf_keys|gguf_types)|quant\/.*)\.cpp$/
 const sources = readFileSync(join(root, 'csrc/sources.txt'), 'utf8')
   .split('\n')
   .filter((line) => parts.test(line))
