@@ -19,41 +19,66 @@ const Base = Interpreter as unknown as new (
   evaluate(statement: Statement | undefined, scope: unknown): Value
 }
 
-/** What one rendering may spend: 1 for a character that a step looks at, and so much for an element of a list and for the step itself. */
-const BUDGET = 1e8
+/**
+ * What one rendering may spend: 1 for a character that a step looks at, and so much for an element of a list, for the step itself and for each
+ * step beyond 50 that it is inside of: a name is looked for in the scopes of all of them.
+ */
+const BUDGET = 6e7
 const ELEMENT = 50
 const STEP = 200
+const LEVEL = 12
+const FREE_LEVELS = 50
+/** Steps that a call counts for: it makes a scope of its own, and lists of what it is given. */
+const CALL = 4
 /** Elements of a value and of all that it holds, as often as it holds them; 80 characters of a text are one. */
 const LARGEST = 1e5
+
+/** Characters of a text beside four times what the messages have: what cuts a text up makes objects of its parts before they can be counted. */
+const LONGEST_TEXT = 2 ** 18
 
 /** Throws RangeError where a template does more than any conversation needs. */
 export class BoundedInterpreter extends Base {
   private left = BUDGET
+  private depth = 0
   /** Characters and elements of what the parts of the statement came to that is being evaluated. */
   private characters = 0
   private elements = 0
   private readonly sizes = new WeakMap<Value, number>()
+  private readonly longestText: number
+
+  /** @param given characters of the messages */
+  constructor(environment: unknown, given: number) {
+    super(environment)
+    this.longestText = LONGEST_TEXT + 4 * given
+  }
 
   override evaluate(statement: Statement | undefined, scope: unknown): Value {
     const { characters, elements } = this
     this.characters = 0
     this.elements = 0
+    this.depth++
     try {
       const value = super.evaluate(statement, scope)
       if (this.sizeOf(value) > LARGEST) throw new RangeError('a value is larger than a template may make')
-      this.left -= STEP + this.characters + (looksUp(statement) ? 0 : ELEMENT * this.elements)
+      this.left -=
+        STEP * (isCall(statement) ? CALL : 1) +
+        LEVEL * Math.max(0, this.depth - FREE_LEVELS) +
+        this.characters +
+        (looksUp(statement) ? 0 : ELEMENT * this.elements)
       if (this.left < 0) throw new RangeError('it does more than a template may do')
       this.characters = typeof value.value === 'string' ? value.value.length : 0
       this.elements = innerOf(value)?.length ?? 0
       return value
     } finally {
+      this.depth--
       this.characters += characters
       this.elements += elements
     }
   }
 
   private sizeOf(value: Value): number {
-    if (typeof value.value === 'string') return 1 + value.value.length / 80
+    if (typeof value.value === 'string')
+      return value.value.length > this.longestText ? Infinity : 1 + value.value.length / 80
     const known = this.sizes.get(value)
     if (known !== undefined) return known
     const inner = innerOf(value)
@@ -73,6 +98,9 @@ export class BoundedInterpreter extends Base {
 function innerOf({ value }: Value): readonly Value[] | undefined {
   return Array.isArray(value) ? value : value instanceof Map ? [...value.values()] : undefined
 }
+
+const isCall = (statement: Statement | undefined): boolean =>
+  statement?.type === 'CallExpression' || statement?.type === 'FilterExpression'
 
 /** Whether it takes one element of a value, or its length, without looking at the others. */
 const looksUp = (statement: Statement | undefined): boolean =>

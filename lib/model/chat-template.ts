@@ -125,7 +125,9 @@ export function renderChat(
       eos_token: tokens.eos
     }
     for (const [name, value] of Object.entries(globals)) environment.set(name, value)
-    const rendered: unknown = new BoundedInterpreter(environment).run(new Template(template).parsed)
+    const rendered: unknown = new BoundedInterpreter(environment, JSON.stringify(messages).length).run(
+      new Template(template).parsed
+    )
     return String((rendered as { value: unknown }).value)
   } catch (cause) {
     // a template may raise whatever it made
