@@ -5,7 +5,7 @@
 // from the prefix cache; and whether a model is a GGUF file or a folder of safetensors files. Prints what each cell really ran, and fails where that
 // is not what the cell asked for.
 //   npm run determinism                     pairs of settings, all types, and the deep file (under 2 minutes on 2 cores)
-//   npm run determinism -- --full           the whole cross product (under 20 minutes on 2 cores)
+//   npm run determinism -- --full           the whole cross product; of tiny architectures' places, TierSets and routes pairs (about half an hour on 2 cores)
 //   npm run determinism -- --types f32,q8_0 [--no-deep] [--no-hser] [--no-swap] [--no-others] [--no-folder]
 //     [--no-architectures]
 //   npm run determinism -- --mutant         builds the addon with a reordered sum in one instruction set and checks that the comparison turns red
