@@ -193,7 +193,7 @@ Status Executor::matmul(const PlanOp& op) {
     }
     if (quantised) {
         if (!quantise_rows(context_, a.values, tokens_, a.columns, a.columns, arena_.activations, flags())) return cancelled();
-        arena_.activations.attach(a);
+        a.blocks = arena_.activations.row(0, a.columns);
     }
     return tmoe::matmul(context_, a, tokens_, targets.data(), targets.size(), op.add) ? Status() : cancelled();
 }
@@ -276,11 +276,10 @@ Status Executor::logits(const PlanOp& op) {
         a.values = gathered;
         if (is_quantised(weight.type)) {
             const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t) {
-                const QuantisedRow row = arena_.activations.row(i, width);
-                if (!context_.kernels.quantise_row(gathered + i * width, width, row)) flags().mark(rows[begin + i].row);
+                if (!context_.kernels.quantise_row(gathered + i * width, width, arena_.activations.row(i, width))) flags().mark(rows[begin + i].row);
             });
             if (!done) return cancelled();
-            arena_.activations.attach(a);
+            a.blocks = arena_.activations.row(0, width);
         }
         float* out = arena_.logits.as<float>();
         const MatmulTarget target = {weight.matrix(), out, plan_.vocab};

@@ -82,6 +82,7 @@ Status attention(const Context& context, const AttentionArgs& a, AttentionScratc
         t.scale = a.scale;
         t.scores = scratch.scores.as<float>() + worker * kAttendRows * scratch.stride;
         t.score_stride = scratch.stride;
+        t.alone = pairs <= kAttendRows;
         context.kernels.attend(t);
     });
     return done ? Status() : cancelled();

@@ -27,59 +27,100 @@ struct KvF32 {
     }
 };
 
-template <class Kv, size_t R> void score_rows(const AttendTile& t) {
-    const size_t most = t.visible[R - 1];
+/**
+ * Scores of R rows with B blocks of 16 keys, which stand one behind another: as many chains at a time, since each waits for itself. `next`: the
+ * page that is read after this one. It is asked for now, because it lies elsewhere and memory takes longer than the work on a page's line.
+ */
+template <class Kv, size_t R, size_t B> inline void score_blocks(const AttendTile& t, size_t position, const uint8_t* next) {
+    constexpr size_t kLine = 64 / (kLanes * Kv::kBytes);   // keys' elements in a line of the caches
+    const size_t block_bytes = t.head_dim * kLanes * Kv::kBytes, offset = position % kKvPage / kLanes * block_bytes;
+    const uint8_t* keys = t.pages[position / kKvPage] + t.key_offset + offset;
+    Vec::F dots[R * B];
+    repeat<R * B>([&](auto i) { dots[i] = Vec::set1(0.0f); });
+    const auto add = [&](size_t d) {
+        Vec::F key[B];
+        repeat<B>([&](auto b) { key[b] = Kv::load(keys + b * block_bytes + d * kLanes * Kv::kBytes); });
+        repeat<R>([&](auto r) {
+            const Vec::F q = Vec::set1(t.q[r][d]);
+            repeat<B>([&](auto b) { dots[r * B + b] = Vec::fma(key[b], q, dots[r * B + b]); });
+        });
+    };
+    size_t d = 0;
+    for (; d + kLine <= t.head_dim; d += kLine) {
+        repeat<B>([&](auto b) { __builtin_prefetch(next + offset + b * block_bytes + d * kLanes * Kv::kBytes); });
+        repeat<kLine>([&](auto i) { add(d + i); });
+    }
+    for (; d < t.head_dim; d++) add(d);
     const Vec::F scale = Vec::set1(t.scale);
-    for (size_t position = t.first[0] / kLanes * kLanes; position < most; position += kLanes) {
-        const uint8_t* keys = t.pages[position / kKvPage] + t.key_offset +
-                              position % kKvPage / kLanes * t.head_dim * kLanes * Kv::kBytes;
-        Vec::F dot[R];
-        for (size_t r = 0; r < R; r++) dot[r] = Vec::set1(0.0f);
-        for (size_t d = 0; d < t.head_dim; d++) {
-            const Vec::F key = Kv::load(keys + d * kLanes * Kv::kBytes);
-            for (size_t r = 0; r < R; r++) dot[r] = Vec::fma(key, Vec::set1(t.q[r][d]), dot[r]);
-        }
-        for (size_t r = 0; r < R; r++) Vec::store(t.scores + r * t.score_stride + position, Vec::mul(dot[r], scale));
-    }
+    repeat<R>([&](auto r) {
+        repeat<B>([&](auto b) { Vec::store(t.scores + r * t.score_stride + position + b * kLanes, Vec::mul(dots[r * B + b], scale)); });
+    });
 }
 
-/** Adds positions [from, to) to out lanes [d, d + 16·N) of R rows. */
-template <class Kv, size_t R, size_t N> inline void add_values(const AttendTile& t, size_t row, size_t d, size_t from,
-                                                               size_t to, Vec::F (*acc)[N]) {
-    const size_t row_bytes = t.value_dim * Kv::kBytes;
-    const size_t left = t.value_dim - d;
-    size_t position = from;
-    while (position < to) {
-        const size_t page_end = (position / kKvPage + 1) * kKvPage, end = page_end < to ? page_end : to;
-        const uint8_t* value = t.pages[position / kKvPage] + t.value_offset + position % kKvPage * row_bytes + d * Kv::kBytes;
-        for (; position < end; position++, value += row_bytes) {
-            Vec::F v[N];
-            for (size_t n = 0; n < N; n++) {
-                v[n] = left >= 16 * N ? Kv::load(value + 16 * n * Kv::kBytes) : Kv::load_part(value, left);
-            }
-            for (size_t r = 0; r < R; r++) {
-                const Vec::F p = Vec::set1(t.scores[(row + r) * t.score_stride + position]);
-                for (size_t n = 0; n < N; n++) acc[r][n] = Vec::fma(p, v[n], acc[r][n]);
-            }
+template <class Kv, size_t R> __attribute__((flatten, noinline)) void score_rows(const AttendTile& t) {
+    constexpr size_t kBlocks = R >= Vec::kAttendSums ? 1 : Vec::kAttendSums / R < 4 ? Vec::kAttendSums / R : 4;
+    const size_t most = t.visible[R - 1];
+    for (size_t position = t.first[0] / kLanes * kLanes; position < most;) {
+        const size_t left = (kKvPage - position % kKvPage) / kLanes, wanted = (most - position + kLanes - 1) / kLanes;
+        const size_t page = position / kKvPage, after = t.alone && (page + 1) * kKvPage < most ? page + 1 : page;
+        const uint8_t* next = t.pages[after] + t.key_offset;
+        if (left >= kBlocks && wanted >= kBlocks) {
+            score_blocks<Kv, R, kBlocks>(t, position, next);
+            position += kBlocks * kLanes;
+        } else {
+            score_blocks<Kv, R, 1>(t, position, next);
+            position += kLanes;
         }
     }
 }
 
-template <class Kv, size_t R, size_t N> inline void value_lanes(const AttendTile& t, const float* sums, size_t d) {
-    Vec::F acc[R][N];
-    for (size_t r = 0; r < R; r++) {
-        for (size_t n = 0; n < N; n++) acc[r][n] = Vec::set1(0.0f);
-    }
-    // Rows see ascending ranges of positions: what all of them see together, the rest one row at a time.
-    const size_t from = t.first[R - 1], to = t.visible[0] > from ? t.visible[0] : from;
-    for (size_t r = 0; r < R; r++) add_values<Kv, 1, N>(t, r, d, t.first[r], from < t.visible[r] ? from : t.visible[r], acc + r);
-    add_values<Kv, R, N>(t, 0, d, from, to, acc);
-    for (size_t r = 0; r < R; r++) {
-        add_values<Kv, 1, N>(t, r, d, to, t.visible[r], acc + r);
-        for (size_t n = 0; n < N; n++) {
-            const size_t at = d + 16 * n;
-            store_some(t.out[r] + at, t.value_dim - at, Vec::div(acc[r][n], Vec::set1(sums[r])));
+/** Adds positions [from, to) of one page to out lanes [d, d + 16·N) of R rows, the first of which is `row`. `next`: as score_blocks has it, or null. */
+template <class Kv, size_t R, size_t N>
+__attribute__((flatten, noinline)) void add_values(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
+    const size_t row_bytes = t.value_dim * Kv::kBytes, left = t.value_dim - d, offset = t.value_offset + from % kKvPage * row_bytes;
+    const uint8_t* value = t.pages[from / kKvPage] + offset + d * Kv::kBytes;
+    const float* weights = t.scores + row * t.score_stride;
+    Vec::F acc[R * N];
+    repeat<R>([&](auto r) {
+        repeat<N>([&](auto n) { acc[r * N + n] = N > 1 ? Vec::load(t.out[row + r] + d + 16 * n) : load_some(t.out[row + r] + d, left, 0.0f); });
+    });
+    for (size_t position = from; position < to; position++, value += row_bytes) {
+        if (next) {
+            for (size_t line = 0; line < row_bytes; line += 64) __builtin_prefetch(next + offset + (position - from) * row_bytes + line);
         }
+        Vec::F v[N];
+        repeat<N>([&](auto n) { v[n] = N > 1 || left >= 16 ? Kv::load(value + 16 * n * Kv::kBytes) : Kv::load_part(value, left); });
+        repeat<R>([&](auto r) {
+            const Vec::F p = Vec::set1(weights[r * t.score_stride + position]);
+            repeat<N>([&](auto n) { acc[r * N + n] = Vec::fma(p, v[n], acc[r * N + n]); });
+        });
+    }
+    repeat<R>([&](auto r) {
+        repeat<N>([&](auto n) {
+            if (N > 1) Vec::store(t.out[row + r] + d + 16 * n, acc[r * N + n]);
+            else store_some(t.out[row + r] + d, left, acc[r * N + n]);
+        });
+    });
+}
+
+/** All lanes from d on, N vectors at a time, what is left in fewer: few rows take many, so that a position's values are read as they stand. */
+template <class Kv, size_t R, size_t N>
+inline void add_lanes(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
+    for (; d + 16 * N <= t.value_dim || (N == 1 && d < t.value_dim); d += 16 * N) {
+        add_values<Kv, R, N>(t, row, d, from, to, next);
+        next = nullptr;
+    }
+    if constexpr (N > 1) add_lanes<Kv, R, N == 8 ? 4 : 1>(t, row, d, from, to, next);
+}
+
+/** Adds positions [from, to) to R rows of out, page by page. */
+template <class Kv, size_t R> void add_range(const AttendTile& t, size_t row, size_t from, size_t to) {
+    constexpr size_t kEach = Vec::kAttendSums / R;
+    while (from < to) {
+        const size_t page = from / kKvPage + 1, end = page * kKvPage < to ? page * kKvPage : to;
+        const uint8_t* next = t.alone && end < to ? t.pages[page] : nullptr;
+        add_lanes<Kv, R, kEach >= 8 ? 8 : kEach >= 4 ? 4 : kEach >= 2 ? 2 : 1>(t, row, 0, from, end, next);
+        from = end;
     }
 }
 
@@ -93,12 +134,19 @@ template <class Kv, size_t R> void attend_rows(const AttendTile& t) {
         if (t.sink[r] && *t.sink[r] > most) most = *t.sink[r];
         sums[r] = exp_and_sum(scores + begin, t.visible[r] - begin, most, first - begin);
         if (t.sink[r]) sums[r] = sums[r] + exp_one(*t.sink[r] - most);
+        memset(t.out[r], 0, t.value_dim * sizeof(float));
     }
-    size_t d = 0;
-    for (; d + 16 * Vec::kValueVectors <= t.value_dim; d += 16 * Vec::kValueVectors) {
-        value_lanes<Kv, R, Vec::kValueVectors>(t, sums, d);
+    // Rows see ascending ranges of positions: what all of them see together, the rest one row at a time.
+    const size_t from = t.first[R - 1], to = t.visible[0] > from ? t.visible[0] : from;
+    for (size_t r = 0; r < R; r++) add_range<Kv, 1>(t, r, t.first[r], from < t.visible[r] ? from : t.visible[r]);
+    add_range<Kv, R>(t, 0, from, to);
+    for (size_t r = 0; r < R; r++) {
+        add_range<Kv, 1>(t, r, to, t.visible[r]);
+        const Vec::F sum = Vec::set1(sums[r]);
+        for (size_t d = 0; d < t.value_dim; d += 16) {
+            store_some(t.out[r] + d, t.value_dim - d, Vec::div(load_some(t.out[r] + d, t.value_dim - d, 0.0f), sum));
+        }
     }
-    for (; d < t.value_dim; d += 16) value_lanes<Kv, R, 1>(t, sums, d);
 }
 
 template <class Kv> inline void attend_typed(const AttendTile& t) {

@@ -40,7 +40,7 @@ ActivationView input_view(const ExpertMatmulArgs& a, ExpertScratch& scratch) {
     x.columns = a.width;
     x.values = a.x;
     x.value_stride = a.width;
-    if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) scratch.x.attach(x);
+    if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) x.blocks = scratch.x.row(0, a.width);
     return x;
 }
 
@@ -64,26 +64,6 @@ Status check_dispatched(const uint32_t* offsets, size_t experts, const uint32_t*
         if (slots[row] >= rows) return bad("a slot is out of range");
     }
     return {};
-}
-
-Status ActivationBuffer::reserve(size_t rows, size_t columns) {
-    const size_t count = rows * columns;
-    TMOE_RETURN_IF_ERROR(q_.reserve(count));
-    TMOE_RETURN_IF_ERROR(scale_.reserve(count / 32 * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(sum_.reserve(count / 32 * sizeof(int32_t)));
-    return sum16_.reserve(count / 16 * sizeof(int32_t));
-}
-
-QuantisedRow ActivationBuffer::row(size_t index, size_t columns, size_t column) {
-    const size_t at = index * columns + column;
-    return {q_.as<int8_t>() + at, scale_.as<float>() + at / 32, sum_.as<int32_t>() + at / 32, sum16_.as<int32_t>() + at / 16};
-}
-
-void ActivationBuffer::attach(ActivationView& view) {
-    view.q = q_.as<int8_t>();
-    view.scale = scale_.as<float>();
-    view.sum = sum_.as<int32_t>();
-    view.sum16 = sum16_.as<int32_t>();
 }
 
 bool quantise_rows(const Context& context, const float* x, size_t rows, size_t columns, size_t stride, ActivationBuffer& to,
@@ -150,7 +130,6 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     h.values = scratch.gate.as<float>();
     h.value_stride = hidden;
     const bool quantise_hidden = is_quantised(a.down.shape.type);
-    if (quantise_hidden) scratch.hidden.attach(h);
 
     const auto act = a.activation == ExpertActivation::Silu ? context.kernels.silu_mul : context.kernels.clamped_swiglu;
     Item* items = scratch.items.as<Item>();
@@ -185,13 +164,7 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
         const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
         ActivationView own = h;
         own.values += begin * hidden;
-        if (quantise_hidden) {
-            const QuantisedRow row = scratch.hidden.row(begin, hidden);
-            own.q = row.q;
-            own.scale = row.scale;
-            own.sum = row.sum;
-            own.sum16 = row.sum16;
-        }
+        if (quantise_hidden) own.blocks = scratch.hidden.row(begin, hidden);
         context.kernels.matmul(a.down.at(item.expert), own, nullptr, n, a.out + begin * a.width, a.width, false, item.first, item.last);
     });
     return done ? Status() : cancelled();

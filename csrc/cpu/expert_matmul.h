@@ -17,14 +17,12 @@ namespace tmoe {
 class ActivationBuffer {
   public:
     /** RESOURCE_MEMORY_EXHAUSTED. Columns: a multiple of 32. */
-    Status reserve(size_t rows, size_t columns);
-    QuantisedRow row(size_t index, size_t columns, size_t column = 0);
-    /** Fills in the quantised part of a view whose float part stands already. */
-    void attach(ActivationView& view);
-    static size_t bytes(size_t rows, size_t columns) { return rows * columns * 3 / 2; }
+    Status reserve(size_t rows, size_t columns) { return blocks_.reserve(bytes(rows, columns)); }
+    ActivationBlock* row(size_t index, size_t columns, size_t column = 0) { return blocks_.as<ActivationBlock>() + (index * columns + column) / kActBlock; }
+    static size_t bytes(size_t rows, size_t columns) { return rows * columns / kActBlock * sizeof(ActivationBlock); }
 
   private:
-    Buffer q_, scale_, sum_, sum16_;
+    Buffer blocks_;
 };
 
 /** Told about tokens with values that are not finite: called with the row's index, from any thread. */

@@ -34,13 +34,7 @@ Status head_matmul(const Context& context, const HeadMatmulArgs& a, ActivationBu
         x.columns = shape.columns;
         x.values = a.x + head * from;
         x.value_stride = a.heads * from;
-        if (quantised) {
-            const QuantisedRow row = scratch.row(head * a.tokens, shape.columns);
-            x.q = row.q;
-            x.scale = row.scale;
-            x.sum = row.sum;
-            x.sum16 = row.sum16;
-        }
+        if (quantised) x.blocks = scratch.row(head * a.tokens, shape.columns);
         context.kernels.matmul(a.weight.at(head), x, nullptr, a.tokens, a.out + head * to, a.heads * to, false, first, last);
     });
     return done ? Status() : cancelled();

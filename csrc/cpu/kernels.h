@@ -33,23 +33,20 @@ struct MatrixView {
     const float* bias = nullptr;      ///< [rows], added once to each finished product (before what `add` adds it to); null = none
 };
 
-/** Rows of activations: floats, and (where the matrix is quantised) int8 with one f32 scale per block of 32. */
-struct ActivationView {
-    size_t columns = 0;
-    const float* values = nullptr;    ///< [rows][value_stride]
-    size_t value_stride = 0;
-    const int8_t* q = nullptr;        ///< [rows][columns]
-    const float* scale = nullptr;     ///< [rows][columns / 32]
-    const int32_t* sum = nullptr;     ///< [rows][columns / 32]: -8 times the sum of a block's q
-    const int32_t* sum16 = nullptr;   ///< [rows][columns / 16]: -32 times the sum of 16 q
+/** 32 quantised activations with all that a product needs of them side by side, so that a row has one address. */
+struct ActivationBlock {
+    int8_t q[kActBlock];
+    float scale;
+    int32_t sum;        ///< -8 Σq
+    int32_t sum16[2];   ///< -32 Σq of each half
 };
 
-/** What quantising one row writes; see ActivationView for the meaning. */
-struct QuantisedRow {
-    int8_t* q;
-    float* scale;
-    int32_t* sum;
-    int32_t* sum16;
+/** Rows of activations: floats, and (where the matrix is quantised) int8 in blocks. */
+struct ActivationView {
+    size_t columns = 0;
+    const float* values = nullptr;             ///< [rows][value_stride]
+    size_t value_stride = 0;
+    const ActivationBlock* blocks = nullptr;   ///< [rows][columns / 32]
 };
 
 /** Up to kAttendRows query rows of one KV head over that head's cache. */
@@ -66,12 +63,13 @@ struct AttendTile {
     float scale;
     float* scores;                      ///< scratch: rows × (visible rounded up to 16) floats
     size_t score_stride;
+    bool alone;                         ///< no other tile reads these pages now: they come from memory, not from a cache
 };
 
 struct Kernels {
     Isa isa;
     /** Row of n (multiple of 32) floats to int8. False where a value is not finite (its block becomes zeros). */
-    bool (*quantise_row)(const float* x, size_t n, const QuantisedRow& out);
+    bool (*quantise_row)(const float* x, size_t n, ActivationBlock* out);
     /** out[i * out_stride + row] (+)= W · activations[gather ? gather[i] : i], for the rows of groups [first, last). */
     void (*matmul)(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, float* out,
                    size_t out_stride, bool add, size_t first_group, size_t last_group);

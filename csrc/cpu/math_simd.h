@@ -4,6 +4,12 @@
 namespace tmoe {
 namespace {
 
+/** fn(0), …, fn(N - 1), each compiled by itself: GCC keeps arrays in registers only where every index is a constant. */
+template <class Fn, size_t... i> inline void repeat(Fn&& fn, std::index_sequence<i...>) {
+    (fn(std::integral_constant<size_t, i>{}), ...);
+}
+template <size_t N, class Fn> inline void repeat(Fn&& fn) { repeat(fn, std::make_index_sequence<N>{}); }
+
 /** 2^e for -126 ≤ e ≤ 127. */
 inline Vec::F power_of_two(Vec::I e) { return Vec::from_bits(Vec::shl<23>(Vec::iadd(e, Vec::iset1(127)))); }
 
@@ -55,9 +61,14 @@ inline void store_some(float* p, size_t n, Vec::F value) {
     store_part(p, n, value);
 }
 
+/** The greatest, which is the same in any order. */
 inline float max_of(const float* x, size_t n) {
-    float most = x[0];
-    for (size_t i = 1; i < n; i++) most = x[i] > most ? x[i] : most;
+    Vec::F lanes = Vec::set1(x[0]);
+    for (size_t i = 0; i < n; i += 16) lanes = Vec::max(load_some(x + i, n - i, x[0]), lanes);
+    alignas(64) float a[16];
+    Vec::store(a, lanes);
+    float most = a[0];
+    for (size_t i = 1; i < 16; i++) most = a[i] > most ? a[i] : most;
     return most;
 }
 

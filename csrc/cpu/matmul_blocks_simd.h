@@ -6,28 +6,52 @@
 namespace tmoe {
 namespace {
 
-/** Activations of a tile's tokens, side by side for each block of 32. */
-struct Panel {
-    static constexpr size_t kColumns = 2048;  // a multiple of every block; 12 tokens × 2048 int8 fill half of an L1 cache
-    alignas(64) int8_t q[Vec::kTileTokens * kColumns];
-    alignas(64) float scale[Vec::kTileTokens * kColumns / 32];
-    alignas(64) int32_t sum[Vec::kTileTokens * kColumns / 32], sum16[Vec::kTileTokens * kColumns / 16];  // Q6_K has the second, other types the first
+/**
+ * R groups of 16 rows × T tokens, block by block. Whatever belongs to a row and a token stands at [r · T + t]; a group's weights begin `next`
+ * bytes behind those of the one before.
+ */
+template <size_t R, size_t T> struct Tile {
+    const ActivationBlock* tokens[T];
+    size_t next;
+
+    /** dots (+)= the product of each group's weights, of four columns, with each token's activations of block b from `column` on. */
+    template <bool small> inline void dot4(const Vec::W (&weights)[R], size_t b, size_t column, Vec::I* dots) const {
+        repeat<T>([&](auto t) {
+            const int8_t* q = tokens[t][b].q + column;
+            repeat<R>([&](auto r) { dots[r * T + t] = small ? Vec::dot4_small(dots[r * T + t], weights[r], q) : Vec::dot4(dots[r * T + t], weights[r], q); });
+        });
+    }
+
+    /** dots = fn(a block of each token), the same for every group. */
+    template <class Fn> inline void start(size_t b, Vec::I* dots, Fn fn) const {
+        repeat<T>([&](auto t) {
+            const Vec::I value = fn(tokens[t][b]);
+            repeat<R>([&](auto r) { dots[r * T + t] = value; });
+        });
+    }
 };
+
+/** With one token reading weights is all the time there is: what comes kAhead bytes later is asked for now. */
+template <size_t T> inline void read_ahead(const uint8_t* w, size_t bytes) {
+    constexpr size_t kAhead = 4608, kLine = 64;
+    for (size_t line = 0; T == 1 && line < bytes; line += kLine) __builtin_prefetch(w + kAhead + line);
+}
 
 inline Vec::F halves_at(const uint8_t* w) { return Vec::load_f16(reinterpret_cast<const uint16_t*>(w)); }
 
-/** dot[t] += the dot product of a block of 32, whose weights are Codes::value of each nibble, with token t's activations. */
-template <class Codes, size_t T> inline void dot_nibbles(const uint8_t* w, const int8_t* q, Vec::I* dot) {
+/** dots += the products of a block of 32, whose weights are Codes::value of each nibble, with block b of each token. */
+template <class Codes, size_t R, size_t T> inline void dot_nibbles(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) {
     using V = Vec;
-    const auto add = [&](V::W values, const int8_t* own) {
-        for (size_t t = 0; t < T; t++) dot[t] = Codes::kSmall ? V::dot4_small(dot[t], values, own + t * 32) : V::dot4(dot[t], values, own + t * 32);
-    };
-    for (size_t g = 0; g < 4; g++) {
-        const V::W bytes = V::load_bytes(w + 64 * g);
-        const V::W low = Codes::value(V::low_nibbles(bytes)), high = Codes::value(V::high_nibbles(bytes));
-        add(low, q + 4 * g);
-        add(high, q + 16 + 4 * g);
-    }
+    repeat<4>([&](auto g) {
+        V::W low[R], high[R];
+        repeat<R>([&](auto r) {
+            const V::W bytes = V::load_bytes(w + r * tile.next + 64 * g);
+            low[r] = Codes::value(V::low_nibbles(bytes));
+            high[r] = Codes::value(V::high_nibbles(bytes));
+        });
+        tile.template dot4<Codes::kSmall>(low, b, 4 * g, dots);
+        tile.template dot4<Codes::kSmall>(high, b, 16 + 4 * g, dots);
+    });
 }
 
 struct Nibbles {
@@ -54,55 +78,64 @@ struct IQ4 {
 };
 
 /** As dot_nibbles with Nibbles, of codes of five bits: their high ones follow the nibbles. */
-template <size_t T> inline void dot_five_bits(const uint8_t* w, const int8_t* q, Vec::I* dot) {
+template <size_t R, size_t T> inline void dot_five_bits(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) {
     using V = Vec;
-    const V::W bits = V::load_bytes(w + 256);
-    const auto group = [&](auto index) {
+    V::W bits[R];
+    repeat<R>([&](auto r) { bits[r] = V::load_bytes(w + r * tile.next + 256); });
+    repeat<4>([&](auto index) {
         constexpr int g = decltype(index)::value;
-        const V::W bytes = V::load_bytes(w + 64 * g);
-        const V::W low = V::template join_high_bits<g, 0x10>(V::low_nibbles(bytes), bits);
-        const V::W high = V::template join_high_bits<4 + g, 0x10>(V::high_nibbles(bytes), bits);
-        for (size_t t = 0; t < T; t++) dot[t] = V::dot4_small(dot[t], low, q + t * 32 + 4 * g);
-        for (size_t t = 0; t < T; t++) dot[t] = V::dot4_small(dot[t], high, q + t * 32 + 16 + 4 * g);
-    };
-    group(std::integral_constant<int, 0>{});
-    group(std::integral_constant<int, 1>{});
-    group(std::integral_constant<int, 2>{});
-    group(std::integral_constant<int, 3>{});
+        V::W low[R], high[R];
+        repeat<R>([&](auto r) {
+            const V::W bytes = V::load_bytes(w + r * tile.next + 64 * g);
+            low[r] = V::template join_high_bits<g, 0x10>(V::low_nibbles(bytes), bits[r]);
+            high[r] = V::template join_high_bits<4 + g, 0x10>(V::high_nibbles(bytes), bits[r]);
+        });
+        tile.template dot4<true>(low, b, 4 * g, dots);
+        tile.template dot4<true>(high, b, 16 + 4 * g, dots);
+    });
 }
 
 /** Blocks of 32 with one scale. B gives start (the dot's, from -8 Σq), dot and scales. */
 template <class B> struct ScaledBlocks {
-    using Inputs = Panel;
-    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const Panel& p, Vec::F* acc) {
+    using Input = ActivationBlock;
+    template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const Tile<R, T>& tile, Vec::F* acc) {
         using V = Vec;
         for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
-            V::I dot[T];
-            for (size_t t = 0; t < T; t++) dot[t] = B::start(p.sum[b * T + t]);
-            B::template dot<T>(w, p.q + b * 32 * T, dot);
-            const V::F scale = B::scales(w);
-            for (size_t t = 0; t < T; t++) {
-                acc[t] = V::fma(V::mul(scale, V::set1(p.scale[b * T + t])), V::to_float(dot[t]), acc[t]);
-            }
+            read_ahead<T>(w, B::kBytes);
+            V::I dots[R * T];
+            tile.start(b, dots, [&](const ActivationBlock& a) { return B::start(a.sum); });
+            B::dot(w, b, tile, dots);
+            repeat<R>([&](auto r) {
+                const V::F scale = B::scales(w + r * tile.next);
+                repeat<T>([&](auto t) {
+                    const size_t i = r * T + t;
+                    acc[i] = V::fma(V::mul(scale, V::set1(tile.tokens[t][b].scale)), V::to_float(dots[i]), acc[i]);
+                });
+            });
         }
     }
 };
 
 /** Blocks of 32 with a scale and, right after it, a minimum that is added to every weight: two fma. */
 template <class B> struct MinimumBlocks {
-    using Inputs = Panel;
-    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const Panel& p, Vec::F* acc) {
+    using Input = ActivationBlock;
+    template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const Tile<R, T>& tile, Vec::F* acc) {
         using V = Vec;
         for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
-            V::I dot[T];
-            for (size_t t = 0; t < T; t++) dot[t] = V::iset1(0);
-            B::template dot<T>(w, p.q + b * 32 * T, dot);
-            const V::F scale = halves_at(w + B::kScales), minimum = halves_at(w + B::kScales + 32);
-            for (size_t t = 0; t < T; t++) {
-                const V::F own = V::set1(p.scale[b * T + t]);
-                acc[t] = V::fma(V::mul(scale, own), V::to_float(dot[t]), acc[t]);
-                acc[t] = V::fma(V::mul(minimum, own), V::to_float(V::iset1(p.sum[b * T + t] / -8)), acc[t]);
-            }
+            read_ahead<T>(w, B::kBytes);
+            V::I dots[R * T];
+            tile.start(b, dots, [&](const ActivationBlock&) { return V::iset1(0); });
+            B::dot(w, b, tile, dots);
+            repeat<R>([&](auto r) {
+                const V::F scale = halves_at(w + r * tile.next + B::kScales), minimum = halves_at(w + r * tile.next + B::kScales + 32);
+                repeat<T>([&](auto t) {
+                    const size_t i = r * T + t;
+                    const ActivationBlock& a = tile.tokens[t][b];
+                    const V::F own = V::set1(a.scale);
+                    acc[i] = V::fma(V::mul(scale, own), V::to_float(dots[i]), acc[i]);
+                    acc[i] = V::fma(V::mul(minimum, own), V::to_float(V::iset1(a.sum / -8)), acc[i]);
+                });
+            });
         }
     }
 };
@@ -110,25 +143,26 @@ template <class B> struct MinimumBlocks {
 struct Q4_0 : ScaledBlocks<Q4_0> {
     static constexpr size_t kBytes = 288;
     static inline Vec::I start(int32_t sum) { return Vec::iset1(sum); }
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_nibbles<Nibbles, T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_nibbles<Nibbles>(w, b, tile, dots); }
     static inline Vec::F scales(const uint8_t* w) { return halves_at(w + 256); }
 };
 
 struct Q5_0 : ScaledBlocks<Q5_0> {
     static constexpr size_t kBytes = 352;
     static inline Vec::I start(int32_t sum) { return Vec::iset1(2 * sum); }  // -16 Σq
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_five_bits<T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_five_bits(w, b, tile, dots); }
     static inline Vec::F scales(const uint8_t* w) { return halves_at(w + 320); }
 };
 
 struct Q8_0 : ScaledBlocks<Q8_0> {
     static constexpr size_t kBytes = 544;
     static inline Vec::I start(int32_t sum) { return Vec::template shl<4>(Vec::iset1(sum)); }  // -128 Σq
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) {
-        for (size_t g = 0; g < 8; g++) {
-            const Vec::W bytes = Vec::load_bytes(w + 64 * g);
-            for (size_t t = 0; t < T; t++) dot[t] = Vec::dot4(dot[t], bytes, q + t * 32 + 4 * g);
-        }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) {
+        repeat<8>([&](auto g) {
+            Vec::W bytes[R];
+            repeat<R>([&](auto r) { bytes[r] = Vec::load_bytes(w + r * tile.next + 64 * g); });
+            tile.template dot4<false>(bytes, b, 4 * g, dots);
+        });
     }
     static inline Vec::F scales(const uint8_t* w) { return halves_at(w + 512); }
 };
@@ -136,14 +170,14 @@ struct Q8_0 : ScaledBlocks<Q8_0> {
 struct IQ4_NL : ScaledBlocks<IQ4_NL> {
     static constexpr size_t kBytes = 288;
     static inline Vec::I start(int32_t sum) { return Vec::template shl<4>(Vec::iset1(sum)); }  // -128 Σq
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_nibbles<IQ4, T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_nibbles<IQ4>(w, b, tile, dots); }
     static inline Vec::F scales(const uint8_t* w) { return halves_at(w + 256); }
 };
 
 struct MXFP4 : ScaledBlocks<MXFP4> {
     static constexpr size_t kBytes = 272;
     static inline Vec::I start(int32_t sum) { return Vec::iset1(sum / 2 * 3); }  // -12 Σq
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_nibbles<E2M1, T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_nibbles<E2M1>(w, b, tile, dots); }
     /** 2^(e − 128) of 16 exponents, as a product of two powers: denormals, of e = 0 and 1, have no exponent bits of their own. */
     static inline Vec::F scales(const uint8_t* w) {
         using V = Vec;
@@ -156,12 +190,12 @@ struct MXFP4 : ScaledBlocks<MXFP4> {
 
 struct Q4_1 : MinimumBlocks<Q4_1> {
     static constexpr size_t kBytes = 320, kScales = 256;
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_nibbles<Nibbles, T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_nibbles<Nibbles>(w, b, tile, dots); }
 };
 
 struct Q5_1 : MinimumBlocks<Q5_1> {
     static constexpr size_t kBytes = 384, kScales = 320;
-    template <size_t T> static inline void dot(const uint8_t* w, const int8_t* q, Vec::I* dot) { dot_five_bits<T>(w, q, dot); }
+    template <size_t R, size_t T> static inline void dot(const uint8_t* w, size_t b, const Tile<R, T>& tile, Vec::I* dots) { dot_five_bits(w, b, tile, dots); }
 };
 
 }  // namespace

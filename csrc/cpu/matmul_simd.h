@@ -1,9 +1,9 @@
-// expert_matmul's inner product: 16 interleaved rows × a tile of tokens. Written over Vec; include after math_simd.h.
+// expert_matmul's inner product: groups of 16 interleaved rows × a tile of tokens. Written over Vec; include after math_simd.h.
 //
 // Every output element is one chain in column order (one fma per column of float weights, one per block of quantised ones),
 // whatever the size of the tile, so that the number of tokens changes speed and never bits.
-// A tile's activations are first laid out as a panel (per block or column: the tile's tokens side by side), so that the inner
-// loop reads them at constant offsets. A panel covers kColumns at a time; the chains wait in memory between two panels.
+// A tile has Vec::kTileGroups groups and at most Vec::kTileTokens tokens: what is loaded of one is used for all of the other. A tile's
+// weights stay in the first cache while the tokens of an expert go by.
 // The blocks of each quantised type: matmul_blocks_simd.h, and matmul_superblocks_simd.h for those of 256 columns.
 #pragma once
 #include "cpu/matmul_superblocks_simd.h"
@@ -11,42 +11,25 @@
 namespace tmoe {
 namespace {
 
-constexpr size_t kPanelGroups = 16;     // row groups that share one panel
-
-/** Copies `count` elements of a row into a panel of T tokens, `chunk` elements at a time. */
-template <size_t T, size_t chunk, class E> inline void spread(const E* from, size_t count, size_t token, E* to) {
-    for (size_t i = 0; i < count; i += chunk) memcpy(to + i * T + token * chunk, from + i, chunk * sizeof(E));
-}
-
-/** Columns from `column` on of row `row` to place `token`. */
-template <size_t T> inline void fill(Panel& panel, DType type, const ActivationView& a, size_t row, size_t column, size_t columns, size_t token) {
-    const size_t at = row * a.columns + column;
-    spread<T, 32>(a.q + at, columns, token, panel.q);
-    spread<T, 1>(a.scale + at / 32, columns / 32, token, panel.scale);
-    if (type == DType::Q6_K) {
-        spread<T, 2>(a.sum16 + at / 16, columns / 16, token, panel.sum16);
-    } else {
-        spread<T, 1>(a.sum + at / 32, columns / 32, token, panel.sum);
-    }
-}
-
-/** Values of a tile's tokens, side by side for each column. */
-struct FloatPanel {
-    static constexpr size_t kColumns = 512;
-    alignas(64) float x[Vec::kTileTokens * kColumns];
+/** Tile for values that are not quantised. */
+template <size_t R, size_t T> struct FloatTile {
+    const float* tokens[T];
+    size_t next;
 };
-
-template <size_t T> inline void fill(FloatPanel& panel, DType, const ActivationView& a, size_t row, size_t column, size_t columns, size_t token) {
-    spread<T, 1>(a.values + row * a.value_stride + column, columns, token, panel.x);
-}
+template <class Input, size_t R, size_t T> using TileOf = std::conditional_t<std::is_same_v<Input, float>, FloatTile<R, T>, Tile<R, T>>;
 
 /** Weights that are not quantised. B gives load. */
 template <class B> struct FloatColumns {
-    using Inputs = FloatPanel;
-    template <size_t T> static inline void run(const uint8_t* w, size_t columns, const FloatPanel& p, Vec::F* acc) {
-        for (size_t c = 0; c < columns; c++) {
-            const Vec::F weights = B::load(w + c * B::kBytes);
-            for (size_t t = 0; t < T; t++) acc[t] = Vec::fma(weights, Vec::set1(p.x[c * T + t]), acc[t]);
+    using Input = float;
+    template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const FloatTile<R, T>& tile, Vec::F* acc) {
+        for (size_t c = 0; c < columns; c++, w += B::kBytes) {
+            read_ahead<T>(w, B::kBytes);
+            Vec::F weights[R];
+            repeat<R>([&](auto r) { weights[r] = B::load(w + r * tile.next); });
+            repeat<T>([&](auto t) {
+                const Vec::F x = Vec::set1(tile.tokens[t][c]);
+                repeat<R>([&](auto r) { acc[r * T + t] = Vec::fma(weights[r], x, acc[r * T + t]); });
+            });
         }
     }
 };
@@ -72,7 +55,7 @@ struct TileOutput {
     const float* bias;
 };
 
-__attribute__((noinline)) void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
+inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
     const size_t row = group * kLanes, left = o.rows - row;
     float* at = o.out + token * o.stride + row;
     if (o.bias) value = Vec::add(value, load_some(o.bias + row, left, 0.0f));
@@ -80,79 +63,77 @@ __attribute__((noinline)) void write_rows(const TileOutput& o, size_t token, siz
     store_some(at, left, value);
 }
 
-/** Goes on with the chains of 16 rows × T tokens over some columns: all that is compiled for each type and T. */
-template <class B, size_t T> void run_tile(const uint8_t* w, size_t columns, const typename B::Inputs& panel, Vec::F* chains) {
-    Vec::F acc[T];
-#pragma GCC unroll 16  // or GCC copies the array through memory
-    for (size_t t = 0; t < T; t++) acc[t] = chains[t];
-    B::template run<T>(w, columns, panel, acc);
-#pragma GCC unroll 16
-    for (size_t t = 0; t < T; t++) chains[t] = acc[t];
+/** The chains of R groups × T tokens from their begin to their end: all that is compiled for each type and size of a tile. */
+template <class B, size_t R, size_t T>
+__attribute__((flatten)) void run_tile(  // GCC would give up on inlining, and what is called passes every sum through memory
+    const uint8_t* w, size_t next, size_t columns, const typename B::Input* const* tokens, Vec::F* sums) {
+    TileOf<typename B::Input, R, T> tile;
+    tile.next = next;
+    repeat<T>([&](auto t) { tile.tokens[t] = tokens[t]; });
+    Vec::F acc[R * T];
+    repeat<R * T>([&](auto i) { acc[i] = Vec::set1(0.0f); });
+    B::run(w, columns, tile, acc);
+    repeat<R * T>([&](auto i) { sums[i] = acc[i]; });
 }
-template <class P> using RunTile = void (*)(const uint8_t*, size_t, const P&, Vec::F*);
+template <class Input> using RunTile = void (*)(const uint8_t*, size_t, size_t, const Input* const*, Vec::F*);
+/** For each number of tokens, from 1 on. */
+template <class Input> struct RunTiles {
+    RunTile<Input> of[Vec::kTileTokens];
+};
 
-/** One tile of T tokens × groups [first, last), the weights' columns panel by panel. */
-template <class P, size_t T> void walk_tile(RunTile<P> run, const MatrixView& w, const ActivationView& a, const uint32_t* tokens,
-                                            const TileOutput& o, size_t first, size_t last) {
+inline const float* row_of(const ActivationView& a, size_t row, const float*) { return a.values + row * a.value_stride; }
+inline const ActivationBlock* row_of(const ActivationView& a, size_t row, const ActivationBlock*) { return a.blocks + row * (a.columns / kActBlock); }
+
+/** Groups [first, last) × all tokens. runs[R - 1][T - 1]: what computes a tile. */
+template <class Input>
+void walk_tiles(const RunTiles<Input>* runs, const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, const TileOutput& o,
+                size_t first, size_t last) {
     const size_t group_bytes = kLanes * row_bytes(w.type, w.columns);
-    P panel;
-    Vec::F waiting[kPanelGroups * T];
-    for (size_t base = first; base < last; base += kPanelGroups) {
-        const size_t end = base + kPanelGroups < last ? base + kPanelGroups : last;
-        for (size_t column = 0; column == 0 || column < w.columns; column += P::kColumns) {
-            const size_t columns = w.columns - column < P::kColumns ? w.columns - column : P::kColumns;
-            const uint8_t* at = w.packed + kLanes * row_bytes(w.type, column);
-            for (size_t t = 0; t < T; t++) fill<T>(panel, w.type, a, tokens[t], column, columns, t);
-            for (size_t group = base; group < end; group++) {
-                Vec::F* chains = waiting + (group - base) * T;
-                for (size_t t = 0; t < T && column == 0; t++) chains[t] = Vec::set1(0.0f);
-                run(at + group * group_bytes, columns, panel, chains);
-                if (column + columns < w.columns) continue;
-                for (size_t t = 0; t < T; t++) write_rows(o, t, group, chains[t]);
-            }
+    const size_t tiles = (count + Vec::kTileTokens - 1) / Vec::kTileTokens;
+    static_assert(Vec::kTileGroups <= 2, "what is left of a tile's groups is one");
+    const size_t most = count == 1 ? 1 : Vec::kTileGroups;  // memory is fastest in one stream
+    for (size_t tile = 0; tile < tiles; tile++) {  // tiles of nearly equal size: 8 tokens are 4 + 4, not 6 + 2
+        const size_t begin = count * tile / tiles, tokens = count * (tile + 1) / tiles - begin;
+        const Input* rows[Vec::kTileTokens];
+        for (size_t t = 0; t < tokens; t++) rows[t] = row_of(a, gather ? gather[begin + t] : begin + t, static_cast<const Input*>(nullptr));
+        for (size_t group = first, groups; group < last; group += groups) {
+            groups = last - group < most ? 1 : most;
+            Vec::F sums[Vec::kTileGroups * Vec::kTileTokens];
+            runs[groups - 1].of[tokens - 1](w.packed + group * group_bytes, group_bytes, w.columns, rows, sums);
+            for (size_t i = 0; i < groups * tokens; i++) write_rows(o, begin + i % tokens, group + i / tokens, sums[i]);
         }
     }
 }
 
-template <class B, size_t... sizes>
-void typed_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens, size_t count, const TileOutput& o, size_t first, size_t last,
-                std::index_sequence<sizes...>) {
-    using P = typename B::Inputs;
-    static constexpr RunTile<P> runs[] = {run_tile<B, sizes + 1>...};
-    static constexpr decltype(&walk_tile<P, 1>) walks[] = {walk_tile<P, sizes + 1>...};
-    walks[count - 1](runs[count - 1], w, a, tokens, o, first, last);
-}
+template <class B, size_t R, size_t... t> constexpr RunTiles<typename B::Input> runs_of(std::index_sequence<t...>) { return {{run_tile<B, R, t + 1>...}}; }
 
-inline void any_tile(const MatrixView& w, const ActivationView& a, const uint32_t* tokens, size_t count, const TileOutput& o, size_t first, size_t last) {
-    constexpr auto sizes = std::make_index_sequence<Vec::kTileTokens>{};
-    switch (w.type) {
-        case DType::F32: return typed_tile<F32>(w, a, tokens, count, o, first, last, sizes);
-        case DType::F16: return typed_tile<F16>(w, a, tokens, count, o, first, last, sizes);
-        case DType::BF16: return typed_tile<BF16>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q8_0: return typed_tile<Q8_0>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q4_0: return typed_tile<Q4_0>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q4_1: return typed_tile<Q4_1>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q5_0: return typed_tile<Q5_0>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q5_1: return typed_tile<Q5_1>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q4_K: return typed_tile<Q4_K>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q5_K: return typed_tile<Q5_K>(w, a, tokens, count, o, first, last, sizes);
-        case DType::Q6_K: return typed_tile<Q6_K>(w, a, tokens, count, o, first, last, sizes);
-        case DType::MXFP4: return typed_tile<MXFP4>(w, a, tokens, count, o, first, last, sizes);
-        case DType::IQ4_NL: return typed_tile<IQ4_NL>(w, a, tokens, count, o, first, last, sizes);
-        case DType::IQ4_XS: return typed_tile<IQ4_XS>(w, a, tokens, count, o, first, last, sizes);
-    }
+template <class B, size_t... r>
+void typed_tiles(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, const TileOutput& o, size_t first, size_t last,
+                 std::index_sequence<r...>) {
+    static constexpr RunTiles<typename B::Input> runs[] = {runs_of<B, r + 1>(std::make_index_sequence<Vec::kTileTokens>{})...};
+    walk_tiles(runs, w, a, gather, count, o, first, last);
 }
 
 inline void matmul(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, float* out,
                    size_t out_stride, bool add, size_t first_group, size_t last_group) {
     if (count == 0) return;
-    const size_t tiles = (count + Vec::kTileTokens - 1) / Vec::kTileTokens;
-    for (size_t tile = 0; tile < tiles; tile++) {  // tiles of nearly equal size: 13 tokens are 7 + 6, not 12 + 1
-        const size_t begin = count * tile / tiles, end = count * (tile + 1) / tiles;
-        uint32_t tokens[Vec::kTileTokens];
-        for (size_t t = begin; t < end; t++) tokens[t - begin] = gather ? gather[t] : static_cast<uint32_t>(t);
-        const TileOutput o = {out + begin * out_stride, out_stride, w.rows, add, w.bias};
-        any_tile(w, a, tokens, end - begin, o, first_group, last_group);
+    constexpr auto sizes = std::make_index_sequence<Vec::kTileGroups>{};
+    const TileOutput o = {out, out_stride, w.rows, add, w.bias};
+    switch (w.type) {
+        case DType::F32: return typed_tiles<F32>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::F16: return typed_tiles<F16>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::BF16: return typed_tiles<BF16>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q8_0: return typed_tiles<Q8_0>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q4_0: return typed_tiles<Q4_0>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q4_1: return typed_tiles<Q4_1>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q5_0: return typed_tiles<Q5_0>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q5_1: return typed_tiles<Q5_1>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q4_K: return typed_tiles<Q4_K>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q5_K: return typed_tiles<Q5_K>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::Q6_K: return typed_tiles<Q6_K>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::MXFP4: return typed_tiles<MXFP4>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::IQ4_NL: return typed_tiles<IQ4_NL>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::IQ4_XS: return typed_tiles<IQ4_XS>(w, a, gather, count, o, first_group, last_group, sizes);
     }
 }
 

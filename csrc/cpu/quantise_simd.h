@@ -7,7 +7,7 @@ namespace {
 constexpr int32_t kFiniteLimit = 0x7f800000;  // magnitude bits of infinity; above it NaN
 constexpr int32_t kTinyLimit = 0x04000000;    // bits of 2^-119: below it 127 / amax would overflow, so the block is zero
 
-inline bool quantise_row(const float* x, size_t n, const QuantisedRow& out) {
+inline bool quantise_row(const float* x, size_t n, ActivationBlock* out) {
     using V = Vec;
     const V::I magnitude = V::iset1(0x7fffffff);
     bool finite = true;
@@ -23,13 +23,13 @@ inline bool quantise_row(const float* x, size_t n, const QuantisedRow& out) {
         const V::F nothing = V::set1(0.0f);  // not 0 · x: x may be infinite
         const V::I q0 = V::round_to_int(zero ? nothing : V::mul(low, inverse));
         const V::I q1 = V::round_to_int(zero ? nothing : V::mul(high, inverse));
-        V::istore_i8(out.q + block * kActBlock, q0);
-        V::istore_i8(out.q + block * kActBlock + 16, q1);
+        V::istore_i8(out[block].q, q0);
+        V::istore_i8(out[block].q + 16, q1);
         const int32_t s0 = V::lanes_sum(q0), s1 = V::lanes_sum(q1);
-        out.scale[block] = zero ? 0.0f : amax / 127.0f;
-        out.sum[block] = -8 * (s0 + s1);
-        out.sum16[2 * block] = -32 * s0;
-        out.sum16[2 * block + 1] = -32 * s1;
+        out[block].scale = zero ? 0.0f : amax / 127.0f;
+        out[block].sum = -8 * (s0 + s1);
+        out[block].sum16[0] = -32 * s0;
+        out[block].sum16[1] = -32 * s1;
     }
     return finite;
 }

@@ -6,8 +6,8 @@ namespace tmoe {
 namespace {
 
 struct Vec : LaneFolds<Vec> {
-    static constexpr size_t kTileTokens = 3;  // two halves of int and float accumulators: 12 of 16 registers
-    static constexpr size_t kValueVectors = 1;
+    static constexpr size_t kTileGroups = 1, kTileTokens = 3;  // two halves of int and float accumulators: 12 of 16 registers
+    static constexpr size_t kAttendSums = 4;
 
     struct F {
         __m256 lo, hi;

@@ -5,8 +5,8 @@ namespace tmoe {
 namespace {
 
 struct Vec {
-    static constexpr size_t kTileTokens = 12;  // int + float accumulators of a tile: 24 of 32 registers
-    static constexpr size_t kValueVectors = 2;
+    static constexpr size_t kTileGroups = 2, kTileTokens = 6;  // int + float accumulators of a tile: 24 of 32 registers
+    static constexpr size_t kAttendSums = 16;   // sums that attention keeps in registers, beside what it reads
 
     using F = __m512;
     using I = __m512i;

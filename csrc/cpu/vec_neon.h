@@ -6,8 +6,8 @@ namespace tmoe {
 namespace {
 
 struct Vec : LaneFolds<Vec> {
-    static constexpr size_t kTileTokens = 2;
-    static constexpr size_t kValueVectors = 1;
+    static constexpr size_t kTileGroups = 1, kTileTokens = 2;
+    static constexpr size_t kAttendSums = 4;
 
     struct F {
         float32x4_t v[4];

@@ -7,8 +7,8 @@ namespace tmoe {
 namespace {
 
 struct Vec : LaneFolds<Vec> {
-    static constexpr size_t kTileTokens = 2;
-    static constexpr size_t kValueVectors = 1;
+    static constexpr size_t kTileGroups = 1, kTileTokens = 2;
+    static constexpr size_t kAttendSums = 1;
 
     struct F {
         float v[16];

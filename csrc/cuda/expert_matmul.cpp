@@ -10,7 +10,7 @@ Status ExpertMemory::Rows::reserve(size_t rows, size_t columns) {
     return sum16.reserve(rows * columns / 16 * sizeof(int32_t));
 }
 
-void ExpertMemory::Rows::attach(ActivationView& view) const {
+void ExpertMemory::Rows::attach(DeviceActivations& view) const {
     view.q = q.as<int8_t>();
     view.scale = scale.as<float>();
     view.sum = sum.as<int32_t>();

@@ -29,7 +29,7 @@ class ExpertMemory {
         DeviceBuffer q, scale, sum, sum16;
         Status reserve(size_t rows, size_t columns);
         static size_t bytes(size_t rows, size_t columns) { return rows * columns * 3 / 2; }
-        void attach(ActivationView& view) const;
+        void attach(DeviceActivations& view) const;
         QuantiseCall call(const float* from, size_t rows, size_t columns) const;
     };
     Rows x, hidden;

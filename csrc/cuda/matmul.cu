@@ -21,7 +21,7 @@ template <class B, unsigned T> struct BlockSteps {
     static constexpr size_t kSharedBytes = T * kBlocks * 16 * B::kTerms * sizeof(Term);
 
     /** The chain of token `slice` and row `row`, of one group of rows; other slices get nothing of use. */
-    static __device__ float run(const uint8_t* group, const ActivationView& a, const uint32_t (&rows)[T], unsigned n) {
+    static __device__ float run(const uint8_t* group, const DeviceActivations& a, const uint32_t (&rows)[T], unsigned n) {
         Term* terms = block_memory<Term>();
         const unsigned row = threadIdx.x % 16, slice = threadIdx.x / 16;
         const size_t blocks = a.columns / 32;
@@ -41,7 +41,7 @@ template <class B, unsigned T> struct BlockSteps {
         return acc;
     }
 
-    static __device__ void make_terms(const uint8_t* group, size_t block, unsigned row, const ActivationView& a, const uint32_t (&rows)[T], unsigned n, Term* out) {
+    static __device__ void make_terms(const uint8_t* group, size_t block, unsigned row, const DeviceActivations& a, const uint32_t (&rows)[T], unsigned n, Term* out) {
         const uint8_t* at = B::block(group, block);
         uint32_t words[8];
         for (unsigned g = 0; g < 4; g++) B::pair(at, row, g, words[g], words[4 + g]);
@@ -65,7 +65,7 @@ template <class B, unsigned T> struct BlockSteps {
 template <class B, unsigned T> struct FloatSteps {
     static constexpr size_t kSharedBytes = kFloatColumns * 16 * sizeof(float);
 
-    static __device__ float run(const uint8_t* group, const ActivationView& a, const uint32_t (&rows)[T], unsigned n) {
+    static __device__ float run(const uint8_t* group, const DeviceActivations& a, const uint32_t (&rows)[T], unsigned n) {
         float* weights = block_memory<float>();
         const unsigned row = threadIdx.x % 16, slice = threadIdx.x / 16;
         const float* x = slice < n ? a.values + rows[slice < T ? slice : 0] * a.value_stride : nullptr;

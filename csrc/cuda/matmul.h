@@ -16,7 +16,18 @@ struct Marks {
     uint32_t mark = 0;
 };
 
-/** Int8 of rows of x: q, scale and sums as cpu/kernels.h has them. */
+/** Rows of activations: floats, and (where the matrix is quantised) int8 with one scale and sums per block of 32 (ActivationBlock), in arrays of their own. */
+struct DeviceActivations {
+    size_t columns = 0;
+    const float* values = nullptr;    ///< [rows][value_stride]
+    size_t value_stride = 0;
+    const int8_t* q = nullptr;        ///< [rows][columns]
+    const float* scale = nullptr;     ///< [rows][columns / 32]
+    const int32_t* sum = nullptr;     ///< [rows][columns / 32]: -8 times the sum of a block's q
+    const int32_t* sum16 = nullptr;   ///< [rows][columns / 16]: -32 times the sum of 16 q
+};
+
+/** Int8 of rows of x: q, scale and sums as DeviceActivations has them. */
 struct QuantiseCall {
     const float* x;                 ///< [rows][stride]
     size_t rows, columns, stride;   ///< columns: a multiple of 32
@@ -38,7 +49,7 @@ struct MatmulCall {
     ExpertStack up = {};                 ///< fused: out = activation(weight · x, up · x)
     bool fused = false;
     ExpertActivation activation = ExpertActivation::Silu;
-    ActivationView a;
+    DeviceActivations a;
     size_t count = 0;                    ///< rows of out; of experts: tokens, which bound the rows of one
     const uint32_t* offsets = nullptr;   ///< [experts + 1]; null: one matrix for all rows
     const uint32_t* slots = nullptr;     ///< a dispatched row reads the activations of token slots[row] / k; null: its own

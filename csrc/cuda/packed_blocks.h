@@ -17,7 +17,7 @@ struct Term {
 __device__ inline uint32_t word_at(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
 __device__ inline float half_at(const uint8_t* at) { return half_to_float(*reinterpret_cast<const uint16_t*>(at)); }
 
-/** The sums of an activation block: -8 Σq over 32, -32 Σq over each 16 (ActivationView). */
+/** The sums of an activation block: -8 Σq over 32, -32 Σq over each 16 (ActivationBlock). */
 struct BlockSums {
     int32_t all, first, second;
 };

@@ -194,7 +194,7 @@ KernelWork read_logits(KernelArgs& in, bool naive) {
                 if (is_quantised(weight.type)) {
                     TMOE_RETURN_IF_ERROR(scratch.activations.reserve(tokens, weight.columns));
                     if (!quantise_rows(context, x, tokens, weight.columns, weight.columns, scratch.activations, bad.flags())) return cancelled();
-                    scratch.activations.attach(a);
+                    a.blocks = scratch.activations.row(0, weight.columns);
                 }
                 const MatmulTarget target = {weight.packed().shape, out, weight.rows};
                 if (!matmul(context, a, tokens, &target, 1, false)) return cancelled();

@@ -121,7 +121,7 @@ Status Executor::rms_norm(const PlanOp& op, Marks marks) {
     return cuda::rms_norm(stream_, {memory_.buffer(op.in), weight.data.as<float>(), tokens_ * rows, weight.columns, op.epsilon, memory_.buffer(op.out), rows, marks, width});
 }
 
-Status Executor::activations(const float* from, size_t rows, size_t columns, bool quantised, Marks marks, ActivationView& out) {
+Status Executor::activations(const float* from, size_t rows, size_t columns, bool quantised, Marks marks, DeviceActivations& out) {
     out.columns = out.value_stride = columns;
     out.values = from;
     if (!quantised) return {};

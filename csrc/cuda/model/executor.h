@@ -31,7 +31,7 @@ class Executor : public tmoe::Executor {
     Status logits(const PlanOp& op, Marks marks);
     Status read_back();
     /** Quantises rows of `from` where a weight wants it, and describes them. */
-    Status activations(const float* from, size_t rows, size_t columns, bool quantised, Marks marks, ActivationView& out);
+    Status activations(const float* from, size_t rows, size_t columns, bool quantised, Marks marks, DeviceActivations& out);
     const float* vector(uint32_t tensor) const { return tensor == kNoTensor ? nullptr : device_.weights_[tensor].data.as<float>(); }
     int32_t* layer_ids(size_t layer) const { return memory_.ids.as<int32_t>() + layer * tokens_ * model_.routing().k; }
     float* layer_weights(size_t layer) const { return memory_.weights.as<float>() + layer * tokens_ * model_.routing().k; }
