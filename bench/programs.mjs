@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { addonObjects, compile, hostCompiler, link } from '../scripts/objects.mjs'
 import { outputFolder, root } from './harness.mjs'
 
 /** Path of bench/<name>.cpp's program, compiled when it is older than its source. `llama`: a llama.cpp checkout with its build/. */
@@ -28,4 +29,14 @@ export function compiled(name, llama) {
     stdio: ['ignore', 'inherit', 'inherit']
   })
   return program
+}
+
+/** Path of bench/<name>.cpp's program with the CPU's kernels, linked of the addon's own objects. */
+export async function kernelProgram(name) {
+  const objects = await addonObjects()
+  const source = `bench/${name}.cpp`
+  const own = await compile(hostCompiler, join(outputFolder, 'objects'), [source], () => ['-march=native', '-w'])
+  const parts = /^csrc\/(cpu\/|quant\/|core\/(elementary|memory|status|threads)\.)/
+  const kernels = [...objects].filter(([path]) => parts.test(path)).map(([, object]) => object)
+  return link(hostCompiler, join(outputFolder, name), [...own, ...kernels])
 }

@@ -5,18 +5,9 @@
 // Also --types Q4_0,Q8_0 --threads N --rounds N --isa NAME.
 import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
-import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { addonObjects, compile, hostCompiler, link } from '../scripts/objects.mjs'
-import {
-  environment,
-  outputFolder,
-  printEnvironment,
-  printTable,
-  showSpread,
-  summarise,
-  writeReport
-} from './harness.mjs'
+import { environment, printEnvironment, printTable, showSpread, summarise, writeReport } from './harness.mjs'
+import { kernelProgram } from './programs.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -34,21 +25,9 @@ const types = (
 ).split(',')
 const rounds = options.rounds ?? (options.full ? '9' : '3')
 
-/** The measuring program, of the same objects as the addon. */
-async function program() {
-  const objects = await addonObjects()
-  const own = await compile(hostCompiler, join(outputFolder, 'objects'), ['bench/kernel_rates.cpp'], () => [
-    '-march=native',
-    '-w'
-  ])
-  const parts = /^csrc\/(cpu\/|quant\/|core\/(elementary|memory|status|threads)\.)/
-  const kernels = [...objects].filter(([source]) => parts.test(source)).map(([, object]) => object)
-  return link(hostCompiler, join(outputFolder, 'kernel_rates'), [...own, ...kernels])
-}
-
 const stamp = environment()
 printEnvironment(stamp)
-const path = await program()
+const path = await kernelProgram('kernel_rates')
 const report = {}
 const rows = []
 const missed = []

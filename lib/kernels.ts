@@ -14,11 +14,11 @@ import type { CudaBackend, CudaOptions } from './kernels/cuda.js'
 import { openCuda } from './kernels/cuda.js'
 import type { Packing } from './kernels/packing.js'
 import { packing } from './kernels/packing.js'
-import type { AsyncKernels, SyncKernels } from './kernels/table.js'
-import { asyncTable, syncTable } from './kernels/table.js'
+import type { AsyncKernels, PreparedKernels, SyncKernels } from './kernels/table.js'
+import { asyncTable, preparedTable, syncTable } from './kernels/table.js'
 import type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
 import { openWebgpu } from './kernels/webgpu.js'
-import type { Isa, NativeBackend } from './native.js'
+import type { Isa } from './native.js'
 import { native } from './native.js'
 import { validationError } from './validation.js'
 
@@ -28,7 +28,7 @@ export { dtypes, kvCacheBytes, packedBytes } from './kernels/layout.js'
 export type * from './kernels/requests.js'
 export type { Llama3Parameters, RopeScaling, YarnParameters } from './kernels/rope-scaling.js'
 export { llama3Scaling, yarnScaling } from './kernels/rope-scaling.js'
-export type { AsyncKernels, SyncKernels } from './kernels/table.js'
+export type { AsyncKernels, PreparedKernels, SyncKernels } from './kernels/table.js'
 export type { WebgpuBackend, WebgpuOptions } from './kernels/webgpu.js'
 export type { DType, Isa, KvType } from './native.js'
 export type { Carry, ExpertRank, RankGroupOptions, RankTokens } from './ranks/group.js'
@@ -49,6 +49,12 @@ export interface KernelBackend extends AsyncKernels, Packing {
   readonly threads: number
   readonly sync: SyncKernels
   readonly naive: SyncKernels
+  /**
+   * For loops: `const run = backend.prepare.expertMatmul(request)` checks and allocates once, then each `run()` computes on the calling thread,
+   * from what the request's arrays hold by then. Routers, biases, masks and numbers are those of the preparation, and nothing checks them again.
+   * A `run()` throws what the kernel does, and VALIDATION_ERROR where the memory of an array was transferred or the backend disposed.
+   */
+  readonly prepare: PreparedKernels
   /** The instruction set that each kernel resolved to. */
   kernels(): Record<string, Isa>
   /** Ends the threads once the work under way is done; later calls throw. */
@@ -79,7 +85,7 @@ function openCpu(options: BackendOptions): KernelBackend {
   if (typeof options !== 'object' || options === null)
     throw validationError('openBackend', 'options', options, 'an object')
   const { threads = 1, isa = 'auto' } = options
-  const handle: NativeBackend = native().createBackend({ threads, isa })
+  const handle = native().createBackend({ threads, isa })
 
   return {
     ...asyncTable(handle),
@@ -88,6 +94,7 @@ function openCpu(options: BackendOptions): KernelBackend {
     threads: handle.threads,
     sync: syncTable((op, args) => handle.call(op, args, false)),
     naive: syncTable((op, args) => handle.call(op, args, true)),
+    prepare: preparedTable(handle),
     kernels: () => handle.kernels(),
     ...packing(handle),
     dispose: () => handle.dispose()

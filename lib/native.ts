@@ -104,6 +104,20 @@ export interface NativeBackend {
   dispose(): void
 }
 
+/** A kernel call whose arguments were checked; it has no members. */
+export interface NativePreparedCall {
+  readonly [preparedCall]: true
+}
+declare const preparedCall: unique symbol
+
+/** What the addon makes: it runs kernels on the calling thread too, and those that were prepared. */
+export interface NativeAddonBackend extends NativeBackend {
+  /** Checks the arguments of a kernel once, for `callPrepared` with the same arguments. */
+  prepare(op: string, args: readonly unknown[]): NativePreparedCall
+  /** Runs it on the calling thread. VALIDATION_ERROR where the memory of one of its arrays was transferred. */
+  callPrepared(prepared: NativePreparedCall, args: readonly unknown[]): unknown
+}
+
 export interface NativeAddon {
   /** Hands over the function that makes a typed error out of a native status. Called once per environment. */
   initialize(makeError: (code: string, message: string, details: ErrorDetails) => Error): void
@@ -188,7 +202,7 @@ export interface NativeAddon {
     options: { offset: Float64Array; bytes: Float64Array; onProgress?: (bytes: number) => void },
     cancel: NativeCancel
   ): Promise<ExpertsFile>
-  createBackend(options: { threads: number; isa: Isa | 'auto'; device?: number }): NativeBackend
+  createBackend(options: { threads: number; isa: Isa | 'auto'; device?: number }): NativeAddonBackend
   /** Opens the experts of a plan for a device: those of the file, or of a checkpoint's blobs. The errors of loadModel that concern experts. */
   openExperts(file: NativeGguf, plan: Plan, options: { experts: ExpertOptions }): Promise<NativeExpertReader>
   /** The bytes of a version, compared with its checksum. MODEL_NOT_FOUND, FILE_READ_FAILED, MODEL_CORRUPTED, EXPERT_CORRUPTED, RESOURCE_MEMORY_EXHAUSTED. */

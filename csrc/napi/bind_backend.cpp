@@ -174,10 +174,13 @@ napi_status bind_backend(Environment& environment, napi_value exports) {
                               {"readWeight", promising<read_weight>, nullptr},
                               {"call", throwing<backend_call>, nullptr},
                               {"callAsync", promising<backend_call_async>, nullptr},
+                              {"prepare", throwing<backend_prepare>, nullptr},
+                              {"callPrepared", throwing<backend_call_prepared>, nullptr},
                               {"deviceCounts", throwing<device_counts>, nullptr},
                               {"deviceStepBytes", throwing<device_step_bytes>, nullptr},
                               {"dispose", throwing<dispose>, nullptr}};
     napi_status status = define_class(environment, ClassId::Backend, members, sizeof members / sizeof members[0]);
+    if (status == napi_ok) status = bind_prepared(environment);
     if (status == napi_ok) status = export_function(environment.env, exports, "createBackend", throwing<create_backend>);
     return status == napi_ok ? export_function(environment.env, exports, "stepBytes", throwing<step_bytes>) : status;
 }

@@ -1,5 +1,7 @@
 // backend.call and backend.callAsync: one kernel on caller-owned memory, on this thread (the CPU computes) or on the backend's (its device, if
-// it has one).
+// it has one). backend.prepare and backend.callPrepared: on this thread, with arguments that are checked once.
+#include <cstring>
+
 #include "napi/bindings.h"
 #include "napi/kernel_calls.h"
 
@@ -50,26 +52,63 @@ class KernelTask : public Task {
     std::shared_ptr<void> copies_;
 };
 
+Status run_here(Call& call, BackendHandle& handle, const KernelWork& work, napi_value& result) {
+    if (work.run) {
+        if (!handle.scratch) handle.scratch = std::make_unique<KernelScratch>();
+        TMOE_RETURN_IF_ERROR(work.run({*handle.backend->kernels, handle.caller, nullptr}, *handle.scratch));
+    }
+    return work.value ? work.value(call.env, result) : Status();
+}
+
 }  // namespace
 
 Status backend_call(Call& call, napi_value& result) {
     BackendHandle* handle = nullptr;
     KernelWork work;
-    KernelArgs args(call.env, call.args[1], false);
+    KernelArgs args(call.env, call.args[1], CallKind::Once);
     TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
     TMOE_RETURN_IF_ERROR(read_call(call, args, work));
     if (!handle->backend) return backend_disposed();  // by a getter of the arguments
-    if (work.run) {
-        if (!handle->scratch) handle->scratch = std::make_unique<KernelScratch>();
-        TMOE_RETURN_IF_ERROR(work.run({*handle->backend->kernels, handle->caller, nullptr}, *handle->scratch));
-    }
-    return work.value ? work.value(call.env, result) : Status();
+    return run_here(call, *handle, work, result);
 }
+
+/** prepare(op, args): checks everything that `call` checks. */
+Status backend_prepare(Call& call, napi_value& result) {
+    BackendHandle* handle = nullptr;
+    KernelWork work;
+    KernelArgs args(call.env, call.args[1], CallKind::Prepared);
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
+    TMOE_RETURN_IF_ERROR(read_call(call, args, work));
+    return wrap(call.environment, std::make_unique<PreparedCallHandle>(call.env, std::move(work), args), result);
+}
+
+/** callPrepared(prepared, args): the same arguments once more. Of their arrays only is checked that their memory is where it was. */
+Status backend_call_prepared(Call& call, napi_value& result) {
+    BackendHandle* handle = nullptr;
+    PreparedCallHandle* prepared = nullptr;
+    TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
+    TMOE_RETURN_IF_ERROR(unwrap(call.environment, call.args[0], "prepared", prepared));
+    for (const PreparedArray& array : prepared->arrays) {
+        napi_value value = nullptr;
+        napi_typedarray_type type;
+        void* data = nullptr;
+        size_t length = 0;
+        const bool read = napi_get_element(call.env, call.args[1], array.index, &value) == napi_ok &&
+                          napi_get_typedarray_info(call.env, value, &type, &length, &data, nullptr, nullptr) == napi_ok;
+        if (!read || length != array.length || (length > 0 && data != array.data)) {
+            return Status(StatusCode::VALIDATION_ERROR, "an array of the prepared call is gone: its memory was transferred").with("argument", "prepared");
+        }
+        if (array.copy) memcpy(array.copy, data, array.bytes);
+    }
+    return run_here(call, *handle, prepared->work, result);
+}
+
+napi_status bind_prepared(Environment& environment) { return define_class(environment, ClassId::PreparedCall, nullptr, 0); }
 
 Status backend_call_async(Call& call, napi_value& result) {
     BackendHandle* handle = nullptr;
     KernelWork work;
-    KernelArgs args(call.env, call.args[1], true);
+    KernelArgs args(call.env, call.args[1], CallKind::Threaded);
     TMOE_RETURN_IF_ERROR(unwrap_backend(call, handle));
     TMOE_RETURN_IF_ERROR(read_call(call, args, work));
     if (!handle->backend) return backend_disposed();

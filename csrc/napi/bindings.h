@@ -27,6 +27,10 @@ napi_status bind_shaders(Environment& environment, napi_value exports);
 /** Methods of a backend that run one kernel (bind_kernels.cpp). */
 Status backend_call(Call& call, napi_value& result);
 Status backend_call_async(Call& call, napi_value& result);
+Status backend_prepare(Call& call, napi_value& result);
+Status backend_call_prepared(Call& call, napi_value& result);
+/** The class of prepared calls. */
+napi_status bind_prepared(Environment& environment);
 
 /** Methods of a backend that give weights in the kernels' layout (bind_weights.cpp). */
 Status describe_weights(Call& call, napi_value& result);

@@ -9,8 +9,8 @@
 namespace tmoe {
 
 /** Classes of wrapped objects; each has a type tag and a constructor per environment. */
-enum class ClassId : uint32_t { Gguf, Cancel, Backend, Model, Sequence, Reservation, ExpertReader, ExpertSlots };
-inline constexpr size_t kClasses = 8;
+enum class ClassId : uint32_t { Gguf, Cancel, Backend, Model, Sequence, Reservation, ExpertReader, ExpertSlots, PreparedCall };
+inline constexpr size_t kClasses = 9;
 const char* class_name(ClassId id);
 
 class Handle;

@@ -34,7 +34,7 @@ napi_value construct(napi_env env, napi_callback_info info) {
 
 const char* class_name(ClassId id) {
     static const char* const names[kClasses] = {"NativeGguf", "NativeCancel", "NativeBackend", "NativeModel", "NativeSequence",
-                                                "NativeReservation", "NativeExpertReader", "NativeExpertSlots"};
+                                                "NativeReservation", "NativeExpertReader", "NativeExpertSlots", "NativePreparedCall"};
     return names[static_cast<uint32_t>(id)];
 }
 

@@ -86,13 +86,14 @@ ArrayView KernelArgs::view(const char* name, napi_typedarray_type type, size_t l
     napi_value value = next();
     ArrayView out;
     if (status_.ok()) status_ = read_typed_array(env_, value, name, type, least, out);
-    if (status_.ok() && threaded_) {
+    if (status_.ok() && kind_ != CallKind::Once) {
         status_ = refuse_resizable(env_, value, name);
         keep.push_back(value);
     }
     last_length_ = out.length;
     if (!status_.ok()) return {};
     remember(out);
+    if (kind_ == CallKind::Prepared) arrays.push_back({index_ - 1, out.data, out.length, out.bytes, nullptr});
     return out;
 }
 
@@ -143,10 +144,11 @@ std::vector<uint32_t> KernelArgs::optional_words(const char* name) {
     return out;
 }
 
-const void* KernelArgs::copied(const char* name, napi_typedarray_type type, size_t least) {
+const void* KernelArgs::copy_of(const char* name, napi_typedarray_type type, size_t least, bool anew) {
     napi_value value = next();
     ArrayView given;
     if (status_.ok()) status_ = read_typed_array(env_, value, name, type, least, given);
+    if (status_.ok() && kind_ == CallKind::Prepared) status_ = refuse_resizable(env_, value, name);
     last_length_ = given.length;
     if (!status_.ok() || given.bytes == 0) return nullptr;
     remember(given);
@@ -156,6 +158,7 @@ const void* KernelArgs::copied(const char* name, napi_typedarray_type type, size
     memcpy(copy.data(), given.data, given.bytes);
     if (!copies) copies = std::make_shared<std::vector<Buffer>>();
     copies->push_back(std::move(copy));
+    if (kind_ == CallKind::Prepared && anew) arrays.push_back({index_ - 1, given.data, given.length, given.bytes, copies->back().data()});
     return copies->back().data();
 }
 

@@ -19,10 +19,20 @@ inline size_t product(size_t a, size_t b, size_t c = 1, size_t d = 1) {
     return result;
 }
 
+/** When a call runs: at once, on a thread while JavaScript goes on, or again and again on the same arrays. */
+enum class CallKind { Once, Threaded, Prepared };
+
+/** An array of a prepared call: where it was, and its copy that is made anew for each run; null where it is read in place or as it was. */
+struct PreparedArray {
+    uint32_t index;   ///< among the arguments
+    void* data;
+    size_t length, bytes;
+    void* copy;
+};
+
 class KernelArgs {
   public:
-    /** `threaded`: the call runs on a thread while JavaScript goes on. */
-    KernelArgs(napi_env env, napi_value list, bool threaded) : env_(env), list_(list), threaded_(threaded) {}
+    KernelArgs(napi_env env, napi_value list, CallKind kind) : env_(env), list_(list), kind_(kind) {}
 
     size_t size(const char* name, int64_t least = 0, int64_t most = int64_t{1} << 31);
     /** 0 where it is left out. */
@@ -51,19 +61,20 @@ class KernelArgs {
     int64_t* optional_out_int64s(const char* name, size_t least) { return next_is_undefined() ? nullptr : out_int64s(name, least); }
     /**
      * Ids, indices and masks: copied, because they are trusted once checked, while the caller's memory may be shared with another thread
-     * or change while the call runs.
+     * or change while the call runs. The first two are what the kernel itself checks: a prepared call reads them anew each time.
      */
-    const int32_t* ids(const char* name, size_t least) { return static_cast<const int32_t*>(copied(name, napi_int32_array, least)); }
-    const uint32_t* indices(const char* name, size_t least) {
-        return static_cast<const uint32_t*>(copied(name, napi_uint32_array, least));
+    const int32_t* ids(const char* name, size_t least) { return copied<int32_t>(name, napi_int32_array, least, true); }
+    const uint32_t* indices(const char* name, size_t least) { return copied<uint32_t>(name, napi_uint32_array, least, true); }
+    const int32_t* ids_checked_here(const char* name, size_t least) { return copied<int32_t>(name, napi_int32_array, least, false); }
+    const uint32_t* optional_indices(const char* name, size_t least) {
+        return next_is_undefined() ? nullptr : copied<uint32_t>(name, napi_uint32_array, least, false);
     }
-    const uint32_t* optional_indices(const char* name, size_t least) { return next_is_undefined() ? nullptr : indices(name, least); }
-    const int32_t* optional_ids(const char* name, size_t least) { return next_is_undefined() ? nullptr : ids(name, least); }
+    const int32_t* optional_ids(const char* name, size_t least) { return next_is_undefined() ? nullptr : ids_checked_here(name, least); }
     const int64_t* optional_int64s(const char* name, size_t least) {
-        return next_is_undefined() ? nullptr : static_cast<const int64_t*>(copied(name, napi_bigint64_array, least));
+        return next_is_undefined() ? nullptr : copied<int64_t>(name, napi_bigint64_array, least, false);
     }
     const uint8_t* optional_mask(const char* name, size_t least) {
-        return next_is_undefined() ? nullptr : static_cast<const uint8_t*>(copied(name, napi_uint8_array, least));
+        return next_is_undefined() ? nullptr : copied<uint8_t>(name, napi_uint8_array, least, false);
     }
 
     std::vector<int32_t> optional_tokens(const char* name);
@@ -84,6 +95,8 @@ class KernelArgs {
     /** What the call's memory belongs to. */
     std::vector<napi_value> keep;
     std::shared_ptr<std::vector<Buffer>> copies;
+    /** Of a prepared call: all its arrays. */
+    std::vector<PreparedArray> arrays;
 
   private:
     napi_value next();
@@ -95,7 +108,10 @@ class KernelArgs {
         return data;
     }
     void remember(const ArrayView& array);
-    const void* copied(const char* name, napi_typedarray_type type, size_t least);
+    template <class T> const T* copied(const char* name, napi_typedarray_type type, size_t least, bool anew) {
+        return static_cast<const T*>(copy_of(name, type, least, anew));
+    }
+    const void* copy_of(const char* name, napi_typedarray_type type, size_t least, bool anew);
 
     struct Range {
         uintptr_t from, to;
@@ -105,7 +121,7 @@ class KernelArgs {
 
     napi_env env_;
     napi_value list_;
-    bool threaded_;
+    CallKind kind_;
     uint32_t index_ = 0;
     size_t last_length_ = 0;
     size_t range_count_ = 0;

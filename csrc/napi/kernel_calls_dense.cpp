@@ -235,7 +235,7 @@ KernelWork read_sample(KernelArgs& in, bool naive) {
 KernelWork read_log_loss(KernelArgs& in, bool) {
     const float* logits = in.floats("logits", 1);
     const size_t total = in.last_length();
-    const int32_t* targets = in.ids("targets", 1);
+    const int32_t* targets = in.ids_checked_here("targets", 1);
     const size_t rows = in.last_length(), vocab = in.parts("logits", total, rows);
     float* out = in.out_floats("out", rows);
     for (size_t i = 0; in.ok() && i < rows; i++) {

@@ -172,10 +172,9 @@ KernelWork read_route(KernelArgs& in, bool naive) {
     a.scores = in.optional_out_int64s("scores", product(a.tokens, rows));
     in.require("states", states, product(a.tokens, a.router.width));
     if (in.ok() && !within_24_bits(a.router.weights, router)) in.refuse("router: a number has more than 24 bits; packRouter makes them");
-    return {[=](const Context& context, KernelScratch& scratch) mutable -> Status {
+    return {[checked = a, rows, naive, hser, masks](const Context& context, KernelScratch& scratch) -> Status {
+                RouteArgs a = checked;
                 const size_t width = a.router.width;
-                a.hser = hser.get();
-                a.masks = masks ? masks->data() : nullptr;
                 TMOE_RETURN_IF_ERROR(check_finite("route", a.states, a.tokens, width));
                 TMOE_RETURN_IF_ERROR(scratch.first.reserve(product(a.tokens, width, sizeof(int32_t))));
                 TMOE_RETURN_IF_ERROR(scratch.second.reserve(product(a.tokens, rows, sizeof(float))));

@@ -53,6 +53,16 @@ struct BackendHandle : Handle {
     std::unique_ptr<KernelScratch> scratch;
 };
 
+/** A kernel call whose arguments were checked once. Not counted as live: it has nothing to close. */
+struct PreparedCallHandle : Handle {
+    static constexpr ClassId kClass = ClassId::PreparedCall;
+    PreparedCallHandle(napi_env env, KernelWork checked, KernelArgs& args)
+        : Handle(env, kClass, false), work(std::move(checked)), arrays(std::move(args.arrays)), copies(std::move(args.copies)) {}
+    KernelWork work;
+    std::vector<PreparedArray> arrays;
+    std::shared_ptr<std::vector<Buffer>> copies;
+};
+
 struct ModelHandle : Handle {
     static constexpr ClassId kClass = ClassId::Model;
     ModelHandle(napi_env env, std::shared_ptr<Backend> runs_on, std::shared_ptr<Model> loaded)

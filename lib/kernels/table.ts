@@ -1,5 +1,5 @@
 /** Tables of all kernels around one way to call them. */
-import type { NativeBackend } from '../native.js'
+import type { NativeAddonBackend, NativeBackend } from '../native.js'
 import { reading, validationError } from '../validation.js'
 import { prepare } from './calls.js'
 import type { KernelName, KernelTable } from './requests.js'
@@ -13,12 +13,19 @@ export type SyncKernels = {
   [Name in KernelName]: (request: KernelTable[Name]['request']) => KernelTable[Name]['result']
 }
 
+/** Every kernel made ready for one request: what comes back runs it, on the calling thread. */
+export type PreparedKernels = {
+  [Name in KernelName]: (request: KernelTable[Name]['request']) => () => KernelTable[Name]['result']
+}
+
 const names = Object.keys(prepare) as KernelName[]
 
 type Call = (op: KernelName, args: readonly unknown[]) => unknown
 
-/** A table of kernels around one way to call them. */
-function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown) => unknown) => unknown): unknown {
+type Use = (op: KernelName, args: readonly unknown[], result: (value: unknown) => unknown) => unknown
+
+/** A table of kernels around one way to use their arguments. */
+function tableOf(use: Use): unknown {
   return Object.fromEntries(
     names.map((name) => [
       name,
@@ -26,7 +33,7 @@ function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown
         if (typeof request !== 'object' || request === null)
           throw validationError(name, 'the argument', request, 'an object')
         const { args, result } = reading(name, () => prepare[name](request))
-        return settle(call(name, args), result)
+        return use(name, args, result)
       }
     ])
   )
@@ -34,11 +41,15 @@ function tableOf(call: Call, settle: (returned: unknown, result: (value: unknown
 
 /** Kernels that the backend runs off the JavaScript thread. */
 export const asyncTable = (handle: NativeBackend): AsyncKernels =>
-  tableOf(
-    (op, args) => handle.callAsync(op, args, false),
-    async (returned, result) => result(await returned)
-  ) as AsyncKernels
+  tableOf(async (op, args, result) => result(await handle.callAsync(op, args, false))) as AsyncKernels
 
 /** Kernels that `call` runs at once. */
 export const syncTable = (call: Call): SyncKernels =>
-  tableOf(call, (returned, result) => result(returned)) as SyncKernels
+  tableOf((op, args, result) => result(call(op, args))) as SyncKernels
+
+/** Kernels that check their arguments once. */
+export const preparedTable = (handle: NativeAddonBackend): PreparedKernels =>
+  tableOf((op, args, result) => {
+    const prepared = handle.prepare(op, args)
+    return () => result(handle.callPrepared(prepared, args))
+  }) as PreparedKernels
