@@ -57,7 +57,7 @@ template <class Kv, size_t R, size_t B> inline void score_blocks(const AttendTil
     });
 }
 
-template <class Kv, size_t R> __attribute__((flatten, noinline)) void score_rows(const AttendTile& t) {
+template <class Kv, size_t R> TMOE_FLATTEN __attribute__((noinline)) void score_rows(const AttendTile& t) {
     constexpr size_t kBlocks = R >= Vec::kAttendSums ? 1 : Vec::kAttendSums / R < 4 ? Vec::kAttendSums / R : 4;
     const size_t most = t.visible[R - 1];
     for (size_t position = t.first[0] / kLanes * kLanes; position < most;) {
@@ -76,7 +76,7 @@ template <class Kv, size_t R> __attribute__((flatten, noinline)) void score_rows
 
 /** Adds positions [from, to) of one page to out lanes [d, d + 16·N) of R rows, the first of which is `row`. `next`: as score_blocks has it, or null. */
 template <class Kv, size_t R, size_t N>
-__attribute__((flatten, noinline)) void add_values(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
+TMOE_FLATTEN __attribute__((noinline)) void add_values(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
     const size_t row_bytes = t.value_dim * Kv::kBytes, left = t.value_dim - d, offset = t.value_offset + from % kKvPage * row_bytes;
     const uint8_t* value = t.pages[from / kKvPage] + offset + d * Kv::kBytes;
     const float* weights = t.scores + row * t.score_stride;

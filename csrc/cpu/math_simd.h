@@ -1,6 +1,14 @@
 // Elementwise functions and reductions in the one order of the arithmetic contract. Written over Vec; include after vec_*.h.
 #pragma once
 
+// Compiles all that a function calls into it: GCC would give up, and what is called passes every sum through memory. Not under the sanitizers,
+// with which that takes minutes.
+#if defined(__SANITIZE_ADDRESS__)
+#define TMOE_FLATTEN
+#else
+#define TMOE_FLATTEN __attribute__((flatten))
+#endif
+
 namespace tmoe {
 namespace {
 

@@ -2,8 +2,7 @@
 //
 // Every output element is one chain in column order (one fma per column of float weights, one per block of quantised ones),
 // whatever the size of the tile, so that the number of tokens changes speed and never bits.
-// A tile has Vec::kTileGroups groups and at most Vec::kTileTokens tokens: what is loaded of one is used for all of the other. A tile's
-// weights stay in the first cache while the tokens of an expert go by.
+// A tile has Vec::kTileGroups groups and at most Vec::kTileTokens tokens: what is loaded of one is used for all of the other.
 // The blocks of each quantised type: matmul_blocks_simd.h, and matmul_superblocks_simd.h for those of 256 columns.
 #pragma once
 #include "cpu/matmul_superblocks_simd.h"
@@ -65,8 +64,7 @@ inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F v
 
 /** The chains of R groups × T tokens from their begin to their end: all that is compiled for each type and size of a tile. */
 template <class B, size_t R, size_t T>
-__attribute__((flatten)) void run_tile(  // GCC would give up on inlining, and what is called passes every sum through memory
-    const uint8_t* w, size_t next, size_t columns, const typename B::Input* const* tokens, Vec::F* sums) {
+TMOE_FLATTEN void run_tile(const uint8_t* w, size_t next, size_t columns, const typename B::Input* const* tokens, Vec::F* sums) {
     TileOf<typename B::Input, R, T> tile;
     tile.next = next;
     repeat<T>([&](auto t) { tile.tokens[t] = tokens[t]; });

@@ -105,21 +105,12 @@ void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
                 }
                 for (size_t tokens : {0, 1, 2, 5, 13, 25}) {
                     const std::vector<float> x = source.numbers(tokens * columns);
-                    std::vector<int8_t> q(x.size());
-                    std::vector<float> scale(x.size() / 32);
-                    std::vector<int32_t> sum(x.size() / 32), sum16(x.size() / 16);
-                    ActivationView view{columns, x.data(), columns, nullptr, nullptr, nullptr, nullptr};
+                    std::vector<ActivationBlock> activations(is_quantised(type) ? x.size() / kActBlock : 0);
+                    ActivationView view{columns, x.data(), columns, nullptr};
                     if (is_quantised(type)) {
-                        for (size_t t = 0; t < tokens; t++) {
-                            const size_t at = t * columns;
-                            quantised.one(k.quantise_row(x.data() + at, columns, {q.data() + at, scale.data() + at / 32,
-                                                                                  sum.data() + at / 32, sum16.data() + at / 16}));
-                        }
-                        quantised.add(q);
-                        quantised.add(scale);
-                        quantised.add(sum);
-                        quantised.add(sum16);
-                        view = {columns, nullptr, 0, q.data(), scale.data(), sum.data(), sum16.data()};
+                        for (size_t at = 0; at < x.size(); at += columns) quantised.one(k.quantise_row(x.data() + at, columns, activations.data() + at / kActBlock));
+                        quantised.add(activations);
+                        view = {columns, nullptr, 0, activations.data()};
                     }
                     std::vector<uint32_t> gather(tokens);
                     for (size_t t = 0; t < tokens; t++) gather[t] = static_cast<uint32_t>(tokens - 1 - t);
@@ -186,6 +177,10 @@ void hash_attention(const Kernels& k, Hash& rotated, Hash& attended) {
                 tile.score_stride = 160;
                 k.attend(tile);
                 attended.add(out);
+                const std::vector<float> together = out;
+                tile.alone = true;
+                k.attend(tile);
+                if (memcmp(out.data(), together.data(), out.size() * sizeof(float)) != 0) fail("attend gives other bits where it reads ahead");
             }
         }
     }
