@@ -220,4 +220,4 @@ writeReport('determinism.json', { environment: stamp, full: options.full, files 
 console.log(
   `${rows.length} cells in ${Math.round((performance.now() - started) / 1000)} s: ${rows.length - rows.filter((row) => row.at(-1) !== 'equal').length} equal, ${failures} failed, ${skipped} files skipped`
 )
-process.exit(failures || !rows.length ? 1 : 0)
+process.exitCode = failures || !rows.length ? 1 : 0

@@ -106,4 +106,4 @@ console.log('submits, uploads, bytes and waits are of one decoded token; hits an
 await engine.dispose()
 writeReport('gpu-tiers.json', { ...stamp, tokens, prefetch: options.prefetch, budgets: report })
 for (const failure of failures) console.log(`FAILED: ${failure}`)
-process.exit(failures.length > 0 ? 1 : 0)
+process.exitCode = failures.length > 0 ? 1 : 0

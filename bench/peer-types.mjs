@@ -44,4 +44,4 @@ for (const type of dtypes.filter((name) => !['F32', 'F16', 'BF16'].includes(name
 }
 backend.dispose()
 for (const path of [source, target]) rmSync(path, { force: true })
-process.exit(failures ? 1 : 0)
+process.exitCode = failures ? 1 : 0

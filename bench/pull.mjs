@@ -137,4 +137,4 @@ else {
   )
   for (const failure of failures) console.error(failure)
 }
-process.exit(failures.length > 0 ? 1 : 0)
+process.exitCode = failures.length > 0 ? 1 : 0

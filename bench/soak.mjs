@@ -232,4 +232,4 @@ writeReport('soak.json', {
 for (const problem of problems) console.log(`FAILED: ${problem}`)
 if (problems.length === 0)
   console.log(`budgets held for ${settings.seconds} s${outcome.group ? ', and nothing was killed' : ''}`)
-process.exit(problems.length > 0 ? 1 : 0)
+process.exitCode = problems.length > 0 ? 1 : 0

@@ -173,4 +173,4 @@ for (const { names, characters } of PRETOKENIZER_FORMS) {
 printTable(['vocabulary', 'lines', 'equal', 'judged right', 'wrong', 'llama.cpp threw', 'ms'], rows)
 if (unsupported.length > 0) console.log(`not supported, left out: ${unsupported.join(', ')}`)
 console.log(`${checked} lines: ${wrongLines === 0 ? 'every difference was judged right' : `${wrongLines} wrong`}`)
-process.exit(wrongLines > 0 || rows.length === 0 ? 1 : 0)
+process.exitCode = wrongLines > 0 || rows.length === 0 ? 1 : 0

@@ -168,11 +168,12 @@ Status Model::read_ahead(const uint8_t* wanted) {
 void Model::whereabouts(uint8_t* out) const {
     std::vector<uint8_t> in_slot, placed;
     if (const DeviceExperts* own = device_experts()) own->whereabouts(in_slot, placed);
+    const std::vector<Residency> residencies = store_->residencies();
     for (size_t i = 0; i < routing_.mask_size(); i++) {
         const auto layer = static_cast<uint32_t>(i / routing_.experts), expert = static_cast<uint32_t>(i % routing_.experts);
         const auto placement = static_cast<Placement>(placed.empty() ? placement_[i].load() : placed[i]);
         const bool hot = !in_slot.empty() && in_slot[i];
-        const uint8_t residency = hot ? static_cast<uint8_t>(Residency::Resident) | kDeviceBit : static_cast<uint8_t>(store_->residency(layer, expert));
+        const uint8_t residency = hot ? static_cast<uint8_t>(Residency::Resident) | kDeviceBit : static_cast<uint8_t>(residencies[i]);
         out[i] = static_cast<uint8_t>(residency | (placement == Placement::Pinned ? kPinnedBit : 0) |
                                       (placement == Placement::Demoted ? kDemotedBit : 0) | (store_->local(layer, expert) ? kLocalBit : 0));
     }

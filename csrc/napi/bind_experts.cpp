@@ -355,10 +355,11 @@ Status reader_residency(Call& call, napi_value& result) {
     napi_value buffer = nullptr;
     void* data = nullptr;
     if (napi_create_arraybuffer(call.env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
+    const ExpertStore& store = *handle->store;
+    const std::vector<Residency> residencies = store.residencies();
     for (size_t i = 0; i < shape.mask_size(); i++) {
         const auto layer = static_cast<uint32_t>(i / shape.experts), expert = static_cast<uint32_t>(i % shape.experts);
-        const ExpertStore& store = *handle->store;
-        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(static_cast<uint8_t>(store.residency(layer, expert)) | (store.local(layer, expert) ? Model::kLocalBit : 0));
+        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(static_cast<uint8_t>(residencies[i]) | (store.local(layer, expert) ? Model::kLocalBit : 0));
     }
     return napi_create_typedarray(call.env, napi_uint8_array, shape.mask_size(), buffer, 0, &result) == napi_ok ? Status() : exception_pending();
 }

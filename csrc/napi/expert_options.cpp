@@ -235,10 +235,8 @@ Status expert_stats(napi_env env, const Model& model, napi_value& out) {
     napi_value buffer = nullptr, residency = nullptr, layers = nullptr;
     void* data = nullptr;
     if (napi_create_arraybuffer(env, shape.mask_size(), &data, &buffer) != napi_ok || !data) return exception_pending();
-    for (size_t i = 0; i < shape.mask_size(); i++) {
-        const Residency host = store->residency(static_cast<uint32_t>(i / shape.experts), static_cast<uint32_t>(i % shape.experts));
-        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(in_slot[i] ? Residency::Resident : host);
-    }
+    const std::vector<Residency> residencies = store->residencies();
+    for (size_t i = 0; i < shape.mask_size(); i++) static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(in_slot[i] ? Residency::Resident : residencies[i]);
     if (napi_create_typedarray(env, napi_uint8_array, shape.mask_size(), buffer, 0, &residency) != napi_ok) return exception_pending();
     define(env, out, "residency", residency);
 

@@ -80,6 +80,7 @@ const others = [
   'checksum',
   'sources',
   'order',
+  'looks',
   'placed',
   'promoted',
   'stale',

@@ -80,6 +80,30 @@ void budget(const Experts& files) {
     CHECK_CODE(store->pin(1, 0, true), RESOURCE_BUDGET_TOO_SMALL);
 }
 
+/** Who looks while experts come and go never finds more of them in memory than fit. */
+void looks(const Experts& beside) {
+    const Folder folder(beside.blob_path.substr(0, beside.blob_path.rfind('/')).c_str());
+    const Experts files(folder.path, 2, 256, 32, 32);   // so many that a look takes a while
+    constexpr size_t kSlots = 32;
+    const auto store = open_store(files, blobs_of(files), kSlots, 2);
+    std::atomic<bool> ended{false};
+    std::atomic<size_t> most{0};
+    std::thread looker([&] {
+        while (!ended) {
+            const std::vector<Residency> found = store->residencies();
+            most = std::max<size_t>(most, static_cast<size_t>(std::count(found.begin(), found.end(), Residency::Resident)));
+        }
+    });
+    Random random{23};
+    for (int step = 0; step < 100; step++) {
+        store->begin_step();
+        for (uint32_t layer = 0; layer < files.layers; layer++) CHECK_OK(use(*store, files, layer, some(random, files.experts, kSlots)));
+    }
+    ended = true;
+    looker.join();
+    CHECK(most > 0 && most <= kSlots);
+}
+
 /** More experts than slots: every one comes once, and the reads of a later part begin before the earlier ones are done with. */
 void waves(const Experts& files) {
     auto held = std::make_shared<Held>(blobs_of(files), 0, 1);
@@ -340,7 +364,7 @@ void run(const std::string& in, bool large) {
         const char* name;
         void (*check)(const Experts&);
         bool also_large;
-    } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false},
+    } const cases[] = {{"checksum", checksum, false}, {"sources", sources, true}, {"plain", plain, false},   {"budget", budget, false}, {"looks", looks, false},
                        {"waves", waves, false},       {"order", order, false},    {"cancel", cancel, false}, {"stale", stale, false},
                        {"damage", damage, false},     {"resize", resize, true},   {"scrub", scrub, false},
                        {"determinism", determinism, false}, {"pool", pool, false}, {"promoted", promoted, false}, {"placed", placed, false}, {"late_check", late_check, false},

@@ -47,6 +47,7 @@ class Store final : public ExpertStore {
         source_->adopt(layer, expert, std::move(file), offset);
     }
     Residency residency(uint32_t layer, uint32_t expert) const override { return residents_.state(entry_of(layer, expert)); }
+    std::vector<Residency> residencies() const override { return residents_.states(); }
     StoreCounts counts() const override;
     std::vector<StoreLayerCounts> layer_counts() const override;
 

@@ -120,6 +120,8 @@ class ExpertStore {
     /** The same with a part of a file that stays open. */
     virtual void adopt(uint32_t layer, uint32_t expert, std::shared_ptr<DirectFile> file, uint64_t offset) = 0;
     virtual Residency residency(uint32_t layer, uint32_t expert) const = 0;
+    /** [layers][experts], at one moment: never more of them resident than had memory. Any thread. */
+    virtual std::vector<Residency> residencies() const = 0;
     virtual StoreCounts counts() const = 0;
     virtual std::vector<StoreLayerCounts> layer_counts() const = 0;
 };

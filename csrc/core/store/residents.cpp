@@ -33,8 +33,18 @@ void Residents::leave(uint32_t entry) {
         unused_[entry] = 0;
     }
     loads_[entry].reset();
-    if (memory_->residency[entry].exchange(Residency::Absent) == Residency::Resident) memory_->resident_bytes -= memory_->layouts[layer_of(entry)].bytes;
+    {
+        std::lock_guard lock(leaving_);
+        if (memory_->residency[entry].exchange(Residency::Absent) == Residency::Resident) memory_->resident_bytes -= memory_->layouts[layer_of(entry)].bytes;
+    }
     holders_[slots_[entry]] = kNoEntry;
+}
+
+std::vector<Residency> Residents::states() const {
+    std::vector<Residency> out(entries());
+    std::lock_guard lock(leaving_);
+    for (uint32_t entry = 0; entry < out.size(); entry++) out[entry] = state(entry);
+    return out;
 }
 
 void Residents::enter(uint32_t entry, uint32_t slot, size_t most, Reason reason) {

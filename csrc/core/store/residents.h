@@ -2,6 +2,7 @@
 #pragma once
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/store/expert_store.h"
@@ -10,7 +11,7 @@
 
 namespace tmoe {
 
-/** One thread at a time, but for `state` and `fill`. Entries are those of the cache. */
+/** One thread at a time, but for `state`, `states` and `fill`. Entries are those of the cache. */
 class Residents {
   public:
     /** RESOURCE_MEMORY_EXHAUSTED. */
@@ -20,6 +21,8 @@ class Residents {
     size_t capacity() const { return memory_->pool->capacity(); }
     size_t entries() const { return loads_.size(); }
     Residency state(uint32_t entry) const { return memory_->residency[entry].load(std::memory_order_acquire); }
+    /** Of every entry, at one moment as far as memory goes: no more are resident than had slots. */
+    std::vector<Residency> states() const;
     const uint8_t* blob(uint32_t slot) const { return memory_->pool->at(slot); }
 
     /** The entry has lost its slot: what of its read has not begun is not read. */
@@ -86,6 +89,7 @@ class Residents {
 
     size_t experts_ = 0;
     std::shared_ptr<Memory> memory_;
+    mutable std::mutex leaving_;                 ///< no entry leaves memory while `states` looks at all of them
     IoQueue queue_;
     std::vector<std::shared_ptr<Load>> loads_;   ///< per entry: its read, until it was seen to have ended
     std::vector<std::shared_ptr<Load>> batch_;   ///< to submit together
