@@ -34,6 +34,7 @@ Status Executor::run() {
     TMOE_RETURN_IF_ERROR(prepare());
     TMOE_RETURN_IF_ERROR(begin_store());
     backend_.pool.begin_burst();
+    expect_from(0);
     Status status;
     for (size_t i = 0; i < plan_.ops.size() && status.ok(); i++) status = run_op(i);
     backend_.pool.end_burst();
@@ -125,8 +126,40 @@ Status Executor::prepare() {
     return {};
 }
 
+/**
+ * What the first operation from `index` on that reads much memory begins with is what waiting threads ask for, until the next call. With more
+ * rows it is less and less memory that takes the time.
+ */
+void Executor::expect_from(size_t index) {
+    constexpr size_t kFewRows = 4;
+    if (tokens_ == 0 || tokens_ > kFewRows) return;
+    const auto first = [](size_t n, auto span) { return n == 0 ? span() : Span{}; };
+    for (; index < plan_.ops.size(); index++) {
+        const PlanOp& op = plan_.ops[index];
+        if (op.kind == OpKind::Matmul || op.kind == OpKind::Logits) {
+            const std::vector<MatmulTarget> targets = targets_of(op);
+            return context_.pool.expect([&](size_t worker, size_t n) {
+                return first(n, [&] { return matmul_item(context_.pool.threads(), targets.data(), targets.size(), worker); });
+            });
+        }
+        if (op.kind == OpKind::Attention) {
+            const AttentionArgs args = attention_args(op, 0, 1);
+            return context_.pool.expect([&](size_t worker, size_t n) { return attention_item(args, worker, n); });
+        }
+        if (op.kind == OpKind::Route) {
+            const Weight& router = model_.weights_[op.weight];
+            const size_t share = router.data.size() / context_.pool.threads();
+            return context_.pool.expect([&](size_t worker, size_t n) { return first(n, [&] { return Span{router.data.data() + worker * share, share}; }); });
+        }
+        if (op.kind == OpKind::Experts) break;   // which ones is not known yet
+    }
+    context_.pool.expect([](size_t, size_t) { return Span{}; });
+}
+
 Status Executor::run_op(size_t index) {
     const PlanOp& op = plan_.ops[index];
+    const bool reads_much = op.kind == OpKind::Matmul || op.kind == OpKind::Attention || op.kind == OpKind::Route || op.kind == OpKind::Logits;
+    if (reads_much) expect_from(index + 1);
     switch (op.kind) {
         case OpKind::Embed: return embed(op);
         case OpKind::RmsNorm: return rms_norm(op);
@@ -134,7 +167,7 @@ Status Executor::run_op(size_t index) {
         case OpKind::Rope: return rope(op, index);
         case OpKind::Attention: return attention(op);
         case OpKind::Route: return route(op);
-        case OpKind::Experts: return experts(op);
+        case OpKind::Experts: return experts(op, index);
         case OpKind::Logits: return logits(op);
         case OpKind::Gated: return gated(op);
         case OpKind::HeadMatmul: return head_matmul(op);
@@ -179,18 +212,23 @@ Status Executor::scale(const PlanOp& op) {
     return done ? Status() : cancelled();
 }
 
+/** The products of a Matmul or Logits. */
+std::vector<MatmulTarget> Executor::targets_of(const PlanOp& op) {
+    if (op.kind == OpKind::Logits) return {{model_.weights_[op.weight].matrix(), arena_.logits.as<float>(), plan_.vocab}};
+    std::vector<MatmulTarget> targets;
+    for (const MatmulPart& part : op.parts) {
+        targets.push_back({model_.weights_[part.weight].matrix(), arena_.buffer(part.out), plan_.buffer_widths[part.out]});
+        targets.back().weight.bias = vector_of(part.bias);
+    }
+    return targets;
+}
+
 Status Executor::matmul(const PlanOp& op) {
     ActivationView a;
     a.columns = a.value_stride = plan_.buffer_widths[op.in];
     a.values = arena_.buffer(op.in);
-    std::vector<MatmulTarget> targets;
-    bool quantised = false;
-    for (const MatmulPart& part : op.parts) {
-        const Weight& weight = model_.weights_[part.weight];
-        quantised = quantised || is_quantised(weight.type);
-        targets.push_back({weight.matrix(), arena_.buffer(part.out), plan_.buffer_widths[part.out]});
-        targets.back().weight.bias = vector_of(part.bias);
-    }
+    const std::vector<MatmulTarget> targets = targets_of(op);
+    const bool quantised = std::any_of(targets.begin(), targets.end(), [](const MatmulTarget& target) { return is_quantised(target.weight.type); });
     if (quantised) {
         if (!quantise_rows(context_, a.values, tokens_, a.columns, a.columns, arena_.activations, flags())) return cancelled();
         a.blocks = arena_.activations.row(0, a.columns);
@@ -209,8 +247,8 @@ Status Executor::rope(const PlanOp& op, size_t index) {
     return done ? Status() : cancelled();
 }
 
-Status Executor::attention(const PlanOp& op) {
-    note_layer(static_cast<int32_t>(op.layer));
+/** Of items that have one KV type. */
+AttentionArgs Executor::attention_args(const PlanOp& op, size_t first_item, size_t count) {
     AttentionArgs args;
     args.q = arena_.buffer(op.in);
     args.k = arena_.buffer(op.k_buffer);
@@ -224,14 +262,19 @@ Status Executor::attention(const PlanOp& op) {
     if (op.v_buffer == op.k_buffer) args.value_stride = op.head_dim;
     args.window = op.window;
     args.sinks = vector_of(op.sinks);
+    args.type = items_[first_item].sequence->type;
+    args.layer_offset = op.layer * items_[first_item].sequence->layer_bytes;
+    args.runs = runs_.data() + first_item;
+    args.run_count = count;
+    return args;
+}
+
+Status Executor::attention(const PlanOp& op) {
+    note_layer(static_cast<int32_t>(op.layer));
     for (size_t i = 0; i < items_.size();) {  // one call per run of items with one KV type; nearly always one
         size_t last = i + 1;
-        args.type = items_[i].sequence->type;
-        while (last < items_.size() && items_[last].sequence->type == args.type) last++;
-        args.layer_offset = op.layer * items_[i].sequence->layer_bytes;
-        args.runs = runs_.data() + i;
-        args.run_count = last - i;
-        TMOE_RETURN_IF_ERROR(tmoe::attention(context_, args, arena_.attention));
+        while (last < items_.size() && items_[last].sequence->type == items_[i].sequence->type) last++;
+        TMOE_RETURN_IF_ERROR(tmoe::attention(context_, attention_args(op, i, last - i), arena_.attention));
         i = last;
     }
     return {};
@@ -281,9 +324,8 @@ Status Executor::logits(const PlanOp& op) {
             if (!done) return cancelled();
             a.blocks = arena_.activations.row(0, width);
         }
-        float* out = arena_.logits.as<float>();
-        const MatmulTarget target = {weight.matrix(), out, plan_.vocab};
-        if (!tmoe::matmul(context_, a, count, &target, 1, false)) return cancelled();
+        const float* out = arena_.logits.as<float>();
+        if (!tmoe::matmul(context_, a, count, targets_of(op).data(), 1, false)) return cancelled();
         const bool done = context_.pool.for_each(count, context_.cancel, [&](size_t i, size_t worker) {
             const uint32_t index = rows[begin + i].item;
             StepItem& item = items_[index];

@@ -28,6 +28,9 @@ class Executor {
     StepShape shape() const;
     std::vector<LogitRow> logit_rows() const;
     Status run_op(size_t index);
+    void expect_from(size_t index);
+    std::vector<MatmulTarget> targets_of(const PlanOp& op);
+    AttentionArgs attention_args(const PlanOp& op, size_t first_item, size_t count);
     Status embed(const PlanOp& op);
     Status rms_norm(const PlanOp& op);
     Status scale(const PlanOp& op);
@@ -41,7 +44,7 @@ class Executor {
     void use_masks(RouteArgs& args, size_t layer);
     void force_routes();
     void capture_routes();
-    Status experts(const PlanOp& op);
+    Status experts(const PlanOp& op, size_t index);
     size_t split_versions(size_t experts);
     void add_biases(const PlanOp& op, ExpertMatmulArgs& e);
     Status stored_experts(const PlanOp& op, ExpertMatmulArgs& e, const Weight& gate, const Weight& up, const Weight& down);

@@ -173,7 +173,7 @@ size_t Executor::split_versions(size_t experts) {
     return experts + held;
 }
 
-Status Executor::experts(const PlanOp& op) {
+Status Executor::experts(const PlanOp& op, size_t index) {
     const Weight &gate = model_.weights_[op.gate], &up = model_.weights_[op.up], &down = model_.weights_[op.down];
     const size_t k = routed_->k, width = plan_.buffer_widths[op.in], all = split_versions(gate.experts);
     const bool split = all > gate.experts;
@@ -186,6 +186,8 @@ Status Executor::experts(const PlanOp& op) {
         if (expert < use_.size()) use_[expert] += d.offsets[e + 1] - d.offsets[e];
     }
     ExpertMatmulArgs e = {arena_.buffer(op.in), tokens_, width, k, all, {}, {}, {}, d.offsets, d.slots, arena_.values.as<float>(), op.activation};
+    const std::function<void()> expect_next = [this, index] { expect_from(index + 1); };
+    e.before_down = &expect_next;
     TMOE_RETURN_IF_ERROR(model_.store_ ? stored_experts(op, e, gate, up, down) : resident_experts(op, e, gate, up, down));
     result_.expert_rows = tokens_ * k;
     const CombineArgs c = {e.out, arena_.ids.as<int32_t>(), arena_.weights.as<float>(), d.rows, tokens_, k, width, gate.experts, true, arena_.buffer(op.out)};

@@ -104,6 +104,7 @@ struct ThreadPool::State {
     std::atomic<int> sleepers{0};
     std::mutex mutex;
     std::condition_variable wake;
+    std::unique_ptr<NextReads[]> next_reads;   ///< of each thread
 
     static bool has_work(uint64_t ticket) { return (ticket & kMask) < (ticket >> kField); }
 
@@ -123,6 +124,7 @@ struct ThreadPool::State {
                 idle = 0;
                 continue;
             }
+            if (burst.load(std::memory_order_relaxed) && next_reads[worker].ask()) continue;
             pause();
             if (++idle < kSpins) {
                 if (idle % 64 == 0 && !burst.load(std::memory_order_relaxed)) std::this_thread::yield();
@@ -156,6 +158,11 @@ ThreadPool::~ThreadPool() {
 }
 
 Status ThreadPool::start(size_t threads) {
+    if (threads > 1) {
+        state_->next_reads.reset(new (std::nothrow) NextReads[threads]);
+        if (!state_->next_reads) return thread_refused();
+        next_reads_ = state_->next_reads.get();
+    }
     for (size_t worker = 1; worker < threads; worker++) {
         TMOE_RETURN_IF_ERROR(start_thread([state = state_, worker] { state->work(worker); }));
         threads_ = worker + 1;
@@ -192,6 +199,7 @@ bool ThreadPool::run(size_t count, const std::atomic<bool>* cancel, ItemFn fn, v
         while (state.take_one(0)) {
         }
         for (int spins = 0; state.done.load(std::memory_order_acquire) < part; spins++) {
+            if (next_reads_[0].ask()) continue;
             pause();
             if (spins >= kSpins) {
                 std::this_thread::yield();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/next_reads.h"
 #include "core/status.h"
 
 namespace tmoe {
@@ -51,10 +52,21 @@ class ThreadPool {
     void begin_burst();
     void end_burst();
 
+    /**
+     * Within a burst, a thread that waits for the others asks memory for what it will probably read after that: `part(worker, n)` is the n-th
+     * Span of a worker, one without bytes its last. A hint alone, until the next call.
+     */
+    template <class Fn> void expect(Fn part) {
+        for (size_t worker = 0; threads_ > 1 && worker < threads_; worker++) {
+            next_reads_[worker].set([&](size_t n) { return part(worker, n); });
+        }
+    }
+
   private:
     struct State;
     bool run(size_t count, const std::atomic<bool>* cancel, ItemFn fn, void* context);
     std::shared_ptr<State> state_;
+    NextReads* next_reads_ = nullptr;   ///< of each thread, in `state_`
     size_t threads_ = 1;
 };
 

@@ -51,6 +51,8 @@ struct AttentionScratch {
     size_t grown(size_t threads, size_t positions) const;
 };
 
+/** The n-th part of the keys that its item-th piece of work begins with, for ThreadPool::expect; none where there are fewer. */
+Span attention_item(const AttentionArgs& args, size_t item, size_t n);
 /** `scratch` must hold the largest start + count. CANCELLED. */
 Status attention(const Context& context, const AttentionArgs& args, AttentionScratch& scratch);
 /** Same contract; plain loops in the documented order. */

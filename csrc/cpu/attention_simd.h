@@ -47,7 +47,7 @@ template <class Kv, size_t R, size_t B> inline void score_blocks(const AttendTil
     };
     size_t d = 0;
     for (; d + kLine <= t.head_dim; d += kLine) {
-        repeat<B>([&](auto b) { __builtin_prefetch(next + offset + b * block_bytes + d * kLanes * Kv::kBytes); });
+        repeat<B>([&](auto b) { prefetch_line(next + offset + b * block_bytes + d * kLanes * Kv::kBytes); });
         repeat<kLine>([&](auto i) { add(d + i); });
     }
     for (; d < t.head_dim; d++) add(d);
@@ -62,8 +62,9 @@ template <class Kv, size_t R> TMOE_FLATTEN __attribute__((noinline)) void score_
     const size_t most = t.visible[R - 1];
     for (size_t position = t.first[0] / kLanes * kLanes; position < most;) {
         const size_t left = (kKvPage - position % kKvPage) / kLanes, wanted = (most - position + kLanes - 1) / kLanes;
-        const size_t page = position / kKvPage, after = t.alone && (page + 1) * kKvPage < most ? page + 1 : page;
-        const uint8_t* next = t.pages[after] + t.key_offset;
+        const size_t page = position / kKvPage;
+        const bool last = (page + 1) * kKvPage >= most;   // then the values come
+        const uint8_t* next = !t.alone ? t.pages[page] + t.key_offset : last ? t.pages[t.first[0] / kKvPage] + t.value_offset : t.pages[page + 1] + t.key_offset;
         if (left >= kBlocks && wanted >= kBlocks) {
             score_blocks<Kv, R, kBlocks>(t, position, next);
             position += kBlocks * kLanes;
@@ -77,8 +78,8 @@ template <class Kv, size_t R> TMOE_FLATTEN __attribute__((noinline)) void score_
 /** Adds positions [from, to) of one page to out lanes [d, d + 16·N) of R rows, the first of which is `row`. `next`: as score_blocks has it, or null. */
 template <class Kv, size_t R, size_t N>
 TMOE_FLATTEN __attribute__((noinline)) void add_values(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
-    const size_t row_bytes = t.value_dim * Kv::kBytes, left = t.value_dim - d, offset = t.value_offset + from % kKvPage * row_bytes;
-    const uint8_t* value = t.pages[from / kKvPage] + offset + d * Kv::kBytes;
+    const size_t row_bytes = t.value_dim * Kv::kBytes, left = t.value_dim - d, offset = from % kKvPage * row_bytes;
+    const uint8_t* value = t.pages[from / kKvPage] + t.value_offset + offset + d * Kv::kBytes;
     const float* weights = t.scores + row * t.score_stride;
     Vec::F acc[R * N];
     repeat<R>([&](auto r) {
@@ -86,7 +87,7 @@ TMOE_FLATTEN __attribute__((noinline)) void add_values(const AttendTile& t, size
     });
     for (size_t position = from; position < to; position++, value += row_bytes) {
         if (next) {
-            for (size_t line = 0; line < row_bytes; line += 64) __builtin_prefetch(next + offset + (position - from) * row_bytes + line);
+            for (size_t line = 0; line < row_bytes; line += 64) prefetch_line(next + offset + (position - from) * row_bytes + line);
         }
         Vec::F v[N];
         repeat<N>([&](auto n) { v[n] = N > 1 || left >= 16 ? Kv::load(value + 16 * n * Kv::kBytes) : Kv::load_part(value, left); });
@@ -118,7 +119,7 @@ template <class Kv, size_t R> void add_range(const AttendTile& t, size_t row, si
     constexpr size_t kEach = Vec::kAttendSums / R;
     while (from < to) {
         const size_t page = from / kKvPage + 1, end = page * kKvPage < to ? page * kKvPage : to;
-        const uint8_t* next = t.alone && end < to ? t.pages[page] : nullptr;
+        const uint8_t* next = t.alone && end < to ? t.pages[page] + t.value_offset : t.then;
         add_lanes<Kv, R, kEach >= 8 ? 8 : kEach >= 4 ? 4 : kEach >= 2 ? 2 : 1>(t, row, 0, from, end, next);
         from = end;
     }

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "quant/repack.h"
+
 namespace tmoe {
 
 namespace {
@@ -16,6 +18,44 @@ size_t item_groups(size_t groups, size_t matrices, size_t threads) {
     if (size < 2) size = 2;
     return size < kMostGroups ? size : kMostGroups;
 }
+
+Span groups_span(const MatrixView& w, size_t first, size_t last) {
+    const size_t bytes = packed_group_bytes(w.type, w.columns);
+    return {w.packed + first * bytes, (last - first) * bytes};
+}
+
+/** The work of a matmul: row groups of its targets, one target after another. */
+class MatmulItems {
+  public:
+    MatmulItems(const MatmulTarget* targets, size_t target_count, size_t threads) : targets_(targets), target_count_(target_count) {
+        size_t groups = 0;
+        for (size_t i = 0; i < target_count; i++) groups += groups_of(targets[i].weight);
+        size_ = item_groups(groups, 1, threads);
+    }
+
+    size_t count() const {
+        size_t items = 0;
+        for (size_t i = 0; i < target_count_; i++) items += items_of(targets_[i]);
+        return items;
+    }
+
+    struct Part {
+        const MatmulTarget* target;
+        size_t first, last;
+    };
+    Part at(size_t item) const {
+        const MatmulTarget* target = targets_;
+        while (item >= items_of(*target)) item -= items_of(*target++);
+        const size_t all = groups_of(target->weight), first = item * size_;
+        return {target, first, first + size_ < all ? first + size_ : all};
+    }
+
+  private:
+    size_t items_of(const MatmulTarget& target) const { return (groups_of(target.weight) + size_ - 1) / size_; }
+
+    const MatmulTarget* targets_;
+    size_t target_count_, size_;
+};
 
 /** One item of work: some row groups of one expert. */
 struct Item {
@@ -75,22 +115,18 @@ bool quantise_rows(const Context& context, const float* x, size_t rows, size_t c
 
 bool matmul(const Context& context, const ActivationView& a, size_t count, const MatmulTarget* targets, size_t target_count,
             bool add) {
-    size_t groups = 0;
-    for (size_t i = 0; i < target_count; i++) groups += groups_of(targets[i].weight);
-    const size_t size = item_groups(groups, 1, context.pool.threads());
-    size_t items = 0;
-    for (size_t i = 0; i < target_count; i++) items += (groups_of(targets[i].weight) + size - 1) / size;
-    return context.pool.for_each(items, context.cancel, [&](size_t item, size_t) {
-        size_t target = 0;
-        for (;; target++) {
-            const size_t own = (groups_of(targets[target].weight) + size - 1) / size;
-            if (item < own) break;
-            item -= own;
-        }
-        const MatmulTarget& t = targets[target];
-        const size_t all = groups_of(t.weight), first = item * size, last = first + size < all ? first + size : all;
-        context.kernels.matmul(t.weight, a, nullptr, count, t.out, t.out_stride, add, first, last);
+    const MatmulItems items(targets, target_count, context.pool.threads());
+    return context.pool.for_each(items.count(), context.cancel, [&](size_t item, size_t) {
+        const MatmulItems::Part part = items.at(item);
+        context.kernels.matmul(part.target->weight, a, nullptr, count, part.target->out, part.target->out_stride, add, part.first, part.last);
     });
+}
+
+Span matmul_item(size_t threads, const MatmulTarget* targets, size_t target_count, size_t item) {
+    const MatmulItems items(targets, target_count, threads);
+    if (item >= items.count()) return {};
+    const MatmulItems::Part part = items.at(item);
+    return groups_span(part.target->weight, part.first, part.last);
 }
 
 Status ExpertScratch::reserve(size_t token_count, size_t k, size_t width, size_t hidden_width) {
@@ -137,7 +173,13 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     float* gate = scratch.gate.as<float>();
     float* up = scratch.up.as<float>();
 
-    size_t groups = groups_of(a.gate.shape);
+    const size_t down_groups = groups_of(a.down.shape), down_size = item_groups(down_groups, expert_count, threads);
+    context.pool.expect([&](size_t worker, size_t n) {
+        const size_t parts = (down_groups + down_size - 1) / down_size, first = worker % parts * down_size;
+        if (n > 0 || worker / parts >= expert_count) return Span{};
+        return groups_span(a.down.at(experts[worker / parts]), first, first + down_size < down_groups ? first + down_size : down_groups);
+    });
+    const size_t groups = groups_of(a.gate.shape);
     size_t count = list_items(a, experts, expert_count, groups, item_groups(groups, expert_count, threads), items);
     bool done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
         const Item& item = items[index];
@@ -156,8 +198,8 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     });
     if (!done) return cancelled();
 
-    groups = groups_of(a.down.shape);
-    count = list_items(a, experts, expert_count, groups, item_groups(groups, expert_count, threads), items);
+    if (a.before_down) (*a.before_down)();
+    count = list_items(a, experts, expert_count, down_groups, down_size, items);
     // The down matrix reads rows of h where they stand, so a view that starts at the expert's first row serves as its activations.
     done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
         const Item& item = items[index];

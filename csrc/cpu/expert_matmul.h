@@ -6,6 +6,7 @@
 // Float weights: one fma per column, columns in order. K-quants: sub-scales multiply as integers inside the 32-block.
 #pragma once
 #include <cstdint>
+#include <functional>
 
 #include "core/host_device.h"
 #include "core/memory.h"
@@ -45,6 +46,8 @@ struct MatmulTarget {
 /** out[i] (+)= W · a[i] for each target; all targets share the activations. False when cancelled. */
 bool matmul(const Context& context, const ActivationView& a, size_t count, const MatmulTarget* targets, size_t target_count,
             bool add);
+/** The weights of its item-th piece of work, for ThreadPool::expect; none where there are fewer. */
+Span matmul_item(size_t threads, const MatmulTarget* targets, size_t target_count, size_t item);
 
 /** One matrix of every expert: packed one after another, or each inside a blob of its own. */
 struct ExpertStack {
@@ -74,6 +77,7 @@ struct ExpertMatmulArgs {
     const uint32_t* slots;       ///< [tokens · k], from dispatch
     float* out;                  ///< [tokens · k][width], in row order
     ExpertActivation activation = ExpertActivation::Silu;
+    const std::function<void()>* before_down = nullptr;   ///< called when the last product of a part begins: ThreadPool::expect what follows
 };
 
 /** Scratch of expert_matmul, reused from call to call. */

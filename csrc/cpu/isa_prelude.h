@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/prefetch.h"
 #include "cpu/kernels.h"
 #include "quant/blocks.h"
 

@@ -64,6 +64,7 @@ struct AttendTile {
     float* scores;                      ///< scratch: rows × (visible rounded up to 16) floats
     size_t score_stride;
     bool alone;                         ///< no other tile reads these pages now: they come from memory, not from a cache
+    const uint8_t* then;                ///< what the thread reads after this tile; null = unknown
 };
 
 struct Kernels {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/prefetch.h"
 #include "quant/blocks.h"
 
 #if defined(__x86_64__)
@@ -297,7 +298,7 @@ void pack_rows(DType type, const uint8_t* from, size_t rows, size_t columns, uin
 #if defined(__GNUC__)
         // Sixteen rows side by side are no stream that the CPU would see coming.
         const size_t ahead = left > 2 * kRows ? bytes : left > kRows ? (left - kRows) * row_bytes(type, columns) : 0;
-        for (size_t at = 0; at < ahead; at += 64) __builtin_prefetch(from + bytes + at);
+        for (size_t at = 0; at < ahead; at += 64) prefetch_line(from + bytes + at);
 #endif
         pack_group(type, from, left < kRows ? left : kRows, columns, to);
     }

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/prefetch.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <nmmintrin.h>
@@ -124,7 +126,7 @@ TMOE_CRC_TARGET uint32_t by_instruction(uint32_t crc, const uint8_t* from, size_
         uint64_t a = crc, b = 0, c = 0;
         const uint8_t* next = bytes >= 6 * kRun ? from + 3 * kRun : from;
         for (size_t line = 0; line < kRun; line += 64) {
-            for (size_t run = 0; run < 3; run++) __builtin_prefetch(next + run * kRun + line);  // runs are too short for the CPU to foresee
+            for (size_t run = 0; run < 3; run++) prefetch_line(next + run * kRun + line);  // runs are too short for the CPU to foresee
             for (size_t i = line; i < line + 64; i += 8) {
                 a = eight(a, from + i);
                 b = eight(b, from + kRun + i);
