@@ -75,6 +75,16 @@ export async function runOwn({ path, prompt, decode, threads, kvType, isa }) {
   return lastLine((await runChild(process.execPath, args)).output)
 }
 
+/** Arguments of node for one of measure-steps' modes. */
+export const stepsArguments = (mode, path, settings) => [
+  join(root, 'bench', 'measure-steps.mjs'),
+  mode,
+  path,
+  JSON.stringify(settings)
+]
+export const runSteps = async (mode, path, settings) =>
+  lastLine((await runChild(process.execPath, stepsArguments(mode, path, settings))).output)
+
 /** Greedy tokens and logits of llama.cpp for one prompt (bench/peer-agreement.mjs). */
 export async function runPeerGreedy(path, count, kvType, ids) {
   const args = [join(root, 'bench', 'measure-peer.mjs'), 'greedy', path, String(count), kvType, ids.join()]

@@ -132,3 +132,48 @@ ${[...parts, ...legend].join('\n')}
 </svg>
 `
 }
+
+/**
+ * Panels of lines over a growing x, which doubles from mark to mark, each panel with its own scale from 0: `{ title, unit, x: number[],
+ * series: { name, values: { median, min, max }[] }[] }`. Returns the SVG text.
+ */
+export function growthPlot({ title, note, panels }) {
+  const [size, gap, top, bottom] = [230, 64, 74, 46]
+  const [width, height] = [panels.length * (size + gap) + gap, top + size + bottom]
+  const parts = panels.flatMap(({ title, unit, x: marks, series }, p) => {
+    const [left, base] = [gap + p * (size + gap), top + size]
+    const greatest = 1.1 * Math.max(...series.flatMap(({ values }) => values.map(({ max }) => max)))
+    const [from, to] = [Math.log2(marks[0]), Math.log2(marks.at(-1))]
+    const x = (mark) => (left + (size * (Math.log2(mark) - from)) / (to - from)).toFixed(1)
+    const y = (value) => (base - (size * value) / greatest).toFixed(1)
+    const grid = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
+      `<path d="M${left} ${y(share * greatest)}h${size}" stroke="#ddd"/>`,
+      `<text x="${left - 6}" y="${Number(y(share * greatest)) + 4}" text-anchor="end">${shortNumber(share * greatest)}</text>`
+    ])
+    const lines = series.flatMap(({ name, values }, i) => {
+      const colour = colours[i % colours.length]
+      const points = values.map(({ median }, j) => `${x(marks[j])} ${y(median)}`)
+      return [
+        `<path d="M${points.join('L')}" fill="none" stroke="${colour}" stroke-width="2"/>`,
+        ...values.map(({ min, max }, j) => `<path d="M${x(marks[j])} ${y(min)}V${y(max)}" stroke="${colour}"/>`),
+        `<rect x="${left + 8}" y="${top + 8 + 15 * i}" width="10" height="4" fill="${colour}"/>`,
+        `<text x="${left + 23}" y="${top + 14 + 15 * i}">${escapeXml(name)}</text>`
+      ]
+    })
+    return [
+      ...grid,
+      ...lines,
+      ...marks.map((mark) => `<text x="${x(mark)}" y="${base + 14}" text-anchor="middle">${mark}</text>`),
+      `<text x="${left}" y="${top - 20}" font-size="12">${escapeXml(title)}</text>`,
+      `<text x="${left}" y="${top - 6}">${escapeXml(unit)}</text>`
+    ]
+  })
+  return `${opening(width, height, 10)}
+<title>${escapeXml(title)}</title>
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="${gap}" y="22" font-size="14">${escapeXml(title)}</text>
+<text x="${gap}" y="38">${escapeXml(note)}</text>
+${parts.join('\n')}
+</svg>
+`
+}

@@ -1,0 +1,69 @@
+// What bench/matrix.mjs measures in child processes, one run each: this package, and llama.cpp by its own programs and through node-llama-cpp.
+import { spawn } from 'node:child_process'
+import { lastLine } from './children.mjs'
+import { runChild, runNodePeer, runSteps, stepsArguments } from './peers.mjs'
+
+export const sizes = { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 }
+const larger = (a, b) => (b === undefined || a > b ? a : b)
+
+/** Rates of this package: `{ prefill, decodeAt: { depth: { rate, bandwidth } }, together: { rate, bandwidth }, weightBytes, kvBytes }`. */
+export const measureOwn = ({ path, threads, depths }) => runSteps('speed', path, { ...sizes, threads, depths })
+
+/** llama-bench: the better of flash attention on and off in each figure. */
+export async function measureLlamaBench(program, { path, threads, depths }) {
+  const figures = { decodeAt: {} }
+  const fixed = ['-m', path, ...`-t ${threads} -n ${sizes.decode} -fa on,off -r 1 -o json`.split(' ')]
+  // What comes before a depth warms the weights up as well.
+  const deep = `--no-warmup -p 0 -d ${depths.filter((depth) => depth > 0)}`
+  for (const rest of [`-p ${sizes.prompt}`, deep]) {
+    const { output } = await runChild(program, [...fixed, ...rest.split(' ')])
+    for (const { avg_ts: rate, n_prompt: prompt, n_depth: depth } of JSON.parse(output)) {
+      if (prompt) figures.prefill = larger(rate, figures.prefill)
+      else figures.decodeAt[depth] = larger(rate, figures.decodeAt[depth])
+    }
+  }
+  return figures
+}
+
+/** llama-batched-bench: sequences that each get one token a step, after a short prompt. */
+export async function measureBatched(program, { path, threads }) {
+  let together
+  for (const flash of ['on', 'off']) {
+    const { sequences, shortPrompt, decode } = sizes
+    const context = sequences * (shortPrompt + decode + 16)
+    const shape = `-npp ${shortPrompt} -ntg ${decode} -npl ${sequences} -c ${context}`
+    const rest = `-t ${threads} -fa ${flash} ${shape} --output-format jsonl`
+    const { output } = await runChild(program, ['-m', path, ...rest.split(' ')])
+    together = larger(JSON.parse(output.split('\n').find((line) => line.startsWith('{'))).speed_tg, together)
+  }
+  return { together }
+}
+
+/** node-llama-cpp, as its users have it or under `chrt -r 1`. */
+export async function measureNode({ path, threads }, realtime) {
+  const { prompt, decode } = sizes
+  const run = await runNodePeer({ path, prompt, decode, threads, kvType: 'f16' }, realtime)
+  return { prefill: run.prefill, decodeAt: { 0: run.decode0, [prompt]: run.decodeDeep } }
+}
+
+/** Seconds from a process's start to the line that it prints with its first token, and what the line says. */
+function firstToken(command, args) {
+  return new Promise((resolve, reject) => {
+    const begin = performance.now()
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] })
+    let output = ''
+    child.stdout.setEncoding('utf8').on('data', (text) => {
+      output += text
+      if (!output.endsWith('\n')) return
+      child.kill('SIGKILL')
+      resolve({ seconds: (performance.now() - begin) / 1000, ...lastLine(output) })
+    })
+    child.on('error', reject)
+    child.on('close', (status) => reject(new Error(`${command} ended with ${status} before its first token`)))
+  })
+}
+
+export const firstOwn = ({ path, threads }) =>
+  firstToken(process.execPath, stepsArguments('first', path, { ...sizes, threads }))
+export const firstPeer = (program, { path, threads }) =>
+  firstToken(program, [path, ...[sizes.prompt, threads].map(String)])
