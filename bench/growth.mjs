@@ -104,34 +104,42 @@ for (const one of experts) {
 
 const depths = sizes.depths.map((depth) => ({ depth, sequences: 1 }))
 const together = sizes.sequences.map((sequences) => ({ depth: 16, sequences }))
-const { times, weightBytes, kvBytes } = await runSteps('decode', await modelOf('model', sizes.model), {
+const { results, weightBytes, kvBytes } = await runSteps('decode', await modelOf('model', sizes.model), {
   threads,
   decode: 32,
   cases: [...depths, ...together]
 })
-const context = depths.map(({ depth }, i) => ({ depth, time: quartiles(times[i]) }))
-const batch = together.map(({ sequences }, i) => ({ sequences, time: quartiles(times[depths.length + i]) }))
+const context = depths.map(({ depth }, i) => {
+  const { times, bandwidth } = results[i]
+  const bytes = weightBytes + kvBytes * depth
+  return { depth, time: quartiles(times), bandwidth, bound: (1000 * bytes) / bandwidth }
+})
+const batch = together.map(({ sequences }, i) => {
+  const { times, bandwidth } = results[depths.length + i]
+  return { sequences, time: quartiles(times), bandwidth }
+})
 
 printTable(
   ['experts', 'ms a token', 'with routes replayed', 'router %', 'without it, of that with the fewest'],
   experts.map((one) => [one.count, ...[one.computed, one.replayed, one.router, one.ofFewest].map(showSpread)])
 )
-const shallow = context[0].time.median
-const bytesAt = (depth) => weightBytes + kvBytes * depth
+const gigabytes = (bandwidth) => show(bandwidth / 1e9)
 printTable(
-  ['depth', 'ms a token', 'of that at the least', 'bytes, of those at the least'],
-  context.map(({ depth, time }) => [
+  ['depth', 'ms a token', 'bandwidth, GB/s', 'its bytes by that, ms', 'share %'],
+  context.map(({ depth, time, bandwidth, bound }) => [
     depth,
     showSpread(time),
-    show(time.median / shallow),
-    show(bytesAt(depth) / bytesAt(sizes.depths[0]))
+    gigabytes(bandwidth),
+    show(bound),
+    show((100 * bound) / time.median)
   ])
 )
 printTable(
-  ['sequences', 'ms a step', 'tokens/s', 'of one'],
-  batch.map(({ sequences, time }) => [
+  ['sequences', 'ms a step', 'bandwidth, GB/s', 'tokens/s', 'of one'],
+  batch.map(({ sequences, time, bandwidth }) => [
     sequences,
     showSpread(time),
+    gigabytes(bandwidth),
     show((1000 * sequences) / time.median),
     show((sequences * batch[0].time.median) / time.median)
   ])
@@ -163,10 +171,7 @@ const svg = growthPlot({
       x: sizes.depths,
       series: [
         { name: 'measured', values: context.map(({ time }) => time) },
-        {
-          name: 'by its bytes',
-          values: ofMedian(sizes.depths.map((depth) => (shallow * bytesAt(depth)) / bytesAt(sizes.depths[0])))
-        }
+        { name: 'its bytes by the bandwidth beside it', values: ofMedian(context.map(({ bound }) => bound)) }
       ]
     },
     {

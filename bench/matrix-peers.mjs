@@ -1,20 +1,20 @@
 // What bench/matrix.mjs measures in child processes, one run each: this package, and llama.cpp by its own programs and through node-llama-cpp.
+// A request is `{ path, threads, sizes: { prompt, decode, depths, sequences, shortPrompt } }`.
 import { spawn } from 'node:child_process'
 import { lastLine } from './children.mjs'
 import { runChild, runNodePeer, runSteps, stepsArguments } from './peers.mjs'
 
-export const sizes = { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 }
 const larger = (a, b) => (b === undefined || a > b ? a : b)
 
 /** Rates of this package: `{ prefill, decodeAt: { depth: { rate, bandwidth } }, together: { rate, bandwidth }, weightBytes, kvBytes }`. */
-export const measureOwn = ({ path, threads, depths }) => runSteps('speed', path, { ...sizes, threads, depths })
+export const measureOwn = ({ path, threads, sizes }) => runSteps('speed', path, { ...sizes, threads })
 
 /** llama-bench: the better of flash attention on and off in each figure. */
-export async function measureLlamaBench(program, { path, threads, depths }) {
+export async function measureLlamaBench(program, { path, threads, sizes }) {
   const figures = { decodeAt: {} }
   const fixed = ['-m', path, ...`-t ${threads} -n ${sizes.decode} -fa on,off -r 1 -o json`.split(' ')]
   // What comes before a depth warms the weights up as well.
-  const deep = `--no-warmup -p 0 -d ${depths.filter((depth) => depth > 0)}`
+  const deep = `--no-warmup -p 0 -d ${sizes.depths.filter((depth) => depth > 0)}`
   for (const rest of [`-p ${sizes.prompt}`, deep]) {
     const { output } = await runChild(program, [...fixed, ...rest.split(' ')])
     for (const { avg_ts: rate, n_prompt: prompt, n_depth: depth } of JSON.parse(output)) {
@@ -26,22 +26,27 @@ export async function measureLlamaBench(program, { path, threads, depths }) {
 }
 
 /** llama-batched-bench: sequences that each get one token a step, after a short prompt. */
-export async function measureBatched(program, { path, threads }) {
+export async function measureBatched(program, { path, threads, sizes }) {
   let together
   for (const flash of ['on', 'off']) {
     const { sequences, shortPrompt, decode } = sizes
-    const context = sequences * (shortPrompt + decode + 16)
+    const context = sequences * (shortPrompt + decode + 64)
     const shape = `-npp ${shortPrompt} -ntg ${decode} -npl ${sequences} -c ${context}`
     const rest = `-t ${threads} -fa ${flash} ${shape} --output-format jsonl`
-    const { output } = await runChild(program, ['-m', path, ...rest.split(' ')])
-    together = larger(JSON.parse(output.split('\n').find((line) => line.startsWith('{'))).speed_tg, together)
+    // Its log now and then ends with the process before the line is written.
+    for (let attempt = 1; attempt <= 10; attempt++) {
+      const { output } = await runChild(program, ['-m', path, ...rest.split(' ')])
+      const line = output.split('\n').find((text) => text.startsWith('{'))
+      if (!line) continue
+      together = larger(JSON.parse(line).speed_tg, together)
+      break
+    }
   }
   return { together }
 }
 
 /** node-llama-cpp, as its users have it or under `chrt -r 1`. */
-export async function measureNode({ path, threads }, realtime) {
-  const { prompt, decode } = sizes
+export async function measureNode({ path, threads, sizes: { prompt, decode } }, realtime) {
   const run = await runNodePeer({ path, prompt, decode, threads, kvType: 'f16' }, realtime)
   return { prefill: run.prefill, decodeAt: { 0: run.decode0, [prompt]: run.decodeDeep } }
 }
@@ -63,7 +68,7 @@ function firstToken(command, args) {
   })
 }
 
-export const firstOwn = ({ path, threads }) =>
+export const firstOwn = ({ path, threads, sizes }) =>
   firstToken(process.execPath, stepsArguments('first', path, { ...sizes, threads }))
-export const firstPeer = (program, { path, threads }) =>
+export const firstPeer = (program, { path, threads, sizes }) =>
   firstToken(program, [path, ...[sizes.prompt, threads].map(String)])

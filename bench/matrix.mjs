@@ -1,9 +1,11 @@
-// This package beside the best of llama.cpp on large files, cell by cell: a file with a number of threads. Each round of a cell is written as it
-// ends (.bench/cells/), so that an interrupted run goes on; rounds of other native code do not count.
-//   node bench/matrix.mjs --peer-source LLAMA_CPP               every file with 2 and 1 threads: hours (llama.cpp with llama-bench and
-//                                                                llama-batched-bench built, as ../shared/peer/README.md says)
+// This package beside the best that llama.cpp does, cell by cell: a file with a number of threads.
+//   npm run bench:matrix                                        a small file beside node-llama-cpp, if that is there: that it works
+//   npm run bench:matrix -- --full --peer-source LLAMA_CPP      every large file with 2 threads and with 1: hours (a checkout of llama.cpp with
+//                                                                llama-bench and llama-batched-bench built, as ../shared/peer/README.md says)
 //   … --files olmoe-q4_0,qwen3-q8_0 --threads 2 --rounds 3      some of it
-//   … --show                                                     what has been measured, whatever the commit
+//   … --show                                                     what has been measured, of whatever code
+//   … --pictures                                                 writes the README's picture into docs/pictures
+// With --full each round of a cell is written as it ends (.bench/cells/), so that an interrupted run goes on; rounds of other code do not count.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,68 +18,80 @@ import {
   printTable,
   root,
   showSpread,
-  summarise
+  summarise,
+  writeReport
 } from './harness.mjs'
-import {
-  firstOwn,
-  firstPeer,
-  measureBatched,
-  measureLlamaBench,
-  measureNode,
-  measureOwn,
-  sizes
-} from './matrix-peers.mjs'
+import { firstOwn, firstPeer, measureBatched, measureLlamaBench, measureNode, measureOwn } from './matrix-peers.mjs'
 import { syntheticModel } from './models.mjs'
 import { hasNodePeer, mayRunRealtime } from './peers.mjs'
+import { groupedBars } from './plot.mjs'
 import { compiled } from './programs.mjs'
 
 const olmoe = { preset: 'olmoe-1b-7b', 'n-ctx': 8192 }
 const qwen3 = { preset: 'qwen3-30b-a3b', 'n-layer': 12 }
 /** `repacks`: llama.cpp does so with this type, which costs it memory and time at the start. `decode`: at least so many times as fast at depth 0. */
-const files = {
-  'olmoe-q4_0': { shape: olmoe, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
-  'olmoe-q8_0': { shape: olmoe, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
-  'olmoe-q4_k_m': { shape: olmoe, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
-  'qwen3-q4_0': { shape: qwen3, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
-  'qwen3-q8_0': { shape: qwen3, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
-  'qwen3-q4_k_m': { shape: qwen3, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
-  'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 }
+const large = {
+  files: {
+    'olmoe-q4_0': { shape: olmoe, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
+    'olmoe-q8_0': { shape: olmoe, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
+    'olmoe-q4_k_m': { shape: olmoe, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
+    'qwen3-q4_0': { shape: qwen3, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
+    'qwen3-q8_0': { shape: qwen3, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
+    'qwen3-q4_k_m': { shape: qwen3, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
+    'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 }
+  },
+  sizes: { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 },
+  deepRounds: 3, // the deepest takes llama.cpp minutes
+  threads: [2, 1]
 }
-/** The deepest takes llama.cpp minutes: so many rounds have it. */
-const deepRounds = 3
+const small = {
+  files: { 'small-q4_0': { shape: { preset: 'tiny' }, type: 'Q4_0', rounds: 1, repacks: true, decode: 1.1 } },
+  sizes: { prompt: 64, decode: 16, depths: [0, 64, 256], sequences: 4, shortPrompt: 8 },
+  deepRounds: 1,
+  threads: [2]
+}
 
 const { values: options } = parseArgs({
   options: {
-    files: { type: 'string', default: Object.keys(files).join() },
-    threads: { type: 'string', default: '2,1' },
+    full: { type: 'boolean', default: false },
+    files: { type: 'string' },
+    threads: { type: 'string' },
     rounds: { type: 'string' },
     'peer-source': { type: 'string' },
     show: { type: 'boolean', default: false },
+    pictures: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false }
   }
 })
-const names = options.files.split(',')
+const { files, sizes, deepRounds, ...defaults } = options.full ? large : small
+const names = options.files?.split(',') ?? Object.keys(files)
+const threadCounts = options.threads?.split(',').map(Number) ?? defaults.threads
 const unknown = names.find((name) => !files[name])
 if (unknown) throw new Error(`no file ${unknown}: ${Object.keys(files).join(', ')}`)
-const folder = join(outputFolder, 'cells')
-mkdirSync(folder, { recursive: true })
 const stamp = environment()
 printEnvironment(stamp)
-const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
-if (!options.show && git('status', '--porcelain', 'csrc'))
-  throw new Error('csrc/ has changes: commit them, so that the figures say what they are of')
-const nativeCode = git('rev-parse', 'HEAD:csrc')
 
+/** What the figures depend on, as git names it; a small run keeps nothing. */
+function codeNow() {
+  if (!options.full || options.show) return undefined
+  const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
+  const parts = ['csrc', 'bench/measure-steps.mjs', 'bench/matrix-peers.mjs']
+  if (git('status', '--porcelain', ...parts)) throw new Error(`commit the changes of ${parts.join(', ')} first`)
+  return parts.map((part) => git('rev-parse', '--short', `HEAD:${part}`)).join(' ')
+}
+const code = codeNow()
+const folder = join(outputFolder, 'cells')
+mkdirSync(folder, { recursive: true })
 const cellPath = (name, threads) => join(folder, `${name}-${threads}t.json`)
-function readCell(name, threads) {
+function roundsOf(name, threads) {
   const path = cellPath(name, threads)
-  const cell = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : { rounds: [] }
-  return options.show ? cell : { ...cell, rounds: cell.rounds.filter(({ native }) => native === nativeCode) }
+  const rounds = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')).rounds : []
+  return options.show ? rounds : rounds.filter((round) => code !== undefined && round.code === code)
 }
 
 /** One round: every contender once, in an order that turns with each round. */
 async function round(index, request, peers) {
-  const figures = { commit: stamp.commit, native: nativeCode, date: new Date().toISOString(), peers: {} }
+  const figures = { commit: stamp.commit, code, date: new Date().toISOString(), peers: {} }
   const turns = [
     async () => {
       figures.own = await measureOwn(request)
@@ -92,108 +106,158 @@ async function round(index, request, peers) {
 }
 
 async function measure(name, threads, path) {
-  const file = files[name]
-  const bin = (program) => join(options['peer-source'], 'build', 'bin', program)
+  const source = options['peer-source']
+  const bin = (program) => join(source, 'build', 'bin', program)
   const peers = {
-    'llama-bench': (request) => measureLlamaBench(bin('llama-bench'), request),
-    'llama-batched-bench': (request) => measureBatched(bin('llama-batched-bench'), request),
+    ...(source && {
+      'llama-bench': (request) => measureLlamaBench(bin('llama-bench'), request),
+      'llama-batched-bench': (request) => measureBatched(bin('llama-batched-bench'), request),
+      'its first token': (request) => firstPeer(compiled('peer_first', source), request)
+    }),
     ...(hasNodePeer && mayRunRealtime() && { 'node-llama-cpp, chrt': (request) => measureNode(request, true) }),
-    ...(hasNodePeer && { 'node-llama-cpp': (request) => measureNode(request, false) }),
-    'its first token': (request) => firstPeer(compiled('peer_first', options['peer-source']), request)
+    ...(hasNodePeer && { 'node-llama-cpp': (request) => measureNode(request, false) })
   }
-  const cell = { name, threads, ...readCell(name, threads), environment: stamp }
-  const wanted = Number(options.rounds ?? file.rounds)
-  while (cell.rounds.length < wanted) {
-    const index = cell.rounds.length
-    const depths = sizes.depths.slice(0, index < deepRounds ? undefined : -1)
-    cell.rounds.push(await round(index, { path, threads, depths }, peers))
+  const rounds = roundsOf(name, threads)
+  while (rounds.length < Number(options.rounds ?? files[name].rounds)) {
+    const depths = sizes.depths.slice(0, rounds.length < deepRounds ? undefined : -1)
+    rounds.push(await round(rounds.length, { path, threads, sizes: { ...sizes, depths } }, peers))
+    const cell = { name, threads, environment: stamp, rounds }
     writeFileSync(cellPath(name, threads), `${JSON.stringify(cell, null, 1)}\n`)
   }
+  return rounds
 }
 
-/** What the issue asks of a cell: `[what, values of the rounds, the least that will do, or the most]`. */
-function judged(name, threads, { rounds }) {
+/** Our figure over the best of llama.cpp's, of each round that has both. */
+function ratios(rounds, own, peer) {
+  return rounds
+    .map(
+      (one) =>
+        own(one) /
+        Math.max(
+          ...Object.values(one.peers)
+            .map((figures) => peer(figures) ?? Number.NaN)
+            .filter(Boolean)
+        )
+    )
+    .filter((ratio) => ratio > 0 && Number.isFinite(ratio))
+}
+
+/** What is asked of a cell: `{ what, values of the rounds, least or most, bar: in the picture }`. */
+function judged(name, threads, rounds) {
   const { decode, repacks } = files[name]
   const share = threads === 1 ? 0.9 : 1
-  const best = ({ peers }, figure) => Math.max(...Object.values(peers).map((peer) => figure(peer) ?? 0))
-  const ratio = (own, peer) => rounds.filter((r) => own(r.own)).map((r) => own(r.own) / best(r, peer))
-  const ceiling = (depth) =>
+  const [shallow, middle, deep] = sizes.depths
+  const leastAt = { [shallow]: decode, [middle]: 1.3, [deep]: 2 }
+  const ofCeiling = (depth) =>
     rounds
       .filter(({ own }) => own.decodeAt[depth])
       .map(({ own: { decodeAt, weightBytes, kvBytes } }) => {
         const { rate, bandwidth } = decodeAt[depth]
         return (rate * (weightBytes + kvBytes * (depth + sizes.decode / 2))) / bandwidth
       })
-  const at = { 0: decode, 512: 1.3, 4096: 2 }
-  const peerFirst = (r) => r.peers['its first token']
+  const ofPeer = (what, own, peer, least) => ({
+    what,
+    values: ratios(rounds, own, peer),
+    least: least * share,
+    bar: true
+  })
+  const peerFirst = rounds.filter(({ peers }) => peers['its first token'])
+  const less = ({ peakBytes }, { first: { kvBytes } }) => peakBytes - kvBytes
   return [
-    [
-      'prefill of 512',
-      ratio(
-        ({ prefill }) => prefill,
-        ({ prefill }) => prefill
-      ),
-      4 * share
-    ],
+    ofPeer(
+      `prefill of ${sizes.prompt}`,
+      ({ own }) => own.prefill,
+      ({ prefill }) => prefill,
+      4
+    ),
     ...sizes.depths.flatMap((depth) => [
-      [
+      ofPeer(
         `decode at ${depth}`,
-        ratio(
-          ({ decodeAt }) => decodeAt[depth]?.rate,
-          ({ decodeAt }) => decodeAt?.[depth]
-        ),
-        at[depth] * share
-      ],
-      ['the same ÷ bandwidth', ceiling(depth), 0.85 * share]
-    ]),
-    [
-      `${sizes.sequences} sequences`,
-      ratio(
-        ({ together }) => together.rate,
-        ({ together }) => together
+        ({ own }) => own.decodeAt[depth]?.rate,
+        ({ decodeAt }) => decodeAt?.[depth],
+        leastAt[depth]
       ),
-      2 * share
-    ],
-    [
-      'first token, times as early',
-      rounds.map((r) => peerFirst(r).seconds / r.first.seconds),
-      (repacks ? 2 : 1.2) * share
-    ],
-    [
-      'peak memory less cache',
-      rounds.map((r) => (r.first.peakBytes - r.first.kvBytes) / (peerFirst(r).peakBytes - r.first.kvBytes)),
-      repacks ? 0.65 : 1.1,
-      'most'
-    ]
+      { what: 'its bytes ÷ bandwidth', values: ofCeiling(depth), least: 0.85 * share }
+    ]),
+    ofPeer(
+      `${sizes.sequences} sequences`,
+      ({ own }) => own.together.rate,
+      ({ together }) => together,
+      2
+    ),
+    {
+      what: 'first token, times as early',
+      values: peerFirst.map(({ first, peers }) => peers['its first token'].seconds / first.seconds),
+      least: (repacks ? 2 : 1.2) * share
+    },
+    {
+      what: 'peak memory less cache',
+      values: peerFirst.map((one) => less(one.first, one) / less(one.peers['its first token'], one)),
+      most: repacks ? 0.65 : 1.1
+    }
   ]
 }
 
+function print(name, threads, rounds, figures) {
+  console.log(`\n${name}, ${threads} threads, ${rounds.length} rounds`)
+  printTable(
+    ['', 'ratio, or share', ...(options.full ? ['expected', ''] : [])],
+    figures.map(({ what, spread, least, most, kept }) => {
+      const expected = least ? `at least ${least.toFixed(2)}` : `at most ${most.toFixed(2)}`
+      return [what, showSpread(spread), ...(options.full ? [expected, kept ? 'kept' : 'MISSED'] : [])]
+    })
+  )
+  const { own, first } = rounds.at(-1)
+  const decoded = Object.entries(own.decodeAt).map(
+    ([depth, { rate, bandwidth }]) => `${rate.toFixed(1)} at ${depth} (${(bandwidth / 1e9).toFixed(1)} GB/s)`
+  )
+  console.log(
+    `the last round, tokens/s: prefill ${own.prefill.toFixed(0)}, decode ${decoded.join(', ')}, together ${own.together.rate.toFixed(0)}; ` +
+      `first token ${first.seconds.toFixed(2)} s, ${mebibytes(first.peakBytes)} MiB`
+  )
+}
+
 let missed = 0
+const bars = new Map(threadCounts.map((threads) => [threads, []]))
 for (const name of names) {
   const { shape, type } = files[name]
-  const path = !options.show && (await syntheticModel(`matrix-${name}.gguf`, { ...shape, type }))
-  for (const threads of options.threads.split(',').map(Number)) {
-    if (path) await measure(name, threads, path)
-    const cell = readCell(name, threads)
-    if (!cell.rounds.length) continue
-    console.log(`\n${name}, ${threads} threads, ${cell.rounds.length} rounds`)
-    const rows = judged(name, threads, cell).map(([what, values, limit, side]) => {
-      const spread = summarise(values)
-      const kept = side === 'most' ? spread.median <= limit : spread.median >= limit
-      if (!kept) missed++
-      return [what, showSpread(spread), `${side ?? 'least'} ${limit.toFixed(2)}`, kept ? 'kept' : 'MISSED']
-    })
-    printTable(['', 'ratio, or share', 'expected', ''], rows)
-    const { own, first } = cell.rounds.at(-1)
-    const decoded = Object.entries(own.decodeAt).map(
-      ([depth, { rate, bandwidth }]) => `${rate.toFixed(1)} at ${depth} (${(bandwidth / 1e9).toFixed(1)} GB/s)`
-    )
-    console.log(
-      `the last round, tokens/s: prefill ${own.prefill.toFixed(0)}, decode ${decoded.join(', ')}, together ${own.together.rate.toFixed(0)}; ` +
-        `first token ${first.seconds.toFixed(2)} s, ${mebibytes(first.peakBytes)} MiB`
-    )
+  const path = options.show ? undefined : await syntheticModel(`matrix-${name}.gguf`, { ...shape, type })
+  for (const threads of threadCounts) {
+    const rounds = path ? await measure(name, threads, path) : roundsOf(name, threads)
+    if (rounds.length === 0) continue
+    const figures = judged(name, threads, rounds)
+      .filter(({ values }) => values.length > 0)
+      .map((figure) => {
+        const spread = summarise(figure.values)
+        return { ...figure, spread, kept: figure.least ? spread.median >= figure.least : spread.median <= figure.most }
+      })
+    missed += figures.filter(({ kept }) => !kept).length
+    print(name, threads, rounds, figures)
+    bars.get(threads).push({ name, figures: figures.filter(({ bar }) => bar) })
   }
   if (path && !options.keep) rmSync(path)
 }
-console.log(missed ? `\n${missed} figures fall short` : '\nevery figure is kept')
-if (missed && !options.show) process.exitCode = 1
+
+for (const [threads, cells] of bars) {
+  const kinds = cells[0]?.figures.map(({ what }) => what) ?? []
+  if (kinds.length === 0) continue
+  const svg = groupedBars({
+    title: `Times as fast as the best of llama.cpp, ${threads} threads, ${stamp.cpu}`,
+    unit: 'ratio',
+    groups: cells.map(({ name }) => name),
+    series: kinds.map((kind) => ({
+      name: kind,
+      values: cells.map(({ figures }) => figures.find(({ what }) => what === kind)?.spread)
+    })),
+    oneScale: true,
+    note: 'medians of the rounds; lines from the least to the greatest'
+  })
+  console.log(`written: ${writeReport(`matrix-${threads}t.svg`, svg)}`)
+  if (options.pictures) writeFileSync(join(root, 'docs', 'pictures', `matrix-${threads}t.svg`), svg)
+}
+if (options.full) {
+  console.log(missed ? `${missed} figures fall short` : 'every figure is kept')
+  if (missed && !options.show) process.exitCode = 1
+} else {
+  console.log('what depends on time is judged with --full')
+}

@@ -4,7 +4,7 @@
 //   speed   { prompt, decode, depths, sequences, shortPrompt }   tokens a second of a prompt, of decoding at depths and of sequences at once; the
 //                                                                last two with the bandwidth beside them
 //   first   { prompt }                                           the first token of a prompt, and what memory it took
-//   decode  { decode, cases: { depth, sequences }[] }            milliseconds of every step
+//   decode  { decode, cases: { depth, sequences }[] }            milliseconds of every step, with the bandwidth beside them
 //   routes  { decode }                                           the same with routes computed, and with the same routes replayed
 // Random token ids, fixed by a seed; KV f16.
 import { bandwidthSampler } from './bandwidth.mjs'
@@ -55,18 +55,22 @@ async function decoding(steps, { depth, sequences }, use) {
 }
 
 const sampleBandwidth = bandwidthSampler(settings.threads)
-/** Tokens a second, with the read bandwidth beside them; again where that has changed meanwhile, as it does on a shared machine. */
-async function rateBeside(steps, shape) {
-  return decoding(steps, shape, async (run) => {
+/** The milliseconds of each step, with the read bandwidth beside them; again where that has changed meanwhile, as it does on a shared machine. */
+const timesBeside = (steps, shape) =>
+  decoding(steps, shape, async (run) => {
     for (let attempt = 1; ; attempt++) {
       const before = sampleBandwidth()
       const times = await run()
       const after = sampleBandwidth()
-      const rate = (steps * shape.sequences * 1000) / times.reduce((sum, time) => sum + time, 0)
       const steady = Math.abs(after - before) <= 0.1 * before
-      if (steady || attempt === 5) return { rate, bandwidth: (before + after) / 2, steady }
+      if (steady || attempt === 5) return { times, bandwidth: (before + after) / 2, steady }
     }
   })
+
+/** The same as tokens a second. */
+async function rateBeside(steps, shape) {
+  const { times, ...beside } = await timesBeside(steps, shape)
+  return { rate: (steps * shape.sequences * 1000) / times.reduce((sum, time) => sum + time, 0), ...beside }
 }
 
 /** Bytes of cache that one position takes. */
@@ -94,9 +98,9 @@ const modes = {
 
   async decode({ decode: steps, cases }) {
     await decoding(steps, { depth: 0, sequences: 1 }, (run) => run())
-    const times = []
-    for (const one of cases) times.push(await decoding(steps, one, (run) => run()))
-    return { times, weightBytes: weightBytesPerToken(plan, tensors), kvBytes }
+    const results = []
+    for (const one of cases) results.push(await timesBeside(steps, one))
+    return { results, weightBytes: weightBytesPerToken(plan, tensors), kvBytes }
   },
 
   /** The routes of a few tokens are computed, then the same are replayed in another sequence, and so on. */

@@ -4,7 +4,7 @@ const escapeXml = (text) =>
   String(text).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c])
 const opening = (width, height, fontSize) =>
   `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="${fontSize}">`
-const colours = ['#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
+const colours = ['#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f', '#777777']
 const lineColours = ['#555555', '#1f6f8b', '#c86b3c', '#8a8f3c', '#7a4f8f']
 
 const shortNumber = (value) =>
