@@ -1,4 +1,4 @@
-// Samples the read bandwidth with bench/bandwidth.cpp.
+// Samples what this machine can do: the read bandwidth with bench/bandwidth.cpp, the int8 peak with bench/int8_peak.cpp.
 import { execFileSync } from 'node:child_process'
 import { compiled } from './programs.mjs'
 
@@ -12,4 +12,10 @@ export function bandwidthSampler(threads) {
     return undefined
   }
   return () => Number(execFileSync(program, [String(threads), '1024', '0.4'], { encoding: 'utf8' })) * 1e9
+}
+
+/** A function that samples the int8 peak with so many threads, in operations per second; 0 where there is none. */
+export function int8PeakSampler(threads) {
+  const program = compiled('int8_peak')
+  return () => Number(execFileSync(program, [String(threads)], { encoding: 'utf8' })) * 1e9
 }

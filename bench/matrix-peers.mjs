@@ -6,7 +6,7 @@ import { runChild, runNodePeer, runSteps, stepsArguments } from './peers.mjs'
 
 const larger = (a, b) => (b === undefined || a > b ? a : b)
 
-/** Rates of this package: `{ prefill, decodeAt: { depth: { rate, bandwidth } }, together: { rate, bandwidth }, weightBytes, kvBytes }`. */
+/** This package: measure-steps' `speed`. */
 export const measureOwn = ({ path, threads, sizes }) => runSteps('speed', path, { ...sizes, threads })
 
 /** llama-bench: the better of flash attention on and off in each figure. */

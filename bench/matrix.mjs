@@ -170,6 +170,13 @@ function judged(name, threads, rounds) {
       ({ prefill }) => prefill,
       4
     ),
+    {
+      what: 'its operations ÷ int8 peak',
+      values: rounds
+        .filter(({ own }) => own.int8Peak > 0)
+        .map(({ own }) => (own.prefill * own.operations) / own.int8Peak),
+      least: 0.4 * share
+    },
     ...sizes.depths.flatMap((depth) => [
       ofPeer(
         `decode at ${depth}`,

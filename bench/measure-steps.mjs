@@ -2,14 +2,14 @@
 //   node bench/measure-steps.mjs MODE MODEL JSON
 // MODE and what JSON has beside `threads`:
 //   speed   { prompt, decode, depths, sequences, shortPrompt }   tokens a second of a prompt, of decoding at depths and of sequences at once; the
-//                                                                last two with the bandwidth beside them
+//                                                                last two with the bandwidth beside them, the first with the int8 peak
 //   first   { prompt }                                           the first token of a prompt, and what memory it took
 //   decode  { decode, cases: { depth, sequences }[] }            milliseconds of every step, with the bandwidth beside them
 //   routes  { decode }                                           the same with routes computed, and with the same routes replayed
 // Random token ids, fixed by a seed; KV f16.
-import { bandwidthSampler } from './bandwidth.mjs'
+import { bandwidthSampler, int8PeakSampler } from './bandwidth.mjs'
 import { peakMemory, randomTokens } from './harness.mjs'
-import { greedy, openModel, weightBytesPerToken } from './runtime.mjs'
+import { greedy, openModel, operationsPerToken, weightBytesPerToken } from './runtime.mjs'
 
 const [mode, path, json] = process.argv.slice(2)
 const settings = JSON.parse(json)
@@ -85,10 +85,14 @@ const modes = {
     for (const depth of depths) decodeAt[depth] = await rateBeside(steps, { depth, sequences: 1 })
     const sequence = create(prompt + 8)
     const tokens = randomTokens(prompt, plan.vocab, 1)
+    const samplePeak = int8PeakSampler(settings.threads)
+    const before = samplePeak()
     const prefill = (prompt * 1000) / (await milliseconds(() => model.step([item(sequence, tokens)], cancel)))
+    const int8Peak = (before + samplePeak()) / 2
     sequence.dispose()
     const together = await rateBeside(steps, { depth: shortPrompt, sequences })
-    return { prefill, decodeAt, together, weightBytes: weightBytesPerToken(plan, tensors), kvBytes }
+    const perToken = { weightBytes: weightBytesPerToken(plan, tensors), operations: operationsPerToken(plan), kvBytes }
+    return { prefill, int8Peak, decodeAt, together, ...perToken }
   },
 
   async first({ prompt }) {

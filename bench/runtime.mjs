@@ -112,3 +112,13 @@ export function weightBytesPerToken(plan, tensors) {
     return total + (role === 'experts' ? (bytes * used) / shape[2] : bytes)
   }, 0)
 }
+
+/** Operations of the products of one token of a prompt (a product and its sum are two): the chosen experts' share, and no logits. */
+export function operationsPerToken(plan) {
+  const used = expertsPerToken(plan)
+  const last = plan.ops.find(({ op }) => op === 'logits')?.weight
+  return plan.tensors.reduce((total, { name, role, shape }) => {
+    if (name === last || (role !== 'matrix' && role !== 'experts')) return total
+    return total + 2 * shape[0] * shape[1] * (role === 'experts' ? used : 1)
+  }, 0)
+}
