@@ -15,6 +15,7 @@ namespace tmoe {
 inline constexpr size_t kLanes = 16;       ///< rows interleaved in a packed matrix, lanes of every reduction
 inline constexpr size_t kActBlock = 32;    ///< activations quantised together
 inline constexpr size_t kKvPage = 64;      ///< positions in one page of a KV cache (a multiple of kLanes)
+inline constexpr size_t kMaximaBlock = 256;   ///< floats that one maximum stands for
 inline constexpr size_t kAttendRows = 8;   ///< query rows that share one pass over the keys
 
 enum class Isa : uint32_t { Scalar, Avx2, Avx512, Neon };
@@ -89,6 +90,8 @@ struct Kernels {
     int64_t (*dot_i64)(const int32_t* a, const int32_t* b, size_t n);
     /** In place; sums by lanes. n ≥ 1, finite. */
     void (*softmax)(float* x, size_t n);
+    /** out[b] = the greatest of x[b · kMaximaBlock …], one for each block or part of one. False where a value is not finite. */
+    bool (*block_maxima)(const float* x, size_t n, float* out);
     /** In place: 1 / (1 + e^-x). */
     void (*sigmoid)(float* x, size_t n);
     /** out[i] = silu(gate[i]) · up[i]. */

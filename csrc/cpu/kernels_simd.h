@@ -12,7 +12,7 @@ namespace {
 
 constexpr Kernels table_of(Isa isa) {
     return {isa,  quantise_row,   matmul,  rms_norm, rope,     kv_write,
-            attend, quantise_state, dot_i64, softmax,  sigmoid,  silu_mul,
+            attend, quantise_state, dot_i64, softmax,  block_maxima, sigmoid,  silu_mul,
             clamped_swiglu, sigmoid_scale, combine_row};
 }
 

@@ -69,15 +69,35 @@ inline void store_some(float* p, size_t n, Vec::F value) {
     store_part(p, n, value);
 }
 
-/** The greatest, which is the same in any order. */
-inline float max_of(const float* x, size_t n) {
-    Vec::F lanes = Vec::set1(x[0]);
-    for (size_t i = 0; i < n; i += 16) lanes = Vec::max(load_some(x + i, n - i, x[0]), lanes);
+inline float greatest_lane(Vec::F lanes) {
     alignas(64) float a[16];
     Vec::store(a, lanes);
     float most = a[0];
     for (size_t i = 1; i < 16; i++) most = a[i] > most ? a[i] : most;
     return most;
+}
+
+/** The greatest, which is the same in any order. */
+inline float max_of(const float* x, size_t n) {
+    Vec::F lanes = Vec::set1(x[0]);
+    for (size_t i = 0; i < n; i += 16) lanes = Vec::max(load_some(x + i, n - i, x[0]), lanes);
+    return greatest_lane(lanes);
+}
+
+inline bool block_maxima(const float* x, size_t n, float* out) {
+    const Vec::F zero = Vec::set1(0.0f);
+    Vec::F finite = zero;   // nothing but a value that is not finite makes it anything else
+    for (size_t first = 0; first < n; first += kMaximaBlock) {
+        const size_t count = n - first < kMaximaBlock ? n - first : kMaximaBlock;
+        Vec::F most = Vec::set1(x[first]);
+        for (size_t i = 0; i < count; i += 16) {
+            const Vec::F part = load_some(x + first + i, count - i, x[first]);
+            most = Vec::max(part, most);
+            finite = Vec::fma(part, zero, finite);
+        }
+        out[first / kMaximaBlock] = greatest_lane(most);
+    }
+    return tree_sum(finite) == 0.0f;
 }
 
 /** p[i] = exp(x[i] - max) from `first` < 16 on, returns their sum; lane = i mod 16. Lanes past n keep what they have, those before `first` are 0. */

@@ -26,6 +26,21 @@ t.test('grid of vocabularies and settings', async (test) => {
   test.ok(close < drawn / 20, `${close} of ${drawn} draws were too close to call`)
 })
 
+t.test('large vocabularies, many logits equal, the best in any block', async (test) => {
+  for (const vocab of [255, 256, 257, 5003]) {
+    for (let i = 0; i < 24; i++) {
+      const label = `vocab ${vocab}, ${i}`
+      const next = stream(label)
+      const logits = floats(vocab, next, 'normal', 3).map((x) => Math.round(2 * x) / 2)
+      const own = { ...settings(next, vocab, [vocab, 10 * vocab]), topK: [0, 1, 2, 40, 300, vocab][i % 6]! }
+      const { result } = await forms.sameBits('sample', label, {
+        request: (memory) => ({ ...own, logits: memory.input('logits', logits) })
+      })
+      checkDraw(test, label, logits, own, result)
+    }
+  }
+})
+
 t.test('(seed, position) alone decides a draw', async (test) => {
   const logits = new Float32Array(1 << 12)
   const draw = (seed: number, position: number) =>

@@ -1,6 +1,8 @@
 // Runs every kernel of the table over a grid of shapes for each instruction set of this machine, and prints one hash of all the
 // results per kernel. Instruction sets must agree here; `scripts/check-neon.mjs` compares the hashes of x86 and AArch64 builds.
 // Exit status 1 where two instruction sets differ. Needs no Node: it also runs under qemu-user.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -37,6 +39,24 @@ void fail(const char* what) {
 }
 
 const size_t kLengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 257};
+
+/** Against a loop; and one value that is not finite is found wherever it stands. */
+void check_block_maxima(const Kernels& k) {
+    for (size_t n : {size_t{1}, size_t{16}, size_t{33}, kMaximaBlock - 1, kMaximaBlock, kMaximaBlock + 1, 3 * kMaximaBlock + 100}) {
+        Seeded source{n + 5};
+        std::vector<float> x = source.numbers(n), found((n + kMaximaBlock - 1) / kMaximaBlock), wanted(found.size(), -INFINITY);
+        for (size_t i = 0; i < n; i++) wanted[i / kMaximaBlock] = std::max(wanted[i / kMaximaBlock], x[i]);
+        if (!k.block_maxima(x.data(), n, found.data()) || found != wanted) fail("block_maxima has other maxima");
+        for (size_t i = 0; i < n; i++) {
+            const float own = x[i];
+            for (float bad : {INFINITY, -INFINITY, NAN}) {
+                x[i] = bad;
+                if (k.block_maxima(x.data(), n, found.data())) fail("block_maxima takes a value for finite");
+            }
+            x[i] = own;
+        }
+    }
+}
 
 void hash_elementwise(const Kernels& k, Hash& norm, Hash& soft, Hash& logistic, Hash& silu, Hash& combined, Hash& state) {
     for (size_t n : kLengths) {
@@ -290,6 +310,7 @@ int main() {
     for (size_t i = 0; i < tables.size(); i++) {
         const Kernels& kernels = *tables[i].second;
         Hash hashes[kHashes];
+        check_block_maxima(kernels);
         hash_elementwise(kernels, hashes[0], hashes[1], hashes[2], hashes[3], hashes[4], hashes[5]);
         hash_matmul(kernels, hashes[6], hashes[7]);
         hash_attention(kernels, hashes[8], hashes[9]);
