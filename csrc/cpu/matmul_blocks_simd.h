@@ -34,7 +34,7 @@ template <size_t R, size_t T> struct Tile {
 /** With one token reading weights is all the time there is: what comes kAhead bytes later is asked for now. */
 template <size_t T> inline void read_ahead(const uint8_t* w, size_t bytes) {
     constexpr size_t kAhead = 4608, kLine = 64;
-    for (size_t line = 0; T == 1 && line < bytes; line += kLine) prefetch_line(w + kAhead + line);
+    for (size_t line = 0; T == 1 && line < bytes; line += kLine) prefetch_passing(w + kAhead + line);
 }
 
 inline Vec::F halves_at(const uint8_t* w) { return Vec::load_f16(reinterpret_cast<const uint16_t*>(w)); }
