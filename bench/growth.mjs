@@ -56,8 +56,9 @@ const sizes = options.full
         type: 'Q8_0'
       },
       model: { arch: 'qwen3moe', 'n-layer': 2, 'n-embd': 256, 'n-expert': 32, 'n-expert-used': 8, type: 'Q8_0' },
-      depths: [128, 256, 512],
-      sequences: [1, 4, 8],
+      depths: [128, 512],
+      sequences: [1, 8],
+      attempts: 1,
       steps: 32,
       rounds: 1
     }
@@ -107,6 +108,7 @@ const together = sizes.sequences.map((sequences) => ({ depth: 16, sequences }))
 const { results, weightBytes, kvBytes } = await runSteps('decode', await modelOf('model', sizes.model), {
   threads,
   decode: 32,
+  attempts: sizes.attempts,
   cases: [...depths, ...together]
 })
 const context = depths.map(({ depth }, i) => {

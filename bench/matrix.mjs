@@ -46,7 +46,7 @@ const large = {
 }
 const small = {
   files: { 'small-q4_0': { shape: { preset: 'tiny' }, type: 'Q4_0', rounds: 1, repacks: true, decode: 1.1 } },
-  sizes: { prompt: 64, decode: 16, depths: [0, 64, 256], sequences: 4, shortPrompt: 8 },
+  sizes: { prompt: 64, decode: 16, depths: [0, 64, 256], sequences: 4, shortPrompt: 8, attempts: 1 },
   deepRounds: 1,
   threads: [2]
 }
