@@ -63,25 +63,25 @@ t.test('deadlines nest: request > inference > cleanup', async (t) => {
 })
 
 t.test('the engine’s deadlines hold for every call, but a call’s own counts before them', async (t) => {
-  const engine = await createEngine({ threads: 2, timeouts: { requestMs: 500 } })
+  const engine = await createEngine({ threads: 2, timeouts: { requestMs: 1500 } })
   await engine.loadModel()
   const idle = engine.createGenerator(request)
   await idle.next()
   const patient = engine.createGenerator(request, { timeoutMs: 60_000 })
   await patient.next()
-  await new Promise((resolve) => setTimeout(resolve, 600))
+  await new Promise((resolve) => setTimeout(resolve, 1600))
   await t.rejects(idle.next(), {
     code: 'INFERENCE_TIMEOUT',
-    details: { deadline: 'request', timeout: 500, text: String }
+    details: { deadline: 'request', timeout: 1500, text: String }
   })
   t.match(await patient.next(), { value: { token: Number } })
   await engine.dispose()
-  const other = await createEngine({ threads: 2, timeouts: { requestMs: 60_000, inferenceMs: 500 } })
+  const other = await createEngine({ threads: 2, timeouts: { requestMs: 60_000, inferenceMs: 1500 } })
   await other.loadModel()
   const slow = other.createGenerator(request)
   await slow.next()
-  await new Promise((resolve) => setTimeout(resolve, 600))
-  await t.rejects(slow.next(), { code: 'INFERENCE_TIMEOUT', details: { deadline: 'inference', timeout: 500 } })
+  await new Promise((resolve) => setTimeout(resolve, 1600))
+  await t.rejects(slow.next(), { code: 'INFERENCE_TIMEOUT', details: { deadline: 'inference', timeout: 1500 } })
   await other.dispose()
 })
 

@@ -111,8 +111,21 @@ t.test('at the beginning of a request, and between requests', async (t) => {
 })
 
 t.test('while a model is loaded', async (t) => {
-  const load = engine.loadModel({ id: 'second' }, { onProgress: () => kill('SIGSEGV') })
-  await t.rejects(load, {
+  const load = () =>
+    engine.loadModel({ id: 'second' }, { onProgress: () => kill('SIGSEGV') }).then(
+      () => undefined,
+      (error) => error
+    )
+  let error = await load()
+  // The model is there within milliseconds: a death that came later than that is tried once more.
+  for (let tries = 1; !error && tries < 50; tries++) {
+    const { pid } = worker()
+    while (worker().pid === pid) await new Promise((next) => setTimeout(next, 5))
+    await served()
+    await engine.unloadModel('second')
+    error = await load()
+  }
+  t.match(error, {
     code: 'WORKER_CRASHED',
     retryable: true,
     httpStatus: 502,
@@ -218,7 +231,7 @@ t.test('no sign of life; partial text; given up in the end', async (t) => {
   const own = await createEngine({
     threads: 1,
     onTransition: ({ next }) => states.push(next),
-    isolation: { ...isolation, onCrash: 'fail', maxRestarts: 2, heartbeatMs: 20, heartbeatTimeoutMs: 200 }
+    isolation: { ...isolation, onCrash: 'fail', maxRestarts: 2, heartbeatMs: 20, heartbeatTimeoutMs: 2000 }
   })
   t.teardown(() => own.dispose())
   await own.loadModel()
