@@ -8,10 +8,12 @@ import t from 'tap'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 const docs = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'))
+const notes = readdirSync(join(root, 'bench', 'notes'))
 const pages = [
   'README.md',
   'CONTRIBUTING.md',
   'bench/NOTES.md',
+  ...notes.map((name) => `bench/notes/${name}`),
   'examples/README.md',
   ...docs.map((name) => `docs/${name}`)
 ]
@@ -31,6 +33,7 @@ t.test('links and files', async (t) => {
 t.test('every page is in the index', async (t) => {
   const [, index] = /## Documents\n([\s\S]*?)\n## /.exec(read('README.md'))!
   for (const name of docs) t.ok(index!.includes(`(docs/${name})`), name)
+  for (const name of notes) t.ok(read('bench/NOTES.md').includes(`(notes/${name})`), name)
 })
 
 t.test('npm scripts and commands', async (t) => {

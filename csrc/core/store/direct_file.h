@@ -14,7 +14,7 @@ namespace tmoe {
 
 /**
  * Bytes of a read, about: what an expert's pieces are cut to. With StoreOptions::io_threads it is the smallest pair that reached the rate of the
- * disk it was measured on (`node bench/store.mjs`, bench/NOTES.md): 512 KiB to 1 MiB by 3 to 4 threads; reads of 2 MiB and more were slower.
+ * disk it was measured on (`node bench/store.mjs`, bench/notes/memory.md): 512 KiB to 1 MiB by 3 to 4 threads; reads of 2 MiB and more were slower.
  */
 inline constexpr size_t kReadBytes = size_t{1} << 20;
 
