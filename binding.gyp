@@ -24,7 +24,6 @@
       },
       "conditions": [
         ["sanitize!=''", {
-          # Checks of memory are calls in large functions: inline, those of the unrolled kernels take a minute and a half to compile.
           "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g1", "-O1", "--param", "asan-instrumentation-with-call-threshold=100"],
           "configurations": { "Release": { "cflags!": ["-O3"] } },
           "ldflags": ["-fsanitize=<(sanitize)"]
