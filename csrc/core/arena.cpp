@@ -15,6 +15,10 @@ constexpr size_t kBlocks = 40;
 /** Positions whose attention scores fit from the start; a model may name a context that no memory can hold. */
 size_t score_positions(const Plan& plan) { return round_up(std::min<size_t>(plan.context_length, kScorePositions), kLanes); }
 
+ExpertSizes expert_sizes(const StepSizes& s, size_t tokens, size_t threads) {
+    return {tokens, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32), threads};
+}
+
 }  // namespace
 
 uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads) {
@@ -26,7 +30,7 @@ uint64_t Model::Arena::bytes(const Plan& plan, size_t max_batch, size_t threads)
     floats += threads * kAttendRows * uint64_t{score_positions(plan)} + s.experts + 1;
     const uint64_t padding = (plan.buffer_widths.size() + kBlocks) * uint64_t{64};
     return padding + floats * 4 + ActivationBuffer::bytes(max_batch, round_up(s.width, 32)) +
-           (s.hidden ? ExpertScratch::bytes(max_batch, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32)) : 0);
+           (s.hidden ? ExpertScratch::bytes(expert_sizes(s, max_batch, threads)) : 0);
 }
 
 Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads) {
@@ -34,7 +38,7 @@ Status Model::Arena::allocate(const Plan& plan, size_t max_batch, size_t threads
     buffers.resize(plan.buffer_widths.size());
     for (size_t i = 0; i < buffers.size(); i++) TMOE_RETURN_IF_ERROR(buffers[i].allocate(max_batch * plan.buffer_widths[i] * sizeof(float)));
     TMOE_RETURN_IF_ERROR(activations.reserve(max_batch, round_up(s.width, 32)));
-    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(max_batch, s.k, round_up(s.model_width, 32), round_up(s.hidden, 32)));
+    if (s.hidden) TMOE_RETURN_IF_ERROR(experts.reserve(expert_sizes(s, max_batch, threads)));
     TMOE_RETURN_IF_ERROR(ids.allocate(max_batch * s.k * sizeof(int32_t)));
     TMOE_RETURN_IF_ERROR(weights.allocate(max_batch * s.k * sizeof(float)));
     TMOE_RETURN_IF_ERROR(scores.allocate(max_batch * s.router_rows * sizeof(int64_t)));

@@ -62,7 +62,7 @@ void RouterCopies::score(const Kernels& kernels, size_t layer, size_t at, size_t
     a.columns = a.value_stride = width_;
     a.values = states(at);
     const MatrixView router = {kType, experts_, width_, routers_[layer].data()};
-    kernels.matmul(router, a, nullptr, tokens, lookouts_[at].scores.as<float>(), experts_, false, 0, (experts_ + kLanes - 1) / kLanes);
+    kernels.matmul(router, a, {tokens, nullptr, lookouts_[at].scores.as<float>(), experts_, false, 0, (experts_ + kLanes - 1) / kLanes});
 }
 
 }  // namespace tmoe

@@ -8,7 +8,9 @@ namespace tmoe {
 
 namespace {
 
-constexpr size_t kMostGroups = 16;   // row groups of one item: long enough to pay for its panel, short enough to stop at once
+constexpr size_t kMostGroups = 16;   // row groups of one item: long enough to be worth taking, short enough to stop at once
+constexpr size_t kStripFloats = 8192;   // products of gate, and of up, that a thread holds until they are activated: within its L2
+constexpr size_t kStripRows = kStripFloats / kActBlock;   // rows of an expert that go through its matrices together
 
 size_t groups_of(const MatrixView& w) { return (w.rows + kLanes - 1) / kLanes; }
 
@@ -49,6 +51,10 @@ class MatmulItems {
         const size_t all = groups_of(target->weight), first = item * size_;
         return {target, first, first + size_ < all ? first + size_ : all};
     }
+    Span span(size_t item) const {
+        const Part part = at(item);
+        return groups_span(part.target->weight, part.first, part.last);
+    }
 
   private:
     size_t items_of(const MatmulTarget& target) const { return (groups_of(target.weight) + size_ - 1) / size_; }
@@ -74,6 +80,11 @@ size_t list_items(const ExpertMatmulArgs& a, const uint32_t* experts, size_t exp
     return count;
 }
 
+/** First weights of an item, null where the list has none at `index`. */
+const uint8_t* item_weights(const ExpertStack& stack, const Item* items, size_t count, size_t index) {
+    return index < count ? stack.at(items[index].expert).packed + items[index].first * packed_group_bytes(stack.shape.type, stack.shape.columns) : nullptr;
+}
+
 /** Quantised input as a view, where a matrix wants it. */
 ActivationView input_view(const ExpertMatmulArgs& a, ExpertScratch& scratch) {
     ActivationView x;
@@ -83,6 +94,41 @@ ActivationView input_view(const ExpertMatmulArgs& a, ExpertScratch& scratch) {
     if (is_quantised(a.gate.shape.type) || is_quantised(a.up.shape.type)) x.blocks = scratch.x.row(0, a.width);
     return x;
 }
+
+/** act(gate · x, up · x) of an item, as the down matrix takes it: what a thread holds of the products is a strip of columns at a time. */
+struct GateAndUp {
+    const Kernels& kernels;
+    const ExpertMatmulArgs& a;
+    const ActivationView& x;
+    ExpertScratch& scratch;
+    const NonFinite& bad;
+    float* strips;   ///< of the thread: 2 · kStripFloats
+
+    /** Of rows [begin, begin + n), n at most kStripRows. */
+    void run(const Item& item, size_t begin, size_t n, const uint8_t* then) const {
+        const MatrixView gate = a.gate.at(item.expert), up = a.up.at(item.expert);
+        const size_t gate_bytes = packed_group_bytes(gate.type, gate.columns), up_bytes = packed_group_bytes(up.type, up.columns);
+        const size_t fits = kStripFloats / (n * kLanes) / 2 * 2, all = item.last - item.first, size = fits < all ? fits : all;
+        float* const gates = strips;
+        float* const ups = strips + kStripFloats;
+        for (size_t first = item.first, last; first < item.last; first = last) {
+            last = first + size < item.last ? first + size : item.last;
+            const size_t stride = (last - first) * kLanes, column = first * kLanes, columns = (gate.rows < last * kLanes ? gate.rows : last * kLanes) - column;
+            const uint32_t* tokens = scratch.tokens.as<uint32_t>() + begin;
+            kernels.matmul(gate, x, {n, tokens, gates, stride, false, first, last, up.packed + first * up_bytes});
+            kernels.matmul(up, x, {n, tokens, ups, stride, false, first, last, last < item.last ? gate.packed + last * gate_bytes : then});
+            for (size_t row = 0; row < n; row++) finish(begin + row, column, columns, gates + row * stride, ups + row * stride);
+        }
+    }
+
+    void finish(size_t row, size_t column, size_t columns, float* g, const float* u) const {
+        const size_t hidden = a.gate.shape.rows;
+        const bool quantise = is_quantised(a.down.shape.type);
+        const auto act = a.activation == ExpertActivation::Silu ? kernels.silu_mul : kernels.clamped_swiglu;
+        act(g, u, columns, quantise ? g : scratch.values.as<float>() + row * hidden + column);
+        if (quantise && !kernels.quantise_row(g, columns, scratch.hidden.row(row, hidden, column))) bad.mark(scratch.tokens.as<uint32_t>()[row]);
+    }
+};
 
 Status cancelled() { return Status(StatusCode::CANCELLED, "expertMatmul was cancelled"); }
 
@@ -118,38 +164,38 @@ bool matmul(const Context& context, const ActivationView& a, size_t count, const
     const MatmulItems items(targets, target_count, context.pool.threads());
     return context.pool.for_each(items.count(), context.cancel, [&](size_t item, size_t) {
         const MatmulItems::Part part = items.at(item);
-        context.kernels.matmul(part.target->weight, a, nullptr, count, part.target->out, part.target->out_stride, add, part.first, part.last);
+        const MatmulTarget& to = *part.target;
+        const size_t next = item + context.pool.threads();
+        const uint8_t* then = next < items.count() ? items.span(next).data : nullptr;
+        context.kernels.matmul(to.weight, a, {count, nullptr, to.out + part.first * kLanes, to.out_stride, add, part.first, part.last, then});
     });
 }
 
 Span matmul_item(size_t threads, const MatmulTarget* targets, size_t target_count, size_t item) {
     const MatmulItems items(targets, target_count, threads);
-    if (item >= items.count()) return {};
-    const MatmulItems::Part part = items.at(item);
-    return groups_span(part.target->weight, part.first, part.last);
+    return item < items.count() ? items.span(item) : Span{};
 }
 
-Status ExpertScratch::reserve(size_t token_count, size_t k, size_t width, size_t hidden_width) {
-    const size_t rows = token_count * k;
-    if (width % 32 == 0) TMOE_RETURN_IF_ERROR(x.reserve(token_count, width));
-    if (hidden_width % 32 == 0) TMOE_RETURN_IF_ERROR(hidden.reserve(rows, hidden_width));
-    TMOE_RETURN_IF_ERROR(gate.reserve(rows * hidden_width * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(up.reserve(rows * hidden_width * sizeof(float)));
-    TMOE_RETURN_IF_ERROR(tokens.reserve(rows * sizeof(uint32_t)));
-    TMOE_RETURN_IF_ERROR(used.reserve(rows * sizeof(uint32_t)));
-    return items.reserve(most_items(rows, hidden_width, width) * sizeof(Item));
+Status ExpertScratch::reserve(const ExpertSizes& s) {
+    if (s.width % 32 == 0) TMOE_RETURN_IF_ERROR(x.reserve(s.tokens, s.width));
+    if (s.hidden_width % 32 == 0) TMOE_RETURN_IF_ERROR(hidden.reserve(s.rows(), s.hidden_width));
+    TMOE_RETURN_IF_ERROR(values.reserve(s.rows() * s.hidden_width * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(strips.reserve(s.threads * 2 * kStripFloats * sizeof(float)));
+    TMOE_RETURN_IF_ERROR(tokens.reserve(s.rows() * sizeof(uint32_t)));
+    TMOE_RETURN_IF_ERROR(used.reserve(s.rows() * sizeof(uint32_t)));
+    return items.reserve(most_items(s.rows(), s.hidden_width, s.width) * sizeof(Item));
 }
 
-size_t ExpertScratch::bytes(size_t token_count, size_t k, size_t width, size_t hidden_width) {
-    const size_t rows = token_count * k;
-    return ActivationBuffer::bytes(token_count, width) + ActivationBuffer::bytes(rows, hidden_width) +
-           2 * rows * hidden_width * sizeof(float) + 2 * rows * sizeof(uint32_t) + most_items(rows, hidden_width, width) * sizeof(Item);
+size_t ExpertScratch::bytes(const ExpertSizes& s) {
+    return ActivationBuffer::bytes(s.tokens, s.width) + ActivationBuffer::bytes(s.rows(), s.hidden_width) +
+           s.rows() * s.hidden_width * sizeof(float) + s.threads * 2 * kStripFloats * sizeof(float) + 2 * s.rows() * sizeof(uint32_t) +
+           most_items(s.rows(), s.hidden_width, s.width) * sizeof(Item);
 }
 
 Status begin_expert_matmul(const Context& context, const ExpertMatmulArgs& a, ExpertScratch& scratch, const NonFinite& bad) {
     const size_t rows = a.tokens * a.k;
     TMOE_RETURN_IF_ERROR(check_dispatched(a.offsets, a.experts, a.slots, rows));
-    TMOE_RETURN_IF_ERROR(scratch.reserve(a.tokens, a.k, a.width, a.gate.shape.rows));
+    TMOE_RETURN_IF_ERROR(scratch.reserve({a.tokens, a.k, a.width, a.gate.shape.rows, context.pool.threads()}));
     uint32_t* tokens = scratch.tokens.as<uint32_t>();  // the token of each row: what the first two matrices gather by
     for (size_t row = 0; row < rows; row++) tokens[row] = static_cast<uint32_t>(a.slots[row] / a.k);
     if (!is_quantised(a.gate.shape.type) && !is_quantised(a.up.shape.type)) return {};
@@ -163,15 +209,12 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     const ActivationView x = input_view(a, scratch);
     ActivationView h;
     h.columns = hidden;
-    h.values = scratch.gate.as<float>();
+    h.values = scratch.values.as<float>();
     h.value_stride = hidden;
     const bool quantise_hidden = is_quantised(a.down.shape.type);
 
-    const auto act = a.activation == ExpertActivation::Silu ? context.kernels.silu_mul : context.kernels.clamped_swiglu;
     Item* items = scratch.items.as<Item>();
     const size_t threads = context.pool.threads();
-    float* gate = scratch.gate.as<float>();
-    float* up = scratch.up.as<float>();
 
     const size_t down_groups = groups_of(a.down.shape), down_size = item_groups(down_groups, expert_count, threads);
     context.pool.expect([&](size_t worker, size_t n) {
@@ -181,19 +224,12 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
     });
     const size_t groups = groups_of(a.gate.shape);
     size_t count = list_items(a, experts, expert_count, groups, item_groups(groups, expert_count, threads), items);
-    bool done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
+    bool done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t worker) {
         const Item& item = items[index];
-        const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
-        context.kernels.matmul(a.gate.at(item.expert), x, tokens + begin, n, gate + begin * hidden, hidden, false, item.first, item.last);
-        context.kernels.matmul(a.up.at(item.expert), x, tokens + begin, n, up + begin * hidden, hidden, false, item.first, item.last);
-        const size_t column = item.first * kLanes;
-        const size_t columns = (item.last * kLanes < hidden ? item.last * kLanes : hidden) - column;
-        for (size_t row = begin; row < begin + n; row++) {
-            float* at = gate + row * hidden + column;
-            act(at, up + row * hidden + column, columns, at);
-            if (quantise_hidden && !context.kernels.quantise_row(at, columns, scratch.hidden.row(row, hidden, column))) {
-                bad.mark(tokens[row]);
-            }
+        const GateAndUp part = {context.kernels, a, x, scratch, bad, scratch.strips.as<float>() + worker * 2 * kStripFloats};
+        for (size_t begin = a.offsets[item.expert], end = a.offsets[item.expert + 1], n; begin < end; begin += n) {
+            n = end - begin < kStripRows ? end - begin : kStripRows;
+            part.run(item, begin, n, item_weights(a.gate, items, count, begin + n < end ? index : index + threads));
         }
     });
     if (!done) return cancelled();
@@ -207,7 +243,8 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
         ActivationView own = h;
         own.values += begin * hidden;
         if (quantise_hidden) own.blocks = scratch.hidden.row(begin, hidden);
-        context.kernels.matmul(a.down.at(item.expert), own, nullptr, n, a.out + begin * a.width, a.width, false, item.first, item.last);
+        float* out = a.out + begin * a.width + item.first * kLanes;
+        context.kernels.matmul(a.down.at(item.expert), own, {n, nullptr, out, a.width, false, item.first, item.last, item_weights(a.down, items, count, index + threads)});
     });
     return done ? Status() : cancelled();
 }

@@ -80,12 +80,19 @@ struct ExpertMatmulArgs {
     const std::function<void()>* before_down = nullptr;   ///< called when the last product of a part begins: ThreadPool::expect what follows
 };
 
+/** What decides how much memory expert_matmul takes beside its arguments. */
+struct ExpertSizes {
+    size_t tokens, k, width, hidden_width, threads;
+    size_t rows() const { return tokens * k; }
+};
+
 /** Scratch of expert_matmul, reused from call to call. */
 struct ExpertScratch {
     ActivationBuffer x, hidden;
-    Buffer gate, up, tokens, items, used;   ///< used: the experts that have rows
-    Status reserve(size_t tokens, size_t k, size_t width, size_t hidden_width);
-    static size_t bytes(size_t tokens, size_t k, size_t width, size_t hidden_width);
+    Buffer values, strips, tokens, items, used;   ///< values: of experts that are not quantised; used: the experts that have rows
+    /** RESOURCE_MEMORY_EXHAUSTED. */
+    Status reserve(const ExpertSizes& sizes);
+    static size_t bytes(const ExpertSizes& sizes);
 };
 
 /**

@@ -35,7 +35,7 @@ Status head_matmul(const Context& context, const HeadMatmulArgs& a, ActivationBu
         x.values = a.x + head * from;
         x.value_stride = a.heads * from;
         if (quantised) x.blocks = scratch.row(head * a.tokens, shape.columns);
-        context.kernels.matmul(a.weight.at(head), x, nullptr, a.tokens, a.out + head * to, a.heads * to, false, first, last);
+        context.kernels.matmul(a.weight.at(head), x, {a.tokens, nullptr, a.out + head * to + first * kLanes, a.heads * to, false, first, last});
     });
     return done ? Status() : cancelled();
 }

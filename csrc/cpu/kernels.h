@@ -50,6 +50,17 @@ struct ActivationView {
     const ActivationBlock* blocks = nullptr;   ///< [rows][columns / 32]
 };
 
+/** The groups of a matrix's rows that are multiplied, with which rows of activations, and where their products go. */
+struct ProductPart {
+    size_t count;                      ///< rows of activations …
+    const uint32_t* gather;            ///< … these; null = the first
+    float* out;                        ///< [count][out_stride], from the first row of `first_group` on
+    size_t out_stride;
+    bool add;                          ///< to what is there
+    size_t first_group, last_group;
+    const uint8_t* then = nullptr;     ///< weights that the thread reads after these; null = unknown
+};
+
 /** Up to kAttendRows query rows of one KV head over that head's cache. */
 struct AttendTile {
     size_t rows;
@@ -72,9 +83,8 @@ struct Kernels {
     Isa isa;
     /** Row of n (multiple of 32) floats to int8. False where a value is not finite (its block becomes zeros). */
     bool (*quantise_row)(const float* x, size_t n, ActivationBlock* out);
-    /** out[i * out_stride + row] (+)= W · activations[gather ? gather[i] : i], for the rows of groups [first, last). */
-    void (*matmul)(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, float* out,
-                   size_t out_stride, bool add, size_t first_group, size_t last_group);
+    /** out[i][row] (+)= W · activations[gather ? gather[i] : i]. */
+    void (*matmul)(const MatrixView& w, const ActivationView& a, const ProductPart& part);
     /** out = x · w / rms(x), n floats. False where the sum of squares is not finite. */
     bool (*rms_norm)(const float* x, const float* weight, size_t n, float epsilon, float* out);
     /** Rotates each of `heads` heads in place by the angles of one position: cos, sin [rotary_dim / 2]. */

@@ -6,6 +6,21 @@
 namespace tmoe {
 namespace {
 
+/** Lines of memory that a tile asks for as it goes, so that they are there when their turn comes. Hints alone: none of them need exist. */
+struct ReadAhead {
+    const uint8_t* from;
+    size_t rate;                     ///< lines a step (a block; a column of weights that are not quantised), in 1/65536
+    size_t until = SIZE_MAX;         ///< lines; those after them are the first from `then` on
+    const uint8_t* then = nullptr;
+
+    static constexpr size_t kLine = 64;
+
+    inline void ask(size_t step) const {
+        const size_t end = (step + 1) * rate >> 16;
+        for (size_t line = step * rate >> 16; line < end; line++) prefetch_passing(line < until ? from + line * kLine : then + (line - until) * kLine);
+    }
+};
+
 /**
  * R groups of 16 rows × T tokens, block by block. Whatever belongs to a row and a token stands at [r · T + t]; a group's weights begin `next`
  * bytes behind those of the one before.
@@ -13,6 +28,7 @@ namespace {
 template <size_t R, size_t T> struct Tile {
     const ActivationBlock* tokens[T];
     size_t next;
+    ReadAhead ahead;
 
     /** dots (+)= the product of each group's weights, of four columns, with each token's activations of block b from `column` on. */
     template <bool small> inline void dot4(const Vec::W (&weights)[R], size_t b, size_t column, Vec::I* dots) const {
@@ -30,12 +46,6 @@ template <size_t R, size_t T> struct Tile {
         });
     }
 };
-
-/** With one token reading weights is all the time there is: what comes kAhead bytes later is asked for now. */
-template <size_t T> inline void read_ahead(const uint8_t* w, size_t bytes) {
-    constexpr size_t kAhead = 4608, kLine = 64;
-    for (size_t line = 0; T == 1 && line < bytes; line += kLine) prefetch_passing(w + kAhead + line);
-}
 
 inline Vec::F halves_at(const uint8_t* w) { return Vec::load_f16(reinterpret_cast<const uint16_t*>(w)); }
 
@@ -101,7 +111,7 @@ template <class B> struct ScaledBlocks {
     template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const Tile<R, T>& tile, Vec::F* acc) {
         using V = Vec;
         for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
-            read_ahead<T>(w, B::kBytes);
+            tile.ahead.ask(b);
             V::I dots[R * T];
             tile.start(b, dots, [&](const ActivationBlock& a) { return B::start(a.sum); });
             B::dot(w, b, tile, dots);
@@ -122,7 +132,7 @@ template <class B> struct MinimumBlocks {
     template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const Tile<R, T>& tile, Vec::F* acc) {
         using V = Vec;
         for (size_t b = 0; b < columns / 32; b++, w += B::kBytes) {
-            read_ahead<T>(w, B::kBytes);
+            tile.ahead.ask(b);
             V::I dots[R * T];
             tile.start(b, dots, [&](const ActivationBlock&) { return V::iset1(0); });
             B::dot(w, b, tile, dots);

@@ -14,6 +14,7 @@ namespace {
 template <size_t R, size_t T> struct FloatTile {
     const float* tokens[T];
     size_t next;
+    ReadAhead ahead;
 };
 template <class Input, size_t R, size_t T> using TileOf = std::conditional_t<std::is_same_v<Input, float>, FloatTile<R, T>, Tile<R, T>>;
 
@@ -22,7 +23,7 @@ template <class B> struct FloatColumns {
     using Input = float;
     template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const FloatTile<R, T>& tile, Vec::F* acc) {
         for (size_t c = 0; c < columns; c++, w += B::kBytes) {
-            read_ahead<T>(w, B::kBytes);
+            tile.ahead.ask(c);
             Vec::F weights[R];
             repeat<R>([&](auto r) { weights[r] = B::load(w + r * tile.next); });
             repeat<T>([&](auto t) {
@@ -46,34 +47,27 @@ struct BF16 : FloatColumns<BF16> {
     static inline Vec::F load(const uint8_t* w) { return Vec::load_bf16(reinterpret_cast<const uint16_t*>(w)); }
 };
 
-/** Where a tile's results go. */
-struct TileOutput {
-    float* out;
-    size_t stride, rows;
-    bool add;
-    const float* bias;
-};
-
-inline void write_rows(const TileOutput& o, size_t token, size_t group, Vec::F value) {
-    const size_t row = group * kLanes, left = o.rows - row;
-    float* at = o.out + token * o.stride + row;
-    if (o.bias) value = Vec::add(value, load_some(o.bias + row, left, 0.0f));
-    if (o.add) value = Vec::add(load_some(at, left, 0.0f), value);
+inline void write_rows(const MatrixView& w, const ProductPart& p, size_t token, size_t group, Vec::F value) {
+    const size_t row = group * kLanes, left = w.rows - row;
+    float* at = p.out + token * p.out_stride + row - p.first_group * kLanes;
+    if (w.bias) value = Vec::add(value, load_some(w.bias + row, left, 0.0f));
+    if (p.add) value = Vec::add(load_some(at, left, 0.0f), value);
     store_some(at, left, value);
 }
 
 /** The chains of R groups × T tokens from their begin to their end: all that is compiled for each type and size of a tile. */
 template <class B, size_t R, size_t T>
-TMOE_FLATTEN void run_tile(const uint8_t* w, size_t next, size_t columns, const typename B::Input* const* tokens, Vec::F* sums) {
+TMOE_FLATTEN void run_tile(const uint8_t* w, size_t next, size_t columns, const typename B::Input* const* tokens, const ReadAhead& ahead, Vec::F* sums) {
     TileOf<typename B::Input, R, T> tile;
     tile.next = next;
+    tile.ahead = ahead;
     repeat<T>([&](auto t) { tile.tokens[t] = tokens[t]; });
     Vec::F acc[R * T];
     repeat<R * T>([&](auto i) { acc[i] = Vec::set1(0.0f); });
     B::run(w, columns, tile, acc);
     repeat<R * T>([&](auto i) { sums[i] = acc[i]; });
 }
-template <class Input> using RunTile = void (*)(const uint8_t*, size_t, size_t, const Input* const*, Vec::F*);
+template <class Input> using RunTile = void (*)(const uint8_t*, size_t, size_t, const Input* const*, const ReadAhead&, Vec::F*);
 /** For each number of tokens, from 1 on. */
 template <class Input> struct RunTiles {
     RunTile<Input> of[Vec::kTileTokens];
@@ -82,56 +76,69 @@ template <class Input> struct RunTiles {
 inline const float* row_of(const ActivationView& a, size_t row, const float*) { return a.values + row * a.value_stride; }
 inline const ActivationBlock* row_of(const ActivationView& a, size_t row, const ActivationBlock*) { return a.blocks + row * (a.columns / kActBlock); }
 
-/** Groups [first, last) × all tokens. runs[R - 1][T - 1]: what computes a tile. */
-template <class Input>
-void walk_tiles(const RunTiles<Input>* runs, const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, const TileOutput& o,
-                size_t first, size_t last) {
-    const size_t group_bytes = kLanes * row_bytes(w.type, w.columns);
-    const size_t tiles = (count + Vec::kTileTokens - 1) / Vec::kTileTokens;
+/** Up to so many tokens wait for memory all the time. It is fastest in one stream, with a little more under way than is waited for. */
+constexpr size_t kStreamTokens = Vec::kTileTokens < 4 ? Vec::kTileTokens : 4;
+
+/** For a group whose `bytes` of weights at w are read in a stream; what is asked for after them is at `next`, null = unknown. */
+inline ReadAhead ahead_in_stream(const uint8_t* w, size_t bytes, size_t steps, const uint8_t* next) {
+    constexpr size_t kAhead = 72;   // lines: 4.6 KB
+    const size_t lines = bytes / ReadAhead::kLine, rate = ((lines << 16) + steps - 1) / steps;
+    return {w + kAhead * ReadAhead::kLine, rate, !next ? SIZE_MAX : lines > kAhead ? lines - kAhead : 0, next};
+}
+
+/** For tile `tile` of the `tiles` that use the same weights: its share of the `bytes` at `next`, null = nothing. */
+inline ReadAhead ahead_in_share(const uint8_t* next, size_t bytes, size_t steps, size_t tile, size_t tiles) {
+    const size_t lines = bytes / ReadAhead::kLine, rate = ((lines << 16) + tiles * steps - 1) / (tiles * steps);
+    return {next + lines * tile / tiles * ReadAhead::kLine, next ? rate : 0};
+}
+
+/** runs[R - 1][T - 1]: what computes a tile. */
+template <class Input> void walk_tiles(const RunTiles<Input>* runs, const MatrixView& w, const ActivationView& a, const ProductPart& p) {
+    const size_t group_bytes = kLanes * row_bytes(w.type, w.columns), steps = std::is_same_v<Input, float> ? w.columns : w.columns / kActBlock;
+    const size_t tiles = (p.count + Vec::kTileTokens - 1) / Vec::kTileTokens;
     static_assert(Vec::kTileGroups <= 2, "what is left of a tile's groups is one");
-    const size_t most = count == 1 ? 1 : Vec::kTileGroups;  // memory is fastest in one stream
-    for (size_t tile = 0; tile < tiles; tile++) {  // tiles of nearly equal size: 8 tokens are 4 + 4, not 6 + 2
-        const size_t begin = count * tile / tiles, tokens = count * (tile + 1) / tiles - begin;
-        const Input* rows[Vec::kTileTokens];
-        for (size_t t = 0; t < tokens; t++) rows[t] = row_of(a, gather ? gather[begin + t] : begin + t, static_cast<const Input*>(nullptr));
-        for (size_t group = first, groups; group < last; group += groups) {
-            groups = last - group < most ? 1 : most;
+    const bool stream = p.count <= kStreamTokens;
+    for (size_t group = p.first_group, groups; group < p.last_group; group += groups) {
+        groups = stream || p.last_group - group < Vec::kTileGroups ? 1 : Vec::kTileGroups;
+        const size_t bytes = groups * group_bytes;
+        const uint8_t *weights = w.packed + group * group_bytes, *next = group + groups == p.last_group ? p.then : weights + bytes;
+        for (size_t tile = 0; tile < tiles; tile++) {  // tiles of nearly equal size: 8 tokens are 4 + 4, not 6 + 2
+            const size_t begin = p.count * tile / tiles, tokens = p.count * (tile + 1) / tiles - begin;
+            const Input* rows[Vec::kTileTokens];
+            for (size_t t = 0; t < tokens; t++) rows[t] = row_of(a, p.gather ? p.gather[begin + t] : begin + t, static_cast<const Input*>(nullptr));
+            const ReadAhead ahead = stream ? ahead_in_stream(weights, bytes, steps, next) : ahead_in_share(next, bytes, steps, tile, tiles);
             Vec::F sums[Vec::kTileGroups * Vec::kTileTokens];
-            runs[groups - 1].of[tokens - 1](w.packed + group * group_bytes, group_bytes, w.columns, rows, sums);
-            for (size_t i = 0; i < groups * tokens; i++) write_rows(o, begin + i % tokens, group + i / tokens, sums[i]);
+            runs[groups - 1].of[tokens - 1](weights, group_bytes, w.columns, rows, ahead, sums);
+            for (size_t i = 0; i < groups * tokens; i++) write_rows(w, p, begin + i % tokens, group + i / tokens, sums[i]);
         }
     }
 }
 
 template <class B, size_t R, size_t... t> constexpr RunTiles<typename B::Input> runs_of(std::index_sequence<t...>) { return {{run_tile<B, R, t + 1>...}}; }
 
-template <class B, size_t... r>
-void typed_tiles(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, const TileOutput& o, size_t first, size_t last,
-                 std::index_sequence<r...>) {
+template <class B, size_t... r> void typed_tiles(const MatrixView& w, const ActivationView& a, const ProductPart& part, std::index_sequence<r...>) {
     static constexpr RunTiles<typename B::Input> runs[] = {runs_of<B, r + 1>(std::make_index_sequence<Vec::kTileTokens>{})...};
-    walk_tiles(runs, w, a, gather, count, o, first, last);
+    walk_tiles(runs, w, a, part);
 }
 
-inline void matmul(const MatrixView& w, const ActivationView& a, const uint32_t* gather, size_t count, float* out,
-                   size_t out_stride, bool add, size_t first_group, size_t last_group) {
-    if (count == 0) return;
+inline void matmul(const MatrixView& w, const ActivationView& a, const ProductPart& part) {
+    if (part.count == 0) return;
     constexpr auto sizes = std::make_index_sequence<Vec::kTileGroups>{};
-    const TileOutput o = {out, out_stride, w.rows, add, w.bias};
     switch (w.type) {
-        case DType::F32: return typed_tiles<F32>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::F16: return typed_tiles<F16>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::BF16: return typed_tiles<BF16>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q8_0: return typed_tiles<Q8_0>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q4_0: return typed_tiles<Q4_0>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q4_1: return typed_tiles<Q4_1>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q5_0: return typed_tiles<Q5_0>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q5_1: return typed_tiles<Q5_1>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q4_K: return typed_tiles<Q4_K>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q5_K: return typed_tiles<Q5_K>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::Q6_K: return typed_tiles<Q6_K>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::MXFP4: return typed_tiles<MXFP4>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::IQ4_NL: return typed_tiles<IQ4_NL>(w, a, gather, count, o, first_group, last_group, sizes);
-        case DType::IQ4_XS: return typed_tiles<IQ4_XS>(w, a, gather, count, o, first_group, last_group, sizes);
+        case DType::F32: return typed_tiles<F32>(w, a, part, sizes);
+        case DType::F16: return typed_tiles<F16>(w, a, part, sizes);
+        case DType::BF16: return typed_tiles<BF16>(w, a, part, sizes);
+        case DType::Q8_0: return typed_tiles<Q8_0>(w, a, part, sizes);
+        case DType::Q4_0: return typed_tiles<Q4_0>(w, a, part, sizes);
+        case DType::Q4_1: return typed_tiles<Q4_1>(w, a, part, sizes);
+        case DType::Q5_0: return typed_tiles<Q5_0>(w, a, part, sizes);
+        case DType::Q5_1: return typed_tiles<Q5_1>(w, a, part, sizes);
+        case DType::Q4_K: return typed_tiles<Q4_K>(w, a, part, sizes);
+        case DType::Q5_K: return typed_tiles<Q5_K>(w, a, part, sizes);
+        case DType::Q6_K: return typed_tiles<Q6_K>(w, a, part, sizes);
+        case DType::MXFP4: return typed_tiles<MXFP4>(w, a, part, sizes);
+        case DType::IQ4_NL: return typed_tiles<IQ4_NL>(w, a, part, sizes);
+        case DType::IQ4_XS: return typed_tiles<IQ4_XS>(w, a, part, sizes);
     }
 }
 

@@ -24,7 +24,7 @@ template <class B, size_t kPart> struct MinimumSuperblocks {
                 minimums[r] = V::iand(words(own + 128), six);
             });
             for (size_t i = 0; i < 8; i++, b++, w += kPart) {
-                read_ahead<T>(w, kPart);
+                tile.ahead.ask(b);
                 if (i == 4) {
                     repeat<R>([&](auto r) {
                         const uint8_t* own = tail + r * tile.next;
@@ -77,7 +77,7 @@ struct IQ4_XS {
                 low[r] = V::iload(reinterpret_cast<const int32_t*>(tail + 64));
             });
             for (size_t i = 0; i < 8; i++, b++, w += 256) {
-                read_ahead<T>(w, 256);
+                tile.ahead.ask(b);
                 V::I dots[R * T];
                 tile.start(b, dots, [&](const ActivationBlock& a) { return V::template shl<4>(V::iset1(a.sum)); });  // -8 Σq to -128 Σq
                 dot_nibbles<IQ4>(w, b, tile, dots);
@@ -120,7 +120,7 @@ struct Q6_K {
             V::F scale[R];
             repeat<R>([&](auto r) { scale[r] = halves_at(w + 3328 + r * tile.next); });
             for (size_t i = 0; i < 8; i++, b++, w += 416) {
-                read_ahead<T>(w, 416);
+                tile.ahead.ask(b);
                 V::I first[R * T], second[R * T];
                 half<0>(w, b, tile, first);
                 half<1>(w, b, tile, second);

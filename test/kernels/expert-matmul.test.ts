@@ -93,6 +93,20 @@ for (const type of dtypes) {
   })
 }
 
+t.test('more rows of one expert than go through its matrices together', async () => {
+  const cases = [
+    ['Q4_0', 32, 160, 257, 'one'],
+    ['Q8_0', 32, 288, 420, 'even'],
+    ['F32', 5, 133, 530, 'one'],
+    ['BF16', 3, 300, 420, 'even']
+  ] as const
+  for (const [type, width, hidden, tokens, skew] of cases) {
+    const label = `${type}, ${tokens} rows, ${width} → ${hidden}`
+    const shape = { tokens, experts: 3, k: 1, skew, types: [type, type, type], width, hidden, biased: true } as const
+    await forms.sameBits('expertMatmul', label, layer(shape, label).one)
+  }
+})
+
 t.test('matrices of different types in one layer', async (test) => {
   const mixes = [
     ['Q4_0', 'Q4_0', 'Q6_K'],

@@ -135,13 +135,13 @@ void hash_matmul(const Kernels& k, Hash& quantised, Hash& product) {
                     std::vector<uint32_t> gather(tokens);
                     for (size_t t = 0; t < tokens; t++) gather[t] = static_cast<uint32_t>(tokens - 1 - t);
                     std::vector<float> out(tokens * rows, 0.5f);
-                    k.matmul({type, rows, columns, packed.data()}, view, nullptr, tokens, out.data(), rows, false, 0, groups);
+                    k.matmul({type, rows, columns, packed.data()}, view, {tokens, nullptr, out.data(), rows, false, 0, groups});
                     if (tokens <= 2 || blocks == 66) {
                         std::vector<float> naive(out.size());
                         const bool sound = matmul_ref({type, rows, columns, file.data()}, x.data(), tokens, naive.data()).ok();
                         if (!sound || memcmp(out.data(), naive.data(), out.size() * sizeof(float)) != 0) fail((std::string("matmul of ") + name + " differs from its naive twin").c_str());
                     }
-                    k.matmul({type, rows, columns, packed.data()}, view, gather.data(), tokens, out.data(), rows, true, 0, groups);
+                    k.matmul({type, rows, columns, packed.data()}, view, {tokens, gather.data(), out.data(), rows, true, 0, groups});
                     product.add(out);
                 }
             }
