@@ -204,15 +204,7 @@ Status begin_expert_matmul(const Context& context, const ExpertMatmulArgs& a, Ex
 
 Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, const uint32_t* experts, size_t expert_count, ExpertScratch& scratch,
                           const NonFinite& bad) {
-    const size_t hidden = a.gate.shape.rows;
-    const uint32_t* tokens = scratch.tokens.as<uint32_t>();
     const ActivationView x = input_view(a, scratch);
-    ActivationView h;
-    h.columns = hidden;
-    h.values = scratch.values.as<float>();
-    h.value_stride = hidden;
-    const bool quantise_hidden = is_quantised(a.down.shape.type);
-
     Item* items = scratch.items.as<Item>();
     const size_t threads = context.pool.threads();
 
@@ -236,13 +228,14 @@ Status expert_matmul_part(const Context& context, const ExpertMatmulArgs& a, con
 
     if (a.before_down) (*a.before_down)();
     count = list_items(a, experts, expert_count, down_groups, down_size, items);
-    // The down matrix reads rows of h where they stand, so a view that starts at the expert's first row serves as its activations.
+    const size_t hidden = a.gate.shape.rows;
     done = context.pool.for_each(count, context.cancel, [&](size_t index, size_t) {
         const Item& item = items[index];
         const size_t begin = a.offsets[item.expert], n = a.offsets[item.expert + 1] - begin;
-        ActivationView own = h;
-        own.values += begin * hidden;
-        if (quantise_hidden) own.blocks = scratch.hidden.row(begin, hidden);
+        ActivationView own;   // from the expert's first row on
+        own.columns = own.value_stride = hidden;
+        own.values = scratch.values.as<float>() + begin * hidden;
+        if (is_quantised(a.down.shape.type)) own.blocks = scratch.hidden.row(begin, hidden);
         float* out = a.out + begin * a.width + item.first * kLanes;
         context.kernels.matmul(a.down.at(item.expert), own, {n, nullptr, out, a.width, false, item.first, item.last, item_weights(a.down, items, count, index + threads)});
     });
