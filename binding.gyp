@@ -24,7 +24,7 @@
       },
       "conditions": [
         ["sanitize!=''", {
-          "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g1", "-O1", "--param", "asan-instrumentation-with-call-threshold=100"],
+          "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g1", "-Og", "--param", "asan-instrumentation-with-call-threshold=100"],
           "configurations": { "Release": { "cflags!": ["-O3"] } },
           "ldflags": ["-fsanitize=<(sanitize)"]
         }]

@@ -1,5 +1,6 @@
-// How near the CPU's kernels come to this machine: the experts' matrices beside the read bandwidth and the int8 peak, and a plain matrix beside
-// one that is split along K. Every figure is taken in turn with the others, in one process, on the same threads. Compiled by bench/rates.mjs.
+// How near the CPU's kernels come to this machine: the experts' matrices beside the read bandwidth (one row each, and a few) and the int8 peak (a
+// prompt's rows), and a plain matrix beside one that is split along K. Every figure is taken in turn with the others, in one process, on the same
+// threads. Compiled by bench/rates.mjs.
 //   kernel_rates ISA THREADS TYPE ROUNDS [SCALE]    prints one JSON line a round; SCALE (1): of OLMoE's 64 experts in four layers, a share
 #include <chrono>
 #include <cmath>
@@ -20,6 +21,7 @@ using namespace tmoe;
 namespace {
 
 constexpr size_t kWidth = 2048, kHidden = 1024, kUsed = 8, kPromptTokens = 512;
+constexpr size_t kFew = 4;   // rows of each expert in a step of several sequences
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -119,9 +121,10 @@ int main(int argc, char** argv) {
     const size_t plain_rows = experts * kHidden;   // as wide as the experts', and larger than the caches
     const Matrices plain(type, plain_rows, kWidth, 1, &raw);
     const KSplit split(type, raw.data(), plain_rows, kWidth);
-    std::vector<Layer> single, prompt;
+    std::vector<Layer> single, few, prompt;
     for (size_t layer = 0; layer < layers; layer++) {
         for (size_t first = 0; first + kUsed <= experts; first += kUsed) single.emplace_back(in, down, type, experts, layer, 1, first);
+        few.emplace_back(in, down, type, experts, layer, experts / kUsed * kFew, 0);
     }
     prompt.emplace_back(in, down, type, experts, 0, kPromptTokens, 0);
     ExpertScratch scratch;
@@ -177,6 +180,9 @@ int main(int argc, char** argv) {
         const double gemv = rate(read_bytes / 1e9, kSpan, [&] {
             for (Layer& layer : single) compute(layer);
         });
+        const double expert_few = rate(read_bytes / 1e9, kSpan, [&] {
+            for (Layer& layer : few) compute(layer);
+        });
         const double after = bandwidth();
         const double peak_before = peak();
         const double gemm = rate(prompt_operations / 1e9, kSpan, [&] { compute(prompt[0]); });
@@ -185,8 +191,8 @@ int main(int argc, char** argv) {
         const double split_gemv = split.there() ? rate(plain_bytes / 1e9, kSpan, [&] { multiply_split(1); }) : 0;
         const double plain_gemm = rate(plain_operations / 1e9, kSpan, [&] { multiply(kTokens); });
         const double split_gemm = split.there() ? rate(plain_operations / 1e9, kSpan, [&] { multiply_split(kTokens); }) : 0;
-        printf("{\"bandwidth\": %.3f, \"expertGemv\": %.3f, \"int8Peak\": %.1f, \"expertGemm\": %.1f, \"gemv\": %.3f, \"splitGemv\": %.3f, \"gemm\": %.1f, \"splitGemm\": %.1f}\n",
-               (before + after) / 2, gemv, (peak_before + peak_after) / 2, gemm, plain_gemv, split_gemv, plain_gemm, split_gemm);
+        printf("{\"bandwidth\": %.3f, \"expertGemv\": %.3f, \"expertFew\": %.3f, \"int8Peak\": %.1f, \"expertGemm\": %.1f, \"gemv\": %.3f, \"splitGemv\": %.3f, \"gemm\": %.1f, \"splitGemm\": %.1f}\n",
+               (before + after) / 2, gemv, expert_few, (peak_before + peak_after) / 2, gemm, plain_gemv, split_gemv, plain_gemm, split_gemm);
         fflush(stdout);
     }
     pool.end_burst();

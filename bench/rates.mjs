@@ -1,5 +1,5 @@
-// The CPU's kernels beside what this machine can do, in turn in one process: experts of one token beside the read bandwidth, experts of a prompt
-// beside the int8 peak, and a plain matrix beside one split along K, which the arithmetic contract does not allow.
+// The CPU's kernels beside what this machine can do, in turn in one process: experts of one token and of four beside the read bandwidth, experts
+// of a prompt beside the int8 peak, and a plain matrix beside one split along K, which the arithmetic contract does not allow.
 //   npm run bench:rates                 Q4_0, a quarter of a layer's experts, three rounds
 //   npm run bench:rates -- --full       64 experts in four layers, nine rounds, every type
 // Also --types Q4_0,Q8_0 --threads N --rounds N --isa NAME.
@@ -43,6 +43,7 @@ for (const type of types) {
   const figures = {
     bandwidth: of((s) => s.bandwidth),
     gemv: of((s) => s.expertGemv / s.bandwidth),
+    few: of((s) => s.expertFew / s.bandwidth),
     peak: of((s) => s.int8Peak),
     gemm: of((s) => s.expertGemm / s.int8Peak),
     priceGemv: samples[0].splitGemv ? of((s) => s.gemv / s.splitGemv) : undefined,
@@ -57,6 +58,7 @@ for (const type of types) {
     type,
     showSpread(figures.bandwidth),
     showSpread(figures.gemv),
+    showSpread(figures.few),
     ...(samples[0].int8Peak ? [showSpread(figures.peak), showSpread(figures.gemm)] : ['-', '-']),
     showSpread(figures.priceGemv),
     showSpread(figures.priceGemm)
@@ -67,6 +69,7 @@ printTable(
     'type',
     'read GB/s',
     'experts of 1 token ÷ that',
+    'of 4 tokens',
     'int8 peak Gop/s',
     'experts of 512 tokens ÷ that',
     'matrix × 1 token ÷ split',

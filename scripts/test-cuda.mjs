@@ -2,7 +2,8 @@
 //   npm run test:cuda                   compiled by nvcc for every architecture, run on this machine's GPU
 //   npm run test:cuda -- --emulated     compiled for the host under the emulation and the sanitizers, run here
 // Without nvcc the first says that it is skipped; without a GPU it compiles only. Builds stay in build-cuda-test, build-cuda-emulated, build-cmake.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -70,9 +71,15 @@ if (!existsSync(join(root, 'dist'))) run('npm', 'run', 'build:lib')
 run(process.execPath, 'scripts/cuda-cases.mjs', cases)
 if (emulated) {
   process.env.ASAN_OPTIONS = 'detect_stack_use_after_return=0:detect_leaks=1'
-  run(join(build, 'cuda_self_test'), cases)
-  console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
+  // One thread, while the addon is compiled.
+  const ended = once(spawn(join(build, 'cuda_self_test'), [cases], { cwd: root, stdio: 'inherit' }), 'exit')
   run(process.execPath, 'scripts/build-cuda.mjs', '--sanitized')
+  const [status, signal] = await ended
+  if (status !== 0) {
+    console.error(`the self-test: ${signal ?? `exit code ${status}`}`)
+    process.exit(1)
+  }
+  console.log('the kernels, compiled for the host, agree with the naive references under AddressSanitizer and UBSan')
   const addon = { TIERED_MOE_CUDA_ADDON: join(root, 'build-cmake/Release/tiered_moe_cuda.node') }
   // Threads, blocks and streams in a shuffled order.
   const shuffled = { ...addon, TIERED_MOE_EMULATED_SEED: '7' }
