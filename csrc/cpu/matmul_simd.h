@@ -88,8 +88,9 @@ inline ReadAhead ahead_in_stream(const uint8_t* w, size_t bytes, size_t steps, c
 
 /** For tile `tile` of the `tiles` that use the same weights: its share of the `bytes` at `next`, null = nothing. */
 inline ReadAhead ahead_in_share(const uint8_t* next, size_t bytes, size_t steps, size_t tile, size_t tiles) {
+    if (!next) return {nullptr, 0};
     const size_t lines = bytes / ReadAhead::kLine, rate = ((lines << 16) + tiles * steps - 1) / (tiles * steps);
-    return {next + lines * tile / tiles * ReadAhead::kLine, next ? rate : 0};
+    return {next + lines * tile / tiles * ReadAhead::kLine, rate};
 }
 
 /** runs[R - 1][T - 1]: what computes a tile. */
