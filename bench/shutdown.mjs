@@ -78,12 +78,17 @@ const report = []
 for (const which of cases) {
   const times = []
   const counts = { accepted: 0, finished: 0, failed: 0, refused: 0, unanswered: 0 }
-  for (let i = 0; i < runs; i++) {
+  for (let i = 0, late = 0; i < runs; i++) {
     const { code, ms, lines } = await run(which)
-    times.push(ms)
     const ids = (word) => lines.filter(([first]) => first === word).map(([, id]) => id)
     const ended = new Set([...ids('finished'), ...ids('failed')])
     const unanswered = ids('accepted').filter((id) => !ended.has(id)).length
+    // Drained before its second signal came, as the first alone has it: once more.
+    if (which.signals.length > 1 && code === 0 && unanswered === 0 && late++ < 10) {
+      i--
+      continue
+    }
+    times.push(ms)
     for (const word of ['accepted', 'finished', 'failed', 'refused']) counts[word] += ids(word).length
     counts.unanswered += unanswered
     if (code !== which.exit) problems.push(`${which.name}: exit ${code}, not ${which.exit}`)
