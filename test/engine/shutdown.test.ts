@@ -182,7 +182,12 @@ t.test('a second signal ends it at once', async (t) => {
     ['SIGINT', 130],
     ['SIGTERM', 143]
   ] as const) {
-    const ended = await underLoad(600_000, 250, ['SIGTERM', signal])
+    let ended = await underLoad(600_000, 250, ['SIGTERM', signal])
+    // Drained before the second signal came, as the first alone has it: once more.
+    for (let late = 0; ended.code === 0 && late < 10; late++) {
+      t.same(idsOf(ended, 'finished'), idsOf(ended, 'accepted'))
+      ended = await underLoad(600_000, 250, ['SIGTERM', signal])
+    }
     t.equal(ended.code, exit)
     t.ok(idsOf(ended, 'finished', 'failed').length < idsOf(ended, 'accepted').length, 'nobody waited')
   }
