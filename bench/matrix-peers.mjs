@@ -1,6 +1,7 @@
 // What bench/matrix.mjs measures in child processes, one run each: this package, and llama.cpp by its own programs and through node-llama-cpp.
 // A request is `{ path, threads, sizes: { prompt, decode, depths, sequences, shortPrompt } }`.
 import { spawn } from 'node:child_process'
+import { rmSync } from 'node:fs'
 import { lastLine } from './children.mjs'
 import { runChild, runNodePeer, runSteps, stepsArguments } from './peers.mjs'
 
@@ -9,12 +10,12 @@ const larger = (a, b) => (b === undefined || a > b ? a : b)
 /** This package: measure-steps' `speed`. */
 export const measureOwn = ({ path, threads, sizes }) => runSteps('speed', path, { ...sizes, threads })
 
-/** llama-bench: the better of flash attention on and off in each figure. */
+/** llama-bench: the better of flash attention on and off in each figure; the deepest is measureDeep's. */
 export async function measureLlamaBench(program, { path, threads, sizes }) {
   const figures = { decodeAt: {} }
   const fixed = ['-m', path, ...`-t ${threads} -n ${sizes.decode} -fa on,off -r 1 -o json`.split(' ')]
   // What comes before a depth warms the weights up as well.
-  const deep = `--no-warmup -p 0 -d ${sizes.depths.filter((depth) => depth > 0)}`
+  const deep = `--no-warmup -p 0 -d ${sizes.depths.slice(0, -1).filter((depth) => depth > 0)}`
   for (const rest of [`-p ${sizes.prompt}`, deep]) {
     const { output } = await runChild(program, [...fixed, ...rest.split(' ')])
     for (const { avg_ts: rate, n_prompt: prompt, n_depth: depth } of JSON.parse(output)) {
@@ -23,6 +24,25 @@ export async function measureLlamaBench(program, { path, threads, sizes }) {
     }
   }
   return figures
+}
+
+const flashForms = [1, 0]
+const statePath = (path, depth, flash) => `${path}.${depth}-${flash ? 'flash' : 'plain'}.state`
+
+/** llama.cpp at the deepest of the depths, the better of flash attention on and off: bench/peer_deep.cpp. */
+export async function measureDeep(program, { path, threads, sizes: { depths, decode } }) {
+  const depth = depths.at(-1)
+  let rate
+  for (const flash of flashForms) {
+    const args = [path, depth, decode, threads, flash, statePath(path, depth, flash)]
+    rate = larger(lastLine((await runChild(program, args.map(String))).output).rate, rate)
+  }
+  return { decodeAt: { [depth]: rate } }
+}
+
+/** Removes what measureDeep keeps beside a model's file. */
+export function removeStates(path, { depths }) {
+  for (const flash of flashForms) rmSync(statePath(path, depths.at(-1), flash), { force: true })
 }
 
 /** llama-batched-bench: sequences that each get one token a step, after a short prompt. */

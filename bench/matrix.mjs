@@ -5,7 +5,8 @@
 //   … --files olmoe-q4_0,qwen3-q8_0 --threads 2 --rounds 3      some of it
 //   … --show                                                     what has been measured, of whatever code
 //   … --pictures                                                 writes the README's picture into docs/pictures
-// With --full each round of a cell is written as it ends (.bench/cells/), so that an interrupted run goes on; rounds of other code do not count.
+// With --full each round of a cell is written as it ends (bench/matrix/, what the README's picture shows), so that an interrupted run goes on; rounds of
+// other code, or of another processor, do not count.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,7 +22,16 @@ import {
   summarise,
   writeReport
 } from './harness.mjs'
-import { firstOwn, firstPeer, measureBatched, measureLlamaBench, measureNode, measureOwn } from './matrix-peers.mjs'
+import {
+  firstOwn,
+  firstPeer,
+  measureBatched,
+  measureDeep,
+  measureLlamaBench,
+  measureNode,
+  measureOwn,
+  removeStates
+} from './matrix-peers.mjs'
 import { syntheticModel } from './models.mjs'
 import { hasNodePeer, mayRunRealtime } from './peers.mjs'
 import { groupedBars } from './plot.mjs'
@@ -41,13 +51,11 @@ const large = {
     'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 }
   },
   sizes: { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 },
-  deepRounds: 3, // the deepest takes llama.cpp minutes
   threads: [2, 1]
 }
 const small = {
   files: { 'small-q4_0': { shape: { preset: 'tiny' }, type: 'Q4_0', rounds: 1, repacks: true, decode: 1.1 } },
   sizes: { prompt: 64, decode: 16, depths: [0, 64, 256], sequences: 4, shortPrompt: 8, attempts: 1 },
-  deepRounds: 1,
   threads: [2]
 }
 
@@ -63,7 +71,7 @@ const { values: options } = parseArgs({
     keep: { type: 'boolean', default: false }
   }
 })
-const { files, sizes, deepRounds, ...defaults } = options.full ? large : small
+const { files, sizes, ...defaults } = options.full ? large : small
 const names = options.files?.split(',') ?? Object.keys(files)
 const threadCounts = options.threads?.split(',').map(Number) ?? defaults.threads
 const unknown = names.find((name) => !files[name])
@@ -75,23 +83,25 @@ printEnvironment(stamp)
 function codeNow() {
   if (!options.full || options.show) return undefined
   const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
-  const parts = ['csrc', 'bench/measure-steps.mjs', 'bench/matrix-peers.mjs']
+  const measuring = ['measure-steps.mjs', 'matrix-peers.mjs', 'peer_deep.cpp', 'peer_first.cpp']
+  const parts = ['csrc/core', 'csrc/cpu', 'csrc/quant', ...measuring.map((name) => `bench/${name}`)]
   if (git('status', '--porcelain', ...parts)) throw new Error(`commit the changes of ${parts.join(', ')} first`)
   return parts.map((part) => git('rev-parse', '--short', `HEAD:${part}`)).join(' ')
 }
 const code = codeNow()
-const folder = join(outputFolder, 'cells')
+const folder = options.full ? join(root, 'bench', 'matrix') : join(outputFolder, 'cells')
 mkdirSync(folder, { recursive: true })
 const cellPath = (name, threads) => join(folder, `${name}-${threads}t.json`)
 function roundsOf(name, threads) {
   const path = cellPath(name, threads)
   const rounds = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')).rounds : []
-  return options.show ? rounds : rounds.filter((round) => code !== undefined && round.code === code)
+  if (options.show) return rounds
+  return rounds.filter((round) => code !== undefined && round.code === code && round.cpu === stamp.cpu)
 }
 
 /** One round: every contender once, in an order that turns with each round. */
 async function round(index, request, peers) {
-  const figures = { commit: stamp.commit, code, date: new Date().toISOString(), peers: {} }
+  const figures = { commit: stamp.commit, code, cpu: stamp.cpu, date: new Date().toISOString(), peers: {} }
   const turns = [
     async () => {
       figures.own = await measureOwn(request)
@@ -111,6 +121,7 @@ async function measure(name, threads, path) {
   const peers = {
     ...(source && {
       'llama-bench': (request) => measureLlamaBench(bin('llama-bench'), request),
+      'llama.cpp, deepest': (request) => measureDeep(compiled('peer_deep', source), request),
       'llama-batched-bench': (request) => measureBatched(bin('llama-batched-bench'), request),
       'its first token': (request) => firstPeer(compiled('peer_first', source), request)
     }),
@@ -119,8 +130,7 @@ async function measure(name, threads, path) {
   }
   const rounds = roundsOf(name, threads)
   while (rounds.length < Number(options.rounds ?? files[name].rounds)) {
-    const depths = sizes.depths.slice(0, rounds.length < deepRounds ? undefined : -1)
-    rounds.push(await round(rounds.length, { path, threads, sizes: { ...sizes, depths } }, peers))
+    rounds.push(await round(rounds.length, { path, threads, sizes }, peers))
     const cell = { name, threads, environment: stamp, rounds }
     writeFileSync(cellPath(name, threads), `${JSON.stringify(cell, null, 1)}\n`)
   }
@@ -149,12 +159,10 @@ function judged(name, threads, rounds) {
   const [shallow, middle, deep] = sizes.depths
   const leastAt = { [shallow]: decode, [middle]: 1.3, [deep]: 2 }
   const ofCeiling = (depth) =>
-    rounds
-      .filter(({ own }) => own.decodeAt[depth])
-      .map(({ own: { decodeAt, weightBytes, kvBytes } }) => {
-        const { rate, bandwidth } = decodeAt[depth]
-        return (rate * (weightBytes + kvBytes * (depth + sizes.decode / 2))) / bandwidth
-      })
+    rounds.map(({ own: { decodeAt, weightBytes, kvBytes } }) => {
+      const { rate, bandwidth } = decodeAt[depth]
+      return (rate * (weightBytes + kvBytes * (depth + sizes.decode / 2))) / bandwidth
+    })
   const ofPeer = (what, own, peer, least) => ({
     what,
     values: ratios(rounds, own, peer),
@@ -242,7 +250,10 @@ for (const name of names) {
     print(name, threads, rounds, figures)
     bars.get(threads).push({ name, figures: figures.filter(({ bar }) => bar) })
   }
-  if (path && !options.keep) rmSync(path)
+  if (path && !options.keep) {
+    rmSync(path)
+    removeStates(path, sizes)
+  }
 }
 
 for (const [threads, cells] of bars) {

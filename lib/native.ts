@@ -131,6 +131,8 @@ export interface NativeAddon {
   stepBytes(plan: Plan, maxBatchTokens: number, threads: number): number
   /** CRC-32C of bytes (a Buffer too); `crc` continues an earlier call. */
   crc32c(bytes: Uint8Array, crc?: number): number
+  /** From the first of some bytes to the first that begins a cache line (of 64), in bytes: 0 to 63. */
+  bytesToLine(bytes: Uint8Array): number
   openGguf(path: string): Promise<NativeGguf>
   /** A model whose tensors lie in the files of a folder. The errors of openGguf; VALIDATION_ERROR where header and places do not belong together. */
   openGathered(path: string, gathered: GatheredFiles): Promise<NativeGguf>

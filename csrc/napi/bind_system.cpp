@@ -130,6 +130,17 @@ Status checksum(Call& call, napi_value& result) {
     return {};
 }
 
+constexpr uint64_t kLineBytes = 64;
+
+/** bytesToLine(bytes): from the first of them to the first that begins a cache line. */
+Status bytes_to_line(Call& call, napi_value& result) {
+    ArrayView bytes;
+    TMOE_RETURN_IF_ERROR(read_typed_array(call.env, call.args[0], "bytes", napi_uint8_array, 0, bytes));
+    const uint64_t at = reinterpret_cast<uintptr_t>(bytes.data);
+    result = js_number(call.env, static_cast<double>(round_up(at, kLineBytes) - at));
+    return {};
+}
+
 Status create_cancel(Call& call, napi_value& result) {
     return wrap(call.environment, std::make_unique<CancelHandle>(call.env), result);
 }
@@ -167,6 +178,7 @@ napi_status bind_system(Environment& environment, napi_value exports) {
         {"reserveMemory", throwing<reserve_memory>},
         {"createCancel", throwing<create_cancel>},
         {"crc32c", throwing<checksum>},
+        {"bytesToLine", throwing<bytes_to_line>},
         {"tryLockFile", throwing<try_lock_file>},
         {"openFileLimit", throwing<read_open_file_limit>},
     };

@@ -4,6 +4,7 @@ import { reading, validationError } from '../validation.js'
 import { preparePack, prepareRouter, prepareSelectionBias } from './calls.js'
 import type { Matrix } from './requests.js'
 
+/** What these return begins at a cache line within a buffer that is a little larger. */
 export interface Packing {
   /** Repacks a matrix, or several experts' one after another, from the file's layout into the kernels'. */
   pack(matrix: Matrix, experts?: number): Matrix

@@ -1,6 +1,7 @@
 // Prepared calls give what plain calls give, from what the arrays hold when they run; arrays that are gone and wrong arguments are typed errors.
 import t from 'tap'
 import { openBackend } from '../../lib/kernels.js'
+import { native } from '../../lib/native.js'
 import { floats, stream } from './values.js'
 
 const backend = openBackend('cpu', { threads: 1 })
@@ -149,4 +150,19 @@ t.test('after dispose every run is refused', (t) => {
   short.dispose()
   t.throws(run, { code: 'VALIDATION_ERROR', message: /disposed/ })
   t.end()
+})
+
+t.test('packed weights begin at a cache line, whatever was allocated before them', async (test) => {
+  for (let i = 0; i < 20; i++) {
+    const { route, matmul } = layer()
+    const places = [route.router, matmul.gate.data, matmul.down.data].map(({ buffer, byteOffset, byteLength }) =>
+      native().bytesToLine(new Uint8Array(buffer, byteOffset, byteLength))
+    )
+    test.same(places, [0, 0, 0])
+  }
+  const bytes = new Uint8Array(128)
+  const next = native().bytesToLine(bytes)
+  test.equal(native().bytesToLine(bytes.subarray(next + 1)), 63)
+  // @ts-expect-error: the addon checks what it is given
+  test.throws(() => native().bytesToLine('bytes'), { code: 'VALIDATION_ERROR' })
 })
