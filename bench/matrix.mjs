@@ -32,14 +32,17 @@ import {
   measureOwn,
   removeStates
 } from './matrix-peers.mjs'
-import { syntheticModel } from './models.mjs'
+import { syntheticModel, trainedModel } from './models.mjs'
 import { hasNodePeer, mayRunRealtime } from './peers.mjs'
 import { groupedBars } from './plot.mjs'
 import { compiled } from './programs.mjs'
 
 const olmoe = { preset: 'olmoe-1b-7b', 'n-ctx': 8192 }
 const qwen3 = { preset: 'qwen3-30b-a3b', 'n-layer': 12 }
-/** `repacks`: llama.cpp does so with this type, which costs it memory and time at the start. `decode`: at least so many times as fast at depth 0. */
+/**
+ * `repacks`: llama.cpp does so with this type, which costs it memory and time at the start. `decode`: at least so many times as fast at depth 0.
+ * `trained`: the small trained model with weights of that type, beside node-llama-cpp alone: `overNode` times as fast in decoding, at least.
+ */
 const large = {
   files: {
     'olmoe-q4_0': { shape: olmoe, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
@@ -48,7 +51,13 @@ const large = {
     'qwen3-q4_0': { shape: qwen3, type: 'Q4_0', rounds: 7, repacks: true, decode: 1.1 },
     'qwen3-q8_0': { shape: qwen3, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
     'qwen3-q4_k_m': { shape: qwen3, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
-    'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 }
+    'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 },
+    'tiny-f32': {
+      trained: 'f32',
+      rounds: 3,
+      overNode: 5,
+      sizes: { prompt: 128, decode: 64, depths: [0, 128], sequences: 8, shortPrompt: 16 }
+    }
   },
   sizes: { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 },
   threads: [2, 1]
@@ -115,8 +124,14 @@ async function round(index, request, peers) {
   return figures
 }
 
+const modelOf = async (name) => {
+  const { trained, shape, type } = files[name]
+  return trained ? (await trainedModel(trained)).path : syntheticModel(`matrix-${name}.gguf`, { ...shape, type })
+}
+const sizesOf = (name) => files[name].sizes ?? sizes
+
 async function measure(name, threads, path) {
-  const source = options['peer-source']
+  const source = files[name].trained ? undefined : options['peer-source']
   const bin = (program) => join(source, 'build', 'bin', program)
   const peers = {
     ...(source && {
@@ -130,31 +145,50 @@ async function measure(name, threads, path) {
   }
   const rounds = roundsOf(name, threads)
   while (rounds.length < Number(options.rounds ?? files[name].rounds)) {
-    rounds.push(await round(rounds.length, { path, threads, sizes }, peers))
+    rounds.push(await round(rounds.length, { path, threads, sizes: sizesOf(name) }, peers))
     const cell = { name, threads, environment: stamp, rounds }
     writeFileSync(cellPath(name, threads), `${JSON.stringify(cell, null, 1)}\n`)
   }
   return rounds
 }
 
-/** Our figure over the best of llama.cpp's, of each round that has both. */
-function ratios(rounds, own, peer) {
+/** Our figure over the best of some of llama.cpp's forms, of each round that has both. */
+function ratios(rounds, own, peer, forms) {
   return rounds
-    .map(
-      (one) =>
-        own(one) /
-        Math.max(
-          ...Object.values(one.peers)
-            .map((figures) => peer(figures) ?? Number.NaN)
-            .filter(Boolean)
-        )
-    )
+    .map((one) => {
+      const figures = forms ? forms.map((form) => one.peers[form]).filter(Boolean) : Object.values(one.peers)
+      return own(one) / Math.max(...figures.map((figure) => peer(figure) ?? Number.NaN).filter(Boolean))
+    })
     .filter((ratio) => ratio > 0 && Number.isFinite(ratio))
+}
+
+/** What node-llama-cpp's users have without a setting, at its two depths; expected of one file only. */
+function besideNode(name, rounds) {
+  const { prompt } = sizesOf(name)
+  const row = (what, own, peer, least) => ({
+    what: `${what}, over node-llama-cpp's default`,
+    values: ratios(rounds, own, peer, ['node-llama-cpp']),
+    least
+  })
+  const decoding = (depth) =>
+    row(
+      `decode at ${depth}`,
+      ({ own }) => own.decodeAt[depth]?.rate,
+      ({ decodeAt }) => decodeAt[depth],
+      files[name].overNode
+    )
+  const prefill = row(
+    `prefill of ${prompt}`,
+    ({ own }) => own.prefill,
+    (figures) => figures.prefill
+  )
+  return [prefill, decoding(0), decoding(prompt)]
 }
 
 /** What is asked of a cell: `{ what, values of the rounds, least or most, bar: in the picture }`. */
 function judged(name, threads, rounds) {
-  const { decode, repacks } = files[name]
+  const { decode, repacks, trained } = files[name]
+  if (trained) return besideNode(name, rounds)
   const share = threads === 1 ? 0.9 : 1
   const [shallow, middle, deep] = sizes.depths
   const leastAt = { [shallow]: decode, [middle]: 1.3, [deep]: 2 }
@@ -209,17 +243,21 @@ function judged(name, threads, rounds) {
       what: 'peak memory less cache',
       values: peerFirst.map((one) => less(one.first, one) / less(one.peers['its first token'], one)),
       most: repacks ? 0.65 : 1.1
-    }
+    },
+    ...besideNode(name, rounds)
   ]
 }
+
+const isKept = ({ least, most }, { median }) => (least ? median >= least : most ? median <= most : undefined)
 
 function print(name, threads, rounds, figures) {
   console.log(`\n${name}, ${threads} threads, ${rounds.length} rounds`)
   printTable(
     ['', 'ratio, or share', ...(options.full ? ['expected', ''] : [])],
     figures.map(({ what, spread, least, most, kept }) => {
-      const expected = least ? `at least ${least.toFixed(2)}` : `at most ${most.toFixed(2)}`
-      return [what, showSpread(spread), ...(options.full ? [expected, kept ? 'kept' : 'MISSED'] : [])]
+      const expected = least ? `at least ${least.toFixed(2)}` : most ? `at most ${most.toFixed(2)}` : ''
+      const judgement = kept === undefined ? '' : kept ? 'kept' : 'MISSED'
+      return [what, showSpread(spread), ...(options.full ? [expected, judgement] : [])]
     })
   )
   const { own, first } = rounds.at(-1)
@@ -235,8 +273,7 @@ function print(name, threads, rounds, figures) {
 let missed = 0
 const bars = new Map(threadCounts.map((threads) => [threads, []]))
 for (const name of names) {
-  const { shape, type } = files[name]
-  const path = options.show ? undefined : await syntheticModel(`matrix-${name}.gguf`, { ...shape, type })
+  const path = options.show ? undefined : await modelOf(name)
   for (const threads of threadCounts) {
     const rounds = path ? await measure(name, threads, path) : roundsOf(name, threads)
     if (rounds.length === 0) continue
@@ -244,13 +281,14 @@ for (const name of names) {
       .filter(({ values }) => values.length > 0)
       .map((figure) => {
         const spread = summarise(figure.values)
-        return { ...figure, spread, kept: figure.least ? spread.median >= figure.least : spread.median <= figure.most }
+        return { ...figure, spread, kept: isKept(figure, spread) }
       })
-    missed += figures.filter(({ kept }) => !kept).length
+    missed += figures.filter(({ kept }) => kept === false).length
     print(name, threads, rounds, figures)
-    bars.get(threads).push({ name, figures: figures.filter(({ bar }) => bar) })
+    const inPicture = figures.filter(({ bar }) => bar)
+    if (inPicture.length > 0) bars.get(threads).push({ name, figures: inPicture })
   }
-  if (path && !options.keep) {
+  if (path && !files[name].trained && !options.keep) {
     rmSync(path)
     removeStates(path, sizes)
   }

@@ -75,7 +75,10 @@ template <class Kv, size_t R> TMOE_FLATTEN __attribute__((noinline)) void score_
     }
 }
 
-/** Adds positions [from, to) of one page to out lanes [d, d + 16·N) of R rows, the first of which is `row`. `next`: as score_blocks has it, or null. */
+/**
+ * Adds positions [from, to) of one page to out lanes [d, d + 16·N) of R rows, the first of which is `row`. `next`: as score_blocks has it, or null;
+ * its same lanes are asked for, so that each pass over a page asks for its share of the next.
+ */
 template <class Kv, size_t R, size_t N>
 TMOE_FLATTEN __attribute__((noinline)) void add_values(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
     const size_t row_bytes = t.value_dim * Kv::kBytes, left = t.value_dim - d, offset = from % kKvPage * row_bytes;
@@ -87,7 +90,7 @@ TMOE_FLATTEN __attribute__((noinline)) void add_values(const AttendTile& t, size
     });
     for (size_t position = from; position < to; position++, value += row_bytes) {
         if (next) {
-            for (size_t line = 0; line < row_bytes; line += 64) prefetch_line(next + offset + (position - from) * row_bytes + line);
+            for (size_t line = 0; line < 16 * N * Kv::kBytes; line += 64) prefetch_line(next + offset + (position - from) * row_bytes + d * Kv::kBytes + line);
         }
         Vec::F v[N];
         repeat<N>([&](auto n) { v[n] = N > 1 || left >= 16 ? Kv::load(value + 16 * n * Kv::kBytes) : Kv::load_part(value, left); });
@@ -109,7 +112,6 @@ template <class Kv, size_t R, size_t N>
 inline void add_lanes(const AttendTile& t, size_t row, size_t d, size_t from, size_t to, const uint8_t* next) {
     for (; d + 16 * N <= t.value_dim || (N == 1 && d < t.value_dim); d += 16 * N) {
         add_values<Kv, R, N>(t, row, d, from, to, next);
-        next = nullptr;
     }
     if constexpr (N > 1) add_lanes<Kv, R, N == 8 ? 4 : 1>(t, row, d, from, to, next);
 }
