@@ -163,7 +163,7 @@ function ratios(rounds, own, peer, forms) {
 }
 
 /** What node-llama-cpp's users have without a setting, at its two depths; expected of one file only. */
-function besideNode(name, rounds) {
+function besideNode(name, rounds, share) {
   const { prompt } = sizesOf(name)
   const row = (what, own, peer, least) => ({
     what: `${what}, over node-llama-cpp's default`,
@@ -175,7 +175,7 @@ function besideNode(name, rounds) {
       `decode at ${depth}`,
       ({ own }) => own.decodeAt[depth]?.rate,
       ({ decodeAt }) => decodeAt[depth],
-      files[name].overNode
+      files[name].overNode && files[name].overNode * share
     )
   const prefill = row(
     `prefill of ${prompt}`,
@@ -188,8 +188,8 @@ function besideNode(name, rounds) {
 /** What is asked of a cell: `{ what, values of the rounds, least or most, bar: in the picture }`. */
 function judged(name, threads, rounds) {
   const { decode, repacks, trained } = files[name]
-  if (trained) return besideNode(name, rounds)
   const share = threads === 1 ? 0.9 : 1
+  if (trained) return besideNode(name, rounds, share)
   const [shallow, middle, deep] = sizes.depths
   const leastAt = { [shallow]: decode, [middle]: 1.3, [deep]: 2 }
   const ofCeiling = (depth) =>
@@ -244,7 +244,7 @@ function judged(name, threads, rounds) {
       values: peerFirst.map((one) => less(one.first, one) / less(one.peers['its first token'], one)),
       most: repacks ? 0.65 : 1.1
     },
-    ...besideNode(name, rounds)
+    ...besideNode(name, rounds, share)
   ]
 }
 
