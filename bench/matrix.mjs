@@ -108,6 +108,10 @@ function roundsOf(name, threads) {
   return rounds.filter((round) => code !== undefined && round.code === code && round.cpu === stamp.cpu)
 }
 
+/** A cell's JSON, a line for each round. */
+const cellText = (head, rounds) =>
+  `${JSON.stringify(head).slice(0, -1)},"rounds":[\n${rounds.map((one) => JSON.stringify(one)).join(',\n')}\n]}\n`
+
 /** One round: every contender once, in an order that turns with each round. */
 async function round(index, request, peers) {
   const figures = { commit: stamp.commit, code, cpu: stamp.cpu, date: new Date().toISOString(), peers: {} }
@@ -146,8 +150,7 @@ async function measure(name, threads, path) {
   const rounds = roundsOf(name, threads)
   while (rounds.length < Number(options.rounds ?? files[name].rounds)) {
     rounds.push(await round(rounds.length, { path, threads, sizes: sizesOf(name) }, peers))
-    const cell = { name, threads, environment: stamp, rounds }
-    writeFileSync(cellPath(name, threads), `${JSON.stringify(cell, null, 1)}\n`)
+    writeFileSync(cellPath(name, threads), cellText({ name, threads, environment: stamp }, rounds))
   }
   return rounds
 }

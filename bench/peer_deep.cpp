@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -35,7 +36,8 @@ bool fill(llama_context* context, std::vector<llama_token> tokens, const char* p
         if (llama_decode(context, llama_batch_get_one(tokens.data() + i, static_cast<int32_t>(step))) != 0) return false;
     }
     llama_synchronize(context);
-    return llama_state_save_file(context, path, tokens.data(), tokens.size());
+    const std::string part = std::string(path) + ".part";   // a run that is cut short leaves no half of it under its name
+    return llama_state_save_file(context, part.c_str(), tokens.data(), tokens.size()) && rename(part.c_str(), path) == 0;
 }
 
 }  // namespace
