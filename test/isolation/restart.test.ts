@@ -44,6 +44,18 @@ function say(engine: Engine, message: object, index = 0) {
 /** Until it serves again after `restarts` restarts. */
 const back = (engine: Engine, index = 0, restarts = 1) =>
   until(() => isReady(engine, index) && engine.workers()[index]!.restarts >= restarts)
+const whole = { model, tokens: new Int32Array(250).fill(3) }
+/** A forward that ended at its deadline. It takes a few milliseconds: one that a busy machine let finish is tried once more. */
+async function lateForward(engine: Engine): Promise<unknown> {
+  let error: { code?: string } | undefined
+  for (let tries = 0; error?.code !== 'INFERENCE_TIMEOUT' && tries < 50; tries++) {
+    error = await engine.forward(whole, { timeoutMs: 1 }).then(
+      () => undefined,
+      (error) => error
+    )
+  }
+  return error
+}
 const texts = (all: Awaited<ReturnType<typeof items>>) => all.map(({ text }) => text).join('')
 
 t.test('a worker that refused a stream has nothing more to do with it', async (t) => {
@@ -206,10 +218,8 @@ t.test('calls that change nothing are repeated where the channel broke', async (
   )
   t.teardown(() => engine.dispose())
   await engine.loadModel()
-  const whole = { model, tokens: new Int32Array(250).fill(3) }
   const expected = await engine.forward(whole)
-  const late = { code: 'INFERENCE_TIMEOUT', details: { timeout: 1, attempts: undefined } }
-  await t.rejects(engine.forward(whole, { timeoutMs: 1 }), late, 'once')
+  t.match(await lateForward(engine), { details: { timeout: 1, attempts: undefined } }, 'once')
   const again = engine.forward(whole)
   kill(engine, 0, 'SIGUSR2')
   t.same(await again, expected)
@@ -266,10 +276,7 @@ t.test('what callers are at fault for costs no worker its requests', async (t) =
   await engine.loadModel()
   for (let i = 0; i < 6; i++) await t.rejects(engine.thaw(), notFrozen)
   t.ok((await engine.generate(short)).text)
-  const whole = { model, tokens: new Int32Array(250).fill(3) }
-  for (let i = 0; i < 6; i++) {
-    await t.rejects(engine.forward(whole, { timeoutMs: 1 }), { code: 'INFERENCE_TIMEOUT' })
-  }
+  for (let i = 0; i < 6; i++) t.match(await lateForward(engine), { code: 'INFERENCE_TIMEOUT' })
   t.ok((await engine.generate(short)).text)
 })
 
