@@ -39,6 +39,11 @@ import { compiled } from './programs.mjs'
 
 const olmoe = { preset: 'olmoe-1b-7b', 'n-ctx': 8192 }
 const qwen3 = { preset: 'qwen3-30b-a3b', 'n-layer': 12 }
+const tiny = {
+  rounds: 3,
+  overNode: 5,
+  sizes: { prompt: 128, decode: 64, depths: [0, 128], sequences: 8, shortPrompt: 16 }
+}
 /**
  * `repacks`: llama.cpp does so with this type, which costs it memory and time at the start. `decode`: at least so many times as fast at depth 0.
  * `trained`: the small trained model with weights of that type, beside node-llama-cpp alone: `overNode` times as fast in decoding, at least.
@@ -52,12 +57,8 @@ const large = {
     'qwen3-q8_0': { shape: qwen3, type: 'Q8_0', rounds: 3, repacks: false, decode: 1 },
     'qwen3-q4_k_m': { shape: qwen3, type: 'Q4_K_M', rounds: 3, repacks: true, decode: 1.3 },
     'qwen3-mxfp4': { shape: qwen3, type: 'MXFP4', rounds: 3, repacks: true, decode: 1.1 },
-    'tiny-f32': {
-      trained: 'f32',
-      rounds: 3,
-      overNode: 5,
-      sizes: { prompt: 128, decode: 64, depths: [0, 128], sequences: 8, shortPrompt: 16 }
-    }
+    'tiny-f32': { trained: 'f32', ...tiny },
+    'tiny-q8_0': { trained: 'q8_0', ...tiny }
   },
   sizes: { prompt: 512, decode: 64, depths: [0, 512, 4096], sequences: 8, shortPrompt: 16 },
   threads: [2, 1]

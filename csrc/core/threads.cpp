@@ -23,6 +23,7 @@ namespace tmoe {
 namespace {
 
 constexpr int kSpins = 4000;      // pauses before a waiting thread gives its core away
+constexpr int kYield = 64;        // pauses after which it lets others run
 constexpr uint64_t kField = 32;   // bits of the item and of the count in a ticket
 constexpr uint64_t kMask = (uint64_t{1} << kField) - 1;
 
@@ -127,7 +128,7 @@ struct ThreadPool::State {
             if (burst.load(std::memory_order_relaxed) && next_reads[worker].ask()) continue;
             pause();
             if (++idle < kSpins) {
-                if (idle % 64 == 0 && !burst.load(std::memory_order_relaxed)) std::this_thread::yield();
+                if (idle % kYield == 0 && !burst.load(std::memory_order_relaxed)) std::this_thread::yield();
                 continue;
             }
             idle = 0;
@@ -222,16 +223,23 @@ struct JobQueue::State {
     std::condition_variable wake;
     std::deque<std::function<void()>> jobs;
     bool closed = false;
+    std::atomic<bool> news{false};   // there is a job, or it is closed
 
     void work() {
         for (;;) {
             std::function<void()> job;
+            // The next step of a sequence comes soon after the one before; to fall asleep and be woken takes longer than that.
+            for (int spins = 1; spins < kSpins && !news.load(std::memory_order_relaxed); spins++) {
+                pause();
+                if (spins % kYield == 0) std::this_thread::yield();
+            }
             {
                 std::unique_lock<std::mutex> lock(mutex);
                 wake.wait(lock, [&] { return closed || !jobs.empty(); });
                 if (jobs.empty()) return;
                 job = std::move(jobs.front());
                 jobs.pop_front();
+                news = closed || !jobs.empty();
             }
             job();
         }
@@ -251,6 +259,7 @@ bool JobQueue::submit(std::function<void()> job) {
         std::lock_guard<std::mutex> lock(state_->mutex);
         if (state_->closed) return false;
         state_->jobs.push_back(std::move(job));
+        state_->news = true;
     }
     state_->wake.notify_one();
     return true;
@@ -261,6 +270,7 @@ void JobQueue::close() {
     {
         std::lock_guard<std::mutex> lock(state_->mutex);
         state_->closed = true;
+        state_->news = true;
     }
     state_->wake.notify_one();
 }

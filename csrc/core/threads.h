@@ -71,8 +71,8 @@ class ThreadPool {
 };
 
 /**
- * A thread with a queue: jobs run one after another, in order. Closing (also by destruction) never waits: the current job
- * and the queued ones still run, then the thread ends.
+ * A thread with a queue: jobs run one after another, in order; it spins for a moment after each before it sleeps. Closing (also by destruction)
+ * never waits: the current job and the queued ones still run, then the thread ends.
  */
 class JobQueue {
   public:

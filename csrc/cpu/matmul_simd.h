@@ -2,9 +2,12 @@
 //
 // Every output element is one chain in column order (one fma per column of float weights, one per block of quantised ones),
 // whatever the size of the tile, so that the number of tokens changes speed and never bits.
-// A tile has Vec::kTileGroups groups and at most Vec::kTileTokens tokens: what is loaded of one is used for all of the other.
+// A tile has Vec::kTileGroups groups and at most Vec::kTileTokens tokens (stream_groups for few tokens): what is loaded of one is used for all
+// of the other.
 // The blocks of each quantised type: matmul_blocks_simd.h, and matmul_superblocks_simd.h for those of 256 columns.
 #pragma once
+#include <algorithm>
+
 #include "cpu/matmul_superblocks_simd.h"
 
 namespace tmoe {
@@ -18,12 +21,14 @@ template <size_t R, size_t T> struct FloatTile {
 };
 template <class Input, size_t R, size_t T> using TileOf = std::conditional_t<std::is_same_v<Input, float>, FloatTile<R, T>, Tile<R, T>>;
 
-/** Weights that are not quantised. B gives load. */
+/** Weights that are not quantised. B gives load. Where a tile asks for nothing else (no rate) it asks for what comes next of its own. */
 template <class B> struct FloatColumns {
     using Input = float;
+    static constexpr size_t kAhead = 24;   // lines of each group
     template <size_t R, size_t T> static inline void run(const uint8_t* w, size_t columns, const FloatTile<R, T>& tile, Vec::F* acc) {
         for (size_t c = 0; c < columns; c++, w += B::kBytes) {
-            tile.ahead.ask(c);
+            if (tile.ahead.rate) tile.ahead.ask(c);
+            else if (c * B::kBytes % ReadAhead::kLine == 0) repeat<R>([&](auto r) { prefetch_passing(w + r * tile.next + kAhead * ReadAhead::kLine); });
             Vec::F weights[R];
             repeat<R>([&](auto r) { weights[r] = B::load(w + r * tile.next); });
             repeat<T>([&](auto t) {
@@ -79,6 +84,13 @@ inline const ActivationBlock* row_of(const ActivationView& a, size_t row, const 
 /** Up to so many tokens wait for memory all the time. It is fastest in one stream, with a little more under way than is waited for. */
 constexpr size_t kStreamTokens = Vec::kTileTokens < 4 ? Vec::kTileTokens : 4;
 
+/**
+ * Groups that are computed at once where weights pass in a stream: one that is quantised; more of others, whose every column is an fma that
+ * waits for the one before it, four cycles for each 64 bytes of a group.
+ */
+template <class Input> constexpr size_t stream_groups(size_t tokens) { return !std::is_same_v<Input, float> ? 1 : tokens == 1 ? 4 : Vec::kTileGroups; }
+constexpr size_t kMostSums = std::max(stream_groups<float>(1), Vec::kTileGroups * Vec::kTileTokens);
+
 /** For a group whose `bytes` of weights at w are read in a stream; what is asked for after them is at `next`, null = unknown. */
 inline ReadAhead ahead_in_stream(const uint8_t* w, size_t bytes, size_t steps, const uint8_t* next) {
     constexpr size_t kAhead = 72;   // lines: 4.6 KB
@@ -93,23 +105,28 @@ inline ReadAhead ahead_in_share(const uint8_t* next, size_t bytes, size_t steps,
     return {next + lines * tile / tiles * ReadAhead::kLine, rate};
 }
 
-/** runs[R - 1][T - 1]: what computes a tile. */
-template <class Input> void walk_tiles(const RunTiles<Input>* runs, const MatrixView& w, const ActivationView& a, const ProductPart& p) {
-    const size_t group_bytes = kLanes * row_bytes(w.type, w.columns), steps = std::is_same_v<Input, float> ? w.columns : w.columns / kActBlock;
+/** runs[R - 1][T - 1]: what computes a tile. `one`: the same for stream_groups(1) groups and one token. */
+template <class Input> void walk_tiles(const RunTiles<Input>* runs, RunTile<Input> one, const MatrixView& w, const ActivationView& a, const ProductPart& p) {
+    constexpr bool floats = std::is_same_v<Input, float>;
+    const size_t group_bytes = kLanes * row_bytes(w.type, w.columns), steps = floats ? w.columns : w.columns / kActBlock;
     const size_t tiles = (p.count + Vec::kTileTokens - 1) / Vec::kTileTokens;
-    static_assert(Vec::kTileGroups <= 2, "what is left of a tile's groups is one");
     const bool stream = p.count <= kStreamTokens;
+    const size_t most = stream ? stream_groups<Input>(p.count) : Vec::kTileGroups;
+    static_assert(Vec::kTileGroups <= 2, "what is left of a tile's groups is one");
     for (size_t group = p.first_group, groups; group < p.last_group; group += groups) {
-        groups = stream || p.last_group - group < Vec::kTileGroups ? 1 : Vec::kTileGroups;
+        groups = std::min(most, p.last_group - group);
+        if (groups < most) groups = std::min(groups, Vec::kTileGroups);
         const size_t bytes = groups * group_bytes;
         const uint8_t *weights = w.packed + group * group_bytes, *next = group + groups == p.last_group ? p.then : weights + bytes;
         for (size_t tile = 0; tile < tiles; tile++) {  // tiles of nearly equal size: 8 tokens are 4 + 4, not 6 + 2
             const size_t begin = p.count * tile / tiles, tokens = p.count * (tile + 1) / tiles - begin;
             const Input* rows[Vec::kTileTokens];
             for (size_t t = 0; t < tokens; t++) rows[t] = row_of(a, p.gather ? p.gather[begin + t] : begin + t, static_cast<const Input*>(nullptr));
-            const ReadAhead ahead = stream ? ahead_in_stream(weights, bytes, steps, next) : ahead_in_share(next, bytes, steps, tile, tiles);
-            Vec::F sums[Vec::kTileGroups * Vec::kTileTokens];
-            runs[groups - 1].of[tokens - 1](weights, group_bytes, w.columns, rows, ahead, sums);
+            ReadAhead ahead{nullptr, 0};
+            if (!stream) ahead = ahead_in_share(next, bytes, steps, tile, tiles);
+            else if (!floats) ahead = ahead_in_stream(weights, bytes, steps, next);
+            Vec::F sums[kMostSums];
+            (groups > Vec::kTileGroups ? one : runs[groups - 1].of[tokens - 1])(weights, group_bytes, w.columns, rows, ahead, sums);
             for (size_t i = 0; i < groups * tokens; i++) write_rows(w, p, begin + i % tokens, group + i / tokens, sums[i]);
         }
     }
@@ -119,7 +136,7 @@ template <class B, size_t R, size_t... t> constexpr RunTiles<typename B::Input> 
 
 template <class B, size_t... r> void typed_tiles(const MatrixView& w, const ActivationView& a, const ProductPart& part, std::index_sequence<r...>) {
     static constexpr RunTiles<typename B::Input> runs[] = {runs_of<B, r + 1>(std::make_index_sequence<Vec::kTileTokens>{})...};
-    walk_tiles(runs, w, a, part);
+    walk_tiles(runs, run_tile<B, stream_groups<typename B::Input>(1), 1>, w, a, part);
 }
 
 inline void matmul(const MatrixView& w, const ActivationView& a, const ProductPart& part) {

@@ -11,20 +11,23 @@ import { isQuantised, skews } from './values.js'
 
 const forms = new Forms(t)
 
-/** Width and hidden width of a type: whole blocks for the quantised, odd for the others. */
+/** Width and hidden width of a type: whole blocks for the quantised; odd for the others, and one with seven groups of 16 rows. */
 const sizesOf: Record<DType, readonly (readonly [width: number, hidden: number])[]> = {
   F32: [
     [1, 1],
     [17, 5],
-    [48, 33]
+    [48, 33],
+    [5, 112]
   ],
   F16: [
     [3, 16],
-    [31, 20]
+    [31, 20],
+    [100, 3]
   ],
   BF16: [
     [16, 7],
-    [33, 48]
+    [33, 48],
+    [4, 109]
   ],
   Q8_0: [
     [32, 32],

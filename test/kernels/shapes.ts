@@ -22,8 +22,8 @@ export const columnsOf: Record<DType, readonly number[]> = {
 /** Tokens in a call: none, one, and around the tiles of the kernels. */
 export const tokenCounts = [0, 1, 2, 3, 5, 8, 13, 17] as const
 
-/** Output rows: below, at and above the 16 that interleave. */
-export const rowCounts = [1, 2, 15, 16, 17, 31, 50] as const
+/** Output rows: below, at and above the 16 that interleave, and seven times as many. */
+export const rowCounts = [1, 2, 15, 16, 17, 31, 50, 112] as const
 
 /** Lengths of vectors. */
 export const lengths = [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257] as const
