@@ -144,12 +144,12 @@ const flag = (nginx, name) => {
 /** Takes the flag away once the server has answered so. */
 async function clearAfter(nginx, name, status) {
   const { set, clear } = flag(nginx, name)
-  nginx.requests()
+  await nginx.requests()
   set()
   void (async () => {
     for (let i = 0; i < 1000; i++) {
       await sleep(5)
-      if (nginx.requests().some((answer) => answer.status === status)) break
+      if ((await nginx.requests()).some((answer) => answer.status === status)) break
     }
     clear()
   })()

@@ -22,11 +22,11 @@ const blobs = writeBlobs(nginx.files, 'experts/rare/layer-000.bin', 6, 1) as [Bl
 const [first, second, third, fourth] = blobs as [BlobReference, BlobReference, BlobReference, BlobReference]
 const proxy = await startFaultyProxy(nginx.port)
 t.teardown(() => proxy.close())
-t.beforeEach(() => {
+t.beforeEach(async () => {
   proxy.faults = []
   proxy.always = undefined
   proxy.connections = 0
-  nginx.requests()
+  await nginx.requests()
 })
 const rangeOf = ({ offset, bytes }: BlobReference, from = 0) => `bytes=${offset + from}-${offset + bytes - 1}`
 
@@ -36,12 +36,12 @@ t.test('a blob is one range request, and never another one', async (t) => {
   const path = await archive.fetch(second)
   t.ok(isRight(path, second) && archive.isCold(second))
   t.equal(await archive.fetch(second), path)
-  t.match(nginx.requests(), [{ status: 206, bytes: blobBytes, range: rangeOf(second), path: `/${second.file}` }])
+  t.match(await nginx.requests(), [{ status: 206, bytes: blobBytes, range: rangeOf(second), path: `/${second.file}` }])
   t.equal(count('archive.fetched'), 1)
   const again = await openArchive(t, nginx.url, { coldFolder })
   t.ok(again.archive.isCold(second), 'it survives a restart')
   t.ok(isRight(await again.archive.fetch(second), second))
-  t.same(nginx.requests(), [])
+  t.same(await nginx.requests(), [])
   await again.archive.fetch(third)
   await again.archive.forget(third)
   t.notOk(again.archive.isCold(third))
@@ -89,7 +89,7 @@ for (const kind of ['reset', 'close', 'stall'] as const) {
     t.ok(isRight(await archive.fetch(fourth), fourth))
     const [report] = events.filter((event) => event.type === 'archive.fetched')
     t.match(report, { attempts: 3, resumed: 2, restarted: 0, received: blobBytes }, 'no byte came twice')
-    const ranges = nginx.requests().map(({ range }) => range)
+    const ranges = (await nginx.requests()).map(({ range }) => range)
     t.equal(ranges[0], rangeOf(fourth))
     const begins = ranges.map((range) => Number(/=(\d+)-/.exec(range)![1]) - fourth.offset)
     // Node drops what it had read ahead when a connection breaks: up to 64 KiB.
@@ -141,7 +141,7 @@ t.test('answers of other statuses', async (t) => {
     return {
       code: error.code,
       status: error.details.status,
-      requests: nginx.requests().length,
+      requests: (await nginx.requests()).length,
       retries: count('archive.retry')
     }
   }
@@ -215,14 +215,14 @@ t.test('a server that ignores ranges', async (t) => {
   proxy.faults = [{ kind: 'reset', after: 300_000 }]
   t.ok(isRight(await archive.fetch(second), second), 'what comes before the range is thrown away')
   t.match(events.at(-1), { type: 'archive.fetched', resumed: 1, restarted: 0, received: blobBytes })
-  t.ok(nginx.requests().every(({ status }) => status === 200))
+  t.ok((await nginx.requests()).every(({ status }) => status === 200))
 })
 
 t.test('redirects, credentials and signatures', async (t) => {
   const moved = await openArchive(t, `${nginx.url}/moved`)
   t.ok(isRight(await moved.archive.fetch(first), first))
   t.same(
-    nginx.requests().map(({ status }) => status),
+    (await nginx.requests()).map(({ status }) => status),
     [302, 206]
   )
   const headers = { authorization: 'Bearer 1234' }

@@ -40,8 +40,8 @@ t.before(async () => {
   await plain.loadModel({ id: 'tiny', model: whole, contextLength })
 })
 t.teardown(() => plain?.dispose())
-t.beforeEach(() => {
-  nginx.requests()
+t.beforeEach(async () => {
+  await nginx.requests()
 })
 
 const open = (t: Test, coldFolder: string, load: LoadModelRequest = {}, archive = {}, url = nginx.url) =>
@@ -62,11 +62,11 @@ t.test('the same bits as from the whole model, and each blob is fetched once', a
   const perplexity = await plain.perplexity({ model: 'tiny', tokens })
   const cold = temporaryFolder(t)
   const first = await open(t, cold)
-  t.same(nginx.requests(), [], 'a load asks the server nothing')
+  t.same(await nginx.requests(), [], 'a load asks the server nothing')
   t.equal((await first.generate(request)).text, text)
   t.ok(bytes(await first.forward({ model: 'tiny', tokens, logits: 'all' })).equals(bytes(expected)))
   t.same(await first.perplexity({ model: 'tiny', tokens }), perplexity)
-  const fetched = nginx.requests()
+  const fetched = await nginx.requests()
   t.ok(fetched.length > 0 && fetched.every(({ status }) => status === 206))
   t.equal(new Set(fetched.map(({ path, range }) => path + range)).size, fetched.length)
   t.equal(coldFiles(cold).length, fetched.length)
@@ -75,7 +75,7 @@ t.test('the same bits as from the whole model, and each blob is fetched once', a
   const second = await open(t, cold, { memory: memoryFor(12) })
   t.equal((await second.generate(request)).text, text)
   t.ok(bytes(await second.forward({ model: 'tiny', tokens, logits: 'all' })).equals(bytes(expected)))
-  t.same(nginx.requests(), [], 'the cold folder survives a restart')
+  t.same(await nginx.requests(), [], 'the cold folder survives a restart')
 })
 
 t.test('concurrent requests have the text that each has alone', async (t) => {
@@ -100,7 +100,7 @@ t.test('a cold folder with room for a few blobs: what was evicted is fetched aga
     { coldBytes: (tokenBlobs + 1) * slot }
   )
   t.equal((await engine.generate(request)).text, text)
-  const fetched = nginx.requests().map(({ path, range }) => path + range)
+  const fetched = (await nginx.requests()).map(({ path, range }) => path + range)
   t.ok(new Set(fetched).size < fetched.length)
   t.ok(coldFiles(cold).length <= tokenBlobs + 1)
 })
@@ -117,7 +117,7 @@ t.test('a prefill that needs more than the cold folder holds is computed in part
     // Memory for little: what a step has once brought may be gone from it when the step is run again.
     const engine = await open(t, cold, { memory: memoryFor(12), prefetch: 'off' }, { coldBytes: room * slot })
     t.ok(bytes(await engine.forward({ model: 'tiny', tokens: some, logits: 'all' })).equals(bytes(expected)))
-    const fetched = nginx.requests().length
+    const fetched = (await nginx.requests()).length
     t.ok(fetched < some.length * tokenBlobs, `${room} blobs of room: ${fetched} fetches`)
     t.comment(`${room} blobs of room: ${fetched} fetches for ${some.length} tokens`)
     const both = await Promise.all([long, short].map((one) => engine.generate(one)))
@@ -139,7 +139,7 @@ t.test('a cold folder without room for one token: an error at once that says how
   }
   await t.rejects(engine.forward({ model: 'tiny', tokens }), refused)
   await t.rejects(engine.generate(request), refused)
-  t.same(nginx.requests(), [], 'nothing has been fetched for it')
+  t.same(await nginx.requests(), [], 'nothing has been fetched for it')
   t.ok((await engine.generate({ ...request, tierSet: 'core' })).text)
 })
 
@@ -175,7 +175,7 @@ t.test('an address in the manifest: the folder works with no option, and an opti
   ]
   const run = await promisify(execFile)(process.execPath, args, { env })
   t.ok(run.stdout.length > 5)
-  t.ok(nginx.requests().length > 0, 'it came from there')
+  t.ok((await nginx.requests()).length > 0, 'it came from there')
   const inspected = await promisify(execFile)(process.execPath, ['dist/esm/cli/main.js', 'inspect', addressed])
   t.match(inspected.stdout, nginx.url)
   const verified = await promisify(execFile)(process.execPath, ['dist/esm/cli/main.js', 'verify', addressed])
@@ -271,16 +271,16 @@ t.test('a damaged and a removed file of the cold folder are fetched again', asyn
   content[1000]! ^= 4
   writeFileSync(join(cold, damaged!), content)
   for (const name of others) rmSync(join(cold, name))
-  nginx.requests()
+  await nginx.requests()
   t.equal((await engine.generate(request)).text, text)
-  t.equal(nginx.requests().length, others.length + 1)
+  t.equal((await nginx.requests()).length, others.length + 1)
 })
 
 t.test('without the archive tier the server is never asked', async (t) => {
   const expected = await plain.generate({ ...request, tierSet: 'core' })
   const engine = await open(t, temporaryFolder(t), { memory: memoryFor(12), prefetch: 'on' })
   t.equal((await engine.generate({ ...request, tierSet: 'core' })).text, expected.text)
-  t.same(nginx.requests(), [])
+  t.same(await nginx.requests(), [])
 })
 
 t.test(

@@ -63,7 +63,7 @@ function replacedRanges(): Set<string> {
     })
   )
 }
-const asked = () => nginx.requests().map(({ path, range }) => `${path} ${range}`)
+const asked = async () => (await nginx.requests()).map(({ path, range }) => `${path} ${range}`)
 
 t.test('what is replaced is not fetched; a request of before the swap still gets it', async (t) => {
   t.not(texts.after, texts.before)
@@ -72,21 +72,21 @@ t.test('what is replaced is not fetched; a request of before the swap still gets
   for (const experts of [64 + changes.length, 12 + changes.length]) {
     const load = { model: copyOf(t), archive: archive(t), memory: memoryFor(plain, experts), prefetch: 'off' as const }
     const engine = await openTiny(t, load)
-    asked()
+    await asked()
     const early = engine.createGenerator(request)
     const first = await early.next()
     await engine.swapExperts('tiny', changes)
-    asked()
+    await asked()
     const [late] = await Promise.all([engine.generate(request)])
     t.equal(late.text, texts.after)
     t.notOk(
-      asked().some((range) => originals.has(range)),
+      (await asked()).some((range) => originals.has(range)),
       'no original is fetched for who does not use it'
     )
     const rest = await items(early)
     t.equal([first.value, ...rest].map((item) => (item as { text?: string }).text ?? '').join(''), texts.before)
     t.ok(
-      asked().some((range) => originals.has(range)),
+      (await asked()).some((range) => originals.has(range)),
       'the earlier request has brought originals after the swap'
     )
     t.equal((await engine.generate(request)).text, texts.after)
@@ -106,10 +106,10 @@ t.test('persisted, they need no archive any more', async (t) => {
   await engine.dispose()
   t.match((await verifyCheckpoint(folder)).damage, [])
   const again = await openTiny(t, { model: folder, archive: archive(t) })
-  asked()
+  await asked()
   t.equal((await again.generate(request)).text, texts.after)
   const originals = replacedRanges()
-  t.notOk(asked().some((range) => originals.has(range)))
+  t.notOk((await asked()).some((range) => originals.has(range)))
 })
 
 t.test('killed after the swap was to be persisted: each request goes on with what it began with', async (t) => {

@@ -30,10 +30,10 @@ const nginx = await startNginx()
 t.teardown(() => nginx.stop())
 const proxy = await startFaultyProxy(nginx.port)
 t.teardown(() => proxy.close())
-t.beforeEach(() => {
+t.beforeEach(async () => {
   proxy.faults = []
   proxy.always = undefined
-  nginx.requests()
+  await nginx.requests()
 })
 
 const size = 480 * 1024
@@ -86,7 +86,7 @@ async function abortAfter(pulled: Pulled, bytes: number, over: Partial<PullReque
   const aborted = { code: 'CANCELLED', cause: 'enough', details: { method: 'pullFile' } }
   await t.rejects(pulled.run(over, { signal: abort.signal, onProgress }), aborted)
   proxy.always = undefined
-  nginx.requests()
+  await nginx.requests()
   return statSync(pulled.part).size
 }
 
@@ -100,10 +100,10 @@ t.test('a file comes whole, with its sum, and is not fetched twice', async (t) =
   t.equal(seen[0], 0)
   t.equal(seen.at(-1), 1)
   t.notOk(existsSync(pulled.part) || existsSync(`${pulled.part}.json`), 'nothing is left beside it')
-  t.match(nginx.requests(), [{ status: 200, range: '-' }])
+  t.match(await nginx.requests(), [{ status: 200, range: '-' }])
   await t.rejects(run(), { code: 'VALIDATION_ERROR', details: { path: 'to', allowed: /replace/ } })
   t.match(await run({ sha256: sha256.toUpperCase() }), { attempts: 0, sha256, bytes: size })
-  t.same(nginx.requests(), [], 'the very file is there')
+  t.same(await nginx.requests(), [], 'the very file is there')
   writeFileSync(to, 'another')
   await t.rejects(run({ sha256 }), { code: 'VALIDATION_ERROR', details: { found: /other bytes/ } })
   t.equal(readFileSync(to, 'utf8'), 'another', 'it is not touched')
@@ -163,7 +163,7 @@ t.test('a server that is gone: an error that says so, and what had come stays', 
   t.equal(statSync(pulled.part).size, left)
   proxy.always = undefined
   t.match(await pulled.run(), { sha256, resumed: 1, attempts: 1 })
-  t.match(nginx.requests().at(-1), { status: 206, range: `bytes=${left}-` })
+  t.match((await nginx.requests()).at(-1), { status: 206, range: `bytes=${left}-` })
   t.ok(pulled.right())
 })
 
@@ -188,7 +188,7 @@ t.test('wrong bytes on the server end it, and nothing is left', async (t) => {
     retryable: false,
     details: { file: pulled.to, expectedSha256: wrong, actualSha256: sha256, target: `${nginx.url}/model.gguf` }
   })
-  t.equal(nginx.requests().length, 3, 'fetched again twice')
+  t.equal((await nginx.requests()).length, 3, 'fetched again twice')
   t.notOk(existsSync(pulled.part) || existsSync(`${pulled.part}.json`) || existsSync(pulled.to))
 })
 
@@ -223,7 +223,7 @@ t.test(
     serve('bare.gguf', shorter)
     t.match(await again.run({ sha256: sum }), { sha256: sum, restarted: 1 })
     t.same(
-      nginx.requests().map(({ status }) => status),
+      (await nginx.requests()).map(({ status }) => status),
       [416, 200]
     )
     t.ok(again.right(shorter))
@@ -265,12 +265,12 @@ t.test('a file that came whole and did not get its place: the server says whethe
     await t.rejects(pulled.run({}, { onProgress }), { code: 'VALIDATION_ERROR', details: { path: 'to' } })
     rmSync(pulled.to)
     t.equal(statSync(pulled.part).size, size)
-    nginx.requests()
+    await nginx.requests()
     const same = bytes === original
     const sum = same ? sha256 : serve('kept.gguf', bytes, 50)
     t.match(await pulled.run(), { sha256: sum, restarted: same ? 0 : 1, resumed: 0 })
     t.ok(pulled.right(bytes))
-    if (same) t.match(nginx.requests(), [{ status: 206, range: `bytes=${size - 1}-` }])
+    if (same) t.match(await nginx.requests(), [{ status: 206, range: `bytes=${size - 1}-` }])
   }
 })
 
@@ -278,7 +278,7 @@ t.test('a server that ignores ranges: what is there is skipped', async (t) => {
   const pulled = prepare(t, `${proxy.url}/whole/model.gguf`)
   await abortAfter(pulled, 200_000)
   t.match(await pulled.run(), { sha256, resumed: 1, restarted: 0 })
-  t.match(nginx.requests(), [{ status: 200 }])
+  t.match(await nginx.requests(), [{ status: 200 }])
   t.ok(pulled.right())
 })
 
