@@ -42,7 +42,7 @@ const qwen3 = { preset: 'qwen3-30b-a3b', 'n-layer': 12 }
 const tiny = {
   rounds: 3,
   overNode: 5,
-  sizes: { prompt: 128, decode: 64, depths: [0, 128], sequences: 8, shortPrompt: 16 }
+  sizes: { prompt: 128, decode: 120, depths: [0, 128], sequences: 8, shortPrompt: 16 }
 }
 /**
  * `repacks`: llama.cpp does so with this type, which costs it memory and time at the start. `decode`: at least so many times as fast at depth 0.
