@@ -134,6 +134,7 @@ const modelOf = async (name) => {
   return trained ? (await trainedModel(trained)).path : syntheticModel(`matrix-${name}.gguf`, { ...shape, type })
 }
 const sizesOf = (name) => files[name].sizes ?? sizes
+const withThreads = (threads) => `${threads} thread${threads === 1 ? '' : 's'}`
 
 async function measure(name, threads, path) {
   const source = files[name].trained ? undefined : options['peer-source']
@@ -255,7 +256,7 @@ function judged(name, threads, rounds) {
 const isKept = ({ least, most }, { median }) => (least ? median >= least : most ? median <= most : undefined)
 
 function print(name, threads, rounds, figures) {
-  console.log(`\n${name}, ${threads} threads, ${rounds.length} rounds`)
+  console.log(`\n${name}, ${withThreads(threads)}, ${rounds.length} rounds`)
   printTable(
     ['', 'ratio, or share', ...(options.full ? ['expected', ''] : [])],
     figures.map(({ what, spread, least, most, kept }) => {
@@ -302,7 +303,7 @@ for (const [threads, cells] of bars) {
   const kinds = cells[0]?.figures.map(({ what }) => what) ?? []
   if (kinds.length === 0) continue
   const svg = groupedBars({
-    title: `Times as fast as the best of llama.cpp, ${threads} threads, ${stamp.cpu}`,
+    title: `Times as fast as the best of llama.cpp, ${withThreads(threads)}, ${stamp.cpu}`,
     unit: 'ratio',
     groups: cells.map(({ name }) => name),
     series: kinds.map((kind) => ({
